@@ -1,0 +1,33 @@
+# Everything runs in .venv; a second run skips what is done. PYTHON=/path/to/python picks another interpreter.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do $$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help setup check test demo bench clean
+
+help: ## List the targets
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+setup: .venv/dev.stamp ## Make .venv with the pinned packages, test tools included
+check: .venv/dev.stamp .typecheck/recsys ## Format, lint and strict types
+	$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet . && cd .typecheck && ../$(BIN)/mypy --config-file ../pyproject.toml -p recsys
+test: check ## Everything in check, then the whole test suite
+	$(BIN)/pytest
+demo: .venv/core.stamp ## Train and evaluate on the embedded world, and recommend ten items
+	$(BIN)/recsys demo
+bench: .venv/bench.stamp ## Measure training throughput
+	$(BIN)/python benchmarks/train_throughput.py
+clean: ## Remove .venv, caches and build output; runs/ stays
+	rm -rf .venv .typecheck .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+
+.venv/venv.stamp:
+	@test -n "$(PYTHON)" || { echo "error: found no Python 3.11 or 3.12; install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv .venv && touch $@
+.venv/core.stamp: .venv/venv.stamp pyproject.toml constraints.txt
+	$(INSTALL) setuptools && $(INSTALL) --no-build-isolation --editable . && touch $@
+.venv/dev.stamp: .venv/core.stamp
+	$(INSTALL) --no-build-isolation --editable '.[dev]' && touch $@
+.venv/bench.stamp: .venv/dev.stamp
+	$(INSTALL) --no-build-isolation --editable '.[bench]' && touch $@
+.typecheck/recsys:
+	mkdir -p .typecheck && ln -sfn .. $@

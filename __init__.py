@@ -1,0 +1,1 @@
+"""Two-stage recommendation: a two-tower retriever, a multi-task ranker, and the harness that measures both."""

@@ -1,0 +1,35 @@
+"""`recsys compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...errors import ConfigError
+from ..options import JsonOption
+
+
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN RUN...", help="Evaluated runs; the first is the baseline.")
+    ],
+    json: JsonOption = False,
+) -> None:
+    """Compare evaluated runs user by user: paired differences to the first run, with 95 % intervals.
+
+    Example: recsys compare runs/mmoe runs/ple
+    """
+    if len(runs) < 2:
+        raise ConfigError(f"one run was named ({runs[0]}); name at least two to compare")
+
+    from ...funnel.evaluate import compare_runs
+    from ...funnel.runs import find_run
+    from .. import render
+
+    result = compare_runs([find_run(run) for run in runs])
+    if json:
+        render.print_json(result)
+    else:
+        render.show(render.comparison(result))

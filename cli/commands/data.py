@@ -1,0 +1,44 @@
+"""`recsys data simulate` and `recsys data check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..options import ConfigArgument, JsonOption, SetOption
+
+
+def simulate(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; new, empty, or an earlier world.")],
+    users: Annotated[int, typer.Option(min=10, help="Number of users.")] = 2_000,
+    items: Annotated[int, typer.Option(min=50, help="Number of items.")] = 1_000,
+    sessions: Annotated[int, typer.Option(min=10, help="Slates shown, ten exposures each.")] = 12_000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same world.")] = 0,
+) -> None:
+    """Write the embedded world as files: events, users, items, the true probabilities, and a configuration for it.
+
+    Example: recsys data simulate world && recsys train world/demo.toml
+    """
+    from ..world import write_world
+
+    typer.echo(str(write_world(out, users=users, items=items, sessions=sessions, seed=seed)))
+
+
+def check(config: ConfigArgument, set_: SetOption = None, json: JsonOption = False) -> None:
+    """Report on the data before training: rows, label rates, missing values, duplicates, time overlap, leakage.
+
+    Example: recsys data check configs/movielens-1m.toml
+    """
+    from ...data.check import check_data
+    from ...data.report_table import render_table
+    from ...funnel.config import load_config
+    from .. import render
+
+    settings = load_config(config, set_ or [])
+    result = check_data(settings.data, config.parent, settings.seed)
+    if json:
+        render.print_json(result)
+    else:
+        render.show(render_table(result))

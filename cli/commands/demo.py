@@ -1,0 +1,61 @@
+"""`recsys demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+USER = "1"
+
+
+def demo(
+    run: Annotated[Path, typer.Option("--run", metavar="DIR", help="Where the run is written.")] = Path("runs/demo"),
+) -> None:
+    """Do everything once on the embedded world: simulate, train, build the index, evaluate, recommend.
+
+    What is already there from an earlier demo is not done again.
+
+    Example: recsys demo
+    """
+    from ...funnel.artifacts import open_run
+    from ...funnel.chain import build_index, train_run
+    from ...funnel.config import config_hash, load_config
+    from ...funnel.evaluate import evaluate_run
+    from ...funnel.funnel import Funnel
+    from ...funnel.manifest import MANIFEST
+    from ...funnel.names import EVALUATION, INDEX
+    from ...funnel.runs import point_latest
+    from .. import render
+    from ..world import write_world
+
+    world, page = run.with_name(f"{run.name}-world"), run.with_name(f"{run.name}.html")
+
+    def step(command: str) -> None:
+        typer.secho(f"\n$ recsys {command}", bold=True, err=True)
+
+    config = world / "demo.toml"
+    if not config.is_file():
+        step(f"data simulate {world}")
+        write_world(world)
+    settings = load_config(config)
+    done = (run / MANIFEST).is_file() and open_run(run).manifest.config_hash == config_hash(settings)
+    if not done:
+        step(f"train {config} --run {run}")
+        train_run(settings, run, stage="all", resume=False, source_run=None, base=world)
+    point_latest(run)
+    if not open_run(run).has_directory(INDEX):
+        step(f"build-index --run {run}")
+        render.print_facts("index", render.plain(build_index(run, "auto", 0.98)))
+    step(f"evaluate --run {run} --report {page}")
+    opened = open_run(run)
+    result = opened.read_json(EVALUATION) if done and EVALUATION in opened else evaluate_run(run, "all")
+    render.write_page(f"Evaluation of {run.name}", render.evaluation(result), page)
+    render.show(render.evaluation(result))
+    step(f"recommend --run {run} --user {USER}")
+    for answer in Funnel.load(run).recommend([USER], 10):
+        render.print_recommendation(answer)
+    typer.echo(f"\nrun: {run}\nreport: {page}")
+    if done:
+        typer.echo(f"{run} was trained by an earlier demo; delete it to train again", err=True)

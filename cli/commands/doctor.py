@@ -1,0 +1,37 @@
+"""`recsys doctor`."""
+
+from __future__ import annotations
+
+import typer
+
+from ...errors import RunError
+from ..options import JsonOption, RunOption
+
+
+def doctor(run: RunOption = None, json: JsonOption = False) -> None:
+    """Check the environment and the health of a run: what is wrong, and what to do about it.
+
+    Example: recsys doctor --run runs/movielens-1m
+    """
+    from ...funnel.runs import RUNS, find_run
+    from .. import render
+    from ..health import environment, run_health
+
+    tables = {"environment": list(environment(RUNS))}
+    try:
+        folder = find_run(run)
+    except RunError as error:
+        if run is not None:
+            raise
+        typer.echo(f"no run was checked: {error}", err=True)
+    else:
+        tables[f"run {folder}"] = list(run_health(folder))
+    if json:
+        keys = ("level", "subject", "message")
+        render.print_json({t: [dict(zip(keys, row, strict=True)) for row in rows] for t, rows in tables.items()})
+    else:
+        for title, rows in tables.items():
+            render.show(render.findings(title, rows))
+    problems = sum(level == "problem" for rows in tables.values() for level, *_ in rows)
+    if problems:
+        raise RunError(f"{problems} problem{'s' if problems > 1 else ''} found; the table says what to do")

@@ -1,0 +1,20 @@
+"""`recsys models`."""
+
+from __future__ import annotations
+
+from ..options import JsonOption
+
+
+def models(json: JsonOption = False) -> None:
+    """List every retriever, ranker, gate, loss and balance by name, with its paper and one line.
+
+    Example: recsys models
+    """
+    from .. import render
+    from ..catalogue import catalogue
+
+    entries = catalogue()
+    if json:
+        render.print_json(entries)
+    else:
+        render.show(render.models(entries))

@@ -1,0 +1,38 @@
+"""`recsys train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ..options import ConfigArgument, SetOption
+
+
+def train(
+    config: ConfigArgument,
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="DIR", help="Where the run is written; by default runs/NAME.")
+    ] = None,
+    stage: Annotated[Literal["retrieval", "ranking", "all"], typer.Option(help="Which stage to train.")] = "all",
+    set_: SetOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on exactly where a killed training stopped.")] = False,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="RUN", help="Warm start: copy what this run learned, matched by raw id."),
+    ] = None,
+) -> None:
+    """Train the retriever and the ranker that a configuration describes, and write a run folder.
+
+    Example: recsys train configs/movielens-1m.toml --set seed=2
+    """
+    from ...funnel.chain import train_run
+    from ...funnel.config import load_config
+    from ...funnel.runs import find_run, point_latest
+
+    settings = load_config(config, set_ or [])
+    warm = find_run(source) if source else None
+    written = train_run(settings, run, stage=stage, resume=resume, source_run=warm, base=config.parent)
+    point_latest(written)
+    typer.echo(str(written))

@@ -1,0 +1,179 @@
+"""What `recsys doctor` looks at: the environment, and one run. Each finding is (level, subject, sentence)."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import RunError
+from ..funnel.names import EVALUATION
+
+Finding = tuple[str, str, str]
+
+OPTIONAL = {
+    "faiss-gpu": "index search on a CUDA device (`pip install 'recsys[gpu]'`)",
+    "implicit": "the als and bpr baselines (`pip install 'recsys[bench]'`)",
+    "lightgbm": "the LightGBM benchmark (`pip install 'recsys[bench]'`)",
+}
+COLLAPSED = 0.95
+"""Mean cosine between different items above which their vectors say nothing."""
+LEAKING = 0.99
+"""An AUC above this is more often a label among the features than a good model."""
+SAMPLE = 2048
+
+
+def environment(folder: Path) -> Iterator[Finding]:
+    """Python, packages, threads, devices and room on the disk that holds `folder`."""
+    version = platform.python_version()
+    if sys.version_info[:2] in ((3, 11), (3, 12)):
+        yield "ok", "python", version
+    else:
+        yield "warning", "python", f"{version} is not among the tested versions; use Python 3.11 or 3.12"
+    for requirement in importlib.metadata.requires("recsys") or []:
+        name = requirement.partition(";")[0].split(">")[0].split("=")[0].split("<")[0].strip()
+        if "extra ==" in requirement:
+            continue
+        installed = _version(name)
+        if installed:
+            yield "ok", name, installed
+        else:
+            yield "problem", name, f"is not installed, expected {requirement}; run `pip install '{requirement}'`"
+    for name, purpose in OPTIONAL.items():
+        yield "note", name, _version(name) or f"not installed; needed only for {purpose}"
+    yield from _machine()
+    free = shutil.disk_usage(next(path for path in (folder, *folder.resolve().parents) if path.exists())).free / 2**30
+    level = "ok" if free >= 2 else "warning"
+    yield level, "disk", f"{free:.1f} GiB free" + ("" if free >= 2 else "; a run may not fit, make room")
+
+
+def run_health(folder: Path) -> Iterator[Finding]:
+    """Whether a run is whole, its numbers finite, its vectors apart, and its quality above popularity's."""
+    from ..funnel.artifacts import open_run
+
+    try:
+        run = open_run(folder)
+    except RunError as error:
+        yield "problem", "files", str(error)
+        return
+    manifest = run.manifest
+    yield "ok", "files", f"{len(manifest.files)} files, all present and unchanged since {manifest.created}"
+    if manifest.package_version != (_version("recsys") or ""):
+        yield "note", "version", f"written by recsys {manifest.package_version}, this is {_version('recsys')}"
+    for name in manifest.files:
+        if name.endswith(".safetensors"):
+            yield from _weights(name, run.file(name))
+        elif name.endswith("vectors.npy"):
+            yield from _vectors(name, run.file(name))
+    if EVALUATION not in run:
+        yield "note", "quality", f"not evaluated yet; run `recsys evaluate --run {folder}`"
+        return
+    yield from _quality(run.read_json(EVALUATION))
+
+
+def _machine() -> Iterator[Finding]:
+    import torch
+
+    cores, threads = os.cpu_count() or 1, torch.get_num_threads()
+    if threads > cores:
+        yield "warning", "threads", f"torch uses {threads} threads on {cores} cores; set OMP_NUM_THREADS={cores}"
+    else:
+        yield "ok", "threads", f"torch uses {threads} of {cores} cores"
+    if torch.cuda.is_available():
+        yield "ok", "device", torch.cuda.get_device_name(0)
+    else:
+        yield "note", "device", "no CUDA device; everything runs on the CPU"
+    try:
+        import faiss
+    except ImportError as error:
+        yield "problem", "faiss", f"cannot be imported ({error}); run `pip install --force-reinstall faiss-cpu`"
+    else:
+        yield "ok", "faiss", f"works with {faiss.get_compile_options().strip() or 'no special'} instructions"
+
+
+def _weights(name: str, file: Path) -> Iterator[Finding]:
+    from safetensors.torch import load_file
+
+    bad = [key for key, tensor in load_file(file).items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if bad:
+        yield "problem", name, f"NaN or infinity in {', '.join(bad[:3])}; train again with a lower learning rate"
+    else:
+        yield "ok", name, "all weights are finite"
+
+
+def _vectors(name: str, file: Path) -> Iterator[Finding]:
+    import numpy as np
+
+    vectors = np.load(file, mmap_mode="r", allow_pickle=False)
+    rows = np.random.default_rng(0).permutation(len(vectors))[:SAMPLE]
+    sample = np.asarray(vectors[np.sort(rows)], dtype=np.float64)
+    if not np.isfinite(sample).all():
+        yield "problem", name, "NaN or infinity among the vectors; train again with a lower learning rate"
+        return
+    norms = np.linalg.norm(sample, axis=1, keepdims=True)
+    unit = sample / np.maximum(norms, 1e-12)
+    count = len(unit)
+    cosine = float((np.square(unit.sum(axis=0)).sum() - np.square(unit).sum()) / max(count * (count - 1), 1))
+    if cosine > COLLAPSED:
+        yield (
+            "problem",
+            name,
+            f"embeddings collapsed: mean cosine {cosine:.2f} between different items, expected below {COLLAPSED}; "
+            "check the loss, its temperature and the learning rate",
+        )
+    else:
+        yield "ok", name, f"{len(vectors):,} vectors, mean cosine between different items {cosine:.2f}"
+
+
+def _quality(metrics: Mapping[str, Any]) -> Iterator[Finding]:
+    retrieval = metrics.get("retrieval", {})
+    floor = retrieval.get("popularity", {})
+    metric = next((name for name in ("recall@100", "ndcg@10") if name in floor), None)
+    for name, values in retrieval.items() if metric else ():
+        if name == "popularity" or values.get(metric) is None:
+            continue
+        found, least = values[metric], floor[metric]
+        if found <= least:
+            yield (
+                "warning" if name != "two_tower" else "problem",
+                f"retriever {name}",
+                f"worse than popularity: {metric} {found:.4f} against {least:.4f}; train longer or check the data",
+            )
+        else:
+            yield "ok", f"retriever {name}", f"{metric} {found:.4f} against popularity's {least:.4f}"
+    index = metrics.get("index", {})
+    for name, value in index.items():
+        if name.startswith("ann_recall@") and isinstance(value, float):
+            target = index.get("target_recall", 0.95)
+            low = value < target
+            advice = (
+                f"below the target {target}; rebuild it with `recsys build-index`" if low else "of the exact result"
+            )
+            yield "warning" if low else "ok", "index", f"{name} {value:.4f} {advice}"
+    for task, values in metrics.get("ranking", {}).items():
+        auc = values.get("auc")
+        if auc is not None and auc > LEAKING:
+            sentence = f"auc {auc:.4f}: label leakage suspected; look at its features with `recsys data check`"
+            yield "warning", f"task {task}", sentence
+        elif auc is not None and auc <= 0.5:
+            yield "warning", f"task {task}", f"auc {auc:.4f}, no better than chance; train longer or check the label"
+    funnel = metrics.get("funnel", {}).get("ndcg@10")
+    alone = retrieval.get("two_tower", {}).get("ndcg@10")
+    if funnel is not None and alone is not None:
+        if funnel < alone:
+            sentence = f"ndcg@10 {funnel:.4f} is below the retriever's own {alone:.4f}: the ranker makes lists worse"
+            yield "warning", "funnel", sentence
+        else:
+            yield "ok", "funnel", f"ndcg@10 {funnel:.4f} against the retriever's own {alone:.4f}"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,239 @@
+"""What people read: tables on stdout, JSON on request, and the same tables as a page."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+WIDE = 160
+"""Columns assumed where the output is no terminal, such as a pipe or a page."""
+
+
+def plain(value: Any) -> Any:
+    """A report as JSON values, whatever it is made of: NaN and infinity become null."""
+    if hasattr(value, "to_json"):
+        return plain(value.to_json())
+    if hasattr(value, "model_dump"):
+        return plain(value.model_dump(mode="json"))
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy arrays and scalars
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on one line of stdout."""
+    sys.stdout.write(json.dumps(plain(value), ensure_ascii=False, allow_nan=False, default=str) + "\n")
+
+
+def show(content: RenderableType) -> None:
+    """Print tables on stdout."""
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(width=WIDE)
+    console.print(content)
+
+
+def write_page(title: str, content: RenderableType, file: Path) -> None:
+    """Write tables as one HTML file that needs nothing else; a half-written file never takes its place."""
+    console = Console(record=True, file=io.StringIO(), width=WIDE)
+    console.print(content)
+    style = "body { margin: 2em; font-family: sans-serif } pre { overflow-x: auto; line-height: 1.2 }"
+    page = (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{_escaped(title)}</title><style>{style}</style></head><body><h1>{_escaped(title)}</h1>"
+        '<pre style="font-family: monospace">{code}</pre></body></html>\n'
+    )
+    text = console.export_html(inline_styles=True, code_format=page.replace("{ ", "{{ ").replace(" }", " }}"))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, file)
+
+
+def print_facts(title: str, facts: Mapping[str, Any]) -> None:
+    """A flat report as two columns."""
+    show(_facts(title, facts))
+
+
+def print_recommendation(answer: Mapping[str, Any]) -> None:
+    """One user's list: rank, title, score, the score of each task, and where the item came from."""
+    items: Sequence[Mapping[str, Any]] = answer["items"]
+    tasks = list(dict.fromkeys(task for item in items for task in item.get("tasks", {})))
+    explained = any("why" in item for item in items)
+    known = "" if answer["known"] else ", who is unknown: items are what is popular"
+    timing = answer.get("timings_ms", {})
+    caption = f"{answer['candidates']:,} candidates"
+    if "total" in timing:
+        caption += ", " + ", ".join(f"{name} {value:.1f} ms" for name, value in timing.items())
+    table = _table(f"For user {answer['user']}{known}", ["#", "item", "score", *tasks, "from"], caption=caption)
+    if explained:
+        table.add_column("why", overflow="fold")
+    for rank, item in enumerate(items, start=1):
+        name = item.get("title") or item["item"]
+        row = [str(rank), str(name), _number(item.get("score"))]
+        row += [_number(item.get("tasks", {}).get(task)) for task in tasks]
+        row += [", ".join(item.get("sources", []))]
+        table.add_row(*row, *([_why(item.get("why", ""))] if explained else []))
+    show(table)
+
+
+def evaluation(result: Mapping[str, Any]) -> RenderableType:
+    """The evaluation of a run: protocol, then a table for each stage, each rate with its 95 % interval."""
+    blocks: list[RenderableType] = []
+    if result.get("protocol"):
+        facts = ", ".join(f"{name} {_scalar(value)}" for name, value in result["protocol"].items())
+        blocks.append(Text(f"protocol: {facts}", style="dim"))
+    if result.get("retrieval"):
+        blocks.append(_grid("Retrieval", "metric", result["retrieval"], rows_are_metrics=True))
+    if result.get("index"):
+        blocks.append(_facts("Index", result["index"]))
+    if result.get("ranking"):
+        blocks.append(_grid("Ranking", "task", result["ranking"], rows_are_metrics=False))
+    if result.get("funnel"):
+        funnel = {name: value for name, value in result["funnel"].items() if name != "stages"}
+        blocks.append(_facts("Funnel", funnel))
+        blocks += _stages(result["funnel"].get("stages"))
+    return Group(*blocks)
+
+
+def comparison(result: Mapping[str, Any]) -> RenderableType:
+    """Paired differences to the first run, one table a run."""
+    blocks: list[RenderableType] = [Text(f"baseline: {result['baseline']}", style="bold")]
+    for other in result["comparisons"]:
+        heads = ["metric", "baseline", "this run", "difference", "95 % interval", "p"]
+        table = _table(str(other["run"]), heads)
+        for row in other["metrics"]:
+            interval = row.get("difference_ci")
+            sure = interval is not None and (interval[0] > 0 or interval[1] < 0)
+            table.add_row(
+                row["metric"],
+                _number(row["baseline"]),
+                _number(row["value"]),
+                Text(_signed(row["difference"]), style="bold" if sure else ""),
+                f"[{_signed(interval[0])}, {_signed(interval[1])}]" if interval else "-",
+                _number(row.get("p")),
+            )
+        blocks.append(table)
+    return Group(*blocks)
+
+
+def models(entries: Iterable[Mapping[str, str]]) -> RenderableType:
+    """Everything that can be named in a configuration."""
+    table = _table("", ["kind", "name", "what it is", "paper"], numbers=False)
+    last = ""
+    for entry in entries:
+        if last and entry["kind"] != last:
+            table.add_section()
+        table.add_row(entry["kind"] if entry["kind"] != last else "", entry["name"], entry["summary"], entry["paper"])
+        last = entry["kind"]
+    return table
+
+
+def findings(title: str, rows: Iterable[tuple[str, str, str]]) -> RenderableType:
+    """(level, subject, sentence) each: `ok`, `note`, `warning` or `problem`."""
+    style = {"ok": "green", "note": "dim", "warning": "yellow", "problem": "bold red"}
+    table = _table(title, ["", "", ""], numbers=False)
+    table.show_header = False
+    for level, subject, sentence in rows:
+        table.add_row(Text(level, style=style[level]), subject, Text(sentence))
+    return table
+
+
+def _grid(
+    title: str, corner: str, metrics: Mapping[str, Mapping[str, Any]], *, rows_are_metrics: bool
+) -> RenderableType:
+    """Things (retrievers, tasks) by metrics; intervals stand inside the cells."""
+    names = dict.fromkeys(n for values in metrics.values() for n, v in values.items() if _is_metric(n, v))
+    things = list(metrics)
+    rows, columns = (list(names), things) if rows_are_metrics else (things, list(names))
+    table = _table(title, [corner, *columns])
+    for row in rows:
+        cells = [_cell(metrics[column], row) if rows_are_metrics else _cell(metrics[row], column) for column in columns]
+        table.add_row(row, *cells)
+    return table
+
+
+def _facts(title: str, facts: Mapping[str, Any]) -> RenderableType:
+    table = _table(title, ["", ""])
+    table.show_header = False
+    for name in facts:
+        if _is_metric(name, facts[name]):
+            table.add_row(name.replace("_", " "), _cell(facts, name))
+    return table
+
+
+def _stages(stages: Any) -> list[RenderableType]:
+    """What each stage keeps: one row a stage, whichever columns the evaluation gave them."""
+    if not isinstance(stages, list) or not stages:
+        return []
+    heads = list(dict.fromkeys(n for stage in stages for n, v in stage.items() if _is_metric(n, v)))
+    table = _table("Stages", heads)
+    for stage in stages:
+        table.add_row(*(_cell(stage, head) for head in heads))
+    return [table]
+
+
+def _table(title: str, heads: Sequence[str], *, caption: str = "", numbers: bool = True) -> Table:
+    table = Table(title=title or None, title_justify="left", title_style="bold", caption=caption or None)
+    table.caption_justify = "left"
+    for position, head in enumerate(heads):
+        left = not numbers or position == 0 or head in ("item", "from")
+        table.add_column(head, justify="left" if left else "right", overflow="fold")
+    return table
+
+
+def _is_metric(name: str, value: Any) -> bool:
+    return not name.endswith("_ci") and not isinstance(value, list | tuple | dict)
+
+
+def _cell(values: Mapping[str, Any], name: str) -> str:
+    interval = values.get(f"{name}_ci")
+    text = _scalar(values.get(name))
+    return f"{text} [{_number(interval[0])}, {_number(interval[1])}]" if interval else text
+
+
+def _scalar(value: Any) -> str:
+    return (
+        _number(value)
+        if value is None or isinstance(value, float)
+        else f"{value:,}"
+        if type(value) is int
+        else str(value)
+    )
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
+    return str(value)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}"
+
+
+def _why(why: Any) -> str:
+    return why if isinstance(why, str) else json.dumps(plain(why), ensure_ascii=False)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;")

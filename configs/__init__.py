@@ -1,0 +1,1 @@
+"""Ready configurations; the first line of each is the command that runs it."""

@@ -1,0 +1,148 @@
+"""Tensors of one step. A row of a ranking batch is a (query, item) pair.
+
+The *query* side holds what is known of the user and the moment; the *item* side what is known of the item and, as
+cross statistics, of the pair. One user scored against many candidates is a batch with one query row and many item rows:
+`owner[r]` says which query row item row `r` belongs to, so that models compute the query side once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SequenceField:
+    """A sequence feature: each of its elements is described by `of` item features and by `properties`.
+
+    Attributes:
+        name: feature name.
+        of: vocabulary of each described item feature, one per column of the sequence tensor.
+        properties: vocabulary of each behaviour property (log time gap, ...), one per further column.
+        length: most elements kept.
+    """
+
+    name: str
+    of: tuple[str, ...]
+    properties: tuple[str, ...]
+    length: int
+
+
+@dataclass(frozen=True)
+class SideLayout:
+    """Which columns the tensors of one side hold, in order.
+
+    Attributes:
+        categorical: vocabulary name of each column of `Block.categorical` (bucketised numbers included).
+        numeric: name of each column of `Block.numeric`.
+        bags: vocabulary name of each multi-valued feature.
+        sequences: sequence features (query side only).
+        vectors: (name, width) of each pre-computed vector feature.
+    """
+
+    categorical: tuple[str, ...] = ()
+    numeric: tuple[str, ...] = ()
+    bags: tuple[str, ...] = ()
+    sequences: tuple[SequenceField, ...] = ()
+    vectors: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Columns of both sides and the number of rows of every vocabulary (row 0 pads, row 1 is 'unknown')."""
+
+    query: SideLayout
+    item: SideLayout
+    sizes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Values of one side for `R` rows.
+
+    Attributes:
+        categorical: int64 [R, F] vocabulary rows.
+        numeric: float32 [R, n], NaN where missing.
+        bags: int64 [R, L_j] vocabulary rows per multi-valued feature, 0 pads.
+        sequences: int64 [R, L_j, of + properties] per sequence, oldest first, 0 pads at the end.
+        vectors: float32 [R, d_j] per vector feature.
+    """
+
+    categorical: Tensor
+    numeric: Tensor
+    bags: tuple[Tensor, ...] = ()
+    sequences: tuple[Tensor, ...] = ()
+    vectors: tuple[Tensor, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return int(self.categorical.shape[0])
+
+    def select(self, rows: Tensor) -> Block:
+        """The given rows (int64 [R']) as a block."""
+        return Block(
+            self.categorical.index_select(0, rows),
+            self.numeric.index_select(0, rows),
+            tuple(t.index_select(0, rows) for t in self.bags),
+            tuple(t.index_select(0, rows) for t in self.sequences),
+            tuple(t.index_select(0, rows) for t in self.vectors),
+        )
+
+    def to(self, device: torch.device | str) -> Block:
+        """A copy on `device`."""
+        return Block(
+            self.categorical.to(device),
+            self.numeric.to(device),
+            tuple(t.to(device) for t in self.bags),
+            tuple(t.to(device) for t in self.sequences),
+            tuple(t.to(device) for t in self.vectors),
+        )
+
+
+def _empty() -> Tensor:
+    return torch.empty(0)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one ranking step.
+
+    Attributes:
+        query: user and context values, Q rows.
+        item: item and pair values, R rows.
+        owner: int64 [R] query row of each item row; None when row r of one side meets row r of the other (Q = R).
+        labels: float32 [R, T], 0 where masked; empty when serving.
+        mask: bool [R, T], whether the row lies in the task's sample space.
+        weight: float32 [R] training weight of each row.
+    """
+
+    query: Block
+    item: Block
+    owner: Tensor | None = None
+    labels: Tensor = field(default_factory=_empty)
+    mask: Tensor = field(default_factory=_empty)
+    weight: Tensor = field(default_factory=_empty)
+
+    @property
+    def rows(self) -> int:
+        """Number of scored rows R."""
+        return self.item.rows if self.owner is not None else max(self.query.rows, self.item.rows)
+
+    def select(self, rows: Tensor) -> Batch:
+        """Scored rows `rows` as a batch of their own (query rows are kept whole when `owner` is set)."""
+        query = self.query.select(rows) if self.owner is None else self.query
+        owner = None if self.owner is None else self.owner.index_select(0, rows)
+        rest = {
+            name: tensor.index_select(0, rows) if tensor.numel() else tensor
+            for name, tensor in (("labels", self.labels), ("mask", self.mask), ("weight", self.weight))
+        }
+        return Batch(query, self.item.select(rows), owner, **rest)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """A copy on `device`."""
+        moved = {f.name: value.to(device) for f in fields(self) if (value := getattr(self, f.name)) is not None}
+        return replace(self, **moved)

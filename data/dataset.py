@@ -1,0 +1,370 @@
+"""The encoded data of a run: one columnar store, sorted by (user, time), that turns row numbers into batches.
+
+A batch is a few tensor gathers. Row-level blocks hold what changes from event to event (context, as-of counts); user
+and item blocks hold what does not. Candidates nobody logged are assembled from the same parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .batch import Batch, Block, Layout, SequenceField, SideLayout
+from .counts import CountTable, combine
+from .encoders import Encoders, stack
+from .history import History
+from .schema import DataConfig, FeatureSpec
+from .split import Part
+from .vocabulary import FIRST, UNKNOWN
+
+NOW = 3
+"""A moment after every logged event: what serving asks for (see `Dataset.candidates`)."""
+GAP_BUCKETS = 40
+
+
+@dataclass(frozen=True)
+class EventLog:
+    """Events sorted by (user, time, file order); columns of length R.
+
+    Attributes:
+        users: int64 user row, -1 without users.
+        items: int64 item row, -1 without items.
+        times: float64 seconds.
+        parts: int8, see `Part`.
+        labels: float32 [R, T], 0 where masked.
+        mask: bool [R, T], whether the row lies in the task's sample space.
+        weights: float32 training weight.
+        propensities: float32 logging probability, or None.
+        source_rows: int64 row of the event table each came from.
+    """
+
+    users: NDArray[np.int64]
+    items: NDArray[np.int64]
+    times: NDArray[np.float64]
+    parts: NDArray[np.int8]
+    labels: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    weights: NDArray[np.float32]
+    propensities: NDArray[np.float32] | None
+    source_rows: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Everything a run knows of its data.
+
+    Attributes:
+        config: the `[data]` section.
+        encoders: learned on training rows.
+        user_ids: raw id of each user row.
+        item_ids: raw id of each item row.
+        titles: what people call each item row; the raw ids when the data names no title.
+        num_catalogue: item rows below this may be recommended; later ones appear in validation or test rows only.
+        events: the log.
+        users: encoded user columns, U rows.
+        items: encoded item columns, N rows.
+        row_query: context columns and query-side counts of each event row.
+        row_item: item and pair counts of each event row.
+        sides: layout of (users, context, query counts) and of (items, item counts) before they are joined.
+        key_codes: count-key feature -> vocabulary row of each user, item, or event row (whichever the feature is of).
+        counts: tables frozen at the end of training.
+        event_codes: `after_event` feature -> vocabulary row of each event row, int64 [R].
+        sequences: history of each sequence feature.
+        sequence_ends: pointer into that history for each event row.
+        fingerprint: sha256 of the source files.
+        notes: sentences every report repeats.
+    """
+
+    config: DataConfig
+    encoders: Encoders
+    user_ids: tuple[str, ...]
+    item_ids: tuple[str, ...]
+    titles: tuple[str, ...]
+    num_catalogue: int
+    events: EventLog
+    users: Block
+    items: Block
+    row_query: Block
+    row_item: Block
+    sides: Mapping[str, SideLayout]
+    key_codes: Mapping[str, NDArray[np.int64]]
+    counts: tuple[CountTable, ...]
+    event_codes: Mapping[str, NDArray[np.int64]]
+    sequences: Mapping[str, History]
+    sequence_ends: Mapping[str, NDArray[np.int64]]
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_users(self) -> int:
+        """U."""
+        return len(self.user_ids)
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Tasks in the order of the label columns."""
+        return tuple(task.name for task in self.config.tasks)
+
+    @cached_property
+    def user_rows(self) -> dict[str, int]:
+        """Raw user id -> user row."""
+        return {raw: row for row, raw in enumerate(self.user_ids)}
+
+    @cached_property
+    def item_rows(self) -> dict[str, int]:
+        """Raw item id -> item row."""
+        return {raw: row for row, raw in enumerate(self.item_ids)}
+
+    @cached_property
+    def sequence_specs(self) -> tuple[FeatureSpec, ...]:
+        """Sequence features, in order."""
+        return tuple(spec for spec in self.config.features if spec.kind == "sequence")
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Columns of the batches this data set makes."""
+        sides = self.sides
+        fields = tuple(
+            SequenceField(spec.name, spec.of, tuple(f"{spec.name}.{p}" for p in spec.properties), spec.length)
+            for spec in self.sequence_specs
+        )
+        sizes = self.encoders.sizes()
+        for spec in self.sequence_specs:
+            for name in spec.properties:
+                sizes[f"{spec.name}.{name}"] = FIRST + (GAP_BUCKETS - 1 if name == "gap" else 2)
+        lengths = SideLayout(numeric=tuple(f"{spec.name}.length" for spec in self.sequence_specs))
+        matches = SideLayout(
+            numeric=tuple(f"{s.name}.{name}.matches" for s in self.sequence_specs for name in s.matches)
+        )
+        query = join_layouts((sides["user"], sides["context"], sides["query_counts"], lengths), fields)
+        item = join_layouts((sides["item"], sides["item_counts"], matches), ())
+        used = {*query.categorical, *query.bags, *item.categorical, *item.bags}
+        used |= {name for field in fields for name in (*field.of, *field.properties)}
+        return Layout(query, item, {name: rows for name, rows in sizes.items() if name in used})
+
+    def rows(self, part: str | Part) -> Tensor:
+        """Event rows of a part, int64, in (user, time) order."""
+        wanted = Part[part.upper()] if isinstance(part, str) else part
+        return torch.from_numpy(np.flatnonzero(self.events.parts == wanted))
+
+    @cached_property
+    def _tensors(self) -> dict[str, Tensor]:
+        events = self.events
+        return {
+            "users": torch.from_numpy(events.users),
+            "items": torch.from_numpy(events.items),
+            "labels": torch.from_numpy(events.labels),
+            "mask": torch.from_numpy(events.mask),
+            "weights": torch.from_numpy(events.weights),
+        }
+
+    @cached_property
+    def logs_items(self) -> bool:
+        """Whether event rows name an item (ranking-only tables need not)."""
+        return bool(self.config.item)
+
+    def batch(self, rows: Tensor) -> Batch:
+        """Logged event rows (int64 [B]) with labels, masks and weights; query row r meets item row r."""
+        tensors = self._tensors
+        query, item = self.row_query.select(rows), self.row_item.select(rows)
+        if self.config.user:
+            users = tensors["users"][rows]
+            query = join_blocks((self.users.select(users), query))
+        if self.logs_items:
+            item = join_blocks((self.items.select(tensors["items"][rows]), item))
+        if self.sequence_specs:
+            taken = rows.numpy()
+            ends = {spec.name: self.sequence_ends[spec.name][taken] for spec in self.sequence_specs}
+            query, item = self._with_sequences(query, item, None, self.events.users[taken], ends)
+        return Batch(query, item, None, tensors["labels"][rows], tensors["mask"][rows], tensors["weights"][rows])
+
+    def candidates(self, users: NDArray[np.int64], items: NDArray[np.int64], moment: int) -> Batch:
+        """Unlogged (user, item) pairs at the start of a part, or now.
+
+        Context is the user's latest before the moment (the most frequent one of the training part without any).
+
+        Args:
+            users: int [Q] user rows.
+            items: int [Q, C] item rows (all valid).
+            moment: a `Part` whose rows, and all later ones, are not yet known; or `NOW`.
+
+        Returns:
+            A batch of Q query rows and Q * C item rows, request by request, without labels.
+        """
+        width = items.shape[1]
+        owner = np.repeat(np.arange(len(users)), width)
+        flat = items.reshape(-1)
+        context_rows = self._latest_rows(moment)[users]
+        context = self.row_query.select(torch.from_numpy(context_rows))
+        kept = len(self.sides["context"].categorical), len(self.sides["context"].numeric)
+        context = Block(
+            context.categorical[:, : kept[0]], context.numeric[:, : kept[1]], context.bags, (), context.vectors
+        )
+        query_counts, item_counts = self._pair_counts(users, context_rows, owner, flat)
+        query = join_blocks((self.users.select(torch.from_numpy(users)), context, query_counts))
+        item = join_blocks((self.items.select(torch.from_numpy(flat)), item_counts))
+        asked_by = torch.from_numpy(owner)
+        if self.sequence_specs:
+            ends = {s.name: self.sequence_bounds(s.name, moment)[users] for s in self.sequence_specs}
+            query, item = self._with_sequences(query, item, asked_by, users, ends)
+        return Batch(query, item, asked_by)
+
+    def _with_sequences(
+        self,
+        query: Block,
+        item: Block,
+        owner: Tensor | None,
+        users: NDArray[np.int64],
+        ends: Mapping[str, NDArray[np.int64]],
+    ) -> tuple[Block, Block]:
+        """Both blocks with the sequences up to the given pointers, their lengths, and their matches with the items."""
+        sequences, lengths, matches = [], [], []
+        for spec in self.sequence_specs:
+            elements = self._sequence(spec, users, ends[spec.name])
+            sequences.append(elements)
+            lengths.append(np.log1p(ends[spec.name] - self.sequences[spec.name].ptr[users]))
+            for name in spec.matches:
+                own = item.categorical[:, self.sides["item"].categorical.index(name)]
+                shown = elements[:, :, spec.of.index(name)]
+                shown = shown if owner is None else shown.index_select(0, owner)
+                same = (shown == own.unsqueeze(1)) & (own >= FIRST).unsqueeze(1)
+                matches.append(torch.log1p(same.sum(1).float()))
+        known = torch.from_numpy(np.stack(lengths, axis=1).astype(np.float32))
+        query = Block(
+            query.categorical, torch.cat([query.numeric, known], 1), query.bags, tuple(sequences), query.vectors
+        )
+        if matches:
+            numeric = torch.cat([item.numeric, torch.stack(matches, dim=1)], dim=1)
+            item = Block(item.categorical, numeric, item.bags, (), item.vectors)
+        return query, item
+
+    def sequence_bounds(self, name: str, moment: int) -> NDArray[np.int64]:
+        """Pointer into a sequence's history at a moment, for every user: int64 [U]."""
+        history = self.sequences[name]
+        return history.ptr[1:] if moment == NOW else history.ends(Part(moment))
+
+    def history(self, where: str) -> History:
+        """Events with label 1 in task `where` (all events when empty), items of the catalogue only."""
+        events = self.events
+        chosen = np.ones(len(events), dtype=bool)
+        if where:
+            task = self.task_names.index(where)
+            chosen = (events.labels[:, task] > 0) & events.mask[:, task]
+        chosen &= (events.items >= 0) & (events.items < self.num_catalogue)
+        prior = next(
+            (self.sequences[spec.name] for spec in self.sequence_specs if spec.prior and spec.where == where), None
+        )
+        before = None
+        if prior is not None:
+            early = prior.parts == Part.PRIOR
+            owner = np.repeat(np.arange(prior.num_users), np.diff(prior.ptr))
+            before = owner[early], prior.items[early].astype(np.int64)
+        return History.build(events.users, events.items, events.times, events.parts, chosen, self.num_users, before)
+
+    def _sequence(self, spec: FeatureSpec, users: NDArray[np.int64], ends: NDArray[np.int64]) -> Tensor:
+        """The last elements before each pointer, described: int64 [B, L, of + properties]."""
+        history = self.sequences[spec.name]
+        positions, present = history.window(users, ends, spec.length)
+        described = self._described(spec)
+        if not len(described):
+            return torch.zeros(len(users), spec.length, described.shape[1], dtype=torch.int64)
+        flat = described.index_select(0, positions.flatten()) * present.flatten().unsqueeze(1)
+        return flat.view(len(users), spec.length, -1)
+
+    def _described(self, spec: FeatureSpec) -> Tensor:
+        """Every event of a sequence's history as vocabulary rows of what describes it: int64 [E, of + properties]."""
+        if spec.name not in self._properties:
+            items = torch.from_numpy(self.sequences[spec.name].items.astype(np.int64))
+            columns = [self.sides["item"].categorical.index(name) for name in spec.of]
+            described = [self.items.categorical[:, column][items] for column in columns]
+            described += [self._property(spec.name, name) for name in spec.properties]
+            self._properties[spec.name] = torch.stack(described, dim=1)
+        return self._properties[spec.name]
+
+    def _property(self, sequence: str, name: str) -> Tensor:
+        """One property of every event of a sequence's history as vocabulary rows, int64 [E]."""
+        history = self.sequences[sequence]
+        if name == "gap":
+            return torch.from_numpy(history.gap_buckets(GAP_BUCKETS) + UNKNOWN)
+        task = self.task_names.index(name)
+        labels = self.events.labels[np.maximum(history.rows, 0), task].astype(np.int64)
+        return torch.from_numpy(np.where(history.rows < 0, UNKNOWN, labels + FIRST))
+
+    @cached_property
+    def _properties(self) -> dict[str, Tensor]:
+        return {}
+
+    def _latest_rows(self, moment: int) -> NDArray[np.int64]:
+        """Each user's latest event row before the moment; a typical training row for users without one: int64 [U]."""
+        if moment not in self._latest:
+            earlier = np.flatnonzero(self.events.parts < moment)
+            training = np.flatnonzero(self.events.parts == Part.TRAIN)
+            latest = np.full(self.num_users, training[len(training) // 2], dtype=np.int64)
+            latest[self.events.users[earlier]] = earlier  # rows ascend in time: the last assignment wins
+            self._latest[moment] = latest
+        return self._latest[moment]
+
+    @cached_property
+    def _latest(self) -> dict[int, NDArray[np.int64]]:
+        return {}
+
+    def _pair_counts(
+        self,
+        users: NDArray[np.int64],
+        context_rows: NDArray[np.int64],
+        owner: NDArray[np.int64],
+        items: NDArray[np.int64],
+    ) -> tuple[Block, Block]:
+        """Frozen statistics of requests and of pairs, encoded: a query block [Q] and an item block [Q * C]."""
+        query: list[tuple[str, NDArray[np.float32]]] = []
+        item: list[tuple[str, NDArray[np.float32]]] = []
+        for table in self.counts:
+            sides = [self.config.feature(key).side for key in table.spec.keys]
+            pair = "item" in sides
+            codes = []
+            for key, side in zip(table.spec.keys, sides, strict=True):
+                rows = {"user": users, "context": context_rows, "item": items}[side]
+                code = self.key_codes[key][rows]
+                codes.append(code[owner] if pair and side != "item" else code)
+            statistics = table.lookup(combine(codes, table.sizes))
+            (item if pair else query).extend(zip(table.names, statistics.T, strict=True))
+        return encode_counts(query, self.encoders, len(users)), encode_counts(item, self.encoders, len(items))
+
+
+def encode_counts(columns: Sequence[tuple[str, NDArray[np.float32]]], encoders: Encoders, rows: int) -> Block:
+    """Statistics by name -> buckets and scaled numbers, as a block of `rows` rows."""
+    return Block(
+        stack([encoders.numerics[name].buckets(values) for name, values in columns], rows, torch.int64),
+        stack([encoders.numerics[name].scaled(values) for name, values in columns], rows, torch.float32),
+    )
+
+
+def join_blocks(blocks: Sequence[Block]) -> Block:
+    """Blocks of equal rows side by side."""
+    return Block(
+        torch.cat([block.categorical for block in blocks], dim=1),
+        torch.cat([block.numeric for block in blocks], dim=1),
+        tuple(bag for block in blocks for bag in block.bags),
+        tuple(sequence for block in blocks for sequence in block.sequences),
+        tuple(vector for block in blocks for vector in block.vectors),
+    )
+
+
+def join_layouts(layouts: Sequence[SideLayout], sequences: tuple[SequenceField, ...]) -> SideLayout:
+    """Layout of `join_blocks`."""
+    return SideLayout(
+        tuple(name for layout in layouts for name in layout.categorical),
+        tuple(name for layout in layouts for name in layout.numeric),
+        tuple(name for layout in layouts for name in layout.bags),
+        sequences,
+        tuple(vector for layout in layouts for vector in layout.vectors),
+    )

@@ -1,0 +1,146 @@
+"""What each user did before a moment, as slices of one flat array (CSR): nothing from the future by construction.
+
+Events are sorted by (user, time, file order), so "before" is a pointer and a history is the run of events up to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .split import Part
+
+
+@dataclass(frozen=True)
+class History:
+    """A chosen kind of event (all, or the positives of one task), per user in time order.
+
+    Attributes:
+        items: int32 [E] item row of each event.
+        times: float64 [E] seconds; -inf for events from before the log.
+        parts: int8 [E] part of each event.
+        rows: int64 [E] event row each came from; -1 for events from before the log.
+        ptr: int64 [U + 1] user u's events are `ptr[u]:ptr[u + 1]`.
+    """
+
+    items: NDArray[np.int32]
+    times: NDArray[np.float64]
+    parts: NDArray[np.int8]
+    rows: NDArray[np.int64]
+    ptr: NDArray[np.int64]
+
+    @classmethod
+    def build(
+        cls,
+        users: NDArray[np.int64],
+        items: NDArray[np.int64],
+        times: NDArray[np.float64],
+        parts: NDArray[np.int8],
+        chosen: NDArray[np.bool_],
+        num_users: int,
+        prior: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+    ) -> History:
+        """From an event log sorted by (user, time).
+
+        Args:
+            users: int [R] user rows, ascending.
+            items: int [R] item rows.
+            times: float [R] seconds.
+            parts: int8 [R].
+            chosen: bool [R] events that count.
+            num_users: U.
+            prior: (users, items) of events from before the log, each user's oldest first.
+        """
+        rows = np.flatnonzero(chosen)
+        user, item, time, part = users[rows], items[rows], times[rows], parts[rows]
+        if prior is not None and len(prior[0]):
+            before = len(prior[0])
+            user, item = np.concatenate([prior[0], user]), np.concatenate([prior[1], item])
+            time = np.concatenate([np.full(before, -np.inf), time])
+            part = np.concatenate([np.full(before, Part.PRIOR, dtype=np.int8), part])
+            rows = np.concatenate([np.full(before, -1, dtype=np.int64), rows])
+            order = np.argsort(user, kind="stable")
+            user, item, time, part, rows = user[order], item[order], time[order], part[order], rows[order]
+        ptr = np.zeros(num_users + 1, dtype=np.int64)
+        np.cumsum(np.bincount(user, minlength=num_users), out=ptr[1:])
+        return cls(item.astype(np.int32), time, part.astype(np.int8), rows.astype(np.int64), ptr)
+
+    @property
+    def num_users(self) -> int:
+        """U."""
+        return len(self.ptr) - 1
+
+    def ends(self, part: Part) -> NDArray[np.int64]:
+        """Pointer of each user behind their last event of an earlier part than `part`, int64 [U].
+
+        Only meaningful where parts follow one another in time within a user (`time` and `leave_last` splits).
+        """
+        earlier = np.concatenate([[0], np.cumsum(self.parts < part)])
+        return self.ptr[:-1] + earlier[self.ptr[1:]] - earlier[self.ptr[:-1]]
+
+    def ends_before(
+        self, users: NDArray[np.int64], times: NDArray[np.float64], limits: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Pointer behind the last event strictly earlier than each moment, never behind `limits`; int64 [B].
+
+        Args:
+            users: int [B].
+            times: float [B] seconds.
+            limits: int [B] furthest pointer allowed, e.g. of the part's start.
+        """
+        owner = np.repeat(np.arange(self.num_users), np.diff(self.ptr))
+        # One merged sort answers all questions: a question stands before the events of its own second.
+        keys_time = np.concatenate([self.times, times])
+        keys_user = np.concatenate([owner, users])
+        question = np.concatenate([np.ones(len(owner), np.int8), np.zeros(len(users), np.int8)])
+        order = np.lexsort((question, keys_time, keys_user))
+        is_event = question[order] == 1
+        before = np.cumsum(is_event)
+        answer = np.empty(len(users), dtype=np.int64)
+        asked = order[~is_event] - len(owner)
+        answer[asked] = before[~is_event]
+        return np.minimum(answer, limits)
+
+    def gap_buckets(self, buckets: int) -> NDArray[np.int64]:
+        """Time since the user's event before, int64 [E]: 0 where unknown, else 1 + floor(log2(1 + seconds)), capped.
+
+        Args:
+            buckets: classes, the unknown one included.
+        """
+        previous = np.concatenate([[-np.inf], self.times[:-1]]) if len(self.times) else self.times
+        previous[self.ptr[:-1][np.diff(self.ptr) > 0]] = -np.inf
+        with np.errstate(invalid="ignore"):
+            gap = self.times - previous
+        known = np.isfinite(gap)
+        octave = np.log2(np.where(known, np.maximum(gap, 0.0), 0.0) + 1.0).astype(np.int64)
+        return np.where(known, np.minimum(octave + 1, buckets - 1), 0)
+
+    def window(self, users: NDArray[np.int64], ends: NDArray[np.int64], length: int) -> tuple[Tensor, Tensor]:
+        """The last `length` events before each pointer, oldest first, padded at the end.
+
+        Args:
+            users: int [B] user rows.
+            ends: int [B] absolute pointers.
+            length: L.
+
+        Returns:
+            positions: int64 [B, L] absolute event positions, 0 where padded.
+            present: bool [B, L].
+        """
+        start = torch.from_numpy(np.maximum(self.ptr[users], ends - length))
+        end = torch.from_numpy(np.asarray(ends, dtype=np.int64))
+        positions = start.unsqueeze(1) + torch.arange(length)
+        present = positions < end.unsqueeze(1)
+        return positions.masked_fill(~present, 0), present
+
+    def csr(self, users: NDArray[np.int64], ends: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Whole histories before each pointer as (items, ptr): int64 [sum], int64 [B + 1]."""
+        starts = self.ptr[users]
+        lengths = np.maximum(ends - starts, 0)
+        ptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        flat = np.arange(ptr[-1]) - np.repeat(ptr[:-1], lengths) + np.repeat(starts, lengths)
+        return self.items[flat].astype(np.int64), ptr

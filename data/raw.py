@@ -1,0 +1,120 @@
+"""Typed key columns of the event table: ids, times, labels, weights; bad values named by file, line and column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ..errors import ConfigError
+from .columns import as_float32, as_ids, as_labels, as_strings, as_time
+from .readers import read_tables
+from .schema import DataConfig, FeatureSpec, TaskSpec
+from .sources import load
+from .tables import BadRows, Tables
+
+
+def read_configured(config: DataConfig, base: Path, bad: BadRows) -> Tables:
+    """Read the tables a `[data]` section names; relative paths start from `base`."""
+    if config.source != "files":
+        if not config.path:
+            raise ConfigError(f'data.source = "{config.source}" needs data.path, the folder or zip it lies in')
+        return load(config.source, base / config.path, bad=bad, **config.options)
+    if not config.events:
+        raise ConfigError("data.events is empty; name the event table (CSV or Parquet)")
+
+    def at(name: str) -> Path | None:
+        return base / name if name else None
+
+    return read_tables(base / config.events, at(config.users), at(config.items), bad=bad)
+
+
+@dataclass(frozen=True)
+class RawEvents:
+    """Typed key columns of the event table, in file order."""
+
+    users: pa.Array | None
+    items: pa.Array | None
+    times: NDArray[np.float64]
+    labels: Mapping[str, NDArray[np.float32]]
+    weights: NDArray[np.float32]
+    propensities: NDArray[np.float32] | None
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+
+def clean(tables: Tables, config: DataConfig, bad: BadRows) -> tuple[Tables, RawEvents]:
+    """Type the key columns; under `on_bad_rows = "drop"`, once more without the bad rows."""
+    raw = _read_events(tables, config, bad)
+    for name, column in (("users", config.user), ("items", config.item)):
+        if column and getattr(tables, name) is not None:
+            as_ids(tables, name, column, bad, unique=True)
+    for name, side in (("users", "user"), ("items", "item"), ("events", "context")):
+        for spec in config.features:
+            if spec.side == side and spec.kind == "numeric" and home_table(tables, spec) == name:
+                as_float32(tables, name, spec.source, bad)
+    if bad.count():
+        for name in ("events", "users", "items"):
+            if getattr(tables, name) is not None:
+                tables = tables.keep(name, bad.mask(name, tables.table(name).num_rows))
+        raw = _read_events(tables, config, BadRows("error"))
+    return tables, raw
+
+
+def _read_events(tables: Tables, config: DataConfig, bad: BadRows) -> RawEvents:
+    rows = tables.events.num_rows
+    labels = {}
+    for task in config.tasks:
+        kind = "binary" if task.kind == "binary" and task.at_least is None else "duration" if task.log1p else "number"
+        labels[task.name] = as_labels(tables, "events", task.source, bad, kind=kind, allow_missing=True)
+    weights = np.ones(rows, dtype=np.float32)
+    if config.weight:
+        weights = as_float32(tables, "events", config.weight, bad, minimum=0.0, expected="a weight of 0 or more")
+    return RawEvents(
+        as_ids(tables, "events", config.user, bad) if config.user else None,
+        as_ids(tables, "events", config.item, bad) if config.item else None,
+        as_time(tables, "events", config.time, bad) / 1000.0 if config.time else np.zeros(rows),
+        labels,
+        weights,
+        as_float32(tables, "events", config.propensity, bad) if config.propensity else None,
+    )
+
+
+def label_matrix(
+    tasks: Sequence[TaskSpec], raw: RawEvents, tables: Tables
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Labels [R, T] (0 where masked) and masks [R, T], in file order."""
+    columns, masks = [], []
+    by_name: dict[str, tuple[NDArray[np.float32], NDArray[np.bool_]]] = {}
+    for task in tasks:
+        value = raw.labels[task.name]
+        mask = ~np.isnan(value)
+        if task.at_least is not None:
+            value = (value >= task.at_least).astype(np.float32)
+        if task.where:
+            gate, gate_mask = by_name[task.where]
+            mask = mask & gate_mask & (gate > 0)
+        if task.scene:
+            column, _, wanted = task.scene.partition("=")
+            mask = mask & pc.fill_null(pc.equal(as_strings(tables, "events", column), wanted), False).to_numpy(
+                zero_copy_only=False
+            )
+        value = np.where(mask, value, 0.0).astype(np.float32)
+        by_name[task.name] = value, mask
+        columns.append(value)
+        masks.append(mask)
+    if not columns:
+        return np.empty((len(raw), 0), np.float32), np.empty((len(raw), 0), bool)
+    return np.stack(columns, axis=1), np.stack(masks, axis=1)
+
+
+def home_table(tables: Tables, spec: FeatureSpec) -> str:
+    """Table that holds the feature's column: its side's, or the events where that side has no table."""
+    name = {"user": "users", "item": "items", "context": "events"}[spec.side]
+    return name if getattr(tables, name) is not None else "events"

@@ -1,0 +1,225 @@
+"""What the columns mean: features with their side and kind, tasks with their sample space, counts, splits.
+
+This is the `[data]` section of a run's configuration. It names columns and never sizes: vocabularies, bin edges
+and counts are learned from the training part of the data.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from ..settings import Settings
+
+Side = Literal["user", "item", "context"]
+Kind = Literal["categorical", "multi", "numeric", "sequence", "vector"]
+
+
+class FeatureSpec(Settings):
+    """One input of the models."""
+
+    name: str
+    """How the feature is called in configs, vocabularies and reports."""
+    side: Side
+    """Whose property it is: of the `user`, of the `item`, or of the moment (`context`: a column of the events)."""
+    kind: Kind = "categorical"
+    """`categorical` (one value), `multi` (several, as a separated list), `numeric`, `sequence` (the user's earlier
+    items), or `vector` (a fixed-width vector computed elsewhere, such as a text embedding)."""
+    column: str = ""
+    """Column it is read from; the feature's own name when empty. Sequences have none: they come from the events."""
+    separator: str = "|"
+    """Between the values of a `multi` column, or the numbers of a `vector` column."""
+    after_event: bool = False
+    """A `context` column known only after the event (a rating, a play time): it may describe past events in a user's
+    history, and is never an input of its own row."""
+    min_count: int = Field(default=1, ge=1)
+    """Values seen in fewer training rows share the 'unknown' row, which is thereby trained."""
+    max_length: int = Field(default=8, ge=1)
+    """Most values kept of a `multi` column."""
+    bins: int = Field(default=64, ge=0)
+    """Equal-frequency buckets of a `numeric` column, its most frequent value apart; each bucket has an embedding.
+    0 keeps the scaled number only."""
+    scale: bool = True
+    """Also feed a `numeric` column as a number: log1p where it is never negative, then standardised."""
+    of: tuple[str, ...] = ()
+    """Item features that describe each element of a `sequence`; they share the rows of those features' tables."""
+    where: str = ""
+    """A binary task: only events with label 1 enter the `sequence`. Empty: every event does."""
+    length: int = Field(default=20, ge=1)
+    """Most recent elements kept of a `sequence`."""
+    properties: tuple[str, ...] = ()
+    """What is known of each element of a `sequence` besides its item: `gap` (log2 seconds since the element before)
+    and binary tasks (the label the event had)."""
+    matches: tuple[str, ...] = ()
+    """Some of `of`: how many elements of a `sequence` share the candidate's value becomes a number of the pair."""
+    prior: str = ""
+    """Column of the users table with item ids from before the log begins, oldest first, separated by spaces."""
+
+    @property
+    def source(self) -> str:
+        """Column the feature is read from."""
+        return self.column or self.name
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.kind == "sequence" and (self.side != "user" or not self.of):
+            raise ValueError(
+                f'sequence "{self.name}" needs side = "user" and of = [item features]; '
+                f"found side = {self.side!r}, of = {list(self.of)}"
+            )
+        if self.after_event and (self.side != "context" or self.kind != "categorical"):
+            raise ValueError(
+                f'"{self.name}": after_event is for categorical context features, found {self.side} {self.kind}'
+            )
+        if self.kind != "sequence" and (self.of or self.where or self.prior):
+            raise ValueError(f'"{self.name}" is {self.kind}: only a sequence takes of, where or prior')
+        return self
+
+
+class TaskSpec(Settings):
+    """One objective: a label column, its kind, and the rows on which it means something."""
+
+    name: str
+    """How the task is called in losses, metrics and answers."""
+    column: str = ""
+    """Label column of the events; the task's own name when empty."""
+    kind: Literal["binary", "regression"] = "binary"
+    """`binary` labels are 0 or 1 (see `at_least`); `regression` labels are any number."""
+    at_least: float | None = None
+    """Turns a graded column into a binary label: 1 where the value is at least this."""
+    log1p: bool = False
+    """Regress on log(1 + label): for durations and amounts."""
+    where: str = ""
+    """Sample space: an earlier binary task that must be 1 for this label to exist. Empty: every row."""
+    scene: str = ""
+    """Sample space by routing: `column=value` of a context feature; rows of other scenes are masked."""
+    weight: float = Field(default=1.0, ge=0)
+    """Weight of the task's loss."""
+
+    @property
+    def source(self) -> str:
+        """Column the label is read from."""
+        return self.column or self.name
+
+
+class CountSpec(Settings):
+    """As-of statistics of a key: how many rows it has had, and the smoothed rate of each task among them.
+
+    Training rows count strictly earlier rows only; later parts see the counts frozen at the end of training.
+    """
+
+    keys: tuple[str, ...] = Field(min_length=1, max_length=2)
+    """One or two categorical features, e.g. `["user_id", "tab"]`."""
+    tasks: tuple[str, ...] = ()
+    """Binary tasks whose rate is kept; the number of rows always is."""
+    smoothing: float = Field(default=20.0, gt=0)
+    """Rows of the overall rate mixed into each key's rate."""
+    bins: int = Field(default=16, ge=1)
+    """Buckets of each statistic, besides the one of its most frequent value."""
+
+    @property
+    def name(self) -> str:
+        """Feature-name prefix, e.g. `user_id*tab`."""
+        return "*".join(self.keys)
+
+
+class SplitSpec(Settings):
+    """How rows are parted into train, validation and test."""
+
+    kind: Literal["time", "leave_last", "random", "column"] = "time"
+    """`time`: two cuts for everybody (the default: it is what a deployed model meets); `leave_last`: each user's last
+    event is test and the one before validation; `random`: by row; `column`: a column names the part of each row."""
+    valid_from: str = ""
+    """Start of validation for `time`: epoch seconds or an ISO date; empty: the quantile `1 - valid - test`."""
+    test_from: str = ""
+    """Start of test for `time`: epoch seconds or an ISO date; empty: the quantile `1 - test`."""
+    valid: float = Field(default=0.1, ge=0, lt=1)
+    """Share of rows for validation (`time` without dates, `random`)."""
+    test: float = Field(default=0.1, ge=0, lt=1)
+    """Share of rows for test (`time` without dates, `random`)."""
+    column: str = ""
+    """For `column`: the column whose values are `train`, `valid`, `test`."""
+    halve_test: bool = False
+    """For `column`: no value says `valid`; half of the test rows, drawn with the seed, become validation."""
+    stratify: str = ""
+    """For `random` and `halve_test`: rows are drawn within each value of this column."""
+
+
+class DataConfig(Settings):
+    """Where the tables are and what their columns mean."""
+
+    source: Literal["files", "movielens", "census", "kuairand"] = "files"
+    """`files`: CSV or Parquet tables; the others read a public data set's official layout."""
+    path: str = ""
+    """Zip or folder of a public data set, relative to the configuration file."""
+    events: str = ""
+    """Event table for `files` (CSV, CSV.gz or Parquet), relative to the configuration file."""
+    users: str = ""
+    """User table for `files`; may be absent."""
+    items: str = ""
+    """Item table for `files`; may be absent."""
+    options: dict[str, str | int | float | bool] = {}
+    """Passed to the reader of a public data set, e.g. `{ include_statistics = true }`."""
+    user: str = "user_id"
+    """Column of user ids in events and users. Empty: rows have no user (ranking only)."""
+    item: str = "item_id"
+    """Column of item ids in events and items. Empty: rows have no item (ranking only)."""
+    time: str = "timestamp"
+    """Column of event times: epoch seconds or milliseconds, or ISO dates. Empty: file order."""
+    title: str = ""
+    """Item column shown to people."""
+    weight: str = ""
+    """Event column with a training weight per row."""
+    propensity: str = ""
+    """Event column with the logging policy's probability of the exposure, for off-policy estimates."""
+    features: tuple[FeatureSpec, ...] = ()
+    """Inputs of the models."""
+    tasks: tuple[TaskSpec, ...] = ()
+    """Objectives of the ranker."""
+    counts: tuple[CountSpec, ...] = ()
+    """As-of statistics fed as numeric features."""
+    split: SplitSpec = SplitSpec()
+    """How rows are parted."""
+    on_bad_rows: Literal["error", "drop"] = "error"
+    """`drop` leaves bad rows out, counts them and writes them beside the run."""
+
+    @field_validator("features", "tasks")
+    @classmethod
+    def _unique(cls, specs: tuple[FeatureSpec, ...] | tuple[TaskSpec, ...]) -> object:
+        names = [spec.name for spec in specs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"declared twice: {', '.join(twice)}; names must differ")
+        return specs
+
+    @model_validator(mode="after")
+    def _references(self) -> Self:
+        features = {spec.name: spec for spec in self.features}
+        tasks = [spec.name for spec in self.tasks]
+        for spec in self.features:
+            for name in spec.of:
+                if name not in features or features[name].side != "item" or features[name].kind != "categorical":
+                    raise ValueError(f'sequence "{spec.name}": of = "{name}" is no categorical item feature')
+            if strange := sorted(set(spec.matches) - set(spec.of)):
+                raise ValueError(f'sequence "{spec.name}": matches {strange} must be among of = {list(spec.of)}')
+            for name in spec.properties:
+                if name != "gap" and name not in tasks:
+                    raise ValueError(f'sequence "{spec.name}": property "{name}" is neither "gap" nor a task')
+            if spec.where and spec.where not in tasks:
+                raise ValueError(f'sequence "{spec.name}": where = "{spec.where}" is no task; tasks: {tasks}')
+        for position, task in enumerate(self.tasks):
+            if task.where and task.where not in tasks[:position]:
+                raise ValueError(f'task "{task.name}": where = "{task.where}" must be an earlier task')
+        for count in self.counts:
+            for key in count.keys:
+                if key not in features or features[key].kind != "categorical":
+                    raise ValueError(f'counts {count.name}: "{key}" is no categorical feature')
+            for task_name in count.tasks:
+                if task_name not in tasks:
+                    raise ValueError(f'counts {count.name}: "{task_name}" is no task; tasks: {tasks}')
+        return self
+
+    def feature(self, name: str) -> FeatureSpec:
+        """The feature called `name` (KeyError if there is none)."""
+        return {spec.name: spec for spec in self.features}[name]

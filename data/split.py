@@ -1,0 +1,133 @@
+"""Which rows train, which choose, which report. Nothing from after a cut ever crosses it."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ConfigError, DataError
+from .schema import SplitSpec
+
+
+class Part(IntEnum):
+    """Part of a row. PRIOR rows precede the log: they enter histories, never losses, counts or metrics."""
+
+    PRIOR = -1
+    TRAIN = 0
+    VALID = 1
+    TEST = 2
+
+
+def part_of(name: str) -> Part:
+    """`train`, `valid` or `test` as a Part."""
+    try:
+        return Part[name.upper()]
+    except KeyError:
+        raise ConfigError(f'"{name}" is no part of the data; expected train, valid or test') from None
+
+
+def assign_parts(
+    spec: SplitSpec,
+    *,
+    users: NDArray[np.int64] | None,
+    times: NDArray[np.float64] | None,
+    named: list[str] | None,
+    strata: NDArray[np.int64] | None,
+    rows: int,
+    seed: int,
+    cuts: tuple[float | None, float | None] = (None, None),
+) -> NDArray[np.int8]:
+    """Part of every row, int8 [R].
+
+    Args:
+        spec: how to split.
+        users: int [R] user row, rows sorted by (user, time, file order); needed by `leave_last`.
+        times: float [R] seconds; needed by `time`.
+        named: text [R] of the split column; needed by `column`.
+        strata: int [R] stratum of each row for `random` and `halve_test`, or None.
+        rows: R.
+        seed: of the draws.
+        cuts: start of validation and of test in seconds where the spec gives dates.
+
+    Raises:
+        ConfigError: the split needs a column the data has not.
+        DataError: a part would be empty.
+    """
+    if spec.kind == "time":
+        if times is None:
+            raise ConfigError('split kind "time" needs a time column: set data.time, or choose split kind "random"')
+        parts = _by_time(spec, times, cuts)
+    elif spec.kind == "leave_last":
+        if users is None:
+            raise ConfigError('split kind "leave_last" needs users: set data.user, or choose split kind "random"')
+        parts = _leave_last(users)
+    elif spec.kind == "random":
+        parts = np.full(rows, Part.TRAIN, dtype=np.int8)
+        order, share = _strata_order(rows, strata, np.random.default_rng(seed))
+        parts[order[share >= 1.0 - spec.test - spec.valid]] = Part.VALID
+        parts[order[share >= 1.0 - spec.test]] = Part.TEST
+    else:
+        parts = _by_column(spec, named, strata, seed)
+    for part in (Part.TRAIN, Part.TEST):
+        if not (parts == part).any():
+            raise DataError(
+                f"the {part.name.lower()} part is empty after the {spec.kind} split of {rows:,} rows; "
+                "change [data.split]"
+            )
+    return parts
+
+
+def _by_time(spec: SplitSpec, times: NDArray[np.float64], cuts: tuple[float | None, float | None]) -> NDArray[np.int8]:
+    valid_from = cuts[0] if cuts[0] is not None else float(np.quantile(times, 1.0 - spec.valid - spec.test))
+    test_from = cuts[1] if cuts[1] is not None else float(np.quantile(times, 1.0 - spec.test))
+    if valid_from > test_from:
+        raise ConfigError(f"validation starts at {valid_from:.0f}, after test at {test_from:.0f}; swap the dates")
+    parts = np.full(len(times), Part.TRAIN, dtype=np.int8)
+    parts[times >= valid_from] = Part.VALID
+    parts[times >= test_from] = Part.TEST
+    return parts
+
+
+def _leave_last(users: NDArray[np.int64]) -> NDArray[np.int8]:
+    """Each user's last row tests, the one before validates; users with fewer than three rows train only."""
+    rows = len(users)
+    ends = np.flatnonzero(np.append(users[1:] != users[:-1], True))
+    starts = np.append(0, ends[:-1] + 1)
+    long_enough = ends[(ends - starts) >= 2]
+    parts = np.full(rows, Part.TRAIN, dtype=np.int8)
+    parts[long_enough] = Part.TEST
+    parts[long_enough - 1] = Part.VALID
+    return parts
+
+
+def _strata_order(
+    rows: int, strata: NDArray[np.int64] | None, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """A random order within each stratum, and each ordered row's position in its stratum as a share in [0, 1)."""
+    key = rng.random(rows)
+    groups = np.zeros(rows, dtype=np.int64) if strata is None else strata
+    order = np.lexsort((key, groups))
+    sizes = np.bincount(groups)
+    starts = np.cumsum(sizes) - sizes
+    position = np.arange(rows) - starts[groups[order]]
+    return order, position / sizes[groups[order]]
+
+
+def _by_column(
+    spec: SplitSpec, named: list[str] | None, strata: NDArray[np.int64] | None, seed: int
+) -> NDArray[np.int8]:
+    if named is None:
+        raise ConfigError('split kind "column" needs data.split.column, the column that names each row\'s part')
+    values, codes = np.unique(np.asarray(named, dtype=object).astype(str), return_inverse=True)
+    known = {part.name.lower(): part for part in (Part.TRAIN, Part.VALID, Part.TEST)}
+    strange = sorted(set(values) - set(known))
+    if strange:
+        raise DataError(f'column "{spec.column}" holds {strange[:3]}; expected only train, valid or test')
+    parts = np.asarray([known[value] for value in values], dtype=np.int8)[codes]
+    if spec.halve_test:
+        tests = np.flatnonzero(parts == Part.TEST)
+        order, share = _strata_order(len(tests), None if strata is None else strata[tests], np.random.default_rng(seed))
+        parts[tests[order[share < 0.5]]] = Part.VALID
+    return parts

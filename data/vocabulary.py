@@ -1,0 +1,67 @@
+"""Raw values <-> table rows. Row 0 pads, row 1 is 'unknown', later rows are values in the order they were learned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+PAD, UNKNOWN, FIRST = 0, 1, 2
+MISSING = ""
+"""What a missing category is called: absence is a value like any other, if training rows have it."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """An ordered set of raw values (text); `values[i]` owns row `i + 2`."""
+
+    values: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Table rows, padding and unknown included."""
+        return len(self.values) + FIRST
+
+    @cached_property
+    def _value_set(self) -> pa.Array:
+        return pa.array(self.values, pa.string())
+
+    @classmethod
+    def fit(cls, values: pa.Array, weights: NDArray[np.int64] | None = None, min_count: int = 1) -> Vocabulary:
+        """Learn the values seen at least `min_count` times, most frequent first (ties: first seen first).
+
+        Args:
+            values: text array [n]; null is the value `""`.
+            weights: int [n] training rows each entry stands for; one each when None.
+            min_count: rarer values are left to the unknown row, which they train.
+        """
+        encoded = pc.fill_null(values, MISSING).dictionary_encode()
+        if isinstance(encoded, pa.ChunkedArray):
+            encoded = encoded.combine_chunks()
+        counts = np.bincount(
+            encoded.indices.to_numpy(zero_copy_only=False), weights=weights, minlength=len(encoded.dictionary)
+        )
+        order = np.argsort(-counts, kind="stable")
+        kept = order[counts[order] >= min_count]
+        return cls(tuple(encoded.dictionary.take(pa.array(kept)).to_pylist()))
+
+    def rows(self, values: pa.Array) -> NDArray[np.int64]:
+        """Rows of raw values, int64 [n]; values never learned get the unknown row."""
+        found = pc.index_in(pc.fill_null(values, MISSING), value_set=self._value_set)
+        if isinstance(found, pa.ChunkedArray):
+            found = found.combine_chunks()
+        return pc.fill_null(found, UNKNOWN - FIRST).to_numpy(zero_copy_only=False).astype(np.int64) + FIRST
+
+    def grow(self, values: Iterable[str]) -> Vocabulary:
+        """This vocabulary with new values appended; old rows stay where they are."""
+        known = set(self.values)
+        fresh = [value for value in dict.fromkeys(values) if value not in known]
+        return Vocabulary(self.values + tuple(fresh))
+
+    def names(self, rows: Sequence[int]) -> list[str]:
+        """Raw value of each row; padding and unknown show as themselves."""
+        return ["<pad>" if row == PAD else "<unknown>" if row == UNKNOWN else self.values[row - FIRST] for row in rows]

@@ -1,0 +1,147 @@
+"""Small charts as inline SVG text: they scale with the page, follow its light or dark colours, and need no library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+WIDTH = 360
+
+
+def svg(body: str, height: float, label: str) -> str:
+    """An SVG of the page's width, with a label for those who cannot see it."""
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(label, quote=True)}" '
+        f'class="chart">{body}</svg>'
+    )
+
+
+def text(x: float, y: float, content: str, kind: str = "", anchor: str = "start") -> str:
+    """A line of text; `kind` is a CSS class such as "small" or "strong"."""
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(content)}</text>'
+
+
+def funnel_chart(stages: Sequence[tuple[str, float, float, float | None]], metric: str) -> str:
+    """Bars that narrow from perfect to delivered.
+
+    Args:
+        stages: name, ceiling after the stage (0 to 1), loss in the stage, recall left or None.
+        metric: what the ceiling is of.
+    """
+    row, parts = 46, []
+    names = [("perfect", 1.0, 0.0, None), *stages]
+    for index, (name, ceiling, loss, recall) in enumerate(names):
+        y, width = 4 + index * row, max(ceiling, 0.004) * 190
+        before = max(names[index - 1][1] if index else 1.0, 0.004) * 190
+        if index:
+            left, right = 160 - before / 2, 160 + before / 2
+            parts.append(
+                f'<path class="lost" d="M{left:.1f} {y - row + 24} L{right:.1f} {y - row + 24} '
+                f'L{160 + width / 2:.1f} {y} L{160 - width / 2:.1f} {y} Z"/>'
+            )
+        parts.append(f'<rect class="bar" x="{160 - width / 2:.1f}" y="{y}" width="{width:.1f}" height="24" rx="2"/>')
+        parts.append(text(2, y + 16, name, "strong"))
+        parts.append(text(262, y + 11, f"{ceiling:.3f}", "strong"))
+        note = f"lost {loss:.3f}" if index else metric
+        parts.append(text(262, y + 23, note + (f", recall {recall:.2f}" if recall is not None else ""), "small"))
+    return svg("".join(parts), len(names) * row - 14, f"{metric} still possible after each stage")
+
+
+def interval_chart(rows: Sequence[tuple[str, float, tuple[float, float] | None]], metric: str) -> str:
+    """One line per system: its value as a dot, its interval as a bar."""
+    highest = max([value if ci is None else ci[1] for _, value, ci in rows], default=1.0) or 1.0
+    left, span, parts = 112.0, 190.0, []
+
+    def place(value: float) -> float:
+        return left + span * min(max(value / highest, 0.0), 1.0)
+
+    for index, (name, value, interval) in enumerate(rows):
+        y = 16 + index * 24
+        parts.append(text(2, y + 4, name if len(name) <= 17 else name[:16] + "…"))
+        parts.append(f'<line class="grid" x1="{left}" x2="{left + span}" y1="{y}" y2="{y}"/>')
+        if interval is not None:
+            low, high = place(interval[0]), place(interval[1])
+            parts.append(f'<line class="range" x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<circle class="dot" cx="{place(value):.1f}" cy="{y}" r="4"/>')
+        parts.append(text(WIDTH - 2, y + 4, f"{value:.3f}", "strong", "end"))
+    return svg("".join(parts), len(rows) * 24 + 8, f"{metric} with intervals")
+
+
+def curve_chart(
+    series: Sequence[tuple[str, Sequence[float], Sequence[float]]],
+    *,
+    x_label: str,
+    y_label: str,
+    x_range: tuple[float, float],
+    y_range: tuple[float, float],
+    diagonal: bool = False,
+    whiskers: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> str:
+    """Lines with dots in a frame.
+
+    Args:
+        series: name, x values, y values.
+        x_label: what x is, with its unit.
+        y_label: what y is.
+        x_range: ends of the x axis.
+        y_range: ends of the y axis.
+        diagonal: draw where x equals y.
+        whiskers: low and high ends of each y of the first series.
+    """
+    left, top, width, height = 44.0, 22.0, 300.0, 180.0
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        across = (x - x_range[0]) / ((x_range[1] - x_range[0]) or 1.0)
+        up = (y - y_range[0]) / ((y_range[1] - y_range[0]) or 1.0)
+        return left + width * min(max(across, 0.0), 1.0), top + height * (1 - min(max(up, 0.0), 1.0))
+
+    parts = [f'<rect class="frame" x="{left}" y="{top}" width="{width}" height="{height}"/>']
+    for step in range(5):
+        x = x_range[0] + (x_range[1] - x_range[0]) * step / 4
+        y = y_range[0] + (y_range[1] - y_range[0]) * step / 4
+        px, py = at(x, y)
+        parts.append(f'<line class="grid" x1="{px:.1f}" x2="{px:.1f}" y1="{top}" y2="{top + height}"/>')
+        parts.append(f'<line class="grid" x1="{left}" x2="{left + width}" y1="{py:.1f}" y2="{py:.1f}"/>')
+        parts.append(text(px, top + height + 13, f"{x:.3g}", "small", "middle"))
+        parts.append(text(left - 4, py + 3, f"{y:.3g}", "small", "end"))
+    if diagonal:
+        low, high = max(x_range[0], y_range[0]), min(x_range[1], y_range[1])
+        (x1, y1), (x2, y2) = at(low, low), at(high, high)
+        parts.append(f'<line class="ideal" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>')
+    if whiskers is not None and series:
+        for x, low, high in zip(series[0][1], *whiskers, strict=True):
+            (px, y1), (_, y2) = at(x, low), at(x, high)
+            parts.append(f'<line class="range thin" x1="{px:.1f}" x2="{px:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>')
+    for index, (name, xs, ys) in enumerate(series):
+        points = [at(x, y) for x, y in zip(xs, ys, strict=True)]
+        kind = f"series{index % 3}"
+        parts.append(f'<polyline class="line {kind}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>')
+        parts += [f'<circle class="dot {kind}" cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>' for x, y in points]
+        if len(series) > 1:
+            parts.append(f'<circle class="dot {kind}" cx="{left + 8}" cy="{top + 12 + 14 * index}" r="4"/>')
+            parts.append(text(left + 16, top + 16 + 14 * index, name, "small"))
+    parts.append(text(left + width, top + height + 28, x_label, "small", "end"))
+    parts.append(text(2, 12, y_label, "small"))
+    return svg("".join(parts), top + height + 34, f"{y_label} against {x_label}")
+
+
+def heat_map(rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]]) -> str:
+    """A grid of cells, darker for larger shares, each with its number."""
+    left, row, parts = 96.0, 26.0, []
+    wide = (WIDTH - left - 2) / max(len(columns), 1)
+    highest = max([value for line in values for value in line], default=1.0) or 1.0
+    for column, name in enumerate(columns):
+        parts.append(text(left + wide * (column + 0.5), 12, name[: max(int(wide / 6), 2)], "small", "middle"))
+    for index, (name, line) in enumerate(zip(rows, values, strict=True)):
+        y = 18 + index * row
+        parts.append(text(2, y + 17, name if len(name) <= 15 else name[:14] + "…"))
+        for column, value in enumerate(line):
+            x, strength = left + wide * column, value / highest
+            parts.append(
+                f'<rect class="cell" x="{x:.1f}" y="{y}" width="{wide - 2:.1f}" height="{row - 2}" '
+                f'fill-opacity="{0.06 + 0.94 * strength:.3f}"/>'
+            )
+            if wide >= 22:
+                kind = "small inverse" if strength > 0.5 else "small"
+                parts.append(text(x + wide / 2 - 1, y + 16, f"{value:.2f}".lstrip("0") or "0", kind, "middle"))
+    return svg("".join(parts), 22 + len(rows) * row, "share of each column in each row")

@@ -1,0 +1,184 @@
+"""Leak guards: columns that know the answer or the future, statistics fitted on the test part, time travel.
+
+Everything here reads arrays and returns findings (`guards.Finding`); a leak is an error, for no metric survives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .guards import Finding
+from .ragged import FloatArray, IntArray, Ragged
+from .row_metrics import auc
+
+
+def leak_suspects(
+    columns: Mapping[str, NDArray[Any]],
+    labels: Mapping[str, FloatArray],
+    *,
+    suspicious: float = 0.95,
+    certain: float = 0.99,
+) -> list[Finding]:
+    """Single columns that separate a label far too well.
+
+    Args:
+        columns: column name -> [R], numbers or categories; NaN and None are a value like any other.
+        labels: task name -> [R], 0 or 1, NaN where unobserved.
+        suspicious: AUC, either way round, from which a column is a warning.
+        certain: AUC from which it is an error.
+    """
+    found: list[Finding] = []
+    for task, label in labels.items():
+        observed = np.isfinite(label)
+        target = label[observed].astype(np.float64)
+        for name, column in columns.items():
+            best = max(abs(value - 0.5) + 0.5 for value in column_aucs(column[observed], target))
+            if best < suspicious:
+                continue
+            found.append(
+                Finding(
+                    "error" if best >= certain else "warning",
+                    "leaking_column",
+                    f"Column '{name}' alone separates '{task}' with AUC {best:.3f}: it was probably recorded after the "
+                    "fact; leave it out, or make it as of an earlier time.",
+                )
+            )
+    return found
+
+
+def column_aucs(column: NDArray[Any], labels: FloatArray) -> list[float]:
+    """AUC of a column used as a score: its numbers, which rows are missing, and, for categories, their label rates.
+
+    Rates of categories are taken from one half of the rows and judged on the other, so that rare categories cannot
+    remember single rows.
+    """
+    found: list[float | None] = []
+    if column.dtype.kind in "fiub":
+        number = column.astype(np.float64)
+        missing = ~np.isfinite(number)
+        if not missing.all():
+            found.append(auc(labels, np.where(missing, np.nanmin(number[~missing]) - 1.0, number)))
+    else:
+        missing = np.array(
+            [value is None or (isinstance(value, float) and np.isnan(value)) for value in column.tolist()]
+        )
+    if missing.any():
+        found.append(auc(labels, missing.astype(np.float64)))
+    if column.dtype.kind not in "f":
+        text = column.astype(str) if column.dtype == object else column
+        _, code = np.unique(text, return_inverse=True)
+        first = np.arange(len(labels)) % 2 == 0
+        size = int(code.max(initial=0)) + 1
+        count = np.bincount(code[first], minlength=size)
+        prior = float(labels[first].mean()) if first.any() else 0.0
+        rate = (np.bincount(code[first], labels[first], minlength=size) + prior) / (count + 1.0)
+        found.append(auc(labels[~first], rate[code[~first]]))
+    return [value for value in found if value is not None] or [0.5]
+
+
+def counts_from_future(
+    name: str,
+    counts: FloatArray,
+    keys: IntArray,
+    times: FloatArray | IntArray,
+    known_before: IntArray | None = None,
+) -> list[Finding]:
+    """Whether a count per key exceeds the rows that had happened by then.
+
+    Args:
+        name: the column, for the sentence.
+        counts: [R], the feature: how often the key had occurred.
+        keys: int [R], the key (user, item, author, ...) of each row.
+        times: [R], when the row happened.
+        known_before: int [K], occurrences of each key before the first row; by default none.
+    """
+    order = np.lexsort((times, keys))
+    key, time = keys[order], times[order]
+    fresh = np.r_[True, key[1:] != key[:-1]] if len(key) else np.empty(0, dtype=bool)
+    moment = fresh | np.r_[True, time[1:] != time[:-1]] if len(key) else fresh
+    place = np.arange(len(key))
+    start_of_key = np.maximum.accumulate(np.where(fresh, place, 0))
+    start_of_moment = np.maximum.accumulate(np.where(moment, place, 0))
+    earlier = (start_of_moment - start_of_key).astype(np.float64)  # rows of the key strictly before this one
+    if known_before is not None:
+        earlier += known_before[key]
+    excess = np.asarray(counts, dtype=np.float64)[order] > earlier + 1e-6
+    if not excess.any():
+        return []
+    row = int(order[np.flatnonzero(excess)[0]])
+    return [
+        Finding(
+            "error",
+            "knows_the_future",
+            f"Column '{name}' knows the future: in {int(excess.sum())} rows, first row {row}, it counts "
+            f"{counts[row]:g} events where only {earlier[np.flatnonzero(excess)[0]]:g} had happened; "
+            "compute it from strictly earlier rows.",
+        )
+    ]
+
+
+def statistics_from_outside(name: str, fitted: IntArray, train: IntArray) -> list[Finding]:
+    """Whether fitted statistics (counts, vocabularies, normalisers) saw more rows than the training part has.
+
+    Args:
+        name: what was fitted, for the sentence.
+        fitted: int [K], rows each key was fitted on.
+        train: int [K], rows the key has in the training part.
+    """
+    excess = fitted > train
+    if not excess.any():
+        return []
+    extra = int((fitted - train)[excess].sum())
+    return [
+        Finding(
+            "error",
+            "fitted_on_test",
+            f"{name} was fitted on {extra} rows outside the training part ({int(excess.sum())} of {len(fitted)} keys, "
+            f"first key row {int(np.flatnonzero(excess)[0])}); fit it on the training part only.",
+        )
+    ]
+
+
+def time_travel(
+    histories: Ragged, history_times: FloatArray | IntArray, row_times: FloatArray | IntArray
+) -> list[Finding]:
+    """Whether a history holds an event that is not strictly earlier than the row it belongs to.
+
+    Args:
+        histories: events of each of the R rows.
+        history_times: [E], time of each event, in the layout of `histories.items`.
+        row_times: [R], time of each row.
+    """
+    row = histories.users
+    late = history_times >= np.asarray(row_times)[row]
+    if not late.any():
+        return []
+    first = int(np.flatnonzero(late)[0])
+    return [
+        Finding(
+            "error",
+            "time_travel",
+            f"{int(late.sum())} events in the histories of {len(np.unique(row[late]))} rows are not from before the "
+            "row: "
+            f"row {int(row[first])} of time {row_times[row[first]]} holds an event of time {history_times[first]}; "
+            "cut histories strictly before the row.",
+        )
+    ]
+
+
+def overlapping_time(train_times: FloatArray | IntArray, test_times: FloatArray | IntArray) -> list[Finding]:
+    """Whether training rows are as late as test rows under a split by time."""
+    if len(train_times) == 0 or len(test_times) == 0 or train_times.max() < test_times.min():
+        return []
+    late = int((train_times >= test_times.min()).sum())
+    return [
+        Finding(
+            "error",
+            "parts_overlap",
+            f"{late} training rows are not earlier than the first test row; split by one moment of time.",
+        )
+    ]

@@ -1,0 +1,363 @@
+"""Exact ranking of a whole catalogue for many users: blocked matrix product and top-k, in bounded memory.
+
+Every other search is judged against this one, so it is exact: scores are fp32 products (never bf16 or TF32), the
+k best are the k best, and equal scores are ordered by the lower item row. `exact_ranks` gives the rank of chosen
+items instead of the first k.
+
+Selecting k of a wide row costs several times the product that made it. So a block's scores are first reduced to the
+maxima of small groups of columns, and only groups whose maximum beats the user's k-th best score so far are looked
+into; what survives is kept in a reservoir and cut back to k when it has grown to about k entries a user.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import ConfigError, DataError
+from .ragged import Ragged
+
+ScoreBlock = Callable[[slice], "Tensor | NDArray[np.floating[Any]]"]
+"""Scores float [b, N] of every item for the users of a slice."""
+
+_LOW = 0xFFFFFFFF
+_EMPTY = torch.iinfo(torch.int64).min
+_ROW_BYTES = 1 << 27  # score rows held at once when whole rows are needed
+
+
+def exact_topk(
+    queries: Tensor | NDArray[np.floating[Any]],
+    items: Tensor | NDArray[np.floating[Any]],
+    k: int,
+    exclude: Ragged | None = None,
+    *,
+    bias: Tensor | NDArray[np.floating[Any]] | None = None,
+    device: str | torch.device = "cpu",
+    block: tuple[int, int] | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The k items of highest inner product for each query.
+
+    Args:
+        queries: float [U, D].
+        items: float [N, D].
+        k: length of the lists.
+        exclude: item rows that must not be recommended to each user, such as items already seen.
+        bias: float [N], added to the scores of each item.
+        device: where to compute; the results come back as numpy arrays.
+        block: users and items scored at once; memory is a few times their product.
+
+    Returns:
+        Item rows int64 [U, k], best first, ties by the lower row, -1 where a user has fewer than k items left;
+        and their scores float32 [U, k], -inf at the pads.
+
+    Raises:
+        DataError: vectors of different widths, or vectors that are not finite.
+    """
+    device = torch.device(device)
+    query, item, shift = _vectors(queries, items, bias, device)
+    num_users, num_items = len(query), len(item)
+    user_block, item_block = block or ((256, 8192) if device.type == "cpu" else (4096, 65536))
+    _check_k(k, user_block, item_block)
+    _check_lists(exclude, num_users, num_items, "exclude")
+    buffer = torch.empty(min(user_block, num_users) * min(item_block, num_items), device=device)
+
+    def blocks(users: slice) -> Iterator[tuple[int, Tensor]]:
+        part = query[users]
+        for first in range(0, num_items, item_block):
+            columns = item[first : first + item_block]
+            out = buffer[: len(part) * len(columns)].view(len(part), len(columns))
+            if shift is None:
+                torch.mm(part, columns.T, out=out)
+            else:
+                torch.addmm(shift[first : first + item_block], part, columns.T, out=out)
+            yield first, out
+
+    with _full_precision():
+        return _select(blocks, num_users, k, exclude, user_block=user_block, device=device)
+
+
+def topk_of_scores(
+    score_block: ScoreBlock,
+    num_users: int,
+    num_items: int,
+    k: int,
+    exclude: Ragged | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    user_block: int | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The k best items for each user of any scorer that gives whole rows, such as EASE or popularity.
+
+    Args:
+        score_block: called with a slice of users, returns their scores float [b, N]; it is not written to.
+        num_users: U.
+        num_items: N.
+        k: length of the lists.
+        exclude: item rows that must not be recommended to each user.
+        device: where to select.
+        user_block: users scored at once; by default as many as 128 MiB of scores hold.
+
+    Returns:
+        As `exact_topk`.
+    """
+    user_block = user_block or max(1, _ROW_BYTES // (4 * max(num_items, 1)))
+    _check_k(k, user_block, 1)
+    _check_lists(exclude, num_users, num_items, "exclude")
+
+    def blocks(users: slice) -> Iterator[tuple[int, Tensor]]:
+        yield 0, _score_rows(score_block, users, num_items, torch.device(device), copy=exclude is not None)
+
+    return _select(blocks, num_users, k, exclude, user_block=user_block, device=torch.device(device))
+
+
+def exact_ranks(
+    queries: Tensor | NDArray[np.floating[Any]],
+    items: Tensor | NDArray[np.floating[Any]],
+    truth: Ragged,
+    exclude: Ragged | None = None,
+    *,
+    bias: Tensor | NDArray[np.floating[Any]] | None = None,
+    device: str | torch.device = "cpu",
+) -> Ragged:
+    """The rank of chosen items among the whole catalogue: 1 is the best, ties by the lower row, 0 an excluded item.
+
+    Args:
+        queries: float [U, D].
+        items: float [N, D].
+        truth: the items whose rank is wanted, per user.
+        exclude: item rows left out of the ranking of each user.
+        bias: float [N], added to the scores of each item.
+        device: where to compute.
+
+    Returns:
+        Ranks in the layout of `truth`, ready for `metrics.rank_metrics`.
+    """
+    device = torch.device(device)
+    query, item, shift = _vectors(queries, items, bias, device)
+
+    def score(users: slice) -> Tensor:
+        part = query[users]
+        return part @ item.T if shift is None else torch.addmm(shift, part, item.T)
+
+    with _full_precision():
+        return ranks_of_scores(score, len(item), truth, exclude, device)
+
+
+def ranks_of_scores(
+    score_block: ScoreBlock,
+    num_items: int,
+    truth: Ragged,
+    exclude: Ragged | None = None,
+    device: str | torch.device = "cpu",
+) -> Ragged:
+    """`exact_ranks` for any scorer that gives whole rows; see `topk_of_scores`."""
+    device = torch.device(device)
+    _check_lists(truth, len(truth), num_items, "truth")
+    ranks = np.zeros(len(truth.items), dtype=np.int64)
+    step = max(1, _ROW_BYTES // (4 * max(num_items, 1)))
+    columns = torch.arange(num_items, device=device)
+    _check_lists(exclude, len(truth), num_items, "exclude")
+    for start in range(0, len(truth), step):
+        users = slice(start, min(start + step, len(truth)))
+        scores = _score_rows(score_block, users, num_items, device, copy=exclude is not None)
+        if exclude is not None:
+            row, item = _entries(exclude, users, device)
+            scores[row, item] = -torch.inf
+        ptr = truth.ptr[users.start : users.stop + 1]
+        for nth in range(int(np.diff(ptr).max(initial=0))):
+            rows = np.flatnonzero(np.diff(ptr) > nth)
+            at = ptr[rows] + nth
+            part = scores if len(rows) == len(scores) else scores[torch.from_numpy(rows).to(device)]
+            target = torch.from_numpy(truth.items[at].astype(np.int64)).to(device)
+            value = part.gather(1, target[:, None])
+            rank = 1 + _count(part > value)
+            tied = torch.nonzero(_count(part >= value) - rank > 0)[:, 0]
+            if len(tied):
+                rank[tied] += _count((part[tied] == value[tied]) & (columns < target[tied, None]))
+            ranks[at] = torch.where(value[:, 0] == -torch.inf, 0, rank).cpu().numpy()
+    return Ragged(ranks, truth.ptr)
+
+
+class _Reservoir:
+    """The best k (score, item row) pairs of each user of a block, as sortable 64-bit keys."""
+
+    def __init__(self, num_users: int, k: int, device: torch.device) -> None:
+        self.k = k
+        self.best = torch.full((num_users, k), _EMPTY, dtype=torch.int64, device=device)
+        self.floor = torch.full((num_users,), -torch.inf, device=device)
+        self.pending: list[tuple[Tensor, Tensor]] = []
+        self.num_pending = 0
+        self.empty = True
+
+    def add(self, scores: Tensor, first: int) -> None:
+        """Take in float [b, n], the scores of the items from row `first` on; earlier calls had lower rows."""
+        width = scores.shape[1]
+        size = 16 if width >= 64 * self.k else max(1, min(8, width // (4 * self.k)))
+        grouped = width - width % size
+        self._add_groups(scores, 0, grouped, size, first)
+        if grouped < width:
+            self._add_groups(scores, grouped, width, 1, first)
+
+    def _add_groups(self, scores: Tensor, begin: int, end: int, size: int, first: int) -> None:
+        """Groups of `size` columns lie `count` columns apart, so that their maxima are plain vector maxima."""
+        count = (end - begin) // size
+        groups = scores[:, begin:end].view(len(scores), size, count)
+        top = groups.amax(1)
+        if bool(torch.isnan(top).any()):
+            raise DataError("scores hold NaN; a model that diverged cannot be ranked: lower its learning rate")
+        floor = self.floor
+        if self.empty and count >= self.k:
+            # k groups have a maximum of at least this, so k items do, and no worse item can be among the best.
+            bound = top.topk(self.k, dim=1).values[:, -1]
+            floor = torch.nextafter(bound, torch.full_like(bound, -torch.inf))
+        self.empty = False
+        row, group = torch.nonzero(top > floor[:, None], as_tuple=True)
+        values = groups[row, :, group]
+        pair, member = torch.nonzero(values > floor[row][:, None], as_tuple=True)
+        row = row[pair]
+        item = begin + member * count + group[pair] + first
+        self.pending.append((row, _pack(values[pair, member], item)))
+        self.num_pending += len(row)
+        if self.num_pending >= self.k * len(self.best):
+            self.settle()
+
+    def settle(self) -> None:
+        """Cut the reservoir back to the k best of each user and raise the floor."""
+        if self.num_pending:
+            row = torch.cat([row for row, _ in self.pending])
+            key = torch.cat([key for _, key in self.pending])
+            count = torch.bincount(row, minlength=len(self.best))
+            row, order = torch.sort(row, stable=True)
+            place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
+            wide = self.best.new_full((len(self.best), self.k + int(count.max())), _EMPTY)
+            wide[:, : self.k] = self.best
+            wide[row, self.k + place] = key[order]
+            self.best = wide.topk(self.k, dim=1).values
+            self.floor = _unpack(self.best[:, -1])[0]
+        self.pending, self.num_pending = [], 0
+
+
+def _select(
+    blocks: Callable[[slice], Iterator[tuple[int, Tensor]]],
+    num_users: int,
+    k: int,
+    exclude: Ragged | None,
+    *,
+    user_block: int,
+    device: torch.device,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    rows = np.empty((num_users, k), dtype=np.int64)
+    scores = np.empty((num_users, k), dtype=np.float32)
+    for start in range(0, num_users, user_block):
+        users = slice(start, min(start + user_block, num_users))
+        reservoir = _Reservoir(users.stop - users.start, k, device)
+        if exclude is not None:
+            owner, item = _entries(exclude, users, device)
+            item, order = torch.sort(item)
+            owner = owner[order]
+        for first, part in blocks(users):
+            if exclude is not None:
+                edges = torch.tensor([first, first + part.shape[1]], device=device)
+                low, high = torch.searchsorted(item, edges).tolist()
+                part[owner[low:high], item[low:high] - first] = -torch.inf
+            reservoir.add(part, first)
+        reservoir.settle()
+        best, row = _unpack(reservoir.best)
+        rows[users], scores[users] = row.cpu().numpy(), best.cpu().numpy()
+    return rows, scores
+
+
+def _pack(scores: Tensor, rows: Tensor) -> Tensor:
+    """Order-preserving int64 keys: higher score first, then lower row."""
+    bits = (scores + 0.0).view(torch.int32)  # + 0.0 makes -0.0 equal to 0.0
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    return (ordered.to(torch.int64) << 32) + (_LOW - rows)
+
+
+def _unpack(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores and rows of keys; -inf and -1 where a key is empty."""
+    ordered = (keys >> 32).to(torch.int32)
+    scores = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(torch.float32)
+    empty = keys == _EMPTY
+    return scores.masked_fill(empty, -torch.inf), (_LOW - (keys & _LOW)).masked_fill(empty, -1)
+
+
+def _vectors(
+    queries: Tensor | NDArray[np.floating[Any]],
+    items: Tensor | NDArray[np.floating[Any]],
+    bias: Tensor | NDArray[np.floating[Any]] | None,
+    device: torch.device,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    query, item = (torch.as_tensor(x).detach().to(device, torch.float32) for x in (queries, items))
+    if query.ndim != 2 or item.ndim != 2 or query.shape[1] != item.shape[1] or len(item) == 0:
+        raise DataError(
+            f"queries of shape {list(query.shape)} and items of shape {list(item.shape)} have no inner product; "
+            "pass [U, D] and [N, D] from the same model"
+        )
+    shift = None if bias is None else torch.as_tensor(bias).detach().to(device, torch.float32)
+    if shift is not None and shift.shape != (len(item),):
+        raise DataError(f"bias of shape {list(shift.shape)} for {len(item)} items; pass one number per item")
+    for name, vectors in (("query vectors", query), ("item vectors", item), ("item bias", shift)):
+        if vectors is not None and not bool(torch.isfinite(vectors).all()):
+            raise DataError(f"{name} hold NaN or infinite numbers; the model diverged: lower its learning rate")
+    return query, item, shift
+
+
+def _score_rows(score_block: ScoreBlock, users: slice, num_items: int, device: torch.device, copy: bool) -> Tensor:
+    scores = torch.as_tensor(score_block(users)).detach().to(device, torch.float32, copy=copy)
+    if scores.shape != (users.stop - users.start, num_items):
+        raise DataError(
+            f"scores of shape {list(scores.shape)} for {users.stop - users.start} users and {num_items} items; "
+            "return one row per user, one column per item"
+        )
+    return scores
+
+
+def _entries(lists: Ragged, users: slice, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Row within the slice and item of each entry of these users' lists."""
+    ptr = lists.ptr[users.start : users.stop + 1]
+    owner = np.repeat(np.arange(len(ptr) - 1), np.diff(ptr))
+    item = lists.items[ptr[0] : ptr[-1]].astype(np.int64)
+    return torch.from_numpy(owner).to(device), torch.from_numpy(item).to(device)
+
+
+def _count(mask: Tensor) -> Tensor:
+    """Number of true entries of each row of bool [b, n], int64 [b]."""
+    if mask.device.type != "cpu":
+        return mask.sum(1)
+    # numpy counts the bytes of a row with vector instructions; a torch sum first widens each to 64 bits.
+    return torch.tensor([np.count_nonzero(row) for row in mask.numpy()], dtype=torch.int64)
+
+
+def _check_k(k: int, user_block: int, item_block: int) -> None:
+    if min(k, user_block, item_block) < 1:
+        raise ConfigError(f"k={k} with blocks of {user_block} users and {item_block} items; each must be 1 or more")
+
+
+def _check_lists(lists: Ragged | None, num_users: int, num_items: int, name: str) -> None:
+    if lists is None:
+        return
+    if len(lists) != num_users:
+        raise DataError(f"{name} has lists for {len(lists)} users, the queries are {num_users}; pass one list per user")
+    if len(lists.items) and (lists.items.min() < 0 or lists.items.max() >= num_items):
+        raise DataError(
+            f"{name} holds item rows from {lists.items.min()} to {lists.items.max()}; pass rows in [0, {num_items})"
+        )
+
+
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    """Scores in true fp32, whatever the process asked for: no TF32 on a GPU, no bf16 on a CPU."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,255 @@
+"""The training of a whole run: towers -> companions -> their candidates -> warm start -> ranker -> calibration.
+
+Each stage learns from what the stage before hands it, never jointly: the ranker's requests stand at the start of the
+validation part, which no retriever was trained on, so the candidates it learns from are those it will meet.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data.build import load_dataset
+from ..data.dataset import NOW, Dataset
+from ..data.split import Part
+from ..data.store import save_dataset
+from ..data.tables import BadRows
+from ..errors import ConfigError, RunError
+from ..ranking.requests import RequestSet
+from ..ranking.train import TrainedRanker, train_ranker
+from ..retrieval.baseline_core import Baseline
+from ..retrieval.baselines import build_baseline
+from ..retrieval.index_tuning import build_index as build_checked_index
+from ..retrieval.index_types import IndexReport
+from ..retrieval.retriever import Retriever
+from ..retrieval.train import query_vectors, requests, train_two_tower
+from ..retrieval.windows import TowerData
+from ..training.runtime import Runtime, start_runtime
+from .artifacts import Run, RunWriter, open_run
+from .config import RunConfig, config_hash, write_config
+from .names import CONFIG, INDEX
+from .runs import RUNS
+from .stages import companion_names, load_stages, save_ranker, save_retriever, usable_scorers
+from .warm_start import warm_start_ranker, warm_start_towers
+
+log = logging.getLogger(__name__)
+
+
+def train_run(
+    config: RunConfig,
+    run: Path | None = None,
+    *,
+    stage: str = "all",
+    resume: bool = False,
+    source_run: Path | None = None,
+    base: Path = Path(),
+) -> Path:
+    """Train what a configuration describes and publish it as a run folder.
+
+    Args:
+        config: the whole configuration.
+        run: folder to write; `runs/<name>` when None.
+        stage: `retrieval`, `ranking`, or `all`. `ranking` stands on the retriever the run already has, if it has one.
+        resume: continue from the checkpoints of a training that was killed.
+        source_run: a run whose weights are copied by raw id before training.
+        base: folder that the configuration's paths start from.
+
+    Returns:
+        The run's folder.
+    """
+    path = run or RUNS / config.name
+    runtime = start_runtime(config.runtime, config.seed)
+    bad = BadRows(config.data.on_bad_rows)
+    dataset = load_dataset(config.data, base, config.seed, bad)
+    for note in dataset.notes:
+        log.warning("%s", note)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if bad.count():
+        rejected = path.with_name(f"{path.name}.bad-rows.csv")
+        bad.write(rejected)
+        log.warning("%d bad rows were left out; they are listed in %s", bad.count(), rejected)
+    checkpoints = path.with_name(f".{path.name}.checkpoints")
+    if not resume:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    source = open_run(source_run) if source_run else None
+    two_stages = bool(config.data.user and config.data.item)
+    if stage == "retrieval" and not two_stages:
+        raise ConfigError(
+            "--stage retrieval needs data.user and data.item; these rows name none, train the ranker alone"
+        )
+    retriever: Retriever | None = None
+    if two_stages and stage != "ranking":
+        retriever = _train_retriever(config, dataset, runtime, checkpoints / "retrieval", resume, source)
+    elif two_stages:
+        retriever = _kept_retriever(path, dataset)
+    trained: TrainedRanker | None = None
+    if stage != "retrieval" and (config.data.tasks or retriever is not None):
+        trained = _train_second(config, dataset, retriever, runtime, checkpoints / "ranking", resume, source)
+    with RunWriter(
+        path, seed=config.seed, config_hash=config_hash(config), data_fingerprint=dataset.fingerprint
+    ) as writer:
+        write_config(config, base, writer.file(CONFIG))
+        (writer.folder / "data").mkdir()
+        save_dataset(dataset, writer.folder / "data")
+        if retriever is not None:
+            save_retriever(retriever, dataset, writer.folder)
+        if trained is not None:
+            save_ranker(trained, writer.folder)
+            trained.history.write(writer.file("ranking/history.jsonl"))
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return path
+
+
+def _train_retriever(
+    config: RunConfig, dataset: Dataset, runtime: Runtime, checkpoints: Path, resume: bool, source: Run | None
+) -> Retriever:
+    prepare = None if source is None else lambda model: warm_start_towers(model, dataset, source)
+    model, data, _ = train_two_tower(dataset, config.retrieval, runtime, config.seed, checkpoints, resume, prepare)
+    companions = fit_companions(config, dataset, data)
+    return Retriever(model, data, companions, config.retrieval.proposers, usable_scorers(config, companions))
+
+
+def fit_companions(config: RunConfig, dataset: Dataset, data: TowerData) -> dict[str, Baseline]:
+    """The baselines of a run, fitted on the training events the towers saw."""
+    history = data.history
+    owner = np.repeat(np.arange(history.num_users), np.diff(history.ptr))
+    known = history.parts < Part.VALID
+    times = np.where(np.isfinite(history.times), history.times, np.nanmin(dataset.events.times) - 1.0)
+    fitted: dict[str, Baseline] = {}
+    for name in companion_names(config, dataset):
+        baseline = build_baseline(name, **config.retrieval.baseline_options.get(name, {}))
+        fitted[name] = baseline.fit(owner[known], history.items[known], times[known], history.num_users, data.num_items)
+        log.info("fitted %s on %d events", name, int(known.sum()))
+    return fitted
+
+
+def _kept_retriever(path: Path, dataset: Dataset) -> Retriever | None:
+    """The retriever of the run that is about to be replaced, if it has one and stands on the same data."""
+    try:
+        run = open_run(path)
+    except RunError:
+        return None
+    if run.manifest.data_fingerprint != dataset.fingerprint:
+        raise RunError(f"{path} was trained on other data; train both stages again, or name another --run")
+    return load_stages(run, with_index=False).retriever
+
+
+def _train_second(
+    config: RunConfig,
+    dataset: Dataset,
+    retriever: Retriever | None,
+    runtime: Runtime,
+    checkpoints: Path,
+    resume: bool,
+    source: Run | None,
+) -> TrainedRanker:
+    asked = None
+    if retriever is not None and config.ranking.select.enabled:
+        asked = select_requests(dataset, retriever, config)
+    return train_ranker(
+        dataset,
+        config.ranking,
+        runtime,
+        config.seed,
+        asked,
+        checkpoints,
+        resume,
+        lambda ranker: warm_start_ranker(ranker, dataset, retriever if config.ranking.warm_start else None, source),
+    )
+
+
+def select_requests(dataset: Dataset, retriever: Retriever, config: RunConfig) -> RequestSet:
+    """Requests at the start of the validation part: the retriever's candidates, and the item the user went on to take.
+
+    A user who took several items makes a request of each, in which the others are no negatives.
+    """
+    users, _, truth = requests(retriever.data, Part.VALID)
+    owner = np.asarray(truth.users)
+    items = np.asarray(truth.items)
+    limit = config.ranking.select.max_requests
+    if len(items) > limit:
+        drawn = np.sort(np.random.default_rng(config.seed).choice(len(items), limit, replace=False))
+        owner, items = owner[drawn], items[drawn]
+    needed, place = np.unique(owner, return_inverse=True)
+    found = retriever.candidates(users[needed], Part.VALID, config.retrieval.num_candidates)
+    rows = found.rows[place].copy()
+    taken = rows == items[:, None]
+    target = np.where(taken.any(1), taken.argmax(1), -1)
+    rows[_others(rows, owner, items, truth.items, truth.users, retriever.data.num_items)] = -1
+    kept = np.flatnonzero(target >= 0)
+    everyone = np.unique(place, return_index=True)[1]
+    missed = np.setdiff1d(everyone, kept)  # a user whose every item was missed still counts, as a request without one
+    chosen = np.sort(np.concatenate([kept, missed[~np.isin(place[missed], place[kept])]]))
+    log.info("%d requests, the retriever found the item in %d", len(chosen), len(kept))
+    return RequestSet(
+        dataset,
+        int(Part.VALID),
+        users[needed][place][chosen],
+        rows[chosen],
+        found.features[place][chosen],
+        found.prior[place][chosen],
+        target[chosen],
+    )
+
+
+def _others(
+    rows: NDArray[np.int64],
+    owner: NDArray[np.int64],
+    items: NDArray[np.int64],
+    truth_items: NDArray[np.int64],
+    truth_owner: NDArray[np.int64],
+    num_items: int,
+) -> NDArray[np.bool_]:
+    """Candidates [Q, C] that the request's user also took, other than the request's own item."""
+    taken = np.unique(truth_owner * num_items + truth_items)
+    keys = owner[:, None] * num_items + rows
+    return np.isin(keys, taken) & (rows >= 0) & (rows != items[:, None])
+
+
+def build_index(run: Path, factory: str = "", target_recall: float = 0.0) -> IndexReport:
+    """Build and check the index of a run's item vectors, then publish it into the run.
+
+    Args:
+        run: run folder.
+        factory: overrides the configured one when not empty.
+        target_recall: overrides the configured one when above 0.
+
+    Raises:
+        RunError: the run has no retriever, or the index does not agree with exact search.
+    """
+    opened = open_run(run)
+    stages = load_stages(opened, with_index=False)
+    if stages.retriever is None:
+        raise RunError(f"{run} has no retriever, so there is nothing to index; train it with --stage all")
+    retriever, config = stages.retriever, stages.config
+    history = retriever.data.history
+    askers = np.flatnonzero(np.diff(history.ptr) > 0)
+    rng = np.random.default_rng(config.seed)
+    chosen = np.sort(rng.permutation(askers)[: 2 * config.index.check_queries])
+    queries = query_vectors(retriever.model, retriever.data, chosen, retriever.data.ends(NOW)[chosen])
+    index, report = build_checked_index(
+        retriever.item_vectors,
+        queries,
+        factory or config.index.factory,
+        target_recall or config.index.target_recall,
+        k=min(max(100, config.retrieval.num_candidates), retriever.data.num_items),
+        check_queries=config.index.check_queries,
+        seed=config.seed,
+    )
+    with opened.add_files() as folder:
+        (folder / INDEX).parent.mkdir(parents=True, exist_ok=True)
+        index.save(folder / INDEX)
+        (folder / "retrieval" / "index-report.json").write_text(_json(report.to_json()), encoding="utf-8")
+    return report
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    import json
+
+    return json.dumps(value, indent=1)

@@ -1,0 +1,7 @@
+"""Logical names of files in a run that more than one room reads."""
+
+from __future__ import annotations
+
+CONFIG = "config.toml"
+INDEX = "retrieval/index"
+EVALUATION = "metrics/evaluation.json"

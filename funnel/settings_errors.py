@@ -1,0 +1,222 @@
+"""Mistakes in a configuration as sentences: file, line, key, what was found, what was expected, nearest valid key."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+Keys = tuple[str | int, ...]
+
+EXPECTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text in quotes",
+    "tuple": "a list in [ ]",
+    "list": "a list in [ ]",
+    "dict": "a table",
+    "model": "a table",
+    "dataclass": "a table",
+    "finite": "a finite number",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a table came from.
+
+    Attributes:
+        file: name of the TOML file.
+        text: its content.
+        overrides: (dotted key, what was typed) of each `--set`.
+    """
+
+    file: str
+    text: str
+    overrides: tuple[tuple[tuple[str, ...], str], ...] = ()
+
+    def place(self, keys: Keys) -> str:
+        """`file, line 12` of a key, or the `--set` that gave it."""
+        names = tuple(str(key) for key in keys)
+        for given, typed in reversed(self.overrides):
+            shared = min(len(given), len(names))
+            if given[:shared] == names[:shared]:
+                return f"--set {typed}"
+        line = _line(self.text, names)
+        return f"{self.file}, line {line}" if line else self.file
+
+
+def explain(error: ValidationError, model: type[BaseModel], table: dict[str, Any], source: Source) -> list[str]:
+    """One sentence for each mistake that pydantic found.
+
+    Args:
+        error: what pydantic says.
+        model: class of the whole file.
+        table: what was validated.
+        source: where it came from.
+    """
+    expected: dict[Keys, list[str]] = {}
+    found: dict[Keys, str] = {}
+    for detail in error.errors(include_url=False):
+        kind = detail["type"]
+        keys = _present(detail["loc"], table, kind)
+        if kind == "extra_forbidden":
+            message = _suggestion(keys, model, table)
+        else:
+            message = _expectation(kind, detail.get("ctx", {}), detail["msg"])
+        if keys not in found:
+            found[keys] = f"{source.place(keys)}: " + _finding(keys, kind, detail["input"])
+        if message not in expected.setdefault(keys, []):
+            expected[keys].append(message)
+    return [found[keys] + " or ".join(expected[keys]) for keys in found]
+
+
+def _finding(keys: Keys, kind: str, value: Any) -> str:
+    name = ".".join(str(key) for key in keys)
+    if kind == "extra_forbidden":
+        section = ".".join(str(key) for key in keys[:-1])
+        return f'"{name}" is no key of ' + (f"[{section}]; " if section else "the configuration; ")
+    if kind == "missing":
+        return f'"{name}" is missing; '
+    if kind in ("value_error", "assertion_error"):
+        return f"{name}: " if name else ""
+    return f"{name} = {_shown(value)}; expected "
+
+
+def _expectation(kind: str, context: dict[str, Any], message: str) -> str:
+    bounds = {"gt": "more than {}", "ge": "at least {}", "lt": "less than {}", "le": "at most {}"}
+    for bound, words in bounds.items():
+        if bound in context:
+            return words.format(context[bound])
+    if kind == "literal_error":
+        return str(context["expected"]).replace("'", '"')
+    if kind in ("too_short", "too_long"):
+        limit = f"at least {context['min_length']}" if kind == "too_short" else f"at most {context['max_length']}"
+        return f"{limit} elements, found {context['actual_length']}"
+    if kind == "missing":
+        return "add it"
+    if kind in ("value_error", "assertion_error"):
+        return str(context["error"])
+    return EXPECTED.get(kind.partition("_")[0]) or message[:1].lower() + message[1:]
+
+
+def _suggestion(keys: Keys, model: type[BaseModel], table: dict[str, Any]) -> str:
+    """The valid key nearest to an unknown one: of the same section first, then of any section."""
+    unknown = str(keys[-1])
+    section = _section(keys[:-1], model, table)
+    names = [name for kind in _kinds(section, _at(table, keys[:-1])) for name in kind.model_fields] if section else []
+    close = difflib.get_close_matches(unknown, names, n=1)
+    if close:
+        return f'did you mean "{".".join(str(key) for key in (*keys[:-1], close[0]))}"?'
+    everywhere = {dotted.rpartition(".")[2]: dotted for dotted in reversed(list(_dotted(model, table)))}
+    close = difflib.get_close_matches(unknown, list(everywhere), n=1, cutoff=0.8)
+    if close:
+        return f'did you mean "{everywhere[close[0]]}"?'
+    return f"its keys are {', '.join(dict.fromkeys(names))}"
+
+
+def _dotted(model: type[BaseModel], table: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted name of every key of `model`, those of the kinds of sub-table it may have included."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        inside = table.get(name) if isinstance(table, dict) else None
+        for inner in _models(field.annotation):
+            for kind in _kinds(inner, inside):
+                yield from _dotted(kind, inside, f"{prefix}{name}.")
+
+
+def _section(keys: Keys, model: type[BaseModel], table: Any) -> type[BaseModel] | None:
+    """Class of the table at `keys`."""
+    for key in keys:
+        table = table[key]
+        if isinstance(key, int):
+            continue
+        inner = _models(model.model_fields[key].annotation) if key in model.model_fields else []
+        if not inner:
+            return None
+        model = _of_kind(inner[0], table)
+    return model
+
+
+def _of_kind(model: type[BaseModel], table: Any) -> type[BaseModel]:
+    """The subclass of `model` whose default `kind` is the table's, if there is one."""
+    return _kinds(model, table)[0] if isinstance(table, dict) and "kind" in table else model
+
+
+def _kinds(model: type[BaseModel], table: Any) -> list[type[BaseModel]]:
+    """`model`, or those of its subclasses that a table with this `kind` (any, where it names none) may be."""
+    wanted = table.get("kind") if isinstance(table, dict) else None
+    kinds = [kind for kind in _subclasses(model) if "kind" in kind.model_fields]
+    return [kind for kind in kinds if wanted in (None, kind.model_fields["kind"].default)] or [model]
+
+
+def _subclasses(model: type[BaseModel]) -> list[type[BaseModel]]:
+    return [found for kind in model.__subclasses__() for found in (kind, *_subclasses(kind))]
+
+
+def _at(table: Any, keys: Keys) -> Any:
+    for key in keys:
+        table = table[key]
+    return table
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """Settings classes inside an annotation such as `tuple[FeatureSpec, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in typing.get_args(annotation) for model in _models(part)]
+
+
+def _present(location: Keys, table: Any, kind: str) -> Keys:
+    """The location without the names of types that pydantic adds for unions: only keys that the table has."""
+    keys: list[str | int] = []
+    node = table
+    for part in location:
+        inside = part in node if isinstance(node, dict) else isinstance(node, list) and isinstance(part, int)
+        if inside:
+            node = node[part]
+            keys.append(part)
+        elif kind == "missing" and part == location[-1]:
+            keys.append(part)
+    return tuple(keys)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ ... }" if value else "{}"
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _line(text: str, keys: tuple[str, ...]) -> int | None:
+    """Line of the TOML text where `keys`, or else the nearest table above them, is written."""
+    best, best_line = 0, None
+    prefix: tuple[str, ...] = ()
+    counts: dict[tuple[str, ...], int] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = re.match(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]", line)
+        assigned = re.match(r"\s*([\w\-.\"' ]+?)\s*=", line)
+        if header:
+            prefix = _unquoted(header[2])
+            if header[1] == "[[":
+                counts[prefix] = counts.get(prefix, -1) + 1
+                prefix = (*prefix, str(counts[prefix]))
+            path = prefix
+        elif assigned:
+            path = prefix + _unquoted(assigned[1])
+        else:
+            continue
+        if len(path) > best and keys[: len(path)] == path:
+            best, best_line = len(path), number
+    return best_line
+
+
+def _unquoted(dotted: str) -> tuple[str, ...]:
+    return tuple(part.strip().strip("\"'") for part in dotted.split("."))

@@ -1,0 +1,158 @@
+"""Any `Settings` class from a TOML file with `--set` overrides, and back to TOML.
+
+Validation is strict: a number in quotes is no number. What is wrong is said in one sentence per mistake, with the
+file, the line, the key, what was found and what was expected (`settings_errors`).
+"""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from ..errors import ConfigError
+from ..settings import Settings
+from .settings_errors import Source, explain
+
+S = TypeVar("S", bound=Settings)
+Table = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Override:
+    """One `--set KEY=VALUE`.
+
+    Attributes:
+        keys: dotted key, split; a whole number picks an element of a list.
+        value: parsed as TOML, a bare word as a string.
+        text: as it was typed.
+    """
+
+    keys: tuple[str, ...]
+    value: Any
+    text: str
+
+
+def parse_override(text: str) -> Override:
+    """`a.b.c=VALUE` as an override.
+
+    Raises:
+        ConfigError: it has no `=` or no key.
+    """
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f'--set {text}: expected KEY=VALUE with a dotted key, e.g. --set "retrieval.epochs=3"')
+    try:
+        parsed = tomllib.loads(f"value = {value}")
+    except tomllib.TOMLDecodeError:
+        parsed = {"value": value}
+    return Override(tuple(key.split(".")), parsed["value"] if len(parsed) == 1 else value, text)
+
+
+def apply_override(table: Table, override: Override) -> None:
+    """Set the override's key in `table`, making the tables on the way.
+
+    Raises:
+        ConfigError: the key leads through something that is no table, or past the end of a list.
+    """
+    node: Any = table
+    for depth, key in enumerate(override.keys):
+        last = depth == len(override.keys) - 1
+        if isinstance(node, list) and key.isdigit() and int(key) < len(node):
+            position: Any = int(key)
+        elif isinstance(node, dict):
+            position = key
+        else:
+            above = ".".join(override.keys[:depth])
+            found = f"a list of {len(node)}; use a position from 0" if isinstance(node, list) else "no table"
+            raise ConfigError(f'--set {override.text}: there is no "{key}" in {above}, which is {found}')
+        if last:
+            node[position] = override.value
+        else:
+            node = node.setdefault(position, {}) if isinstance(node, dict) else node[position]
+
+
+def read_toml(file: Path) -> tuple[Table, str]:
+    """The table in a TOML file, and its text.
+
+    Raises:
+        ConfigError: there is no such file, or it is not TOML.
+    """
+    try:
+        text = file.read_bytes().decode("utf-8")
+        return tomllib.loads(text), text
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no configuration file {file}{_similar(file)}") from error
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}; name a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}; mend that line") from error
+
+
+def load_settings(model: type[S], file: Path, overrides: Sequence[str] = (), defaults: Table | None = None) -> S:
+    """Read, override and validate.
+
+    Args:
+        model: the class of the whole file.
+        file: TOML.
+        overrides: `a.b.c=VALUE` each, applied in order.
+        defaults: top-level values for keys the file leaves out.
+
+    Raises:
+        ConfigError: one sentence for each mistake, one a line.
+    """
+    table, text = read_toml(file)
+    table = {**(defaults or {}), **table}
+    parsed = [parse_override(override) for override in overrides]
+    for override in parsed:
+        apply_override(table, override)
+    source = Source(str(file), text, tuple((override.keys, override.text) for override in parsed))
+    try:
+        return model.model_validate_json(json.dumps(table, default=_date), strict=True)
+    except ValidationError as error:
+        raise ConfigError("\n".join(explain(error, model, table, source))) from error
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
+
+
+def dump_table(settings: Settings) -> Table:
+    """Every key of `settings`, defaults included, as plain TOML values; unset (None) keys are left out."""
+    plain = _plain(settings.model_dump(serialize_as_any=True))
+    assert isinstance(plain, dict)
+    return plain
+
+
+def dump_toml(settings: Settings) -> str:
+    """Every key of `settings`, defaults included, as TOML text."""
+    import tomli_w
+
+    return tomli_w.dumps(dump_table(settings))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _date(value: object) -> str:
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} is no TOML value")
+
+
+def _similar(file: Path) -> str:
+    there = [path.name for path in file.parent.glob("*.toml")] if file.parent.is_dir() else []
+    close = difflib.get_close_matches(file.name, there, n=1)
+    if close:
+        return f"; did you mean {file.parent / close[0]}?"
+    return f"; there {'is' if len(there) == 1 else 'are'} {', '.join(sorted(there))}" if there else ""

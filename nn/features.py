@@ -1,0 +1,147 @@
+"""Batch -> embedded fields: categorical rows, bags, histories and numbers of both sides, ready for gates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..data.batch import Batch, Block, Layout, SideLayout
+from ..settings import Settings
+from .embedding import EmbeddingTable, masked_mean
+from .numeric import MissingValue
+from .sequence import SequenceConfig, build_sequence_encoder
+from .split import SplitInput
+
+
+class FeatureConfig(Settings):
+    """How features become numbers."""
+
+    embedding_dim: int = Field(default=8, ge=1)
+    """Width K of every embedding."""
+    init_std: float = Field(default=0.05, gt=0)
+    """Standard deviation of the embeddings before training."""
+    history: SequenceConfig = SequenceConfig(encoder="mean")
+    """How a sequence feature is summed up."""
+
+
+@dataclass(frozen=True)
+class SideFields:
+    """One side, embedded.
+
+    Attributes:
+        fields: float [R, F, K] one embedding per categorical, multi-valued and mean-pooled sequence feature.
+        dense: float [R, n] numbers, vectors and encoded histories, which are not gated.
+    """
+
+    fields: Tensor
+    dense: Tensor
+
+    def flat(self) -> Tensor:
+        """Field-major concatenation, then the dense part: [R, F*K + n]."""
+        return _joined([self.fields.flatten(1), self.dense])
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Concatenation along columns that copies nothing when only one part has any."""
+    filled = [part for part in parts if part.shape[1] > 0]
+    return torch.cat(filled, dim=1) if len(filled) > 1 else (filled or parts)[0]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Both sides, embedded; `owner` as in `Batch`."""
+
+    query: SideFields
+    item: SideFields
+    owner: Tensor | None
+
+    def split(self) -> SplitInput:
+        """The flat view in two parts."""
+        return SplitInput(self.query.flat(), self.item.flat(), self.owner)
+
+
+class SideEncoder(nn.Module):
+    """Embeds the columns of one side through a shared table.
+
+    Args:
+        layout: columns of the side.
+        table: the stacked table, shared between the sides; held by reference, not registered here.
+        config: see `FeatureConfig`.
+    """
+
+    def __init__(self, layout: SideLayout, table: EmbeddingTable, config: FeatureConfig) -> None:
+        super().__init__()
+        self.layout = layout
+        self._table = (table,)  # a tuple hides it from the module tree: its parameters belong to the FeatureEncoder
+        self.register_buffer("offsets", table.offsets_of(layout.categorical), persistent=False)
+        self.bag_offsets = [table.offsets[name] for name in layout.bags]
+        self.missing = MissingValue(len(layout.numeric))
+        self.encoders = nn.ModuleDict()
+        self.mean_pooled = config.history.encoder == "mean"
+        for position, sequence in enumerate(layout.sequences):
+            offsets = table.offsets_of([*sequence.of, *sequence.properties])
+            self.register_buffer(f"sequence_offsets_{position}", offsets, persistent=False)
+            if not self.mean_pooled:
+                self.encoders[sequence.name] = build_sequence_encoder(
+                    config.history, len(sequence.of) * table.dim, len(sequence.properties) * table.dim
+                )
+        pooled = sum(len(sequence.of) for sequence in layout.sequences) if self.mean_pooled else 0
+        self.num_fields = len(layout.categorical) + len(layout.bags) + pooled
+        encoded = 0 if self.mean_pooled else len(layout.sequences) * config.history.hidden
+        self.num_dense = len(layout.numeric) + sum(width for _, width in layout.vectors) + encoded
+
+    def forward(self, block: Block) -> SideFields:
+        """Block of R rows -> fields [R, F, K] and dense [R, n]."""
+        (table,) = self._table
+        fields = [table.weight.new_empty(block.rows, 0, table.dim)]
+        if self.layout.categorical:  # an empty lookup would cost a copy of the other side's gradient
+            fields.append(table(block.categorical + self.offsets))
+        for rows, offset in zip(block.bags, self.bag_offsets, strict=True):
+            present = rows > 0
+            fields.append(masked_mean(table(rows + offset), present).unsqueeze(1))
+        dense = [self.missing(block.numeric), *block.vectors]
+        for position, (sequence, rows) in enumerate(zip(self.layout.sequences, block.sequences, strict=True)):
+            offsets: Tensor = getattr(self, f"sequence_offsets_{position}")
+            present = rows[:, :, 0] > 0  # [R, L]
+            described = len(sequence.of)
+            if self.mean_pooled:
+                events = table(rows[:, :, :described] + offsets[:described])  # [R, L, of, K]
+                pooled = masked_mean(events.flatten(2), present)
+                fields.append(pooled.view(rows.shape[0], described, table.dim))
+            else:
+                vectors = table(rows + offsets)  # [R, L, of + properties, K]
+                events, properties = vectors[:, :, :described].flatten(2), vectors[:, :, described:].flatten(2)
+                dense.append(self.encoders[sequence.name].last(events, properties, present.sum(1)))
+        return SideFields(_joined(fields), _joined(dense))
+
+
+class FeatureEncoder(nn.Module):
+    """Embeds both sides of a batch with one stacked table.
+
+    Args:
+        layout: columns and vocabulary sizes.
+        config: see `FeatureConfig`.
+    """
+
+    def __init__(self, layout: Layout, config: FeatureConfig) -> None:
+        super().__init__()
+        self.table = EmbeddingTable(layout.sizes, config.embedding_dim, config.init_std)
+        self.query = SideEncoder(layout.query, self.table, config)
+        self.item = SideEncoder(layout.item, self.table, config)
+
+    @property
+    def num_fields(self) -> int:
+        """Embedded fields F of both sides."""
+        return self.query.num_fields + self.item.num_fields
+
+    @property
+    def width(self) -> int:
+        """Width D of the flat view."""
+        return self.num_fields * self.table.dim + self.query.num_dense + self.item.num_dense
+
+    def forward(self, batch: Batch) -> Encoded:
+        """Batch -> both sides embedded."""
+        return Encoded(self.query(batch.query), self.item(batch.item), batch.owner)

@@ -1,0 +1,104 @@
+"""From a batch to the model input: embedding, optional field gates, optional joint gate, optional cross layers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from torch import nn
+
+from ..data.batch import Batch, Layout
+from ..settings import Settings
+from .activation import Activation
+from .cross import CrossNetwork
+from .features import Encoded, FeatureConfig, FeatureEncoder
+from .gates import FieldGate, JointGate
+from .split import SplitInput
+
+
+class FieldGateConfig(Settings):
+    """GateNet's gate on each field's embedding."""
+
+    kind: Literal["none", "vector", "bit"] = "none"
+    """`vector`: one number per field; `bit`: one per coordinate; `none`: no gate."""
+    sharing: Literal["private", "shared"] = "private"
+    """Whether every field has its own gate weights or all fields share them."""
+    activation: Activation = "sigmoid"
+    """Of the gate's output."""
+
+
+class JointGateConfig(Settings):
+    """GemNN's gate on the concatenated embeddings: each coordinate's gate sees every field."""
+
+    enabled: bool = False
+    """Put the gate between the embeddings and the network."""
+    activation: Activation = "sigmoid"
+    """Of the gate's output; the paper's choice could not be verified."""
+    bias: bool = True
+    """Whether the gate has a bias; the paper's choice could not be verified."""
+    rank: int = Field(default=0, ge=0)
+    """Factorise the D x D weight to this rank; 0 keeps it full."""
+    scale: float = Field(default=1.0, gt=0)
+    """Multiplies the gate: 2 with a sigmoid starts near 1 (as in PPNet's gate unit)."""
+
+
+class InputConfig(FeatureConfig):
+    """Everything between the columns of a batch and the first layer of a ranker."""
+
+    field_gate: FieldGateConfig = FieldGateConfig()
+    """GateNet's embedding gate."""
+    joint_gate: JointGateConfig = JointGateConfig()
+    """GemNN's gate."""
+    cross_layers: int = Field(default=0, ge=0)
+    """DCN-V2 cross layers after the gates: 2 or 3 for tabular data, none for logs rich in counts."""
+    cross_rank: int = Field(default=32, ge=1)
+    """Rank of each cross layer's weight."""
+
+
+class InputLayer(nn.Module):
+    """Batch -> `SplitInput` of width D.
+
+    Gates and cross layers that mix both sides end the split: what follows them is computed per candidate.
+
+    Args:
+        config: see `InputConfig`.
+        layout: columns and vocabulary sizes.
+    """
+
+    def __init__(self, config: InputConfig, layout: Layout) -> None:
+        super().__init__()
+        self.encoder = FeatureEncoder(layout, config)
+        self.width = self.encoder.width
+        gate = config.field_gate
+        self.field_gate: FieldGate | None = None
+        if gate.kind != "none":
+            self.field_gate = FieldGate(
+                (self.encoder.query.num_fields, self.encoder.item.num_fields),
+                self.encoder.table.dim,
+                bitwise=gate.kind == "bit",
+                shared=gate.sharing == "shared",
+                activation=gate.activation,
+            )
+        joint = config.joint_gate
+        self.joint_gate: JointGate | None = None
+        if joint.enabled:
+            self.joint_gate = JointGate(
+                self.width, activation=joint.activation, bias=joint.bias, rank=joint.rank, scale=joint.scale
+            )
+        self.cross: CrossNetwork | None = None
+        if config.cross_layers:
+            self.cross = CrossNetwork(self.width, config.cross_layers, config.cross_rank)
+
+    def encode(self, batch: Batch) -> Encoded:
+        """Batch -> embedded fields after the field gate."""
+        encoded = self.encoder(batch)
+        return encoded if self.field_gate is None else self.field_gate(encoded)
+
+    def forward(self, batch: Batch) -> SplitInput:
+        """Batch of R rows -> input [R, D] in two parts."""
+        x = self.encode(batch).split()
+        if self.joint_gate is not None:
+            x = self.joint_gate(x)
+        if self.cross is not None:
+            x = self.cross(x)
+        return x

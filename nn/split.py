@@ -1,0 +1,77 @@
+"""A model input in two parts, `x = [query | item]`, so that the query part is computed once per request.
+
+Every first dense layer of a ranker reads a `SplitInput`. When one query meets many candidates its weight is split,
+`W x = W_q q + W_i i`, and `W_q q` is computed once; when every row has its own query the two parts are concatenated
+and multiplied at once. Both are the same function, up to the rounding of float addition.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class SplitInput:
+    """Flat input of `R` rows and width `D = Dq + Di`.
+
+    Attributes:
+        query: float [Q, Dq].
+        item: float [R, Di].
+        owner: int64 [R] query row of each row, or None when Q = R.
+    """
+
+    query: Tensor
+    item: Tensor
+    owner: Tensor | None = None
+
+    @property
+    def width(self) -> int:
+        """D = Dq + Di."""
+        return int(self.query.shape[1] + self.item.shape[1])
+
+    @property
+    def rows(self) -> int:
+        """R."""
+        return int(self.item.shape[0])
+
+    def spread(self, per_query: Tensor) -> Tensor:
+        """Values per query [Q, ...] repeated for every row -> [R, ...] (a broadcast view [1, ...] when Q = 1)."""
+        if self.owner is None or per_query.shape[0] == 1:
+            return per_query
+        return per_query.index_select(0, self.owner)
+
+    def flat(self) -> Tensor:
+        """The concatenation, [R, D]; made once however many layers ask for it."""
+        return self._flat
+
+    @cached_property
+    def _flat(self) -> Tensor:
+        if self.query.shape[1] == 0:
+            return self.item
+        query = self.spread(self.query)
+        if query.shape[0] != self.rows:
+            query = query.expand(self.rows, -1)
+        return query if self.item.shape[1] == 0 else torch.cat([query, self.item], dim=1)
+
+    def linear(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """`x W^T + b` -> [R, H].
+
+        Args:
+            weight: [H, D].
+            bias: [H] or None.
+        """
+        if self.owner is None:
+            return F.linear(self.flat(), weight, bias)
+        width = self.query.shape[1]
+        once = F.linear(self.query, weight[:, :width], bias)
+        return F.linear(self.item, weight[:, width:]) + self.spread(once)
+
+    @staticmethod
+    def of(flat: Tensor) -> SplitInput:
+        """A flat tensor [R, D] as an input without a query part."""
+        return SplitInput(flat.new_empty(flat.shape[0], 0), flat)

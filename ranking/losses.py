@@ -1,0 +1,193 @@
+"""Losses of the rankers: masked per task, with sample weights; the symmetric KL bound; inverse-propensity and doubly
+robust conversion losses; the listwise softmax.
+
+All take logits. Labels outside a task's sample space may be anything, NaN included, and never reach a gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..data.batch import Batch
+from ..data.schema import TaskSpec
+from ..errors import DataError
+from ..settings import Settings
+
+
+class LossConfig(Settings):
+    """How the losses of the rows become one number per task."""
+
+    reduction: Literal["weighted_mean", "mean"] = "weighted_mean"
+    """`weighted_mean`: sum(w l) / sum(w), indifferent to the scale of the weights; `mean`: sum(w l) / rows, where
+    larger weights also mean larger steps."""
+    huber: float = Field(default=0.0, ge=0)
+    """Regression: errors above this count linearly (Huber loss); 0 takes the squared error."""
+
+
+def row_losses(prediction: Tensor, label: Tensor, kind: str, huber: float = 0.0) -> Tensor:
+    """Loss of every row.
+
+    Args:
+        prediction: [R] logits (`binary`) or values (`regression`).
+        label: [R].
+        kind: `binary` (cross-entropy) or `regression` (squared error, or Huber).
+        huber: threshold of the Huber loss; 0 for the squared error.
+
+    Returns:
+        [R].
+    """
+    if kind == "binary":
+        return F.binary_cross_entropy_with_logits(prediction, label, reduction="none")
+    if huber > 0:
+        return F.huber_loss(prediction, label, reduction="none", delta=huber)
+    return F.mse_loss(prediction, label, reduction="none")
+
+
+def masked_mean(losses: Tensor, mask: Tensor, weight: Tensor | None, reduction: str = "weighted_mean") -> Tensor:
+    """Mean over the rows of the sample space; exactly 0, with zero gradient, where there are none or all weigh 0.
+
+    Args:
+        losses: [R] finite.
+        mask: bool [R].
+        weight: [R] or None for ones.
+        reduction: see `LossConfig`.
+
+    Returns:
+        Scalar.
+    """
+    counted = mask.to(losses.dtype)
+    weights = counted if weight is None else counted * weight
+    total = weights.sum() if reduction == "weighted_mean" else counted.sum()
+    # dividing the weights and not the sum: 0 / 1 rather than 0 / 0 in an empty sample space
+    return torch.dot(losses, weights / torch.where(total > 0, total, torch.ones_like(total)))
+
+
+def task_loss(
+    prediction: Tensor, label: Tensor, mask: Tensor, weight: Tensor | None, task: TaskSpec, config: LossConfig
+) -> Tensor:
+    """Masked, weighted loss of one task.
+
+    Args:
+        prediction: [R] logits or values.
+        label: [R]; anything where masked.
+        mask: bool [R], the task's sample space.
+        weight: [R] or None.
+        task: gives the kind and whether the target is log(1 + label).
+        config: see `LossConfig`.
+
+    Returns:
+        Scalar.
+    """
+    label = torch.where(mask, label, 0.0)
+    if task.kind == "regression" and task.log1p:
+        label = torch.log1p(label)
+    return masked_mean(row_losses(prediction, label, task.kind, config.huber), mask, weight, config.reduction)
+
+
+def sample_spaces(batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Labels [R, T], mask [R, T] and weights [R] or None of a training batch, with absent parts filled in.
+
+    Raises:
+        DataError: a weight is negative.
+    """
+    mask = batch.mask if batch.mask.numel() else torch.ones_like(batch.labels, dtype=torch.bool)
+    if not batch.weight.numel():
+        return batch.labels, mask, None
+    if batch.weight.device.type == "cpu" and float(batch.weight.min()) < 0:
+        raise DataError(f"a row has weight {float(batch.weight.min())}; weights must be 0 or more")
+    return batch.labels, mask, batch.weight
+
+
+def multi_task_loss(
+    logits: Mapping[str, Tensor], batch: Batch, tasks: Sequence[TaskSpec], config: LossConfig
+) -> dict[str, Tensor]:
+    """One loss per task (PLE, equation 9), not yet weighted against each other: that is `balance`'s work.
+
+    Args:
+        logits: task -> [R].
+        batch: labels in the order of `tasks`.
+        tasks: objectives.
+        config: see `LossConfig`.
+
+    Returns:
+        `loss/<task>` -> scalar.
+    """
+    labels, masks, weight = sample_spaces(batch)
+    return {
+        f"loss/{task.name}": task_loss(logits[task.name], labels[:, column], masks[:, column], weight, task, config)
+        for column, task in enumerate(tasks)
+    }
+
+
+def product_logit(a: Tensor, b: Tensor) -> Tensor:
+    """The logit c with sigmoid(c) = sigmoid(a) sigmoid(b), exact at any size: `-log(e^-a + e^-b + e^(-a-b))`."""
+    return -torch.logsumexp(torch.stack([-a, -b, -a - b]), dim=0)
+
+
+def symmetric_kl(p_logit: Tensor, q_logit: Tensor) -> Tensor:
+    """KL(p||q) + KL(q||p) of two Bernoulli variables: `(p - q)(logit p - logit q)`, [R]; finite for finite logits."""
+    return (torch.sigmoid(p_logit) - torch.sigmoid(q_logit)) * (p_logit - q_logit)
+
+
+def inverse_propensity(error: Tensor, observed: Tensor, propensity: Tensor) -> Tensor:
+    """Each row's unbiased estimate of a conversion loss that is known on clicked rows only (ESCM2-IPS, 2204.05125).
+
+    Args:
+        error: [R] conversion loss of each row; anything finite where it was not observed.
+        observed: [R] 1 where clicked.
+        propensity: [R] probability of the click, away from 0; its gradient is stopped.
+
+    Returns:
+        `o e / p`, [R].
+    """
+    return observed * error / propensity.detach()
+
+
+def doubly_robust(error: Tensor, imputed: Tensor, observed: Tensor, propensity: Tensor) -> tuple[Tensor, Tensor]:
+    """The estimate corrected by an imputed error (ESCM2-DR): unbiased if propensity or imputation is right.
+
+    Args:
+        error: [R] as in `inverse_propensity`.
+        imputed: [R] the imputation tower's guess of the error.
+        observed: [R] 1 where clicked.
+        propensity: [R] as in `inverse_propensity`.
+
+    Returns:
+        The estimate `d + o (e - d) / p` and the imputation's own loss `o (e - d)^2 / p`, each [R]. The latter teaches
+        the imputation only: the error enters it without gradient.
+    """
+    estimate = imputed + inverse_propensity(error - imputed, observed, propensity)
+    return estimate, inverse_propensity((error.detach() - imputed).square(), observed, propensity)
+
+
+def listwise_loss(scores: Tensor, owner: Tensor, target_row: Tensor) -> Tensor:
+    """Softmax cross-entropy of each query's positive among its own candidates.
+
+    Args:
+        scores: [R] one per candidate row.
+        owner: int64 [R] query of each row.
+        target_row: int64 [Q] row of the query's positive, -1 where it is not among the candidates.
+
+    Returns:
+        Mean over the queries that have their positive; 0 if none has.
+    """
+    queries = target_row.shape[0]
+    highest = scores.detach().new_full((queries,), -torch.inf)
+    highest = highest.scatter_reduce(0, owner, scores.detach(), "amax")
+    present = target_row >= 0
+    shifted = torch.exp(scores - highest.index_select(0, owner))
+    mass = scores.new_zeros(queries).index_add(0, owner, shifted)
+    log_mass = torch.log(torch.where(present, mass, 1.0)) + torch.where(present, highest, 0.0)
+    losses = torch.where(present, log_mass - scores.index_select(0, target_row.clamp(min=0)), 0.0)
+    return losses.sum() / present.sum().clamp(min=1)
+
+
+def unweighted_probability(probability: Tensor, weight: float) -> Tensor:
+    """Undo training with positives weighted `weight`: `p = p' / (p' + w (1 - p'))`, [R]."""
+    return probability / (probability + weight * (1.0 - probability))

@@ -1,0 +1,84 @@
+"""DUPN as a ranker: one universal user vector for all tasks, computed once per request (KDD 2018, arXiv 1805.10727).
+
+The history passes DUPN's property-gated LSTM and attention (`nn.sequence`) and gives a representation; the other user
+and context features pass an MLP and give a profile; the user vector is the two side by side. Every task is a small
+MLP on user vector and item features. The candidate enters neither LSTM nor attention, which is what lets 10,000 items
+share one pass over the history. `frozen` trains the task networks alone: transfer of the representation to a new
+task.
+
+Shapes: history [Q, L] and profile features -> user vector [Q, hidden + profile_hidden[-1]]; with items [R, Di] one
+logit [R] per task. Sibling: any ranker takes the same encoder by `input.history.encoder = "dupn"`; this one keeps its
+user vector apart from everything about the item. Abstract read, equations reconstructed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ...data.batch import Batch, Layout
+from ...data.schema import TaskSpec
+from ...errors import ConfigError
+from ...nn.inputs import InputConfig
+from ...nn.mlp import MLP
+from ...nn.sequence import SequenceConfig
+from ...nn.split import SplitInput
+from ..ranker import Ranker, RankerConfig
+
+
+class DUPNConfig(RankerConfig):
+    """Keys of `kind = "dupn"`."""
+
+    kind: str = "dupn"
+    """Which ranker."""
+    input: InputConfig = InputConfig(history=SequenceConfig(encoder="dupn"))
+    """Embeddings and gates; `history` must be an encoder with states of its own (dupn, lstm, transformer)."""
+    profile_hidden: tuple[int, ...] = Field(default=(128,), min_length=1)
+    """Widths of the network on the user's other features."""
+    tower_hidden: tuple[int, ...] = (64, 32)
+    """Widths of every task's network."""
+    frozen: bool = False
+    """Leave embeddings, encoder and profile network as they are and train the tasks' networks alone."""
+
+
+class DUPN(Ranker, kind="dupn"):
+    """User vector from history and profile, a network per task on user vector and item."""
+
+    paper = "Ni et al. KDD 2018, arXiv 1805.10727"
+    summary = "one user vector from property-gated LSTM and attention, shared by all tasks"
+    Config = DUPNConfig
+
+    def __init__(self, config: DUPNConfig, layout: Layout, tasks: Sequence[TaskSpec]) -> None:
+        if not layout.query.sequences:
+            raise ConfigError('dupn needs a user\'s history: declare a feature of kind "sequence"')
+        if config.input.history.encoder == "mean":
+            raise ConfigError('dupn cannot use input.history.encoder = "mean"; take "dupn", "lstm" or "transformer"')
+        if config.input.joint_gate.enabled or config.input.cross_layers:
+            raise ConfigError("dupn keeps user and item apart: switch input.joint_gate and input.cross_layers off")
+        super().__init__(config, layout, tasks)
+        encoder = self.inputs.encoder
+        self.representation = len(layout.query.sequences) * config.input.history.hidden
+        query_width = encoder.query.num_fields * encoder.table.dim + encoder.query.num_dense
+        self.profile = MLP(query_width - self.representation, config.profile_hidden, config.dropout, config.hidden_gate)
+        width = self.representation + self.profile.width + self.inputs.width - query_width
+        self.towers = nn.ModuleDict({task.name: self.tower(task.name, width) for task in tasks})
+        if config.frozen:
+            self.inputs.requires_grad_(False)
+            self.profile.requires_grad_(False)
+
+    def user_vector(self, x: SplitInput) -> Tensor:
+        """Model input with Q queries -> [Q, hidden + profile]: history first, then profile."""
+        profile, history = x.query[:, : -self.representation], x.query[:, -self.representation :]
+        return torch.cat([history, self.profile(profile)], dim=1)
+
+    def user_vectors(self, batch: Batch) -> Tensor:
+        """The universal user vector of each query row of a batch, [Q, hidden + profile]."""
+        return self.user_vector(self.embed(batch))
+
+    def logits(self, x: SplitInput) -> dict[str, Tensor]:
+        """Model input of R rows -> task -> float [R]."""
+        pair = SplitInput(self.user_vector(x), x.item, x.owner)
+        return {name: tower(pair) for name, tower in self.towers.items()}

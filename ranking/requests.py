@@ -1,0 +1,175 @@
+"""The ranker's second kind of rows: whole requests, a list of retrieved candidates of which the user took one.
+
+Logged rows teach what happens to items that were shown. Requests teach which of the retriever's own candidates, most of
+them never shown, the user goes on to take. `select` is that task: its logit is the retriever's log-probability, plus a
+tower of the ranker, plus a small network over the retrievers' opinions; its loss is a softmax over the request.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..data.batch import Batch
+from ..data.dataset import Dataset
+from ..nn.mlp import MLP
+from ..settings import Settings
+from .losses import listwise_loss
+from .ranker import Ranker
+
+SELECT = "select"
+PADDED = -1e9
+"""Logit of a candidate that is none."""
+
+
+class SelectConfig(Settings):
+    """The listwise task over the retriever's candidates."""
+
+    enabled: bool = True
+    """Train on requests; needs users, items and a validation part. Their users are split, see `holdout`."""
+    tower: bool = True
+    """Give the task a tower of the ranker; otherwise only the small network over the retrievers' opinions learns."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the network over the retrievers' opinions and the other tasks' logits."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout in that network."""
+    weight: float = Field(default=1.0, ge=0)
+    """Weight of the task's loss."""
+    requests_per_step: int = Field(default=32, ge=1)
+    """Requests beside each batch of logged rows."""
+    max_requests: int = Field(default=50_000, ge=1)
+    """Requests drawn at most from the validation part."""
+    holdout: float = Field(default=0.15, gt=0, lt=1)
+    """Share of users whose validation rows are never trained on and choose the best epoch."""
+
+
+@dataclass(frozen=True)
+class RequestBatch:
+    """Q requests of C candidates as R = Q * C rows.
+
+    Attributes:
+        batch: the candidates, without labels.
+        features: float [R, F] opinions of the retrievers.
+        prior: float [R] the retriever's log-probability, `PADDED` at pads.
+        target: int64 [Q] row of the item taken, -1 where the retriever missed it.
+    """
+
+    batch: Batch
+    features: Tensor
+    prior: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True)
+class RequestSet:
+    """Requests whose answer is known.
+
+    Attributes:
+        dataset: makes the batches.
+        moment: part at whose start the requests stand.
+        users: int64 [Q] user rows.
+        rows: int64 [Q, C] candidate item rows, -1 pads.
+        features: float32 [Q, C, F].
+        prior: float32 [Q, C].
+        target: int64 [Q] column of the item taken, -1 where the retriever missed it.
+    """
+
+    dataset: Dataset
+    moment: int
+    users: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    features: NDArray[np.float32]
+    prior: NDArray[np.float32]
+    target: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def take(self, chosen: NDArray[np.int64]) -> RequestSet:
+        """Some of the requests."""
+        return RequestSet(
+            self.dataset,
+            self.moment,
+            self.users[chosen],
+            self.rows[chosen],
+            self.features[chosen],
+            self.prior[chosen],
+            self.target[chosen],
+        )
+
+    def batch(self, requests: Tensor) -> RequestBatch:
+        """Requests int64 [Q'] -> their candidates."""
+        chosen = requests.numpy()
+        rows, width = self.rows[chosen], self.rows.shape[1]
+        target = torch.from_numpy(self.target[chosen])
+        offset = torch.arange(len(chosen)) * width
+        return request_batch(
+            self.dataset,
+            self.moment,
+            self.users[chosen],
+            rows,
+            self.features[chosen],
+            self.prior[chosen],
+            torch.where(target >= 0, target + offset, -1),
+        )
+
+
+def request_batch(
+    dataset: Dataset,
+    moment: int,
+    users: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    features: NDArray[np.float32],
+    prior: NDArray[np.float32],
+    target: Tensor | None = None,
+) -> RequestBatch:
+    """Candidates [Q, C] of requests as one batch; pads become item 0 with an impossible prior."""
+    batch = dataset.candidates(users, np.maximum(rows, 0), moment)
+    flat_prior = np.where(rows >= 0, prior, PADDED).astype(np.float32)
+    return RequestBatch(
+        batch,
+        torch.from_numpy(np.ascontiguousarray(features.reshape(-1, features.shape[2]))),
+        torch.from_numpy(flat_prior.reshape(-1)),
+        torch.full((len(users),), -1) if target is None else target,
+    )
+
+
+class RequestRanker(nn.Module):
+    """A ranker that also answers `select` on requests.
+
+    Args:
+        ranker: with a tower for `select` when `config.tower`.
+        num_features: opinions F per candidate.
+        config: see `SelectConfig`.
+    """
+
+    def __init__(self, ranker: Ranker, num_features: int, config: SelectConfig) -> None:
+        super().__init__()
+        self.ranker = ranker
+        self.config = config
+        self.others = [task.name for task in ranker.tasks if task.name != SELECT]
+        self.hidden = MLP(num_features + len(self.others), config.hidden, config.dropout)
+        self.output = nn.Linear(self.hidden.width, 1)
+        # At first the head says nothing: the order is the retriever's until training finds a better one.
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, requests: RequestBatch) -> dict[str, Tensor]:
+        """Requests -> every task's logit and `select`, float [R]."""
+        logits = dict(self.ranker(requests.batch))
+        opinions = [requests.features, *(logits[name].detach().unsqueeze(1) for name in self.others)]
+        select = requests.prior + self.output(self.hidden(torch.cat(opinions, dim=1))).squeeze(1)
+        if self.config.tower:
+            select = select + logits[SELECT]
+        return {**logits, SELECT: select}
+
+    def loss(self, requests: RequestBatch) -> Tensor:
+        """Mean cross-entropy of the item taken among its candidates; requests without it are left out."""
+        owner = requests.batch.owner
+        assert owner is not None
+        return listwise_loss(self(requests)[SELECT], owner, requests.target)

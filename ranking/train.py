@@ -1,0 +1,333 @@
+"""Training the ranker: logged rows for every task, and the retriever's own candidates for the listwise one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, SerializeAsAny, field_validator
+from torch import Tensor, nn
+
+from ..data.batch import Batch, Layout
+from ..data.dataset import Dataset
+from ..data.loader import Loader
+from ..data.schema import TaskSpec
+from ..data.split import Part
+from ..errors import ConfigError
+from ..evaluation.metrics import rank_metrics
+from ..evaluation.ragged import Ragged, offsets
+from ..evaluation.row_metrics import auc, gauc, logloss
+from ..settings import Settings
+from ..training.checkpoint import Checkpointer
+from ..training.history import History
+from ..training.loop import FitOptions, evaluation_mode, fit
+from ..training.optim import OptimConfig, Optimizer
+from ..training.runtime import Runtime
+from .balance import Balance, BalanceConfig, build_balance
+from .calibrate import CalibrationConfig, Calibrator, fit_calibrator
+from .losses import LossConfig
+from .ranker import Ranker, RankerConfig, build_ranker, ranker_class
+from .requests import SELECT, RequestBatch, RequestRanker, RequestSet, SelectConfig
+
+SCORE_ROWS = 8192
+"""Logged rows scored at once."""
+
+
+class RankingConfig(Settings):
+    """The second stage: which ranker, how its tasks are weighed, and how long to train it."""
+
+    model: SerializeAsAny[RankerConfig] = Field(default=None, validate_default=True)  # type: ignore[assignment]
+    """The ranker: `kind` and that kind's own keys; `recsys models` lists the kinds."""
+    loss: LossConfig = LossConfig()
+    """How rows become one number per task."""
+    balance: BalanceConfig = BalanceConfig()
+    """How tasks are weighed against one another."""
+    select: SelectConfig = SelectConfig()
+    """The listwise task over the retriever's candidates."""
+    calibration: CalibrationConfig = CalibrationConfig(kind="platt")
+    """How logits become probabilities; fitted on the validation rows, once per binary task."""
+    batch_size: int = Field(default=1024, ge=1)
+    """Logged rows per step."""
+    optim: OptimConfig = OptimConfig(lr=2e-3, warmup_steps=50, schedule="cosine", final_fraction=0.02)
+    """How weights move."""
+    fit: FitOptions = FitOptions(epochs=2, metric="auto")
+    """How long to train. Metrics on validation: `auc`, `gauc`, `logloss` (means over binary tasks), the same with
+    `/<task>`, and `select_ndcg@10` on held-out requests. `auto`: the last where there are requests, else `auc`."""
+    warm_start: bool = True
+    """Begin with the retriever's embeddings of the features both stages read, when the widths agree."""
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _of_kind(cls, value: Any) -> RankerConfig:
+        if isinstance(value, RankerConfig):
+            return value
+        table = {"kind": "mmoe", **(value or {})}
+        return ranker_class(str(table["kind"])).Config(**table)
+
+
+@dataclass(frozen=True)
+class LoggedRows:
+    """Source of logged batches with a masked column of labels for `select`, which logged rows do not have."""
+
+    dataset: Dataset
+    with_select: bool
+
+    def batch(self, rows: Tensor) -> Batch:
+        """Event rows -> labelled batch."""
+        batch = self.dataset.batch(rows)
+        if not self.with_select:
+            return batch
+        column = torch.zeros(batch.labels.shape[0], 1)
+        labels = torch.cat([batch.labels, column], dim=1)
+        return replace(batch, labels=labels, mask=torch.cat([batch.mask, column > 0], dim=1))
+
+
+class RankingStep:
+    """One batch of logged rows, and with it one batch of requests -> loss terms and gradients."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        ranker: Ranker,
+        balance: Balance | None,
+        config: RankingConfig,
+        requests: RequestSet | None,
+        optimizer: Optimizer,
+        seed: int,
+    ) -> None:
+        self.model, self.ranker, self.balance = model, ranker, balance
+        self.config, self.requests, self.optimizer, self.seed = config, requests, optimizer, seed
+
+    def __call__(self, batch: Batch | RequestBatch) -> dict[str, Tensor]:
+        """Batch -> loss terms by name; the total is filled in by `backward`."""
+        terms: dict[str, Tensor] = {}
+        if isinstance(batch, RequestBatch):
+            terms[f"aux/{SELECT}"] = self.config.select.weight * self.model.loss(batch)
+        else:
+            losses = self.ranker.losses(batch, self.config.loss)
+            terms = {name: loss for name, loss in losses.items() if name != f"loss/{SELECT}"}
+            if self.requests is not None:
+                # The draw depends on the step's number alone, so a resumed training draws the same requests.
+                rng = np.random.default_rng([self.seed, self.optimizer.steps])
+                chosen = rng.integers(
+                    len(self.requests), size=min(self.config.select.requests_per_step, len(self.requests))
+                )
+                asked = self.requests.batch(torch.from_numpy(np.sort(chosen)))
+                terms[f"aux/{SELECT}"] = self.config.select.weight * self.model.loss(asked)
+        weights = self.balance.weights() if self.balance is not None else {}
+        with torch.no_grad():
+            terms["loss"] = sum(
+                (weights.get(name.removeprefix("loss/"), 1.0) * loss.detach() for name, loss in terms.items()),
+                torch.zeros(()),
+            )
+        return terms
+
+    def backward(self, terms: dict[str, Tensor]) -> None:
+        """Leave gradients on the parameters, by the configured balance."""
+        losses = {name: loss for name, loss in terms.items() if name != "loss"}
+        if self.balance is None:
+            torch.autograd.backward(list(losses.values()))
+        else:
+            self.balance.backward(losses, self.ranker)
+
+
+@dataclass(frozen=True)
+class TrainedRanker:
+    """The second stage, trained.
+
+    Attributes:
+        model: the ranker, wrapped as a `RequestRanker` where it learned `select`.
+        ranker: the ranker itself.
+        calibrators: per binary task.
+        history: of the training.
+    """
+
+    model: nn.Module
+    ranker: Ranker
+    calibrators: Mapping[str, Calibrator]
+    history: History
+
+
+def build_model(
+    config: RankingConfig, layout: Layout, tasks: tuple[TaskSpec, ...], num_features: int, seed: int
+) -> tuple[nn.Module, Ranker]:
+    """The ranker, and around it the head for requests when there are retrievers' opinions to read.
+
+    Args:
+        config: the `[ranking]` section.
+        layout: columns and vocabulary sizes.
+        tasks: objectives on logged rows.
+        num_features: opinions per candidate; 0 for a ranker without `select`.
+        seed: of the weights.
+    """
+    selects = num_features > 0
+    if not tasks and not selects:
+        raise ConfigError("there is nothing to rank by: declare a task, or enable ranking.select")
+    extra = (TaskSpec(name=SELECT),) if selects and (config.select.tower or not tasks) else ()
+    ranker = build_ranker(config.model, layout, (*tasks, *extra), seed)
+    if not selects:
+        return ranker, ranker
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 1)
+        select = config.select if tasks else config.select.model_copy(update={"tower": True})
+        return RequestRanker(ranker, num_features, select), ranker
+
+
+def train_ranker(
+    dataset: Dataset,
+    config: RankingConfig,
+    runtime: Runtime,
+    seed: int,
+    requests: RequestSet | None = None,
+    checkpoints: Path | None = None,
+    resume: bool = False,
+    prepare: Callable[[Ranker], object] | None = None,
+) -> TrainedRanker:
+    """Train on the training part; the best epoch on validation is kept, and calibrators are fitted there.
+
+    Args:
+        dataset: encoded data.
+        config: the `[ranking]` section.
+        runtime: arithmetic.
+        seed: of weights, order and draws.
+        requests: of the validation part, for `select`; None without a retriever.
+        checkpoints: folder for checkpoints, None for none.
+        resume: continue from the newest checkpoint.
+        prepare: called with the fresh ranker before training, to warm-start it.
+    """
+    tasks = dataset.config.tasks
+    features = requests.features.shape[2] if requests is not None else 0
+    model, ranker = build_model(config, dataset.layout, tasks, features, seed)
+    train_rows = dataset.rows(Part.TRAIN)
+    if tasks:
+        labels, mask = dataset.events.labels, dataset.events.mask
+        chosen = train_rows.numpy()
+        seen = np.maximum(mask[chosen].sum(0), 1)
+        ranker.set_base_rates(
+            {t.name: float(labels[chosen, i].sum() / seen[i]) for i, t in enumerate(tasks) if t.kind == "binary"}
+        )
+    if prepare is not None:
+        prepare(ranker)
+    valid_rows = dataset.rows(Part.VALID)
+    held: RequestSet | None = None
+    fitted = requests
+    if requests is not None:
+        out = held_out(dataset.num_users, config.select.holdout, seed)
+        held = requests.take(np.flatnonzero(out[requests.users]))
+        fitted = requests.take(np.flatnonzero(~out[requests.users]))
+        if dataset.config.user:
+            valid_rows = valid_rows[torch.from_numpy(out[dataset.events.users[valid_rows.numpy()]])]
+    balance = build_balance(config.balance, tasks) if tasks else None
+    parts = nn.ModuleDict({"model": model} if balance is None else {"model": model, "balance": balance})
+    loader: Loader[Any]
+    if tasks:
+        loader = Loader(
+            LoggedRows(dataset, SELECT in [t.name for t in ranker.tasks]), train_rows, config.batch_size, seed
+        )
+    else:
+        assert fitted is not None
+        loader = Loader(fitted, torch.arange(len(fitted)), config.select.requests_per_step, seed)
+    optimizer = Optimizer(parts, config.optim, config.fit.epochs * len(loader))
+    step = RankingStep(model, ranker, balance, config, fitted if tasks else None, optimizer, seed)
+
+    def evaluate() -> dict[str, float]:
+        if balance is not None:
+            balance.begin_epoch(loader.epoch)
+        metrics = row_metrics(ranker, dataset, valid_rows) if tasks and len(valid_rows) else {}
+        if held is not None and len(held):
+            metrics["select_ndcg@10"] = select_ndcg(model, held)
+        return metrics
+
+    metric = config.fit.metric
+    if metric == "auto":
+        metric = "select_ndcg@10" if held is not None and len(held) else "auc" if len(valid_rows) else ""
+    options = config.fit.model_copy(update={"metric": metric})
+    history = fit(
+        step,
+        loader,
+        optimizer,
+        options,
+        evaluate=evaluate,
+        backward=step.backward,
+        checkpointer=Checkpointer(checkpoints, every_steps=500, resume=resume) if checkpoints else None,
+        runtime=runtime,
+        description="training the ranker",
+    )
+    return TrainedRanker(model, ranker, fit_calibrators(ranker, dataset, valid_rows, config.calibration), history)
+
+
+def held_out(num_users: int, share: float, seed: int) -> NDArray[np.bool_]:
+    """Which users' validation rows choose epochs and calibrators instead of training `select`: bool [U]."""
+    return np.random.default_rng([seed, 15]).random(num_users) < share
+
+
+def score_rows(ranker: Ranker, dataset: Dataset, rows: Tensor) -> dict[str, NDArray[np.float32]]:
+    """Logit (or value) of every task on logged rows, task -> float32 [R]."""
+    parts: dict[str, list[NDArray[np.float32]]] = {}
+    with evaluation_mode(ranker):
+        for start in range(0, len(rows), SCORE_ROWS):
+            for name, logits in ranker(dataset.batch(rows[start : start + SCORE_ROWS])).items():
+                parts.setdefault(name, []).append(logits.numpy())
+    return {name: np.concatenate(found) for name, found in parts.items()}
+
+
+def row_metrics(ranker: Ranker, dataset: Dataset, rows: Tensor) -> dict[str, float]:
+    """`auc/<task>`, `gauc/<task>`, `logloss/<task>` of binary tasks on logged rows, and their means."""
+    logits = score_rows(ranker, dataset, rows)
+    events, chosen = dataset.events, rows.numpy()
+    metrics: dict[str, float] = {}
+    for column, task in enumerate(dataset.config.tasks):
+        mask = events.mask[chosen, column]
+        if task.kind != "binary" or not mask.any():
+            continue
+        labels = events.labels[chosen, column][mask].astype(np.float64)
+        scores = logits[task.name][mask].astype(np.float64)
+        found = {
+            "auc": auc(labels, scores),
+            "gauc": gauc(labels, scores, events.users[chosen][mask]),
+            "logloss": logloss(labels, 1.0 / (1.0 + np.exp(-scores))),
+        }
+        metrics |= {f"{name}/{task.name}": value for name, value in found.items() if value is not None}
+    for name in ("auc", "gauc", "logloss"):
+        values = [value for key, value in metrics.items() if key.startswith(f"{name}/")]
+        if values:
+            metrics[name] = float(np.mean(values))
+    return metrics
+
+
+def select_scores(model: nn.Module, requests: RequestSet, block: int = 64) -> NDArray[np.float32]:
+    """`select` logits of all requests' candidates, float32 [Q, C]."""
+    parts = []
+    with evaluation_mode(model):
+        for start in range(0, len(requests), block):
+            chosen = torch.arange(start, min(start + block, len(requests)))
+            parts.append(model(requests.batch(chosen))[SELECT].view(len(chosen), -1).numpy())
+    return np.concatenate(parts)
+
+
+def select_ndcg(model: nn.Module, requests: RequestSet) -> float:
+    """NDCG@10 of the requests' candidates ordered by `select`; an item the retriever missed counts as not found."""
+    scores = select_scores(model, requests)
+    found = requests.target >= 0
+    of_target = np.take_along_axis(scores, np.maximum(requests.target, 0)[:, None], axis=1)
+    ranks = np.where(found, (scores > of_target).sum(1) + 1, 0)
+    one = np.ones(len(ranks), dtype=np.int64)
+    return float(rank_metrics(Ragged(ranks, offsets(one)), one, [10], ["ndcg"]).means()["ndcg@10"] or 0.0)
+
+
+def fit_calibrators(ranker: Ranker, dataset: Dataset, rows: Tensor, config: CalibrationConfig) -> dict[str, Calibrator]:
+    """A calibrator for every binary task, fitted on held-out rows."""
+    logits = score_rows(ranker, dataset, rows) if len(rows) else {}
+    calibrators = {}
+    for column, task in enumerate(dataset.config.tasks):
+        if task.kind != "binary" or task.name not in logits:
+            continue
+        mask = dataset.events.mask[rows.numpy(), column]
+        labels = dataset.events.labels[rows.numpy(), column][mask].astype(np.float64)
+        calibrators[task.name] = fit_calibrator(config, logits[task.name][mask].astype(np.float64), labels)
+    return calibrators

@@ -1,0 +1,217 @@
+"""Losses of the two-tower model: from user and item vectors to one number.
+
+All are plain functions. Scores are `scale * <user, item>`, with scale = 1 / temperature. A loss that compares the
+positive with a sample of items subtracts the log of how often each item gets into the sample (log-q): without it,
+popular items are pushed down merely because they are met as negatives so often. The correction lives here alone;
+serving ranks by plain scores. Rows are averaged, so that a loss does not grow with the batch.
+
+Sources: BCE and sampled softmax, Huang et al., CIKM 2013 (DSSM); in-batch softmax with log-q, Yi et al., RecSys 2019;
+mixed negatives, Yang et al., WWW 2020; positive left uncorrected, Khrylchenko et al., RecSys 2025 (arXiv 2507.09331).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .full_softmax import full_softmax_loss, row_weights
+from .negatives import NegativeColumns, NegativeMemory, mine_hard_negatives
+
+__all__ = [
+    "NegativeColumns",
+    "NegativeMemory",
+    "bce_loss",
+    "full_softmax_loss",
+    "in_batch_softmax_loss",
+    "mine_hard_negatives",
+    "mixed_negative_softmax_loss",
+    "sampled_softmax_loss",
+]
+
+
+def bce_loss(
+    user: Tensor,
+    item: Tensor,
+    labels: Tensor,
+    scale: Tensor | float,
+    bias: Tensor | float = 0.0,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """Binary cross-entropy of `scale * <user, item> + bias` against 0/1 labels.
+
+    With unit vectors a learned (or large) scale is a must: the sigmoid of a cosine never leaves [0.27, 0.73].
+
+    Args:
+        user: `[P, D]`.
+        item: `[P, D]`, the item of each row.
+        labels: `[P]` 0 or 1.
+        scale: 1 / temperature.
+        bias: added to every logit.
+        weight: `[P]`, not negative.
+
+    Returns:
+        Scalar.
+    """
+    logits = scale * (user * item).sum(-1) + bias
+    losses = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
+    return losses @ row_weights(losses, weight)
+
+
+def sampled_softmax_loss(
+    user: Tensor,
+    positive: Tensor,
+    negatives: Tensor,
+    scale: Tensor | float,
+    positive_log_q: Tensor | None = None,
+    negative_log_q: Tensor | None = None,
+    positive_ids: Tensor | None = None,
+    negative_ids: Tensor | None = None,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """Cross-entropy of the positive among itself and m sampled negatives.
+
+    Args:
+        user: `[P, D]`.
+        positive: `[P, D]`.
+        negatives: `[M, D]` shared by all rows, or `[P, M, D]`, each row its own.
+        scale: 1 / temperature.
+        positive_log_q: `[P]` log probability of drawing each positive; None with uniform sampling.
+        negative_log_q: `[M]` or `[P, M]`, the same of the negatives.
+        positive_ids: `[P]`; with `negative_ids`, negatives that are the row's positive are left out.
+        negative_ids: `[M]` or `[P, M]`.
+        weight: `[P]`, not negative.
+
+    Returns:
+        Scalar.
+    """
+    own = scale * (user * positive).sum(-1, keepdim=True)
+    others = scale * (user @ negatives.T if negatives.dim() == 2 else (negatives @ user[:, :, None])[..., 0])
+    if positive_log_q is not None:
+        own = own - positive_log_q[:, None]
+    if negative_log_q is not None:
+        others = others - negative_log_q
+    if positive_ids is not None and negative_ids is not None:
+        others = others.masked_fill(negative_ids == positive_ids[:, None], -math.inf)
+    logits = torch.cat([own, others], dim=1).float()
+    losses = torch.logsumexp(logits, dim=1) - logits[:, 0]
+    return losses @ row_weights(losses, weight)
+
+
+def in_batch_softmax_loss(
+    user: Tensor,
+    item: Tensor,
+    item_ids: Tensor,
+    log_q: Tensor | None,
+    scale: Tensor | float,
+    weight: Tensor | None = None,
+    *,
+    memory: NegativeColumns | None = None,
+    correct_positive: bool = True,
+    reduced: bool | None = None,
+) -> Tensor:
+    """Softmax over the batch: the positives of the other rows are the negatives of each.
+
+    Every column's score is lowered by its log-q; columns that hold the row's own item again are left out.
+
+    Args:
+        user: `[P, D]`.
+        item: `[P, D]`, the positive of each row.
+        item_ids: `[P]` int.
+        log_q: `[P]` log of the probability that a row's positive is this item (its share of the training rows);
+            None for no correction.
+        scale: 1 / temperature.
+        weight: `[P]`, not negative.
+        memory: items of earlier batches as further columns (`NegativeMemory.columns()`).
+        correct_positive: True corrects the positive like any other column (Yi et al.). False takes it as given, not
+            drawn: its score is left alone and the others are lowered by the log of how often they are expected
+            among the P - 1 other rows. That estimates the full softmax without bias.
+        reduced: as in `full_softmax_loss`.
+
+    Returns:
+        Scalar; 0 when there is a single row and no memory.
+    """
+    columns, ids, rows = item, item_ids, len(item)
+    dtype = torch.promote_types(item.dtype, torch.float32)
+    corrections = item.new_zeros(rows, dtype=dtype) if log_q is None else log_q.detach().to(dtype)
+    if memory is not None and len(memory.ids):
+        columns = torch.cat([item, memory.vectors.to(item.dtype)])
+        ids = torch.cat([item_ids, memory.ids.to(item_ids.dtype)])
+        extra = torch.zeros_like(memory.log_q) if log_q is None else memory.log_q
+        corrections = torch.cat([corrections, extra.to(dtype)])
+    if not correct_positive:
+        corrections = corrections + math.log(max(1, len(columns) - 1))
+    return _corrected_softmax(user, columns, ids, corrections, scale, weight, correct_positive, reduced)
+
+
+def mixed_negative_softmax_loss(
+    user: Tensor,
+    item: Tensor,
+    item_ids: Tensor,
+    negatives: Tensor,
+    negative_ids: Tensor,
+    frequency: Tensor,
+    negative_frequency: Tensor,
+    num_items: int,
+    scale: Tensor | float,
+    weight: Tensor | None = None,
+    *,
+    correct_positive: bool = True,
+    reduced: bool | None = None,
+) -> Tensor:
+    """Softmax over the batch's items and B' items drawn evenly from the catalogue.
+
+    The even draws make negatives of items that no row has as its positive. A column is met with the probability of
+    the mixture, `q = (B * frequency + B' / V) / (B + B')`, whichever half it came from.
+
+    Args:
+        user: `[B, D]`.
+        item: `[B, D]`.
+        item_ids: `[B]` int.
+        negatives: `[B', D]` vectors of items drawn uniformly, with replacement.
+        negative_ids: `[B']` int.
+        frequency: `[B]` share of the training rows that have this item as their positive.
+        negative_frequency: `[B']` the same of the drawn items; 0 is fine.
+        num_items: V, items in the catalogue.
+        scale: 1 / temperature.
+        weight: `[B]`, not negative.
+        correct_positive: as in `in_batch_softmax_loss`.
+        reduced: as in `full_softmax_loss`.
+
+    Returns:
+        Scalar.
+    """
+    batch, drawn = len(item), len(negatives)
+    shares = torch.cat([frequency, negative_frequency]).detach().to(torch.promote_types(item.dtype, torch.float32))
+    if correct_positive:
+        corrections = torch.log((batch * shares + drawn / num_items) / (batch + drawn))
+    else:
+        corrections = torch.log((batch - 1) * shares + drawn / num_items)
+    columns, ids = torch.cat([item, negatives]), torch.cat([item_ids, negative_ids])
+    return _corrected_softmax(user, columns, ids, corrections, scale, weight, correct_positive, reduced)
+
+
+def _corrected_softmax(
+    user: Tensor,
+    columns: Tensor,
+    ids: Tensor,
+    corrections: Tensor,
+    scale: Tensor | float,
+    weight: Tensor | None,
+    correct_positive: bool,
+    reduced: bool | None,
+) -> Tensor:
+    """Row i's positive is column i; `corrections` are subtracted from every column, or from all but the own one."""
+    return full_softmax_loss(
+        user,
+        columns,
+        torch.arange(len(user), device=user.device),
+        -corrections,
+        weight,
+        scale=scale,
+        target_shift=None if correct_positive else corrections[: len(user)],
+        column_ids=ids,
+        reduced=reduced,
+    )

@@ -1,0 +1,250 @@
+"""The data report: planted faults are found and named, clean data is left in peace."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from rich.console import Console
+from scipy.stats import rankdata
+
+from recsys.data import columns, sources
+from recsys.data.profile import drift, profile, single_feature_auc
+from recsys.data.readers import read_tables
+from recsys.data.report import data_report
+from recsys.data.report_table import render_table
+from recsys.data.tables import BadRows
+
+ROWS = 4_000
+
+
+class Log:
+    """A quiet log to plant faults in: 200 users, 50 items, one binary task, three parts in time order."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(5)
+        self.times = np.sort(rng.choice(np.arange(1e9, 1e9 + 1e6), ROWS, replace=False))
+        self.events = {
+            "user_id": rng.integers(0, 200, ROWS),
+            "item_id": rng.integers(0, 50, ROWS),
+            "hour": rng.integers(0, 24, ROWS),
+            "price": np.round(rng.lognormal(3, 1, ROWS), 2),
+        }
+        self.users = {"user_id": np.arange(200), "age": rng.integers(18, 80, 200)}
+        self.click = (rng.random(ROWS) < 0.3).astype(np.float32)
+        self.parts = {
+            "train": np.arange(0, 3000),
+            "valid": np.arange(3000, 3500),
+            "test": np.arange(3500, ROWS),
+        }
+
+    def report(self, **options: Any) -> dict[str, Any]:
+        tables = read_tables(pa.table(self.events), pa.table(self.users))
+        given = {"times": self.times, "labels": {"click": self.click}, "parts": self.parts, **options}
+        return data_report(tables, user="user_id", item="item_id", **given)
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+def messages(report: dict[str, Any], *levels: str) -> list[str]:
+    return [f["message"] for f in report["findings"] if f["level"] in (levels or ("problem", "warning", "note"))]
+
+
+def test_a_quiet_log_has_no_findings(log: Log) -> None:
+    report = log.report()
+    assert messages(report, "problem", "warning") == []
+    assert report["rows"] == {"events": ROWS, "users": 200}
+    assert report["tasks"]["click"]["positives"] == int(log.click.sum())
+    assert report["tasks"]["click"]["parts"]["test"]["rate"] == pytest.approx(log.click[3500:].mean())
+    assert report["duplicates"]["user_item_time"] == 0
+    assert report["duplicates"]["user_item"] == ROWS - len({*zip(*map(log.events.get, ("user_id", "item_id")))})  # type: ignore[arg-type] # noqa: B905
+    each = np.bincount(log.events["user_id"])
+    assert report["entities"]["users"]["events_each"]["median"] == np.median(each)
+    assert report["entities"]["users"]["events_each"]["max"] == each.max()
+    json.dumps(report)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "sentence"),
+    [
+        (
+            "play_time",
+            lambda log, rng: np.where(log.click > 0, 30 + rng.random(ROWS), 5 * rng.random(ROWS)),
+            'Column "play_time" of the events table alone predicts click with AUC 1.000: known only after the event?',
+        ),
+        (
+            "secret",
+            lambda log, rng: np.where(log.click > 0, "a", "b"),
+            'Column "secret" of the events table alone predicts click with AUC 1.000: known only after the event?',
+        ),
+        (
+            "bought",
+            lambda log, rng: log.click * (rng.random(ROWS) < 0.2),
+            'Column "bought" of the events table is other than 0 only where click is 1: known only after the event?',
+        ),
+    ],
+)
+def test_columns_that_know_the_label_are_problems(log: Log, name: str, values: Any, sentence: str) -> None:
+    log.events[name] = values(log, np.random.default_rng(1))
+    assert messages(log.report(), "problem") == [sentence]
+
+
+def test_a_leaking_user_column_is_found_through_the_join(log: Log) -> None:
+    happy = np.arange(200) % 2
+    log.click = happy[log.events["user_id"]].astype(np.float32)
+    log.users["happy"] = happy[::-1]
+    log.users["user_id"] = log.users["user_id"][::-1].copy()  # rows must be matched by id, not by place
+    suspects = [c["column"] for c in log.report()["columns"] if c.get("auc", {}).get("click", 0) > 0.95]
+    assert suspects == ["happy"]
+
+
+def test_a_unique_id_is_no_leak(log: Log) -> None:
+    log.events["request"] = np.random.default_rng(2).permutation(ROWS).astype(str).astype(object)
+    assert messages(log.report(), "problem") == []
+
+
+def test_a_measurement_by_name_is_questioned_and_unused_columns_are_not(log: Log) -> None:
+    log.events["dwell_seconds"] = np.random.default_rng(0).integers(0, 99, ROWS)
+    sentence = 'Column "dwell_seconds" of the events table sounds like a measurement: known only after the event?'
+    assert messages(log.report()) == [sentence]
+    assert messages(log.report(ignore=["dwell_seconds"])) == []
+    assert messages(log.report(features=[("events", "hour"), ("users", "age")])) == []
+    assert messages(log.report(features=[("events", "dwell_seconds")])) == [sentence]
+
+
+def test_duplicates_are_counted_beyond_the_first(log: Log) -> None:
+    for array in (*log.events.values(), log.times):
+        array[100:103] = array[100]
+    report = log.report()
+    assert report["duplicates"]["user_item_time"] == 2
+    assert "2 rows (0.1%) repeat the user, item and time of another row." in messages(report, "note")
+
+
+def test_time_overlap_between_parts_is_said(log: Log) -> None:
+    shuffled = np.random.default_rng(0).permutation(ROWS)
+    log.parts = {"train": shuffled[:3000], "test": shuffled[3000:]}
+    report = log.report()
+    before = int((log.times[shuffled[3000:]] < log.times[shuffled[:3000]].max()).sum())
+    assert report["overlap"] == [{"earlier": "train", "later": "test", "rows": before, "share": before / 1000}]
+    assert any("this split borrows from the future" in text for text in messages(report))
+
+
+def test_strangers_in_the_later_parts(log: Log) -> None:
+    log.events["user_id"][3500:4000:2] = 500 + np.arange(250)
+    report = log.report()
+    assert report["parts"]["test"]["rows_of_unseen_users"] == 0.5
+    assert report["parts"]["valid"]["unseen_users"] == 0.0
+    assert any(text.startswith("50% of the test rows are of users unseen in train") for text in messages(report))
+    assert any(
+        text == "250 of the 450 users with events are not in the users table; their features are missing."
+        for text in messages(report, "warning")
+    )
+
+
+def test_drift_is_measured_and_said(log: Log) -> None:
+    log.events["price"][3500:] *= 10
+    log.events["batch"] = np.where(np.arange(ROWS) < 3000, "old", "new")
+    report = log.report()
+    by_name = {c["column"]: c for c in report["columns"]}
+    assert by_name["price"]["drift"]["valid"]["total_variation"] < 0.1
+    assert by_name["price"]["drift"]["test"]["total_variation"] > 0.5
+    assert by_name["hour"]["drift"]["test"]["psi"] < 0.1
+    assert by_name["batch"]["drift"]["test"]["total_variation"] == 1
+    found = messages(report)
+    assert any(text.startswith('Column "price" of the events table drifts: ') for text in found)
+    assert 'Column "batch" of the events table has next to no value in common between train and test.' in found
+
+
+def test_empty_columns_and_missing_values(log: Log) -> None:
+    log.events["constant"] = np.ones(ROWS)
+    log.users["hobby"] = pa.array(["chess"] * 20 + ["go"] * 20 + [None] * 160)
+    found = messages(log.report())
+    assert 'Column "constant" of the events table has only one value: it tells nothing.' in found
+    assert 'Column "hobby" of the users table is missing in 80% of the rows.' in found
+
+
+def test_hopeless_tasks_are_problems(log: Log) -> None:
+    one = np.zeros(ROWS, np.float32)
+    few, unseen = one.copy(), one * np.nan
+    few[::400] = 1
+    found = log.report(labels={"never": one, "few": few, "unseen": unseen, "seconds": log.click * 7.5})
+    assert 'Task "never" is 0 in every row: there is nothing to learn.' in messages(found, "problem")
+    assert 'Task "unseen" has no observed label in any row.' in messages(found, "problem")
+    assert any(text.startswith('Task "few" has only 1 positives in test') for text in messages(found, "note"))
+    assert found["tasks"]["seconds"]["kind"] == "number"
+    assert found["tasks"]["seconds"]["max"] == 7.5
+
+
+def test_findings_come_worst_first(log: Log) -> None:
+    log.events["leak"] = log.click
+    log.events["constant"] = np.ones(ROWS)
+    log.times[1], log.times[-1] = log.times[-1], log.times[1]
+    levels = [finding["level"] for finding in log.report()["findings"]]
+    assert levels == sorted(levels, key=("problem", "warning", "note").index)
+    assert set(levels) == {"problem", "warning", "note"}
+
+
+def test_notes_and_dropped_rows_are_repeated(log: Log) -> None:
+    bad = BadRows("drop")
+    tables = read_tables(pa.table({**log.events, "t": log.times}))
+    bad.add("events", tables.origin["events"], rows=[3, 4], column="t", found=["x", "y"], expected="a time")
+    report = data_report(tables, dropped=bad)
+    assert messages(report, "warning") == ["2 bad rows were dropped while reading."]
+    assert report["tasks"] == report["parts"] == report["duplicates"] == {}
+
+
+def test_single_feature_auc_is_the_rank_auc_of_a_number() -> None:
+    rng = np.random.default_rng(0)
+    label = (rng.random(3_000) < 0.3).astype(float)
+    value = np.round(rng.normal(label, 1.0), 1)
+    ranks, positives = rankdata(value), label.sum()
+    auc = (ranks[label == 1].sum() - positives * (positives + 1) / 2) / positives / (3_000 - positives)
+    for shown in (value, -value):
+        assert single_feature_auc(profile(pa.array(shown)), label) == pytest.approx(auc, abs=1e-9)
+    label[:1000] = np.nan
+    assert single_feature_auc(profile(pa.array(value)), label) == pytest.approx(auc, abs=0.03)
+
+
+def test_numbers_are_numbers_whatever_their_spelling() -> None:
+    column = profile(pa.array(["4", "4.0", "nan", None, "-1", "1e1"]))
+    assert column.kind == "number"
+    assert column.codes.tolist() == [2, 2, 0, 0, 1, 3]
+    assert profile(pa.array(["4", "x", None])).kind == "text"
+
+
+def test_drift_by_hand() -> None:
+    codes = np.array([0, 0, 0, 1, 0, 1, 1, 1])
+    variation, psi = drift(codes, np.arange(4), np.arange(4, 8))
+    assert variation == pytest.approx(0.5)
+    assert psi == pytest.approx(0.5 * np.log(0.75 / 0.25) + 0.5 * np.log(0.75 / 0.25))
+
+
+def test_the_table_tells_it_on_a_terminal(log: Log) -> None:
+    log.events["leak"] = log.click
+    console = Console(width=160, record=True, file=None, quiet=False)
+    with console.capture() as shown:
+        console.print(render_table(log.report()))
+    text = shown.get()
+    for word in ("4,000 events, 200 users", "click", "train", "unseen items", "events.price", "users.age", "problem: "):
+        assert word in text
+
+
+@pytest.mark.realdata
+def test_the_real_kuairand_log(datasets: Any) -> None:
+    folder = (datasets / "kuairand-pure-late/log_standard_4_25_to_5_08_pure.csv.gz").parent
+    tables, strict = sources.load("kuairand", folder), BadRows()
+    labels = {"click": columns.as_labels(tables, "events", "is_click", strict)}
+    times = columns.as_time(tables, "events", "time_ms", strict) / 1000
+    used = [("events", "tab"), ("events", "play_time_ms"), ("users", "user_active_degree"), ("items", "tag")]
+    report = data_report(tables, user="user_id", item="video_id", times=times, labels=labels, features=used)
+    assert report["tasks"]["click"]["rate"] == pytest.approx(0.4419, abs=5e-5)
+    assert report["duplicates"]["user_item_time"] == 5_885
+    assert report["entities"]["users"]["seen"] == 25_156
+    assert report["entities"]["items"]["seen"] == 6_361
+    assert [f["about"] for f in report["findings"] if f["level"] == "problem"] == ["play_time_ms"]

@@ -1,0 +1,73 @@
+"""Comparing two runs: real differences are found, chance is not, small ones are said to be invisible."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from recsys.errors import DataError
+from recsys.evaluation.compare import TaskRows, compare
+from recsys.evaluation.config import EvaluationConfig
+from recsys.evaluation.metrics import UserMetrics
+from recsys.evaluation.row_metrics import auc
+
+CONFIG = EvaluationConfig(draws=300, permutations=1000)
+
+
+def metrics(values: np.ndarray, users: np.ndarray | None = None) -> UserMetrics:
+    return UserMetrics(np.arange(len(values)) if users is None else users, {"ndcg@10": values, "hit@10": values}, 0)
+
+
+def test_a_real_difference_is_found_where_the_intervals_overlap() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.random(600)
+    b = a + rng.normal(0.01, 0.05, 600)  # spread between users 0.29, of the difference 0.05
+    row = compare((metrics(a), metrics(b)), config=CONFIG)[0]
+    assert row.significant
+    assert row.difference == pytest.approx((b - a).mean())
+    assert row.low < row.difference < row.high
+    assert row.low > 0
+    assert row.users == 600
+    assert row.smallest_visible == pytest.approx(2.8 * (b - a).std() / np.sqrt(600), rel=0.01)
+    json.dumps(row.to_json(), allow_nan=False)
+
+
+def test_chance_is_not_called_a_difference() -> None:
+    rng = np.random.default_rng(1)
+    found = [
+        compare((metrics(rng.random(200)), metrics(rng.random(200))), config=CONFIG)[0].significant for _ in range(40)
+    ]
+    assert sum(found) <= 5
+    same = compare((metrics(np.ones(30)), metrics(np.ones(30))), config=CONFIG)[0]
+    assert (same.p, same.difference, same.significant) == (1.0, 0.0, False)
+
+
+def test_only_common_users_are_paired_by_their_rows() -> None:
+    a = metrics(np.array([0.1, 0.2, 0.3]), np.array([4, 7, 9]))
+    b = metrics(np.array([0.9, 0.5, 0.2]), np.array([9, 2, 7]))
+    row = compare((a, b), config=CONFIG)[0]
+    assert row.users == 2
+    assert row.difference == pytest.approx(((0.2 - 0.2) + (0.9 - 0.3)) / 2)
+    with pytest.raises(DataError, match="0 evaluated users"):
+        compare((a, metrics(np.ones(1), np.array([1]))), config=CONFIG)
+
+
+def test_tasks_are_compared_and_holm_runs_over_everything() -> None:
+    rng = np.random.default_rng(2)
+    users, p = rng.integers(0, 400, 6000), rng.beta(2, 2, 6000)
+    labels = (rng.random(6000) < p).astype(float)
+    noisy = np.clip(p + rng.normal(0, 0.25, 6000), 0.01, 0.99)
+    values = rng.random(400)
+    found = compare((metrics(values), metrics(values)), {"click": TaskRows(labels, noisy, p, users)}, CONFIG)
+    by_name = {row.metric: row for row in found}
+    assert list(by_name)[:2] == ["ndcg@10", "hit@10"]
+    better = by_name["click auc"]
+    assert better.difference == pytest.approx(auc(labels, p) - auc(labels, noisy))
+    assert better.significant
+    assert better.p_holm >= better.p
+    assert by_name["click logloss"].difference < 0
+    swapped = compare(None, {"click": TaskRows(labels, p, noisy, users)}, CONFIG)
+    assert swapped[0].difference == pytest.approx(-better.difference)
+    assert swapped[0].high == pytest.approx(-better.low)

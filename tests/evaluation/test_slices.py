@@ -1,0 +1,135 @@
+"""Slices: each equals the metric of its part, the worst come first, buckets say what they hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from recsys.errors import ConfigError, DataError
+from recsys.evaluation.calibration import ece
+from recsys.evaluation.config import EvaluationConfig
+from recsys.evaluation.metrics import list_metrics
+from recsys.evaluation.ragged import Ragged
+from recsys.evaluation.row_metrics import auc, gauc, logloss
+from recsys.evaluation.slices import (
+    OTHER,
+    buckets,
+    history_buckets,
+    item_slices,
+    popularity_buckets,
+    row_slices,
+    user_slices,
+    worst_slices,
+)
+
+CONFIG = EvaluationConfig(draws=80)
+
+
+def lists(seed: int = 0, users: int = 200, items: int = 50) -> tuple[np.ndarray, Ragged]:
+    rng = np.random.default_rng(seed)
+    ranked = np.stack([rng.permutation(items)[:10] for _ in range(users)])
+    return ranked, Ragged.from_lists([rng.choice(items, rng.integers(0, 4), replace=False) for _ in range(users)])
+
+
+def test_user_slices_equal_the_metric_of_those_users_and_weigh_back_to_the_whole() -> None:
+    ranked, truth = lists()
+    country = np.array(["de", "fr", "jp"])[np.random.default_rng(1).integers(0, 3, 200)]
+    metrics = list_metrics(ranked, truth, [10])
+    found = [one for one in user_slices(metrics, {"country": country}, CONFIG) if one.metric == "recall@10"]
+    assert [one.value for one in found] == ["de", "fr", "jp"]
+    for one in found:
+        chosen = country[metrics.users] == one.value
+        assert one.estimate == pytest.approx(metrics.values["recall@10"][chosen].mean())
+        assert one.low < one.estimate < one.high
+        assert one.size == chosen.sum()
+    whole = metrics.means()["recall@10"]
+    assert sum(one.share * one.estimate for one in found) == pytest.approx(whole)
+    assert sum(one.cost for one in found) == pytest.approx(0, abs=1e-12)
+
+
+def test_item_slices_are_recall_of_those_items() -> None:
+    ranked, truth = lists(1)
+    counts = np.random.default_rng(0).integers(0, 60, 50)
+    found = {
+        one.value: one for one in item_slices(ranked, truth, {"popularity": popularity_buckets(counts)}, 10, CONFIG)
+    }
+    kind = popularity_buckets(counts)
+    for value, one in found.items():
+        hits = [item in ranked[u] for u, item in zip(truth.users, truth.items, strict=True) if kind[item] == value]
+        assert one.estimate == pytest.approx(np.mean(hits))
+        assert one.size == len(hits)
+
+
+def test_row_slices_equal_the_metrics_of_those_rows() -> None:
+    rng = np.random.default_rng(0)
+    users, tab, p = rng.integers(0, 60, 2000), rng.integers(0, 3, 2000), np.round(rng.random(2000), 2)
+    labels = (rng.random(2000) < p).astype(float)
+    found = row_slices(labels, p, users + 1000, {"tab": tab}, CONFIG)
+    for one in found:
+        y, q, u = (column[tab == int(one.value)] for column in (labels, p, users))
+        want = {"auc": auc(y, q), "gauc": gauc(y, q, u), "logloss": logloss(y, q), "ece": ece(y, q)}
+        want["predicted_to_observed"] = q.sum() / y.sum()
+        assert one.estimate == pytest.approx(want[one.metric])
+    assert {one.metric for one in found} == set(want)
+
+
+def test_the_slice_that_was_spoilt_comes_first() -> None:
+    rng = np.random.default_rng(0)
+    users, hour, p = rng.integers(0, 300, 6000), rng.integers(0, 6, 6000), rng.random(6000)
+    labels = (rng.random(6000) < p).astype(float)
+    spoilt = np.where(hour == 4, rng.random(6000), p)
+    found = row_slices(labels, spoilt, users, {"hour": hour}, CONFIG)
+    for metric in ("auc", "logloss", "ece"):
+        first = worst_slices(found, metric)[0]
+        assert (first.column, first.value) == ("hour", "4"), metric
+        assert first.gap > 0
+    tilted = row_slices(labels, np.where(hour == 2, p * 0.4, p), users, {"hour": hour}, CONFIG)
+    assert worst_slices(tilted, "predicted_to_observed")[0].value == "2"
+
+
+def test_rare_values_share_one_slice() -> None:
+    ranked, truth = lists(2)
+    city = np.array([f"c{i}" for i in np.random.default_rng(0).zipf(1.6, 200).clip(max=60)])
+    metrics = list_metrics(ranked, truth, [10])
+    found = user_slices(metrics, {"city": city}, EvaluationConfig(draws=0, max_slices=4))
+    names = [one.value for one in found if one.metric == "hit@10"]
+    assert len(names) == 4
+    assert names[-1] == OTHER
+    assert sum(one.size for one in found if one.metric == "hit@10") == len(metrics.users)
+    assert found[0].low is None
+
+
+def test_buckets() -> None:
+    assert buckets(np.array([0, 1, 4.9, 5, np.nan]), (1, 5)).tolist() == [
+        "< 1",
+        "1 to < 5",
+        "1 to < 5",
+        ">= 5",
+        "missing",
+    ]
+    assert history_buckets(np.array([0, 1, 19, 20, 500])).tolist() == [
+        "0 events (new)",
+        "1 to 4",
+        "5 to 19",
+        "20 to 49",
+        "200 or more",
+    ]
+    # 100 events: 40 + 30 begin below a half; the next begin at 70 and 85; the last at 95
+    assert popularity_buckets(np.array([30, 5, 40, 0, 15, 10])).tolist() == [
+        "head",
+        "tail",
+        "head",
+        "never seen",
+        "torso",
+        "torso",
+    ]
+    with pytest.raises(ConfigError, match="must rise"):
+        buckets(np.zeros(2), (5, 1))
+
+
+def test_columns_of_the_wrong_length_are_refused() -> None:
+    ranked, truth = lists()
+    with pytest.raises(DataError, match="column 'c' has 3 values"):
+        user_slices(list_metrics(ranked, truth, [10]), {"c": np.zeros(3)}, CONFIG)
+    with pytest.raises(DataError, match="for 2 rows"):
+        row_slices(np.array([0.0, 1.0]), np.array([0.1, 0.2]), np.arange(2), {"c": np.zeros(3)}, CONFIG)

@@ -1,0 +1,235 @@
+"""Configurations are read strictly, and every mistake is one sentence with the place, the finding and the mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+import pytest
+from pydantic import Field, field_validator, model_validator
+
+from recsys.errors import ConfigError
+from recsys.funnel.config import RunConfig, config_hash, load_config, write_config
+from recsys.funnel.settings_file import dump_toml, load_settings, parse_override
+from recsys.settings import Settings
+
+
+class Model(Settings):
+    """A stand-in for what all rankers share."""
+
+    kind: str = "expert"
+
+
+class Expert(Model):
+    """A stand-in for one ranker's own section."""
+
+    kind: str = "expert"
+    num_experts: int = Field(default=8, ge=1)
+    hidden: tuple[int, ...] = (64, 32)
+    gate: Literal["softmax", "sigmoid"] = "softmax"
+
+
+class Part(Settings):
+    """A list element."""
+
+    name: str
+    bins: int = 8
+
+
+class Ranking(Settings):
+    """A stand-in for a section whose sub-table is of one of several kinds."""
+
+    model: Model = Expert()
+    learning_rate: float = Field(default=0.1, gt=0, lt=1, allow_inf_nan=False)
+    patience: int | None = None
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _of_its_kind(cls, table: object) -> object:
+        return Expert.model_validate(table)
+
+
+class Toy(Settings):
+    """A whole file."""
+
+    name: str
+    ranking: Ranking = Ranking()
+    parts: tuple[Part, ...] = ()
+    options: dict[str, str | int | bool] = {}
+    k: int = 10
+    candidates: int = 100
+    since: str = ""
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.candidates < self.k:
+            raise ValueError(f"candidates = {self.candidates} is less than k = {self.k}; raise candidates")
+        return self
+
+
+TOML = """# a toy
+k = 5
+since = 2022-05-03
+
+[ranking]
+learning_rate = 0.5
+
+[ranking.model]
+kind = "expert"
+num_experts = 4
+
+[[parts]]
+name = "a"
+
+[[parts]]
+name = "b"
+bins = 3
+"""
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    file = tmp_path / "toy.toml"
+    file.write_text(TOML)
+    return file
+
+
+def load(file: Path, *overrides: str) -> Toy:
+    return load_settings(Toy, file, overrides, {"name": "toy"})
+
+
+def test_a_file_is_read_and_overridden(toy: Path) -> None:
+    config = load(toy, "ranking.model.num_experts=16", "parts.1.bins=4", "ranking.model.gate=sigmoid", "name = 'x y'")
+    assert config.ranking.model == Expert(num_experts=16, gate="sigmoid")
+    assert [part.bins for part in config.parts] == [8, 4]
+    assert (config.k, config.since, config.name) == (5, "2022-05-03", "x y")
+
+
+def test_later_overrides_win_and_make_tables(toy: Path) -> None:
+    assert load(toy, "k=1", "k=2").k == 2
+    toy.write_text("")
+    assert load(toy, "ranking.model.hidden=[8]").ranking.model == Expert(hidden=(8,))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a.b=1", 1),
+        ("a.b = 1e-3", 1e-3),
+        ("a.b=true", True),
+        ("a.b=[1, 2]", [1, 2]),
+        ("a.b=adam", "adam"),
+        ('a.b="2"', "2"),
+        ("a.b=x=y", "x=y"),
+        ("a.b=IVF64,Flat", "IVF64,Flat"),
+        ("a.b=", ""),
+        ("a.b=1\nc=2", "1\nc=2"),
+    ],
+)
+def test_an_override_is_toml_or_a_bare_word(text: str, value: object) -> None:
+    override = parse_override(text)
+    assert override.keys == ("a", "b")
+    assert override.value == value
+    assert type(override.value) is type(value)
+
+
+MISTAKES = [
+    (["ranking.model.num_expert=3"], '"ranking.model.num_expert" is no key of [ranking.model]; did you mean '
+     '"ranking.model.num_experts"?'),
+    (["rankin.model=3"], '"rankin" is no key of the configuration; did you mean "ranking"?'),
+    (["bin=3"], '"bin" is no key of the configuration; did you mean "parts.bins"?'),
+    (["ranking.zzz=3"], '"ranking.zzz" is no key of [ranking]; its keys are model, learning_rate, patience'),
+    (["ranking.learning_rate=2"], "ranking.learning_rate = 2; expected less than 1"),
+    (["ranking.learning_rate=nan"], "ranking.learning_rate = NaN; expected a finite number"),
+    (["ranking.model.num_experts=0"], "ranking.model.num_experts = 0; expected at least 1"),
+    (["ranking.model.gate=soft"], 'ranking.model.gate = "soft"; expected "softmax" or "sigmoid"'),
+    (['k="8"'], 'k = "8"; expected a whole number'),
+    (["k=8.5"], "k = 8.5; expected a whole number"),
+    (["k=True"], 'k = "True"; expected a whole number'),
+    (["parts=3"], "parts = 3; expected a list in [ ]"),
+    (["ranking=3"], "ranking = 3; expected a table"),
+    (["parts.1={}"], '"parts.1.name" is missing; add it'),
+    (["parts.0.bins=many"], 'parts.0.bins = "many"; expected a whole number'),
+    (["options.x=[1]"], "options.x = [1]; expected text in quotes or a whole number or true or false"),
+    (["k=500"], "candidates = 100 is less than k = 500; raise candidates"),
+    (["k"], "expected KEY=VALUE"),
+    (["parts.7.bins=1"], 'there is no "7" in parts, which is a list of 2'),
+    (["k.x=1"], 'there is no "x" in k, which is no table'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("overrides", "sentence"), MISTAKES)
+def test_a_mistake_says_where_what_and_how_to_mend_it(toy: Path, overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(toy, *overrides)
+    message = str(caught.value)
+    assert sentence in message
+    assert "\n" not in message
+    assert "pydantic" not in message
+    assert message.startswith((f"--set {overrides[0]}: ", str(toy)))
+
+
+def test_a_mistake_in_the_file_names_its_line(toy: Path) -> None:
+    toy.write_text(TOML.replace("num_experts = 4", "num_experts = 4\nhiden = [3]").replace("bins = 3", 'bins = "3"'))
+    with pytest.raises(ConfigError) as caught:
+        load(toy)
+    assert str(caught.value).splitlines() == [
+        f'{toy}, line 11: "ranking.model.hiden" is no key of [ranking.model]; did you mean "ranking.model.hidden"?',
+        f'{toy}, line 18: parts.1.bins = "3"; expected a whole number',
+    ]
+
+
+def test_broken_toml_and_missing_files_are_named(toy: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no configuration file .*toi.toml; did you mean .*toy.toml\?"):
+        load(toy.with_name("toi.toml"))
+    toy.write_text("k = \n")
+    with pytest.raises(ConfigError, match=r"toy.toml is not valid TOML: .*line 1"):
+        load(toy)
+    toy.write_bytes(b"k = \xff")
+    with pytest.raises(ConfigError, match=r"toy.toml is not valid TOML"):
+        load(toy)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(toy.parent)
+
+
+def test_toml_round_trip_keeps_every_key(toy: Path) -> None:
+    config = load(toy)
+    again = toy.with_name("again.toml")
+    again.write_text(dump_toml(config))
+    assert load(again) == config
+    assert "candidates = 100" in again.read_text()  # a default, spelt out
+    assert config_hash(load(again)) == config_hash(config) != config_hash(load(toy, "k=6"))
+
+
+RUN = """
+[data]
+path = "../sets/ml.zip"
+source = "movielens"
+"""
+
+
+def test_a_run_is_called_after_its_file_and_keeps_its_paths_when_moved(tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "runs/small").mkdir(parents=True)
+    file = tmp_path / "configs/small.toml"
+    file.write_text(RUN)
+    config = load_config(file)
+    assert config.name == "small"
+    written = tmp_path / "runs/small/config.toml"
+    write_config(config, file.parent, written)
+    moved = load_config(written)
+    assert (written.parent / moved.data.path).resolve() == (tmp_path / "sets/ml.zip").resolve()
+    assert moved.name == "small"
+    assert moved.model_copy(update={"data": config.data}) == config
+
+
+@pytest.mark.parametrize("name", ["latest", "../x", ".hidden", ""])
+def test_a_name_that_is_no_folder_name_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.toml").write_text(RUN)
+    with pytest.raises(ConfigError, match="name"):
+        load_config(tmp_path / "a.toml", [f'name="{name}"'])
+
+
+def test_every_section_is_documented() -> None:
+    for name, field in RunConfig.model_fields.items():
+        assert field.description, name

@@ -1,0 +1,203 @@
+"""Baselines against their definitions, computed the slow way, and the protocol they share."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from recsys.errors import ConfigError, DataError
+from recsys.retrieval import cooccurrence
+from recsys.retrieval.baselines import BASELINES, Histories, baseline_from_state, build_baseline
+
+U, N = 40, 15
+OWN = [name for name in BASELINES if name not in {"als", "bpr"}]
+
+
+def log(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Shuffled interactions of 40 users, with repeats; item 14 never occurs."""
+    rng = np.random.default_rng(seed)
+    users, items = rng.integers(0, U, 500), np.minimum(rng.geometric(0.2, 500) - 1, N - 2)
+    return users, items, rng.permutation(500) * 3600.0
+
+
+def histories() -> Histories:
+    rows = [[3, 0, 7], [], [2], [5, 5, 1, 5], [4, 99, -1], list(range(14))]
+    return Histories(np.concatenate([np.array(r, dtype=np.int64) for r in rows]), np.cumsum([0, *map(len, rows)]))
+
+
+def matrix(users: np.ndarray, items: np.ndarray) -> np.ndarray:
+    x = np.zeros((U, N))
+    x[users, items] = 1.0
+    return x
+
+
+def fitted(name: str, **options: object):
+    return build_baseline(name, **options).fit(*log(), U, N)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_pairs_blocks_and_a_saved_copy_agree_with_whole_rows(name: str, tmp_path: Path) -> None:
+    model, queries = fitted(name), histories()
+    scores = model.score(queries)
+    assert scores.shape == (6, N)
+    assert scores.dtype == np.float32
+    assert np.isfinite(scores).all()
+    candidates = np.random.default_rng(1).integers(0, N, (6, 4))
+    np.testing.assert_allclose(
+        model.score_pairs(queries, candidates), np.take_along_axis(scores, candidates, 1), rtol=1e-6
+    )
+    for row in range(6):
+        np.testing.assert_allclose(model.score(queries.block(row, row + 1))[0], scores[row], rtol=1e-6)
+    save_file(model.state(), tmp_path / "baseline.safetensors")
+    again = baseline_from_state(load_file(tmp_path / "baseline.safetensors"))
+    assert type(again) is type(model)
+    np.testing.assert_array_equal(again.score(queries), scores)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_order_of_the_log_does_not_matter(name: str) -> None:
+    users, items, times = log()
+    order = np.random.default_rng(2).permutation(len(users))
+    shuffled = build_baseline(name).fit(users[order], items[order], times[order], U, N)
+    np.testing.assert_allclose(shuffled.score(histories()), fitted(name).score(histories()), rtol=1e-5, atol=1e-7)
+
+
+def test_a_score_comes_from_the_history_that_is_asked_about() -> None:
+    for name in ("item_knn", "ease", "transition"):
+        scores = fitted(name).score(histories())
+        assert (scores[1] == 0).all()  # no history: nothing to say
+        assert (scores[[0, 2, 3, 5]] != 0).any(1).all()
+        assert np.abs(scores[0] - scores[2]).max() > 0
+        only_known = fitted(name).score(Histories(np.array([4]), np.array([0, 1])))
+        if name == "ease":  # rows outside the vocabulary count for nothing, wherever age plays no part
+            np.testing.assert_allclose(scores[4], only_known[0])
+
+
+def test_ease_is_the_best_zero_diagonal_regression() -> None:
+    users, items, _ = log()
+    x = matrix(users, items)
+    model = fitted("ease", regularisation=7.0)
+    weights = np.asarray(model.matrix, dtype=np.float64)
+    assert (np.diag(weights) == 0).all()
+    # At the minimum of |X - XB|^2 + 7 |B|^2 with a zero diagonal, the free gradient vanishes off the diagonal.
+    gradient = x.T @ (x @ weights - x) + 7.0 * weights
+    off = ~np.eye(N, dtype=bool)
+    assert np.abs(gradient[off]).max() < 1e-4
+    assert np.abs(np.diag(gradient)).max() > 1.0
+    np.testing.assert_allclose(model.score(histories())[0], weights[[3, 0, 7]].sum(0), rtol=1e-5)
+
+
+def test_ease_refuses_a_catalogue_that_would_not_fit() -> None:
+    with pytest.raises(ConfigError, match=r"EASE needs about 260.8 GiB for 100,000 items and is allowed 12,000"):
+        build_baseline("ease").fit(np.array([0]), np.array([0]), None, 1, 100_000)
+
+
+def test_item_knn_is_the_shrunk_cosine_of_user_sets() -> None:
+    users, items, _ = log()
+    x = matrix(users, items)
+    together, size = x.T @ x, x.sum(0)
+    similarity = together / (np.sqrt(np.outer(size, size)) + 3.0)
+    np.fill_diagonal(similarity, 0.0)
+    model = fitted("item_knn", neighbours=N, shrinkage=3.0, last=None, decay=1.0)
+    np.testing.assert_allclose(model.matrix.toarray(), similarity, rtol=1e-5)
+    few = fitted("item_knn", neighbours=2, shrinkage=3.0).matrix.toarray()
+    assert ((few > 0).sum(1) == np.minimum(2, (similarity > 0).sum(1))).all()
+    for row in range(N):
+        kept = np.sort(few[row][few[row] > 0])
+        np.testing.assert_allclose(kept, np.sort(similarity[row])[::-1][: len(kept)][::-1], rtol=1e-5)
+
+
+def test_transitions_are_shares_of_what_followed() -> None:
+    users, items = np.array([0, 0, 0, 1, 1]), np.array([0, 1, 2, 0, 1])
+    model = build_baseline("transition", orders=2, order_decay=0.5, shrinkage=0.0, last=2, decay=0.8)
+    model.fit(users, items, np.array([1.0, 2.0, 3.0, 1.0, 2.0]), 2, 4)
+    expected = np.zeros((4, 4))
+    expected[0, 1], expected[0, 2], expected[1, 2] = 2 / 2.5, 0.5 / 2.5, 1.0
+    np.testing.assert_allclose(model.matrix.toarray(), expected, rtol=1e-6)
+    score = model.score(Histories(np.array([3, 0, 1]), np.array([0, 3])))[0]
+    np.testing.assert_allclose(score, expected[1] + 0.8 * expected[0], rtol=1e-6)
+
+
+def test_transitions_follow_time_and_stay_within_a_user() -> None:
+    users, items, times = np.array([0, 1, 0]), np.array([2, 1, 0]), np.array([9.0, 5.0, 1.0])
+    model = build_baseline("transition", shrinkage=0.0).fit(users, items, times, 2, 3)
+    assert model.matrix.toarray().nonzero() == (np.array([0]), np.array([2]))
+
+
+def test_history_weights_take_the_latest_occurrence_and_forget() -> None:
+    weights = histories().weights(N, last=3, decay=0.5).toarray()
+    assert weights[3].tolist() == [0, 0.5, 0, 0, 0, 1.0, *[0] * 9]
+    assert weights[0].tolist() == [0.5, 0, 0, 0.25, 0, 0, 0, 1.0, *[0] * 7]
+    assert weights[1].sum() == 0
+    assert weights[4].tolist() == [0, 0, 0, 0, 0.25, *[0] * 10]
+    assert (weights[5] > 0).sum() == 3
+    assert (histories().weights(N).toarray()[5] == ([1.0] * 14 + [0.0])).all()
+
+
+def test_popularity_counts_and_recent_popularity_fades() -> None:
+    counts = np.bincount(log()[1], minlength=N)
+    np.testing.assert_array_equal(fitted("popularity").score(histories())[4], counts)
+    day = 86_400.0
+    few = (np.zeros(4, dtype=np.int64), np.array([0, 0, 1, 2]), np.array([0.0, 5, 10, 20]) * day)
+    fading = build_baseline("recent_popularity", half_life_days=10.0).fit(*few, 1, 4)
+    np.testing.assert_allclose(fading.score(histories())[0], [2**-2 + 2**-1.5, 0.5, 1.0, 0.0], rtol=1e-6)
+    window = build_baseline("popularity", window_days=10.0).fit(*few, 1, 4)
+    assert window.score(histories())[0].tolist() == [0, 1, 1, 0]
+    with pytest.raises(DataError, match="recent_popularity needs the times"):
+        build_baseline("recent_popularity").fit(few[0], few[1], None, 1, 4)
+
+
+@pytest.mark.parametrize("block", [4 * N, 1 << 26])
+def test_dense_and_sparse_counting_give_the_same_exact_counts(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    users, items, _ = log()
+    x = cooccurrence.interaction_matrix(users, items, U, N)
+    expected = x.toarray().T @ x.toarray()
+    monkeypatch.setattr(cooccurrence, "BLOCK_ENTRIES", block)
+    for advantage in (0, 10**9):
+        monkeypatch.setattr(cooccurrence, "DENSE_ADVANTAGE", advantage)
+        parts = list(cooccurrence.cooccurrence_blocks(x))
+        assert [start for start, _ in parts] == list(range(0, N, max(1, min(block // N, N))))
+        np.testing.assert_array_equal(np.concatenate([part for _, part in parts]), expected)
+
+
+def test_bad_input_is_told_in_a_sentence() -> None:
+    with pytest.raises(ConfigError, match="unknown baseline 'svd'; known are popularity"):
+        build_baseline("svd")
+    with pytest.raises(ConfigError, match=r"baseline ease: lam: Extra inputs .* its options are last, decay, regul"):
+        build_baseline("ease", lam=3)
+    with pytest.raises(DataError, match="item rows reach from 0 to 13 but there are 10 items"):
+        build_baseline("popularity").fit(*log(), U, 10)
+    users, items, times = log()
+    with pytest.raises(DataError, match="500 user rows, 499 item rows and 500 times"):
+        build_baseline("popularity").fit(users, items[1:], times, U, N)
+    with pytest.raises(DataError, match="the arrays hold a popularity baseline, not ease"):
+        type(build_baseline("ease")).from_state(fitted("popularity").state())
+
+
+@pytest.mark.parametrize("name", ["als", "bpr"])
+def test_factor_models_name_the_missing_package(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "implicit", None)
+    monkeypatch.setitem(sys.modules, f"implicit.{name}", None)
+    with pytest.raises(ConfigError, match=r"needs the package 'implicit', which is not installed; install it"):
+        fitted(name)
+
+
+@pytest.mark.parametrize("name", ["als", "bpr"])
+def test_factor_models_prefer_the_items_of_ones_own_group(name: str) -> None:
+    pytest.importorskip("implicit")
+    rng = np.random.default_rng(0)
+    users = np.repeat(np.arange(60), 6)
+    items = np.concatenate([rng.choice(10, 6, False) + 10 * (user % 2) for user in range(60)])
+    model = build_baseline(name, factors=8, iterations=60).fit(users, items, None, 60, 20)
+    queries = Histories(np.array([0, 1, 2, 12, 13, 14]), np.array([0, 3, 6]))
+    scores = model.score(queries)
+    assert scores[0, :10].mean() > scores[0, 10:].mean()
+    assert scores[1, 10:].mean() > scores[1, :10].mean()
+    pairs = np.array([[4, 14], [5, 15]])
+    np.testing.assert_allclose(model.score_pairs(queries, pairs), np.take_along_axis(scores, pairs, 1), rtol=1e-4)
+    again = baseline_from_state(model.state())
+    np.testing.assert_array_equal(again.score(queries), scores)

@@ -1,0 +1,397 @@
+"""The losses do what their formulas say, and the corrections have the right sign where the truth is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from recsys.retrieval import full_softmax
+from recsys.retrieval.losses import (
+    NegativeColumns,
+    NegativeMemory,
+    bce_loss,
+    full_softmax_loss,
+    in_batch_softmax_loss,
+    mine_hard_negatives,
+    mixed_negative_softmax_loss,
+    sampled_softmax_loss,
+)
+
+P, N, D = 23, 17, 5
+
+
+def vectors(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed + 100 * shape[0])
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+
+def grads(loss: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(loss, inputs)
+
+
+@pytest.fixture(params=[4, 512], ids=["many blocks", "one block"])
+def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(full_softmax, "BLOCK_ROWS", request.param)
+
+
+# --- full softmax --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_blocks")
+def test_full_softmax_equals_the_dense_formula_in_value_and_every_gradient() -> None:
+    user, items, bias = vectors(P, D), vectors(N, D), vectors(N)
+    scale = torch.tensor(1.7, dtype=torch.float64, requires_grad=True)
+    targets, weight = torch.arange(P) % N, torch.rand(P).double()
+    weight[3] = 0.0
+    ours = full_softmax_loss(user, items, targets, bias, weight, scale=scale)
+    dense = F.cross_entropy(scale * user @ items.T + bias, targets, reduction="none") @ weight / weight.sum()
+    torch.testing.assert_close(ours, dense)
+    for a, b in zip(grads(3 * ours, user, items, bias, scale), grads(3 * dense, user, items, bias, scale), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.usefixtures("_blocks")
+def test_full_softmax_passes_a_numerical_gradient_check() -> None:
+    targets, ids = torch.tensor([1, 0, 4, 4, 2, 3]), torch.tensor([7, 8, 9, 7, 5])
+    shift = vectors(6, seed=1).detach()
+
+    def loss(user: Tensor, items: Tensor, bias: Tensor) -> Tensor:
+        return full_softmax_loss(user, items, targets, bias, target_shift=shift, column_ids=ids)
+
+    assert torch.autograd.gradcheck(loss, (vectors(6, 3), vectors(5, 3), vectors(5)))
+
+
+def test_exact_float32_and_reduced_products_are_as_close_as_they_claim() -> None:
+    user, items = vectors(700, 32).float(), vectors(300, 32, seed=1).float()
+    targets = torch.arange(700) % 300
+    value = F.cross_entropy(user @ items.T, targets)
+    dense = grads(value, user, items)
+    for reduced, tolerance in ((False, 1e-5), (None, 1e-2)):
+        ours = full_softmax_loss(user, items, targets, reduced=reduced)
+        assert abs((ours - value).item()) < tolerance
+        for a, b in zip(grads(ours, user, items), dense, strict=True):
+            assert (a - b).norm() < tolerance * b.norm()
+
+
+def test_a_learned_part_alone_can_want_gradients() -> None:
+    user, items, bias, targets = vectors(P, D), vectors(N, D), vectors(N), torch.arange(P) % N
+    dense = grads(F.cross_entropy(user @ items.T + bias, targets), user, items, bias)
+    for wanted, expected in zip((user, items, bias), dense, strict=True):
+        parts = [part if part is wanted else part.detach() for part in (user, items, bias)]
+        (ours,) = grads(full_softmax_loss(parts[0], parts[1], targets, parts[2]), wanted)
+        torch.testing.assert_close(ours, expected)
+
+
+def test_huge_logits_and_empty_batches_stay_finite() -> None:
+    user, items = (vectors(P, D) * 1e4), vectors(N, D)
+    loss = full_softmax_loss(user, items, torch.arange(P) % N)
+    assert loss.isfinite()
+    assert all(g.isfinite().all() for g in grads(loss, items))
+    empty = full_softmax_loss(user[:0], items, torch.zeros(0, dtype=torch.int64))
+    assert empty.item() == 0.0
+    assert grads(empty, items)[0].abs().max() == 0.0
+    nothing = full_softmax_loss(user, items, torch.arange(P) % N, weight=torch.zeros(P))
+    assert nothing.item() == 0.0
+
+
+def test_no_matrix_of_all_scores_is_ever_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(full_softmax, "BLOCK_ENTRIES", 3 * N)
+    sizes: list[int] = []
+    mm = torch.mm
+
+    def recording(a: Tensor, b: Tensor, **more: Tensor) -> Tensor:
+        result = mm(a, b, **more)
+        sizes.append(result.numel())
+        return result
+
+    monkeypatch.setattr(torch, "mm", recording)
+    full_softmax_loss(vectors(P, D), vectors(N, D), torch.arange(P) % N)
+    assert max(sizes) == 3 * N
+
+
+# --- in-batch ------------------------------------------------------------------------------------------------------
+
+IDS = torch.arange(P) % 19  # rows 19 to 22 repeat the items of rows 0 to 3
+
+
+def in_batch(log_q: Tensor | None, **more: object) -> Tensor:
+    return in_batch_softmax_loss(vectors(P, D), vectors(P, D, seed=1), IDS, log_q, 2.0, **more)
+
+
+def by_hand(user: Tensor, item: Tensor, ids: Tensor, log_q: Tensor, scale: float) -> Tensor:
+    losses = []
+    for i in range(len(user)):
+        columns = [j for j in range(len(item)) if j == i or ids[j] != ids[i]]
+        scores = torch.stack([scale * user[i] @ item[j] - log_q[j] for j in columns])
+        losses.append(torch.logsumexp(scores, 0) - scores[columns.index(i)])
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.usefixtures("_blocks")
+def test_in_batch_equals_a_loop_over_rows_and_columns() -> None:
+    user, item, log_q = vectors(P, D), vectors(P, D, seed=1), vectors(P, seed=2).detach()
+    ours, loop = in_batch_softmax_loss(user, item, IDS, log_q, 2.0), by_hand(user, item, IDS, log_q, 2.0)
+    torch.testing.assert_close(ours, loop)
+    for a, b in zip(grads(ours, user, item), grads(loop, user, item), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_uniform_q_and_constants_change_nothing() -> None:
+    log_q = vectors(P, seed=2).detach()
+    plain = in_batch(None)
+    torch.testing.assert_close(in_batch(torch.full((P,), -3.0).double()), plain)
+    torch.testing.assert_close(in_batch(log_q + 5.0), in_batch(log_q))
+    assert abs((in_batch(log_q) - plain).item()) > 1e-3  # while another q does change it
+
+
+@pytest.mark.parametrize("correct_positive", [True, False])
+def test_a_single_row_has_no_loss(correct_positive: bool) -> None:
+    user, item = vectors(1, D), vectors(1, D, seed=1)
+    one = in_batch_softmax_loss(
+        user, item, torch.tensor([3]), torch.tensor([-2.0]), 9.0, correct_positive=correct_positive
+    )
+    assert one.item() == 0.0
+    assert grads(one, item)[0].abs().max() == 0.0
+
+
+def test_the_whole_catalogue_as_a_batch_is_the_full_softmax() -> None:
+    user, item, targets = vectors(N, D), vectors(N, D, seed=1), torch.arange(N)
+    ours = in_batch_softmax_loss(user, item, targets, torch.full((N,), -math.log(N)), 1.5)
+    full = F.cross_entropy(1.5 * user @ item.T, targets)
+    torch.testing.assert_close(ours, full)
+    for a, b in zip(grads(ours, user, item), grads(full, user, item), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_the_order_of_rows_does_not_matter() -> None:
+    order, log_q = torch.randperm(P), vectors(P, seed=2).detach()
+    user, item = vectors(P, D), vectors(P, D, seed=1)
+    shuffled = in_batch_softmax_loss(user[order], item[order], IDS[order], log_q[order], 2.0)
+    torch.testing.assert_close(shuffled, in_batch(log_q))
+
+
+def test_a_repeated_positive_is_no_negative_of_itself() -> None:
+    user, item = vectors(3, D), vectors(3, D, seed=1).detach()
+    item[2] = item[0]
+    ids = torch.tensor([4, 9, 4])
+    rows = [in_batch_softmax_loss(user, item, ids, None, 1.0, weight=w) for w in torch.eye(3)]
+    pair = F.cross_entropy((user @ item[:2].T)[:1], torch.tensor([0]))  # row 0 against item 9 alone
+    torch.testing.assert_close(rows[0], pair)
+    unmasked = in_batch_softmax_loss(user, item, torch.arange(3), None, 1.0, weight=torch.eye(3)[0])
+    assert unmasked > rows[0] + 1e-3
+
+
+def test_weights_pick_rows_and_their_size_does_not_matter() -> None:
+    weight = torch.rand(P).double()
+    rows = torch.stack([in_batch(None, weight=w) for w in torch.eye(P)]).double()
+    torch.testing.assert_close(in_batch(None, weight=weight), rows @ weight / weight.sum())
+    torch.testing.assert_close(in_batch(None, weight=weight * 10), in_batch(None, weight=weight))
+
+
+def test_memory_columns_are_negatives_like_any_other() -> None:
+    user, item, log_q = vectors(P, D), vectors(P, D, seed=1), vectors(P, seed=2).detach()
+    extra = NegativeColumns(vectors(6, D).detach(), torch.tensor([1, 50, 51, 52, 53, 0]), vectors(6).detach())
+    ours = in_batch_softmax_loss(user, item, IDS, log_q, 2.0, memory=extra)
+    columns, ids = torch.cat([item, extra.vectors]), torch.cat([IDS, extra.ids])
+    torch.testing.assert_close(ours, by_hand(user, columns, ids, torch.cat([log_q, extra.log_q]), 2.0))
+
+
+# --- where the truth is known --------------------------------------------------------------------------------------
+
+
+def planted() -> tuple[Tensor, Tensor]:
+    """True probability of each of 12 items given one of 6 kinds of user, and the items' share of all events.
+
+    Popularity falls from item to item, by 40 in all; tastes differ besides.
+    """
+    generator = torch.Generator().manual_seed(11)
+    logits = torch.linspace(3.7, 0.0, 12) + torch.randn(6, 12, generator=generator)
+    truth = logits.softmax(1)
+    return truth, truth.mean(0)
+
+
+def trained(loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], steps: int = 900) -> Tensor:
+    """Serving scores `[6, 12]` after training free vectors on batches drawn from the truth."""
+    truth, _ = planted()
+    generator = torch.Generator().manual_seed(5)
+    user = torch.randn(6, 16, generator=generator).mul_(0.1).requires_grad_()
+    item = torch.randn(12, 16, generator=generator).mul_(0.1).requires_grad_()
+    optimiser = torch.optim.Adam([user, item], lr=0.02)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    for _ in range(steps):
+        rows = torch.randint(6, (256,), generator=generator)
+        ids = torch.multinomial(truth[rows], 1, generator=generator)[:, 0]
+        optimiser.zero_grad()
+        loss(user[rows], item[ids], ids, item).backward()
+        optimiser.step()
+        schedule.step()
+    return (user @ item.T).detach()
+
+
+def rank_agreement(scores: Tensor, truth: Tensor) -> float:
+    """Share of item pairs of one user, clearly different in truth, that the scores order rightly."""
+    gap = truth.log()[:, :, None] - truth.log()[:, None, :]
+    clear = gap > 0.3
+    return ((scores[:, :, None] > scores[:, None, :]) & clear).sum().item() / clear.sum().item()
+
+
+@pytest.mark.learns
+def test_the_correction_lifts_popular_items_and_recovers_the_true_order() -> None:
+    truth, share = planted()
+
+    def corrected(user: Tensor, item: Tensor, ids: Tensor, _: Tensor) -> Tensor:
+        return in_batch_softmax_loss(user, item, ids, share[ids].log(), 1.0, reduced=False)
+
+    def uncorrected(user: Tensor, item: Tensor, ids: Tensor, _: Tensor) -> Tensor:
+        return in_batch_softmax_loss(user, item, ids, None, 1.0, reduced=False)
+
+    def unbiased(user: Tensor, item: Tensor, ids: Tensor, _: Tensor) -> Tensor:
+        return in_batch_softmax_loss(user, item, ids, share[ids].log(), 1.0, correct_positive=False, reduced=False)
+
+    with_q, without, given = trained(corrected), trained(uncorrected), trained(unbiased)
+    head = share.argsort(descending=True)[:3]
+
+    def lift(scores: Tensor) -> float:
+        return (scores[:, head].mean() - scores.mean()).item()
+
+    assert lift(with_q) > lift(without) + 1.0
+    assert rank_agreement(with_q, truth) > 0.95
+    assert rank_agreement(given, truth) > 0.95
+    assert rank_agreement(without, truth) < 0.85
+    # Not the order alone: up to a constant per user, the scores are the log-probabilities.
+    error = given - given.mean(1, keepdim=True) - (truth.log() - truth.log().mean(1, keepdim=True))
+    assert error.abs().mean() < 0.2
+
+
+@pytest.mark.learns
+def test_mixed_negatives_recover_the_true_order() -> None:
+    truth, share = planted()
+    generator = torch.Generator().manual_seed(9)
+
+    def mixed(user: Tensor, item: Tensor, ids: Tensor, catalogue: Tensor) -> Tensor:
+        drawn = torch.randint(12, (128,), generator=generator)
+        return mixed_negative_softmax_loss(
+            user, item, ids, catalogue[drawn], drawn, share[ids], share[drawn], 12, 1.0, reduced=False
+        )
+
+    assert rank_agreement(trained(mixed), truth) > 0.95
+
+
+@pytest.mark.parametrize("drawn", [0, 24])
+def test_given_positives_estimate_the_full_softmax_without_bias(drawn: int) -> None:
+    """Averaged over samples, exp(loss + own score) is the sum over the catalogue of exp(score)."""
+    share = planted()[1]
+    generator = torch.Generator().manual_seed(3)
+    item, user = torch.randn(12, 4, generator=generator), torch.randn(1, 4, generator=generator)
+    exact, own, batch, total, rounds = (user @ item.T).exp().sum().item(), 5, 16, 0.0, 1500
+    first = torch.zeros(batch)
+    first[0] = 1.0
+    for _ in range(rounds):
+        ids = torch.cat([torch.tensor([own]), torch.multinomial(share, batch - 1, True, generator=generator)])
+        negatives = torch.randint(12, (drawn,), generator=generator)
+        loss = mixed_negative_softmax_loss(
+            user.expand(batch, -1),
+            item[ids],
+            ids,
+            item[negatives],
+            negatives,
+            share[ids],
+            share[negatives],
+            12,
+            1.0,
+            first,
+            correct_positive=False,
+            reduced=False,
+        )
+        total += math.exp(loss.item() + (user[0] @ item[own]).item())
+    assert total / rounds == pytest.approx(exact, rel=0.03)
+
+
+def test_mixture_correction_by_hand() -> None:
+    user, item, negatives = vectors(2, D), vectors(2, D, seed=1), vectors(3, D)
+    frequency, other = torch.tensor([0.5, 0.1]).double(), torch.tensor([0.0, 0.2, 0.3]).double()
+    ours = mixed_negative_softmax_loss(
+        user, item, torch.tensor([0, 1]), negatives, torch.tensor([2, 3, 0]), frequency, other, 10, 2.0
+    )
+    q = (2 * torch.cat([frequency, other]) + 3 / 10) / 5
+    logits = 2.0 * user @ torch.cat([item, negatives]).T - q.log()
+    first = torch.logsumexp(logits[0, :4], 0) - logits[0, 0]  # the last column is row 0's own item
+    second = torch.logsumexp(logits[1], 0) - logits[1, 1]
+    torch.testing.assert_close(ours, (first + second) / 2)
+
+
+# --- the others ----------------------------------------------------------------------------------------------------
+
+
+def test_sampled_softmax_with_shared_and_own_negatives_agree_with_cross_entropy() -> None:
+    user, positive, shared = vectors(P, D), vectors(P, D, seed=1), vectors(4, D)
+    scores = torch.cat([(user * positive).sum(1, keepdim=True), user @ shared.T], 1) * 3.0
+    expected = F.cross_entropy(scores, torch.zeros(P, dtype=torch.int64))
+    own = shared.expand(P, 4, D)
+    for negatives in (shared, own):
+        loss = sampled_softmax_loss(user, positive, negatives, 3.0)
+        torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
+    q, log_q = vectors(P, seed=3).detach(), vectors(4, seed=3).detach()
+    corrected = sampled_softmax_loss(user, positive, shared, 3.0, q, log_q)
+    expected = F.cross_entropy(scores - torch.cat([q[:, None], log_q.expand(P, 4)], 1), torch.zeros(P).long())
+    torch.testing.assert_close(corrected.double(), expected, rtol=1e-5, atol=1e-6)
+    ids, hit = torch.arange(P), torch.tensor([0, 90, 91, 92])
+    masked = sampled_softmax_loss(user[:1], positive[:1], shared, 3.0, positive_ids=ids[:1], negative_ids=hit)
+    expected = F.cross_entropy(scores[:1, [0, 2, 3, 4]], torch.zeros(1).long())
+    torch.testing.assert_close(masked.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_bce_needs_its_scale_to_fit_unit_vectors() -> None:
+    user = F.normalize(vectors(2, D), dim=1).detach()
+    item, labels = torch.stack([user[0], -user[1]]), torch.tensor([1, 0])
+    assert bce_loss(user, item, labels, 1.0).item() == pytest.approx(math.log1p(math.exp(-1)))
+    assert bce_loss(user, item, labels, 20.0).item() < 1e-6
+    loss = bce_loss(user, item, labels, 2.0, 0.5, torch.tensor([0.0, 1.0]))
+    assert loss.item() == pytest.approx(math.log1p(math.exp(-2 + 0.5)))
+
+
+def test_negative_memory_keeps_the_newest_and_comes_back_from_its_state() -> None:
+    memory = NegativeMemory(5, 2)
+    assert len(memory.columns().ids) == 0
+    for start in range(0, 9, 3):
+        ids = torch.arange(start, start + 3)
+        memory.push(ids[:, None].float().expand(3, 2).requires_grad_(), ids, -ids.float())
+    kept = memory.columns()
+    assert sorted(kept.ids.tolist()) == [4, 5, 6, 7, 8]
+    assert torch.equal(kept.vectors[:, 0], kept.ids.float())
+    assert torch.equal(kept.log_q, -kept.ids.float())
+    assert not kept.vectors.requires_grad
+    other = NegativeMemory(1, 1)
+    other.load_state_dict(memory.state_dict())
+    for again in (memory, other):
+        again.push(torch.ones(2, 2), torch.tensor([70, 71]), torch.zeros(2))
+        assert sorted(again.columns().ids.tolist()) == [6, 7, 8, 70, 71]
+    memory.push(torch.ones(9, 2), torch.arange(100, 109), torch.zeros(9))
+    assert sorted(memory.columns().ids.tolist()) == [104, 105, 106, 107, 108]
+
+
+def test_hard_negatives_are_the_best_items_that_are_not_the_rows_own() -> None:
+    generator = torch.Generator().manual_seed(1)
+    items, query = torch.randn(30, 4, generator=generator), torch.randn(6, 4, generator=generator)
+    exclude = torch.randint(-1, 30, (6, 5), generator=generator)
+    order = (query @ items.T).argsort(1, descending=True)
+    exclude[:, 0] = order[:, 2]
+
+    def search(queries: Tensor, k: int) -> Tensor:
+        return (queries @ items.T).topk(k).indices
+
+    mined = mine_hard_negatives(query, search, exclude, 7, 30, skip_top=2)
+    for row in range(6):
+        allowed = [i for i in order[row].tolist() if i not in exclude[row].tolist()]
+        assert mined[row].tolist() == allowed[2:9]
+
+    def short(queries: Tensor, k: int) -> Tensor:  # an index that found three items
+        return torch.where(torch.arange(k) < 3, search(queries, k), -1)
+
+    mined = mine_hard_negatives(query, short, torch.full((6, 1), -1), 4, 30)
+    assert torch.equal(mined, torch.cat([order[:, :3], torch.full((6, 1), -1)], 1))

@@ -1,0 +1,205 @@
+"""Checkpoints on disk: whole or absent, whatever moment the process is killed at.
+
+A checkpoint is a folder `checkpoint-<serial>` with `tensors.safetensors` and `state.json`. It is written under another
+name, forced to disk and renamed; the rename is the moment it begins to exist. Nothing in it is code: no pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..errors import RunError
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+
+
+@dataclass
+class Snapshot:
+    """What a checkpoint holds.
+
+    Attributes:
+        tensors: by slash-separated name.
+        state: anything JSON can say.
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, group: str, tensors: Mapping[str, Tensor]) -> None:
+        """Put tensors under `group/`."""
+        self.tensors.update({f"{group}/{name}": tensor for name, tensor in tensors.items()})
+
+    def group(self, group: str) -> dict[str, Tensor]:
+        """The tensors put under `group/`, by their own names."""
+        prefix = f"{group}/"
+        return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
+
+
+class Checkpointer:
+    """Keeps the newest checkpoints of one training in a folder.
+
+    Args:
+        folder: of this training alone; made when missing.
+        every_steps: also write one every so many steps inside an epoch; 0 writes at the ends of epochs only.
+        resume: start from the newest checkpoint found; otherwise those found are removed with the first one written.
+        keep: how many are kept.
+        fingerprint: of configuration and data; a checkpoint with another one is refused.
+    """
+
+    def __init__(
+        self, folder: Path, every_steps: int = 0, *, resume: bool = False, keep: int = 2, fingerprint: str = ""
+    ) -> None:
+        self.folder = folder
+        self.every_steps = every_steps
+        self.keep = keep
+        self.fingerprint = fingerprint
+        self._own = self._found() if resume else []
+
+    def due(self, steps: int) -> bool:
+        """Whether one is to be written after so many steps, inside an epoch."""
+        return self.every_steps > 0 and steps % self.every_steps == 0
+
+    def _found(self) -> list[Path]:
+        """Whole checkpoints in the folder, oldest first."""
+        return sorted(self.folder.glob("checkpoint-*"), key=_serial)
+
+    def save(self, snapshot: Snapshot) -> Path:
+        """Write a checkpoint, then remove the ones beyond `keep` and the remains of killed writes.
+
+        Args:
+            snapshot: what to keep.
+
+        Returns:
+            The checkpoint's folder.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        serial = max(map(_serial, self._found()), default=0) + 1
+        partial, final = self.folder / f"partial-{serial}", self.folder / f"checkpoint-{serial}"
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir()
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in snapshot.tensors.items()}
+        save_file(_unshared(tensors), partial / "tensors.safetensors")
+        document = {"format": FORMAT, "fingerprint": self.fingerprint, **snapshot.state}
+        (partial / "state.json").write_text(json.dumps(document))
+        for path in (partial / "tensors.safetensors", partial / "state.json", partial):
+            _to_disk(path)
+        partial.rename(final)
+        _to_disk(self.folder)
+        self._own = [*self._own, final][-self.keep :]
+        for path in [*self._found(), *self.folder.glob("partial-*")]:
+            if path not in self._own:
+                _remove(path)
+        return final
+
+    def load(self) -> Snapshot | None:
+        """The newest whole checkpoint; None when there is none to resume from.
+
+        Raises:
+            RunError: it belongs to another configuration, or every checkpoint is damaged.
+        """
+        damaged = []
+        for path in reversed(self._own):
+            try:
+                state = json.loads((path / "state.json").read_text())
+                tensors = load_file(path / "tensors.safetensors")
+            except (OSError, ValueError, SafetensorError) as error:
+                log.warning("checkpoint %s is damaged (%s); trying the one before", path, error)
+                damaged.append(path.name)
+                continue
+            if state.get("format") != FORMAT:
+                raise RunError(f"{path} has format {state.get('format')}, expected {FORMAT}; start without --resume")
+            if state.get("fingerprint") != self.fingerprint:
+                raise RunError(f"{path} was made with another configuration or other data; start without --resume")
+            return Snapshot(tensors, state)
+        if damaged:
+            raise RunError(f"no checkpoint in {self.folder} can be read ({', '.join(damaged)}); start without --resume")
+        return None
+
+    def clear(self) -> None:
+        """Remove the folder: the training is over."""
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+        self._own = []
+
+
+def _serial(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])
+
+
+def _remove(path: Path) -> None:
+    """Rename first: a checkpoint that is half removed must not look whole."""
+    if not path.name.startswith("partial-"):
+        path = path.rename(path.with_name(f"partial-removed-{_serial(path)}"))
+    shutil.rmtree(path)
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of those that share memory with an earlier one, which the file format refuses."""
+    seen: set[int] = set()
+    found = {}
+    for name, tensor in tensors.items():
+        address = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if address in seen else tensor
+        seen.add(address)
+    return found
+
+
+def _to_disk(path: Path) -> None:
+    """Ask the system to write a file or folder out, so that a power cut keeps the order of events too."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def capture_rng(generators: Mapping[str, torch.Generator]) -> Snapshot:
+    """States of torch's, numpy's and Python's global generators and of the given ones."""
+    snapshot = Snapshot({"torch": torch.get_rng_state()})
+    if torch.cuda.is_available():
+        snapshot.add("cuda", {str(index): state for index, state in enumerate(torch.cuda.get_rng_state_all())})
+    snapshot.add("own", {name: generator.get_state() for name, generator in generators.items()})
+    _, key, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002 - the global generator is meant
+    snapshot.state = {
+        "numpy": [np.asarray(key).tolist(), int(position), int(has_gauss), float(gauss)],
+        "python": random.getstate(),
+    }
+    return snapshot
+
+
+def restore_rng(snapshot: Snapshot, generators: Mapping[str, torch.Generator]) -> None:
+    """Put the generators back to the states captured.
+
+    Raises:
+        RunError: a generator was not there when the states were captured.
+    """
+    torch.set_rng_state(snapshot.tensors["torch"])
+    for index, state in snapshot.group("cuda").items():
+        if int(index) < torch.cuda.device_count():
+            torch.cuda.set_rng_state(state, int(index))
+    own = snapshot.group("own")
+    for name, generator in generators.items():
+        if name not in own:
+            raise RunError(f'the checkpoint holds no state of generator "{name}"; start without --resume')
+        generator.set_state(own[name])
+    key, position, has_gauss, gauss = snapshot.state["numpy"]
+    np.random.set_state(("MT19937", np.asarray(key, np.uint32), position, has_gauss, gauss))  # noqa: NPY002
+    version, internal, gauss_next = snapshot.state["python"]
+    random.setstate((version, tuple(internal), gauss_next))

@@ -1,0 +1,234 @@
+"""The training loop of both stages: epochs of steps, early stopping by one metric, exact resume.
+
+What a step computes is the caller's: `step(batch)` returns the terms of the loss, and everything that trains goes
+through `fit`. Killed at any moment and resumed, it ends with the weights of an undisturbed run, bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..data.loader import Loader
+from ..errors import ConfigError, RunError
+from ..settings import Settings
+from .checkpoint import Checkpointer, Snapshot, capture_rng, restore_rng
+from .history import History, Record, Totals
+from .optim import Optimizer
+from .progress import TrainingBar
+from .runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Backward = Callable[[dict[str, Tensor]], None]
+
+CUDA_CHECK_EVERY = 50  # steps between looks at the loss on a GPU, each of which waits for it
+
+
+class FitOptions(Settings):
+    """How long to train, and by what to stop."""
+
+    epochs: int = Field(default=10, ge=1)
+    """Most passes over the training rows."""
+    metric: str = ""
+    """Validation metric that picks the best epoch, whose weights are kept. Empty: the last epoch's are."""
+    greater_is_better: bool = True
+    """Whether a larger value of `metric` is better."""
+    patience: int = Field(default=2, ge=0)
+    """Epochs in a row without a better `metric` before training stops; 0 never stops early."""
+
+
+def fit(
+    step: Callable[[T], dict[str, Tensor]],
+    loader: Loader[T],
+    optimizer: Optimizer,
+    options: FitOptions,
+    *,
+    evaluate: Callable[[], Mapping[str, float]] | None = None,
+    backward: Backward | None = None,
+    checkpointer: Checkpointer | None = None,
+    runtime: Runtime | None = None,
+    generators: Mapping[str, torch.Generator] | None = None,
+    description: str = "training",
+) -> History:
+    """Train `optimizer.model`; afterwards it holds the best epoch's weights, or the last one's without a metric.
+
+    Args:
+        step: batch -> terms of the loss, scalars by name; `loss` is the one to minimise.
+        loader: batches of the training rows.
+        optimizer: knows the model, which is in training mode during steps and in evaluation mode during `evaluate`.
+        options: see `FitOptions`.
+        evaluate: validation metrics by name, called after every epoch without gradients.
+        backward: terms -> gradients on the parameters, for balances that weigh the tasks' gradients; by default
+            `terms["loss"].backward()`.
+        checkpointer: where to keep checkpoints, and whether to resume from one.
+        runtime: arithmetic of the steps; float32 when None.
+        generators: random generators that `step` or `evaluate` draw from, besides the global ones and those that
+            modules hold as `generator`; they are part of the checkpoint.
+        description: shown left of the progress bar and in the log.
+
+    Returns:
+        The history, earlier epochs of a resumed training included.
+
+    Raises:
+        RecsysError: a loss term became NaN or infinite; no checkpoint is written after that.
+        ConfigError: `options.metric` is not among the metrics.
+        RunError: the checkpoint does not belong to this training.
+    """
+    if options.metric and evaluate is None:
+        raise ConfigError(f'metric = "{options.metric}" needs validation rows, and there are none')
+    model = optimizer.model
+    drawn_from = {name: m.generator for name, m in model.named_modules() if _has_generator(m)}
+    training = _Training(loader, optimizer, {**drawn_from, **(generators or {})})
+    if checkpointer is not None and (snapshot := checkpointer.load()) is not None:
+        training.restore(snapshot)
+        log.info("%s: resumed after %d steps", description, optimizer.steps)
+    history = training.history
+    mode = model.training
+    try:
+        with TrainingBar(description, options.epochs * len(loader)) as bar:
+            while loader.epoch < options.epochs and not history.stopped_early:
+                model.train()
+                _run_epoch(training, step, backward or _plain_backward, checkpointer, runtime, bar)
+                record = training.close_epoch()
+                if evaluate is not None:
+                    with evaluation_mode(model):
+                        record.update(evaluate())
+                if options.metric:
+                    training.judge(record, options)
+                log.info("%s: %s", description, " ".join(f"{name} {value:.6g}" for name, value in record.items()))
+                if checkpointer is not None:
+                    checkpointer.save(training.snapshot())
+    finally:
+        model.train(mode)
+    if training.best_weights:
+        model.load_state_dict(training.best_weights)
+    return history
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """No dropout and no gradients inside; the mode found is put back, whatever happens."""
+    mode = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(mode)
+
+
+def _plain_backward(terms: dict[str, Tensor]) -> None:
+    terms["loss"].backward()  # type: ignore[no-untyped-call]
+
+
+def _has_generator(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "generator", None), torch.Generator)
+
+
+class _Training:
+    """Everything that changes while `fit` runs, so that a checkpoint can hold it."""
+
+    def __init__(self, loader: Loader[Any], optimizer: Optimizer, generators: Mapping[str, torch.Generator]) -> None:
+        self.loader = loader
+        self.optimizer = optimizer
+        self.model = optimizer.model
+        self.generators = generators
+        self.history = History()
+        self.totals = Totals()
+        self.best_weights: dict[str, Tensor] = {}
+
+    def close_epoch(self) -> Record:
+        """Append the record of the epoch that just ended and start the next one's sums."""
+        totals, self.totals = self.totals, Totals()
+        record: Record = {"epoch": self.loader.epoch, "steps": self.optimizer.steps, **totals.means()}
+        record["seconds"] = totals.seconds
+        record["rows_per_second"] = totals.rows / max(totals.seconds, 1e-9)
+        record["lr"] = self.optimizer.lr
+        self.history.records.append(record)
+        return record
+
+    def judge(self, record: Record, options: FitOptions) -> None:
+        """Keep the weights when the epoch is the best so far."""
+        if options.metric not in record:
+            raise ConfigError(f'metric = "{options.metric}" is not measured; there are: {", ".join(sorted(record))}')
+        value = record[options.metric]
+        if math.isnan(value):
+            log.warning("%s is NaN after epoch %d, which is not taken as the best", options.metric, record["epoch"])
+        if self.history.judge(value, greater_is_better=options.greater_is_better, patience=options.patience):
+            self.best_weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+
+    def snapshot(self) -> Snapshot:
+        """The whole training, between two steps."""
+        snapshot = Snapshot()
+        snapshot.add("model", self.model.state_dict())
+        snapshot.add("optimizer", self.optimizer.state_dict())
+        snapshot.add("best", self.best_weights)
+        rng = capture_rng(self.generators)
+        snapshot.add("rng", rng.tensors)
+        snapshot.state = {
+            "loader": self.loader.state(),
+            "history": asdict(self.history),
+            "totals": self.totals.state(),
+            "rng": rng.state,
+        }
+        return snapshot
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Continue where `snapshot` was taken."""
+        weights, state = snapshot.group("model"), snapshot.state
+        found = {name: list(tensor.shape) for name, tensor in weights.items()}
+        expected = {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()}
+        differing = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+        if differing:
+            name = differing[0]
+            raise RunError(
+                f"the checkpoint belongs to another model: {len(differing)} tensors differ, such as {name}, which is "
+                f"{found.get(name, 'absent')} there and {expected.get(name, 'absent')} here; start without --resume"
+            )
+        self.loader.restore(state["loader"])
+        self.model.load_state_dict(weights)
+        self.optimizer.load_state_dict(snapshot.group("optimizer"))
+        self.best_weights = snapshot.group("best")
+        self.totals.restore(**state["totals"], device=next(self.model.parameters()).device)
+        self.history = History(**state["history"])
+        restore_rng(Snapshot(snapshot.group("rng"), state["rng"]), self.generators)
+
+
+def _run_epoch(
+    training: _Training,
+    step: Callable[[T], dict[str, Tensor]],
+    backward: Backward,
+    checkpointer: Checkpointer | None,
+    runtime: Runtime | None,
+    bar: TrainingBar,
+) -> None:
+    """The batches left of the current epoch."""
+    loader, optimizer, totals = training.loader, training.optimizer, training.totals
+    epoch = loader.epoch + 1
+    started = time.perf_counter() - totals.seconds
+    for batch in loader:
+        with nullcontext() if runtime is None else runtime.arithmetic():
+            terms = step(batch)
+            backward(terms)
+        optimizer.step()
+        optimizer.zero_grad()
+        totals.add(terms, loader.rows_in_batch)
+        totals.seconds = time.perf_counter() - started
+        save = checkpointer is not None and checkpointer.due(optimizer.steps) and loader.position < len(loader)
+        if save or not terms["loss"].is_cuda or optimizer.steps % CUDA_CHECK_EVERY == 0:
+            totals.check(epoch, optimizer.steps)
+            bar.show(optimizer.steps, epoch, float(terms["loss"].detach()), totals.rows / totals.seconds)
+        if checkpointer is not None and save:
+            checkpointer.save(training.snapshot())
+    totals.check(epoch, optimizer.steps)

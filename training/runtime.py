@@ -1,0 +1,132 @@
+"""Where and how numbers are computed: device, threads, precision, seeds. Decided once, logged once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import random
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from ..errors import ConfigError
+from ..nn.precision import bf16_is_fast, reduced_matmul
+from ..settings import Settings
+
+log = logging.getLogger(__name__)
+
+FAST_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+
+
+class RuntimeConfig(Settings):
+    """How training and scoring use the machine."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: the first CUDA device when there is one, else the CPU."""
+    threads: int = 0
+    """CPU threads of one operation; 0 leaves the choice to torch. Results repeat for the same number of threads."""
+    bf16: Literal["auto", "on", "off"] = "off"
+    """Round the operands of the training step's matrix products to bfloat16 (TF32 on a GPU); everything else, scoring
+    included, stays float32. `auto`: where the hardware is fast at it. Off, the same numbers come out everywhere."""
+    deterministic: bool = False
+    """Also refuse CUDA kernels whose sums depend on timing. On the CPU every run is deterministic anyway."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The decisions.
+
+    Attributes:
+        device: where tensors live.
+        threads: CPU threads of one operation.
+        bf16: whether matrix products of the training step round their operands.
+    """
+
+    device: torch.device
+    threads: int
+    bf16: bool
+
+    def arithmetic(self) -> AbstractContextManager[None]:
+        """Context of a training step, its backward pass included."""
+        return reduced_matmul(self.bf16)
+
+
+def start_runtime(config: RuntimeConfig, seed: int) -> Runtime:
+    """Apply `config` to this process, seed every global generator, and log what was decided.
+
+    Args:
+        config: see `RuntimeConfig`.
+        seed: of torch, numpy and Python.
+
+    Returns:
+        The decisions.
+
+    Raises:
+        ConfigError: `device = "cuda"` without a CUDA device.
+    """
+    cuda = torch.cuda.is_available()
+    if config.device == "cuda" and not cuda:
+        raise ConfigError('device = "cuda", but torch finds no CUDA device; use device = "auto" or "cpu"')
+    device = torch.device("cuda" if cuda and config.device != "cpu" else "cpu")
+    if config.threads > 0:
+        torch.set_num_threads(config.threads)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    fast = torch.cuda.get_device_capability(device) >= (8, 0) if device.type == "cuda" else bf16_is_fast()
+    bf16 = config.bf16 == "on" or (config.bf16 == "auto" and fast)
+    seed_everything(seed)
+    runtime = Runtime(device, torch.get_num_threads(), bf16)
+    log.info(
+        "runtime: %s, %d threads, %s, seed %d",
+        device,
+        runtime.threads,
+        "bfloat16 products" if bf16 else "float32",
+        seed,
+    )
+    return runtime
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators of torch (all devices), numpy and Python."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries may draw from the global generator
+    random.seed(seed)
+
+
+def cpu_flags() -> set[str]:
+    """Instruction sets of the CPU; empty where the system does not list them."""
+    return set(_cpuinfo("flags").split())
+
+
+def machine_class() -> str:
+    """What a measured number depends on, without naming the machine: CPU model and flags, cores, torch version."""
+    model = _cpuinfo("model name") or platform.processor() or platform.machine()
+    flags = [flag for flag in FAST_FLAGS if flag in cpu_flags()]
+    parts = [model, f"family {_cpuinfo('cpu family') or '?'} model {_cpuinfo('model') or '?'}", f"{cpu_count()} cores"]
+    parts += [" ".join(flags) or "no vector flags listed", f"torch {torch.__version__}"]
+    if torch.cuda.is_available():
+        parts.append(torch.cuda.get_device_name(0))
+    return ", ".join(parts)
+
+
+def cpu_count() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpuinfo(field: str) -> str:
+    """First value of a field of /proc/cpuinfo; empty where there is no such file or field."""
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return ""
+    for line in path.read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == field:
+            return value.strip()
+    return ""
