@@ -1,9 +1,9 @@
 # Everything runs in .venv; a second run skips what is done. PYTHON=/path/to/python picks another interpreter.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do $$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup check test demo bench clean
+.PHONY: help setup check test demo bench docs clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -17,6 +17,8 @@ demo: .venv/core.stamp ## Train and evaluate on the embedded world, and recommen
 	$(BIN)/recsys demo
 bench: .venv/bench.stamp ## Measure training throughput
 	$(BIN)/python benchmarks/train_throughput.py
+docs: .venv/core.stamp ## Write docs/config.md from the configuration classes
+	$(BIN)/python -m recsys.cli.document_config
 clean: ## Remove .venv, caches and build output; runs/ stays
 	rm -rf .venv .typecheck .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
 

@@ -85,7 +85,8 @@ def make_vectors(
     def draw(count: int) -> np.ndarray:
         noise = rng.standard_normal((count, dim), dtype=np.float32)
         points = noise * spectrum if kind == "smooth" else centres[rng.integers(0, len(centres), count)] + 0.5 * noise
-        return points / np.linalg.norm(points, axis=1, keepdims=True)
+        unit: np.ndarray = points / np.linalg.norm(points, axis=1, keepdims=True)
+        return unit
 
     return draw(n), draw(num_queries)
 
@@ -198,13 +199,13 @@ def updates(
     """A thousand items replaced, added, deleted; what the tombstones cost a search; and the compaction."""
 
     def p50() -> float:
-        return 1e3 * float(np.median([timed(lambda q=q: index.search(q[None], k))[0] for q in queries]))
+        return 1e3 * float(np.median([timed(partial(index.search, query[None], k))[0] for query in queries]))
 
     before = p50()
     rounds = []
     for _ in range(5):
         rows = rng.choice(len(vectors), 1000, replace=False)
-        rounds.append(timed(lambda r=rows: index.upsert(r, vectors[rng.permutation(r)]))[0])
+        rounds.append(timed(partial(index.upsert, rows, vectors[rng.permutation(rows)]))[0])
     n = index.num_rows
     appended = timed(lambda: index.upsert(np.arange(n, n + 1000), vectors[:1000]))[0]
     deleted = timed(lambda: index.delete(np.arange(n, n + 1000)))[0]

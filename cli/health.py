@@ -21,11 +21,8 @@ OPTIONAL = {
     "implicit": "the als and bpr baselines (`pip install 'recsys[bench]'`)",
     "lightgbm": "the LightGBM benchmark (`pip install 'recsys[bench]'`)",
 }
-COLLAPSED = 0.95
-"""Mean cosine between different items above which their vectors say nothing."""
 LEAKING = 0.99
 """An AUC above this is more often a label among the features than a good model."""
-SAMPLE = 2048
 
 
 def environment(folder: Path) -> Iterator[Finding]:
@@ -109,52 +106,33 @@ def _weights(name: str, file: Path) -> Iterator[Finding]:
 def _vectors(name: str, file: Path) -> Iterator[Finding]:
     import numpy as np
 
-    vectors = np.load(file, mmap_mode="r", allow_pickle=False)
-    rows = np.random.default_rng(0).permutation(len(vectors))[:SAMPLE]
-    sample = np.asarray(vectors[np.sort(rows)], dtype=np.float64)
-    if not np.isfinite(sample).all():
+    from ..evaluation.guards import embeddings_collapsed
+
+    vectors = np.load(file, allow_pickle=False)
+    if not np.isfinite(vectors).all():
         yield "problem", name, "NaN or infinity among the vectors; train again with a lower learning rate"
         return
-    norms = np.linalg.norm(sample, axis=1, keepdims=True)
-    unit = sample / np.maximum(norms, 1e-12)
-    count = len(unit)
-    cosine = float((np.square(unit.sum(axis=0)).sum() - np.square(unit).sum()) / max(count * (count - 1), 1))
-    if cosine > COLLAPSED:
-        yield (
-            "problem",
-            name,
-            f"embeddings collapsed: mean cosine {cosine:.2f} between different items, expected below {COLLAPSED}; "
-            "check the loss, its temperature and the learning rate",
-        )
-    else:
-        yield "ok", name, f"{len(vectors):,} vectors, mean cosine between different items {cosine:.2f}"
+    collapsed = embeddings_collapsed(vectors)
+    for fault in collapsed:
+        yield _level(fault.severity), name, fault.sentence
+    if not collapsed:
+        yield "ok", name, f"{len(vectors):,} vectors, and they differ"
 
 
 def _quality(metrics: Mapping[str, Any]) -> Iterator[Finding]:
-    retrieval = metrics.get("retrieval", {})
-    floor = retrieval.get("popularity", {})
-    metric = next((name for name in ("recall@100", "ndcg@10") if name in floor), None)
-    for name, values in retrieval.items() if metric else ():
-        if name == "popularity" or values.get(metric) is None:
-            continue
-        found, least = values[metric], floor[metric]
-        if found <= least:
-            yield (
-                "warning" if name != "two_tower" else "problem",
-                f"retriever {name}",
-                f"worse than popularity: {metric} {found:.4f} against {least:.4f}; train longer or check the data",
-            )
-        else:
-            yield "ok", f"retriever {name}", f"{metric} {found:.4f} against popularity's {least:.4f}"
-    index = metrics.get("index", {})
+    for fault in metrics.get("findings", []):
+        yield _level(fault["severity"]), fault["name"].replace("_", " "), fault["sentence"]
+    retrieval, index = metrics.get("retrieval", {}), metrics.get("index", {})
+    yield from _against("retriever", "popularity", retrieval.get("two_tower"), retrieval.get("popularity"))
+    yield from _against("funnel", "the retriever alone", metrics.get("funnel"), retrieval.get("two_tower"))
     for name, value in index.items():
         if name.startswith("ann_recall@") and isinstance(value, float):
             target = index.get("target_recall", 0.95)
-            low = value < target
-            advice = (
-                f"below the target {target}; rebuild it with `recsys build-index`" if low else "of the exact result"
-            )
-            yield "warning" if low else "ok", "index", f"{name} {value:.4f} {advice}"
+            if value < target:
+                sentence = f"{name} {value:.4f} is below the target {target}; rebuild it with `recsys build-index`"
+                yield "warning", "index", sentence
+            else:
+                yield "ok", "index", f"{name} {value:.4f} of the exact result"
     for task, values in metrics.get("ranking", {}).items():
         auc = values.get("auc")
         if auc is not None and auc > LEAKING:
@@ -162,14 +140,24 @@ def _quality(metrics: Mapping[str, Any]) -> Iterator[Finding]:
             yield "warning", f"task {task}", sentence
         elif auc is not None and auc <= 0.5:
             yield "warning", f"task {task}", f"auc {auc:.4f}, no better than chance; train longer or check the label"
-    funnel = metrics.get("funnel", {}).get("ndcg@10")
-    alone = retrieval.get("two_tower", {}).get("ndcg@10")
-    if funnel is not None and alone is not None:
-        if funnel < alone:
-            sentence = f"ndcg@10 {funnel:.4f} is below the retriever's own {alone:.4f}: the ranker makes lists worse"
-            yield "warning", "funnel", sentence
-        else:
-            yield "ok", "funnel", f"ndcg@10 {funnel:.4f} against the retriever's own {alone:.4f}"
+
+
+def _against(
+    subject: str, rival: str, ours: Mapping[str, Any] | None, theirs: Mapping[str, Any] | None
+) -> Iterator[Finding]:
+    """NDCG@10 of one system against another that it should beat."""
+    found, least = (values.get("ndcg@10") if values else None for values in (ours, theirs))
+    if found is None or least is None:
+        return
+    sentence = f"ndcg@10 {found:.4f} against {least:.4f} of {rival}"
+    if found > least:
+        yield "ok", subject, sentence
+    else:
+        yield "warning", subject, f"{sentence}: it makes lists worse; train longer, or check its data and loss"
+
+
+def _level(severity: str) -> str:
+    return "problem" if severity == "error" else severity
 
 
 def _version(name: str) -> str | None:

@@ -117,6 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except ModuleNotFoundError as error:
+        return _fail(f"this needs the package {error.name}, which is not installed; install it with pip", 1, debug)
     except MemoryError:
         return _fail("out of memory; use fewer rows, a smaller batch or smaller tables", 1, debug)
     except OSError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
@@ -49,21 +48,13 @@ def show(content: RenderableType) -> None:
     console.print(content)
 
 
-def write_page(title: str, content: RenderableType, file: Path) -> None:
-    """Write tables as one HTML file that needs nothing else; a half-written file never takes its place."""
-    console = Console(record=True, file=io.StringIO(), width=WIDE)
-    console.print(content)
-    style = "body { margin: 2em; font-family: sans-serif } pre { overflow-x: auto; line-height: 1.2 }"
-    page = (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_escaped(title)}</title><style>{style}</style></head><body><h1>{_escaped(title)}</h1>"
-        '<pre style="font-family: monospace">{code}</pre></body></html>\n'
-    )
-    text = console.export_html(inline_styles=True, code_format=page.replace("{ ", "{{ ").replace(" }", " }}"))
+def write_page(result: Mapping[str, Any], title: str, file: Path) -> None:
+    """Write an evaluation as one HTML file that needs nothing else; a half-written file never takes its place."""
+    from ..evaluation.page import render_html
+
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(render_html({"title": title, **plain(result)}), encoding="utf-8")
     os.replace(partial, file)
 
 
@@ -107,29 +98,32 @@ def evaluation(result: Mapping[str, Any]) -> RenderableType:
     if result.get("ranking"):
         blocks.append(_grid("Ranking", "task", result["ranking"], rows_are_metrics=False))
     if result.get("funnel"):
-        funnel = {name: value for name, value in result["funnel"].items() if name != "stages"}
-        blocks.append(_facts("Funnel", funnel))
-        blocks += _stages(result["funnel"].get("stages"))
+        funnel = result["funnel"]
+        blocks.append(_facts("Funnel", {name: value for name, value in funnel.items() if name != "verdict"}))
+        blocks += _stages(funnel.get("stages"))
+        if funnel.get("verdict"):
+            blocks.append(Text(str(funnel["verdict"])))
     return Group(*blocks)
 
 
 def comparison(result: Mapping[str, Any]) -> RenderableType:
-    """Paired differences to the first run, one table a run."""
+    """Paired differences to the first run, one table a run; differences that are no chance in bold."""
     blocks: list[RenderableType] = [Text(f"baseline: {result['baseline']}", style="bold")]
-    for other in result["comparisons"]:
-        heads = ["metric", "baseline", "this run", "difference", "95 % interval", "p"]
-        table = _table(str(other["run"]), heads)
-        for row in other["metrics"]:
-            interval = row.get("difference_ci")
-            sure = interval is not None and (interval[0] > 0 or interval[1] < 0)
+    for name, rows in result["comparisons"].items():
+        heads = ["metric", "baseline", "this run", "difference", "95 % interval", "p", "smallest visible"]
+        table = _table(name, heads)
+        for row in rows:
+            known = row["low"] is not None
             table.add_row(
                 row["metric"],
-                _number(row["baseline"]),
-                _number(row["value"]),
-                Text(_signed(row["difference"]), style="bold" if sure else ""),
-                f"[{_signed(interval[0])}, {_signed(interval[1])}]" if interval else "-",
-                _number(row.get("p")),
+                _number(row["a"]),
+                _number(row["b"]),
+                Text(_signed(row["difference"]), style="bold" if row["significant"] else ""),
+                f"{_signed(row['low'])} .. {_signed(row['high'])}" if known else "-",
+                _number(row["p_holm"]),
+                _number(row["smallest_visible"]),
             )
+        table.caption = "bold: p below 0.05 after Holm's correction over all metrics"
         blocks.append(table)
     return Group(*blocks)
 

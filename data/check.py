@@ -44,6 +44,10 @@ def check_data(config: DataConfig, base: Path, seed: int) -> dict[str, Any]:
         times=raw.times if config.time else None,
         labels={task.name: observed[:, column] for column, task in enumerate(config.tasks)},
         parts={name: rows for name, rows in parts.items() if len(rows)},
-        features=[(home_table(tables, spec), spec.source) for spec in config.features if spec.kind != "sequence"],
+        features=[
+            (home_table(tables, spec), spec.source)
+            for spec in config.features
+            if spec.kind != "sequence" and not spec.after_event
+        ],
         dropped=bad,
     )

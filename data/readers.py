@@ -114,10 +114,9 @@ def concatenate(parts: Sequence[RawTable]) -> RawTable:
                 f"{first.origin} and {part.origin} do not have the same columns: {', '.join(sorted(odd))} "
                 "only in one of them; give both the same columns"
             )
-    tables = [part.table.select(first.table.column_names) for part in parts]
     origin = Origin(tuple(p for part in parts for p in part.origin.parts))
     digest = first.digest if len(parts) == 1 else combined_digest(p.digest for p in parts)
-    return RawTable(pa.concat_tables(tables, promote_options="permissive"), origin, digest)
+    return RawTable(pa.concat_tables([part.table for part in parts], promote_options="permissive"), origin, digest)
 
 
 def combined_digest(digests: Iterable[str]) -> str:

@@ -115,21 +115,24 @@ class UserBootstrap:
         Args:
             samples: row 0 is the estimate.
             pivotal: reflect the quantiles about the estimate. For statistics that noise can only raise, such as a
-                calibration error, this takes out the bias that resampling adds; bounds below 0 become 0.
+                calibration error, this takes out the bias that resampling adds; bounds below 0 become 0, and the
+                estimate is always inside.
 
         Returns:
-            Per metric (low, high); None when there are no draws or most of them are undefined.
+            Per metric (low, high); None when there are no draws, or a tenth of them is undefined: then the number
+            hangs on one or two users and no interval can be told.
         """
         tails = np.array([(1 - self.level) / 2, (1 + self.level) / 2])
         found: list[Interval | None] = []
         for column in samples.T:
             valid = column[1:][np.isfinite(column[1:])]
-            if self.draws == 0 or 2 * len(valid) < self.draws or not np.isfinite(column[0]):
+            if self.draws == 0 or len(valid) < 0.9 * self.draws or not np.isfinite(column[0]):
                 found.append(None)
                 continue
             low, high = np.quantile(valid, tails)
             if pivotal:
-                low, high = max(2 * column[0] - high, 0.0), max(2 * column[0] - low, 0.0)
+                low, high = (max(2 * column[0] - end, 0.0) for end in (high, low))
+                low, high = min(low, column[0]), max(high, column[0])
             found.append((float(low), float(high)))
         return found
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 
 WIDTH = 360
+_MIDDLE, _BAR = 150.0, 156.0  # centre and full width of the funnel
 
 
 def svg(body: str, height: float, label: str) -> str:
@@ -31,19 +33,20 @@ def funnel_chart(stages: Sequence[tuple[str, float, float, float | None]], metri
     row, parts = 46, []
     names = [("perfect", 1.0, 0.0, None), *stages]
     for index, (name, ceiling, loss, recall) in enumerate(names):
-        y, width = 4 + index * row, max(ceiling, 0.004) * 190
-        before = max(names[index - 1][1] if index else 1.0, 0.004) * 190
+        y, width = 4 + index * row, max(ceiling, 0.004) * _BAR
+        before = max(names[index - 1][1] if index else 1.0, 0.004) * _BAR
         if index:
-            left, right = 160 - before / 2, 160 + before / 2
+            left, right = _MIDDLE - before / 2, _MIDDLE + before / 2
             parts.append(
                 f'<path class="lost" d="M{left:.1f} {y - row + 24} L{right:.1f} {y - row + 24} '
-                f'L{160 + width / 2:.1f} {y} L{160 - width / 2:.1f} {y} Z"/>'
+                f'L{_MIDDLE + width / 2:.1f} {y} L{_MIDDLE - width / 2:.1f} {y} Z"/>'
             )
-        parts.append(f'<rect class="bar" x="{160 - width / 2:.1f}" y="{y}" width="{width:.1f}" height="24" rx="2"/>')
+        bar = f'x="{_MIDDLE - width / 2:.1f}" y="{y}" width="{width:.1f}" height="24" rx="2"'
+        parts.append(f'<rect class="bar" {bar}/>')
         parts.append(text(2, y + 16, name, "strong"))
-        parts.append(text(262, y + 11, f"{ceiling:.3f}", "strong"))
+        parts.append(text(236, y + 11, f"{ceiling:.3f}", "strong"))
         note = f"lost {loss:.3f}" if index else metric
-        parts.append(text(262, y + 23, note + (f", recall {recall:.2f}" if recall is not None else ""), "small"))
+        parts.append(text(236, y + 23, note + (f", recall {recall:.2f}" if recall is not None else ""), "small"))
     return svg("".join(parts), len(names) * row - 14, f"{metric} still possible after each stage")
 
 
@@ -96,14 +99,14 @@ def curve_chart(
         return left + width * min(max(across, 0.0), 1.0), top + height * (1 - min(max(up, 0.0), 1.0))
 
     parts = [f'<rect class="frame" x="{left}" y="{top}" width="{width}" height="{height}"/>']
-    for step in range(5):
-        x = x_range[0] + (x_range[1] - x_range[0]) * step / 4
-        y = y_range[0] + (y_range[1] - y_range[0]) * step / 4
-        px, py = at(x, y)
+    for x in round_steps(*x_range):
+        px, _ = at(x, y_range[0])
         parts.append(f'<line class="grid" x1="{px:.1f}" x2="{px:.1f}" y1="{top}" y2="{top + height}"/>')
+        parts.append(text(px, top + height + 13, f"{x:.6g}", "small", "middle"))
+    for y in round_steps(*y_range):
+        _, py = at(x_range[0], y)
         parts.append(f'<line class="grid" x1="{left}" x2="{left + width}" y1="{py:.1f}" y2="{py:.1f}"/>')
-        parts.append(text(px, top + height + 13, f"{x:.3g}", "small", "middle"))
-        parts.append(text(left - 4, py + 3, f"{y:.3g}", "small", "end"))
+        parts.append(text(left - 4, py + 3, f"{y:.6g}", "small", "end"))
     if diagonal:
         low, high = max(x_range[0], y_range[0]), min(x_range[1], y_range[1])
         (x1, y1), (x2, y2) = at(low, low), at(high, high)
@@ -125,13 +128,27 @@ def curve_chart(
     return svg("".join(parts), top + height + 34, f"{y_label} against {x_label}")
 
 
+def round_steps(low: float, high: float) -> list[float]:
+    """Four to nine round numbers from low to high, to label an axis with."""
+    span = (high - low) or 1.0
+    unit = 10.0 ** math.floor(math.log10(span / 4))
+    step = max(one * unit for one in (1, 2, 5) if one * unit <= span / 4)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(one * step, 12) for one in range(first, last + 1)]
+
+
 def heat_map(rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]]) -> str:
     """A grid of cells, darker for larger shares, each with its number."""
     left, row, parts = 96.0, 26.0, []
     wide = (WIDTH - left - 2) / max(len(columns), 1)
     highest = max([value for line in values for value in line], default=1.0) or 1.0
+    shared = columns[0][: columns[0].rfind(" ") + 1] if columns else ""  # of "expert 0", "expert 1": said once
+    if len(columns) < 2 or not all(name.startswith(shared) for name in columns):
+        shared = ""
+    parts.append(text(2, 12, shared.strip(), "small"))
     for column, name in enumerate(columns):
-        parts.append(text(left + wide * (column + 0.5), 12, name[: max(int(wide / 6), 2)], "small", "middle"))
+        short = name[len(shared) :][: max(int(wide / 6), 2)]
+        parts.append(text(left + wide * (column + 0.5) - 1, 12, short, "small", "middle"))
     for index, (name, line) in enumerate(zip(rows, values, strict=True)):
         y = 18 + index * row
         parts.append(text(2, y + 17, name if len(name) <= 15 else name[:14] + "…"))

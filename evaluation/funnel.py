@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from .bootstrap import UserBootstrap, auc_samples, ratio
-from .catalogue import coverage
+from .catalogue import coverage, coverage_interval
 from .config import EvaluationConfig
 from .metrics import ideal_ndcg, list_metrics, rank_metrics
 from .ragged import BoolArray, FloatArray, IntArray, Ragged, contains, locate
@@ -96,6 +96,8 @@ def funnel_metrics(trace: FunnelTrace, *, num_items: int, config: EvaluationConf
     final = list_metrics(trace.final, truth, [k], ("hit", "recall", "ndcg", "mrr", "precision"))
     out: Json = user_metrics_json(final, config)
     out[f"coverage@{k}"] = coverage(trace.final, num_items, k)
+    if config.draws:
+        out[f"coverage@{k}_ci"] = list(coverage_interval(trace.final, num_items, k, config.level))
     if len(final.users) == 0:
         return out | {"stages": [], "verdict": "No user has a relevant item, so nothing can be said of the funnel."}
     users, boot = final.users, bootstrap_of(len(final.users), config)

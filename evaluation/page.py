@@ -79,22 +79,27 @@ def _funnel(funnel: Json) -> str:
     ndcg = next((name for name in funnel if name.startswith("ndcg@") and not name.endswith("_ci")), "NDCG")
     if stages:
         drawn = [(one["stage"], one["ceiling"], one["loss"], one.get("recall")) for one in stages]
-        parts.append(
-            '<p class="soft">The best NDCG still possible after each stage; its loss is the step down.</p>'
-            + funnel_chart(drawn, ndcg.replace("ndcg", "NDCG"))
-        )
         rows = [[one["stage"], _cell(one, "loss"), f"{one['share']:.0%}", _cell(one, "recall")] for one in stages]
-        parts.append(_table(["stage", "loss", "share of gap", "recall left"], rows))
-    numbers = {name: value for name, value in funnel.items() if _is_rate(name, value)}
-    parts.append(_table(["end to end", "value"], [[_words(name), _cell(funnel, name)] for name in numbers]))
+        parts.append('<p class="soft">The best NDCG still possible after each stage; its loss is the step down.</p>')
+        parts.append(
+            _side_by_side(
+                funnel_chart(drawn, ndcg.replace("ndcg", "NDCG")),
+                _table(["stage", "loss", "share of gap", "recall left"], rows),
+            )
+        )
+    numbers = [[_words(name), _cell(funnel, name)] for name in funnel if _is_rate(name, funnel[name])]
+    ranker = funnel.get("ranker") or {}
+    inside = [[_words(name), _cell(ranker, name)] for name in ranker if _is_rate(name, ranker[name])]
+    parts.append(
+        _side_by_side(
+            "<h3>End to end</h3>" + _table(["metric", "value"], numbers),
+            "<h3>The ranker among its candidates</h3>" + _table(["metric", "value"], inside) if inside else "",
+        )
+    )
     if funnel.get("retrievers"):
         names = ("recall", "recall_ann", "recall_alone")
         rows = [[who, *(_cell(found, name) for name in names)] for who, found in funnel["retrievers"].items()]
         parts.append("<h3>Retrievers</h3>" + _table(["retriever", "recall", "by its index", "found by it alone"], rows))
-    if funnel.get("ranker"):
-        ranker = funnel["ranker"]
-        rows = [[_words(name), _cell(ranker, name)] for name in ranker if _is_rate(name, ranker[name])]
-        parts.append("<h3>The ranker among its candidates</h3>" + _table(["metric", "value"], rows))
     return "".join(parts)
 
 
@@ -159,9 +164,8 @@ def _ranking(tasks: Mapping[str, Json]) -> str:
             diagonal=True,
             whiskers=(curve["low"], curve["high"]) if "low" in curve else None,
         )
-        cards.append(f"<div><h3>{escape(task)}</h3>{drawn}</div>")
-    if cards:
-        parts.append(f'<h3>Reliability</h3><div class="grid2">{"".join(cards)}</div>')
+        cards.append(f"<h3>Reliability of {escape(task)}</h3>{drawn}")
+    parts.append(_side_by_side(*cards))
     return "".join(parts)
 
 
@@ -172,16 +176,17 @@ def _gates(gates: Json) -> str:
 
 def _slices(slices: Sequence[Json]) -> str:
     parts = []
-    worst = sorted((one for one in slices if one.get("cost", 0) > 0), key=lambda one: -one["cost"])[:10]
-    if worst:
-        rows = [[_slice_name(one), one["metric"], *_slice_cells(one)] for one in worst]
-        head = ["slice", "metric", "value", "size", "gap", "size × gap"]
-        parts.append(f'<p class="soft">Worst first, by size × gap to the whole.</p>{_table(head, rows)}')
-    for metric in dict.fromkeys(one["metric"] for one in slices):
-        rows = [[_slice_name(one), *_slice_cells(one)] for one in slices if one["metric"] == metric]
-        table = _table(["slice", "value", "size", "gap", "size × gap"], rows)
-        parts.append(f"<details><summary>{escape(_words(str(metric)))} by slice</summary>{table}</details>")
-    return "".join(parts)
+    head = ["value", "size", "gap", "size × gap"]
+    worst = []
+    for metric in dict.fromkeys(str(one["metric"]) for one in slices):
+        ordered = sorted((one for one in slices if one["metric"] == metric), key=lambda one: -(one.get("cost") or 0.0))
+        worst += [
+            [_words(metric), _slice_name(one), *_slice_cells(one)] for one in ordered[:3] if one.get("cost", 0) > 0
+        ]
+        table = _table(["slice", *head], [[_slice_name(one), *_slice_cells(one)] for one in ordered])
+        parts.append(f"<details><summary>{escape(_words(metric))} by slice</summary>{table}</details>")
+    note = '<p class="soft">The three worst slices of each metric, by size × gap to the whole.</p>'
+    return (note + _table(["metric", "slice", *head], worst) if worst else "") + "".join(parts)
 
 
 def _slice_name(one: Json) -> str:
@@ -198,7 +203,7 @@ def _comparisons(rows: Sequence[Json]) -> str:
     head = ["metric", "A", "B", "B - A", "p", "Holm p", "visible"]
     cells = [
         [
-            str(one["metric"]),
+            _words(str(one["metric"])),
             _show(one["a"]),
             _show(one["b"]),
             _cell({"d": one["difference"], "d_ci": [one["low"], one["high"]] if one["low"] is not None else None}, "d"),
@@ -241,6 +246,11 @@ def _config(config: Any) -> str:
 def _properties(properties: Json) -> str:
     rows = [[_words(name), _cell(properties, name)] for name in properties if _plain(name)]
     return _table(["", ""], rows) if rows else ""
+
+
+def _side_by_side(*parts: str) -> str:
+    """Columns on a wide screen, one below the other on a phone."""
+    return f'<div class="grid2">{"".join(f"<div>{part}</div>" for part in parts if part)}</div>'
 
 
 def _systems_table(systems: Mapping[str, Json], names: Sequence[str], what: str = "system") -> str:

@@ -28,11 +28,11 @@ th, td { padding: 6px 10px 6px 0; text-align: right; border-bottom: 1px solid va
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); }
 td:first-child { overflow-wrap: anywhere; min-width: 7rem; }
 th { color: var(--soft); font-weight: 600; white-space: nowrap; }
-td.words { text-align: left; }
-tr.first td { font-weight: 600; }
+.grid2 .chart { max-width: 420px; }
 .grid2 { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); gap: 8px 28px; }
 .card { background: var(--wash); border-radius: 6px; padding: 10px 14px; min-width: 0; overflow-wrap: anywhere; }
 .card ol { margin: 6px 0; padding-left: 1.6rem; }
+.card li.hit .soft { font-weight: normal; }
 .card li.hit { color: var(--third); font-weight: 600; }
 .chart { width: 100%; max-width: 480px; height: auto; display: block; margin: 6px 0; }
 .chart text { fill: var(--ink); font: 12px system-ui, sans-serif; }

@@ -7,7 +7,7 @@ small slice that is terrible and a large one that is slightly bad cost the same.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -134,6 +134,8 @@ def row_slices(
     users: IntArray,
     columns: Mapping[str, Column],
     config: EvaluationConfig | None = None,
+    *,
+    task: str = "",
 ) -> list[Slice]:
     """AUC, GAUC, log-loss, ECE and predicted over observed of one task, within each value of each column.
 
@@ -143,6 +145,7 @@ def row_slices(
         users: [R], user of each row, in any numbering.
         columns: column name -> [R], one value per row.
         config: draws, level, bins, and how many values get a slice of their own.
+        task: set before the name of each metric, when several tasks are sliced.
     """
     config = config or EvaluationConfig()
     if len(labels) == 0:
@@ -163,7 +166,8 @@ def row_slices(
         size = np.bincount(group, minlength=len(names))
         for metric, drawn in samples.items():
             overall = float(whole[metric][0, 0])
-            found += _slices(boot, column, names, metric=metric, samples=drawn, size=size, overall=overall)
+            sliced = _slices(boot, column, names, metric=metric, samples=drawn, size=size, overall=overall)
+            found += [replace(one, metric=f"{task} {metric}") for one in sliced] if task else sliced
     return found
 
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ..errors import RunError
-from .artifacts import MANIFEST, Manifest
+from .manifest import MANIFEST, Manifest
 
 RUNS = Path("runs")
 LATEST = "latest"

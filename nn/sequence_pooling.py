@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from .sequence_base import SequenceConfig, SequenceEncoder, register_encoder
 
-CHUNK = 256
-"""Events averaged by one matrix product of the decayed mean: a usual history is one product, a long one stays linear."""
+CHUNK = 64
+"""Events averaged by one matrix product of the decayed mean; larger is more arithmetic, smaller more passes."""
 
 
 def _joined(events: Tensor, properties: Tensor | None) -> Tensor:

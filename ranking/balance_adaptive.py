@@ -56,10 +56,10 @@ class GradNorm(Balance, kind="gradnorm"):
     """GradNorm: weights move until each task's gradient at the last shared layer has the norm its progress asks for.
 
     `G_k = w_k |grad L_k|` should be `mean(G) r_k^alpha`, r_k the task's share of loss left, relative to the mean. The
-    weights descend on `sum |G_k - target|` with the target held fixed and keep the sum they started with. Because G_k
-    is linear in w_k, that gradient is `sign(G_k - target) |grad L_k|`, and no second-order graph is needed. It is
-    divided by the mean norm, so that `lr` does not depend on the scale of the losses. Auxiliary losses are added as
-    they are.
+    weights descend on `sum |G_k - target|` with the target held fixed and keep the sum they started with. Two things
+    are ours: the descent is on log w_k, so that weights stay positive and the step does not depend on the scale of
+    the losses (it is measured in mean norms); and because G_k is linear in w_k its gradient is written down,
+    `sign(G_k - target) G_k`, where the paper builds a second-order graph. Auxiliary losses are added as they are.
     """
 
     paper = "Chen et al. ICML 2018, arXiv 1711.02257"
@@ -106,8 +106,8 @@ class GradNorm(Balance, kind="gradnorm"):
         scaled = weights[places] * norms
         progress = losses / first
         target = scaled.mean() * (progress / progress.mean()) ** self.config.alpha
-        step = torch.sign(scaled - target) * norms / norms.mean().clamp(min=1e-12)
-        weights[places] = (weights[places] - self.config.lr * step).clamp(min=1e-3)
+        step = torch.sign(scaled - target) * scaled / scaled.mean().clamp(min=1e-12)
+        weights[places] = weights[places] * torch.exp(-self.config.lr * step)
         return weights * (self.sum / weights.sum())
 
 

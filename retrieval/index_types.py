@@ -96,11 +96,11 @@ class SearchPlan(BaseModel):
         asking for 10 k items does the same; both are one number here.
 
         Args:
-            reach: fraction allowed x (tuned k / asked k), in 0..1; above 0.9 the unfiltered parameters serve.
+            reach: fraction allowed x (tuned k / asked k); a measured fraction serves down to nine tenths of it.
         """
         if reach >= 0.9 or not self.filtered:
             return self.effort
-        return next((effort for fraction, effort in self.filtered if fraction <= reach), self.filtered[-1][1])
+        return next((effort for fraction, effort in self.filtered if 0.9 * fraction <= reach), self.filtered[-1][1])
 
 
 class CurvePoint(BaseModel):

@@ -100,11 +100,22 @@ class Retriever:
         k: int,
         allowed: Bitmap | None = None,
         excluded: Ragged | None = None,
+        exact: bool = False,
     ) -> NDArray[np.int64]:
-        """One proposer's k best items of each request, seen ones left out: int64 [B, k], -1 pads."""
+        """One proposer's k best items of each request, seen ones left out: int64 [B, k], -1 pads.
+
+        Args:
+            name: `two_tower` or a companion.
+            queries: float32 [B, width].
+            histories: of the B requests.
+            k: length of the lists.
+            allowed: items that may be named.
+            excluded: item rows to leave out per request; the history when None.
+            exact: score everything even where there is an index.
+        """
         seen = excluded or Ragged(np.asarray(histories.items, dtype=np.int64), np.asarray(histories.ptr))
         k = min(k, self.data.num_items)
-        if name == TOWER and self.index is not None:
+        if name == TOWER and self.index is not None and not exact:
             out = Exclusions(np.asarray(seen.ptr, dtype=np.int64), np.asarray(seen.items, dtype=np.int64))
             return self.index.search(queries, k, allowed, out).rows
         forbidden = None if allowed is None else ~allowed.mask

@@ -31,6 +31,8 @@ from .windows import TowerData, WindowLoader
 
 BLOCK = 256
 """Users embedded at once outside training."""
+SMALLEST_BATCH = 256
+"""Fewest padded events per batch, however small the data."""
 
 
 class RetrievalConfig(Settings):
@@ -49,7 +51,7 @@ class RetrievalConfig(Settings):
     negatives: int = Field(default=1024, ge=1)
     """Items drawn evenly from the catalogue per batch, for `mixed`, `sampled` and `bce`."""
     tokens: int = Field(default=3200, ge=1)
-    """Padded history events per batch."""
+    """Padded history events per batch; fewer for small data, so that an epoch has about a hundred steps."""
     optim: OptimConfig = OptimConfig(
         lr=2e-3,
         betas=(0.9, 0.98),
@@ -242,7 +244,9 @@ def train_two_tower(
     model = build_two_tower(data, config.tower, seed)
     if prepare is not None:
         prepare(model)
-    loader = WindowLoader(data, Part.VALID, config.tokens, seed)
+    events = int((data.ends(Part.VALID) - data.history.ptr[:-1]).sum())
+    tokens = min(config.tokens, max(SMALLEST_BATCH, events // 100))
+    loader = WindowLoader(data, Part.VALID, tokens, seed)
     optimizer = Optimizer(model, config.optim, config.fit.epochs * len(loader))
     step = RetrievalStep(model, data, config, seed, runtime.bf16)
     history = fit(

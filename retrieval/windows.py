@@ -205,6 +205,11 @@ class WindowLoader(Loader[Windows]):
         """Batches of an epoch."""
         return len(self.bounds) - 1
 
+    @property
+    def rows_in_batch(self) -> int:
+        """Histories in the batch handed out last (about: batches of one place differ a little between epochs)."""
+        return self.bounds[self.position] - self.bounds[self.position - 1] if self.position else 0
+
     def batches(self, epoch: int) -> list[Tensor]:
         """User rows of each batch of an epoch, a function of (seed, epoch)."""
         rng = np.random.default_rng([self.seed, epoch])

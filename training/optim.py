@@ -34,7 +34,7 @@ class OptimConfig(Settings):
     clip_norm: float = Field(default=0.0, ge=0)
     """Largest norm of the whole gradient, tables included; 0 does not clip."""
     warmup_steps: int = Field(default=0, ge=0)
-    """Steps over which the learning rate rises from zero."""
+    """Steps over which the learning rate rises from zero; at most a tenth of all steps."""
     schedule: Literal["constant", "cosine"] = "constant"
     """What the learning rate does after the warm-up, until the last step of the last epoch."""
     final_fraction: float = Field(default=0.0, ge=0, le=1)
@@ -49,11 +49,12 @@ class OptimConfig(Settings):
 
 def lr_factor(config: OptimConfig, step: int, total_steps: int) -> float:
     """Fraction of the peak learning rate at a step (0-based) of `total_steps`."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
+    warmup = min(config.warmup_steps, total_steps // 10)
+    if step < warmup:
+        return (step + 1) / warmup
     if config.schedule == "constant":
         return 1.0
-    progress = min(1.0, (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps))
+    progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
     return config.final_fraction + (1.0 - config.final_fraction) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 

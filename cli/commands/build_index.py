@@ -12,22 +12,27 @@ from ..options import JsonOption, RunOption
 def build_index(
     run: RunOption = None,
     factory: Annotated[
-        str, typer.Option(help="`auto`, or a FAISS factory such as Flat, IVF256,Flat or HNSW32.")
-    ] = "auto",
+        str | None, typer.Option(help="`auto`, or a FAISS factory such as Flat, IVF256,Flat or HNSW32.")
+    ] = None,
     target_recall: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of the exact top 100 that the index must find.")
-    ] = 0.98,
+        float | None, typer.Option(min=0.5, max=1.0, help="Share of the exact result that the index must find.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Build the FAISS index of a run's item vectors; it is checked against exact search before it is published.
 
+    What is not given here is taken from the run's configuration (`auto` and 0.98 unless it says otherwise).
+
     Example: recsys build-index --factory HNSW32 --target-recall 0.99
     """
-    from ...funnel.chain import build_index as build
     from ...funnel.runs import find_run
+
+    folder = find_run(run)
+
+    from ...funnel.chain import build_index as build
     from .. import render
 
-    report = render.plain(build(find_run(run), factory, target_recall))
+    report = render.plain(build(folder, factory or "", target_recall or 0.0))
     if json:
         render.print_json(report)
     else:

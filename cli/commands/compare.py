@@ -24,11 +24,14 @@ def compare(
     if len(runs) < 2:
         raise ConfigError(f"one run was named ({runs[0]}); name at least two to compare")
 
-    from ...funnel.evaluate import compare_runs
     from ...funnel.runs import find_run
+
+    folders = [find_run(run) for run in runs]
+
+    from ...funnel.evaluate import compare_runs
     from .. import render
 
-    result = compare_runs([find_run(run) for run in runs])
+    result = compare_runs(folders)
     if json:
         render.print_json(result)
     else:

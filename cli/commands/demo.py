@@ -47,11 +47,11 @@ def demo(
     point_latest(run)
     if not open_run(run).has_directory(INDEX):
         step(f"build-index --run {run}")
-        render.print_facts("index", render.plain(build_index(run, "auto", 0.98)))
+        render.print_facts("index", render.plain(build_index(run)))
     step(f"evaluate --run {run} --report {page}")
     opened = open_run(run)
     result = opened.read_json(EVALUATION) if done and EVALUATION in opened else evaluate_run(run, "all")
-    render.write_page(f"Evaluation of {run.name}", render.evaluation(result), page)
+    render.write_page(result, f"Evaluation of {run.name}", page)
     render.show(render.evaluation(result))
     step(f"recommend --run {run} --user {USER}")
     for answer in Funnel.load(run).recommend([USER], 10):

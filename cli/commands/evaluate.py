@@ -24,14 +24,16 @@ def evaluate(
 
     Example: recsys evaluate --report report.html
     """
-    from ...funnel.evaluate import evaluate_run
     from ...funnel.runs import find_run
-    from .. import render
 
     folder = find_run(run)
+
+    from ...funnel.evaluate import evaluate_run
+    from .. import render
+
     result = evaluate_run(folder, stage)
     if report:
-        render.write_page(f"Evaluation of {folder.name}", render.evaluation(result), report)
+        render.write_page(result, f"Evaluation of {folder.name}", report)
         typer.echo(f"report: {report}", err=True)
     if json:
         render.print_json(result)

@@ -33,11 +33,14 @@ def recommend(
     if not asked:
         raise ConfigError("no user was named; give --user ID, or many with --users FILE")
 
-    from ...funnel.funnel import Funnel
     from ...funnel.runs import find_run
+
+    folder = find_run(run)
+
+    from ...funnel.funnel import Funnel
     from .. import render
 
-    funnel = Funnel.load(find_run(run))
+    funnel = Funnel.load(folder)
     for start in range(0, len(asked), CHUNK):
         for answer in funnel.recommend(asked[start : start + CHUNK], k, explain=explain):
             if json:

@@ -27,12 +27,14 @@ def train(
 
     Example: recsys train configs/movielens-1m.toml --set seed=2
     """
-    from ...funnel.chain import train_run
     from ...funnel.config import load_config
     from ...funnel.runs import find_run, point_latest
 
     settings = load_config(config, set_ or [])
     warm = find_run(source) if source else None
+
+    from ...funnel.chain import train_run
+
     written = train_run(settings, run, stage=stage, resume=resume, source_run=warm, base=config.parent)
     point_latest(written)
     typer.echo(str(written))

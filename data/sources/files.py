@@ -49,7 +49,7 @@ class SourceFiles:
                 f"{self.path.name} is no complete zip archive, expected {self.what} as a folder or .zip; "
                 "download it again"
             ) from None
-        self._names = [name for name in self._zip.namelist() if not name.startswith("__MACOSX")]
+        self._names = self._zip.namelist()
         self._digests.append(hashlib.sha256(data).hexdigest())
 
     def find(self, pattern: str) -> list[str]:

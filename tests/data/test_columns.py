@@ -152,6 +152,11 @@ def test_an_id_is_the_same_text_whatever_type_carried_it(values: Any) -> None:
     assert as_strings(frame_of("id", values), "events", "id").to_pylist() == ["4", None]
 
 
+def test_large_ids_in_a_float_column_keep_their_digits() -> None:
+    ids = as_strings(frame_of("id", [91_556_971_410.0, None, float(2**53)]), "events", "id")
+    assert ids.to_pylist() == ["91556971410", None, "9007199254740992"]
+
+
 def test_fractions_and_lists_as_text() -> None:
     assert as_strings(frame_of("id", [4.5, 1.0]), "events", "id").to_pylist() == ["4.5", "1"]
     with pytest.raises(DataError, match=r"holds list<.*>, expected text or numbers"):

@@ -99,6 +99,7 @@ def test_a_list_of_files_is_one_table_that_remembers_each_row(tmp_path: Path) ->
         ("a,b\n\n1,2\n\n\n3,4\n\n", [3, 6]),
         ("a,b\r\n1,2\r\n\r\n3,4\r\n", [2, 4]),
         ('a,b\n1,"two\nlines"\n3,4\n5,"and\nthree\nlines"\n7,8', [2, 4, 5, 8]),
+        ('a,b\n1,"two\nlines"\n\n3,4\n', [2, 5]),
         ('"a\na",b\n1,2\n3,4\n', [3, 4]),
         ('a,b\n1,5" disk\n\n3,4\n', [2, 4]),
     ],
@@ -194,9 +195,13 @@ def test_the_fingerprint_follows_the_bytes(tmp_path: Path) -> None:
     assert read_tables(frame).fingerprint != read_tables(frame + 1).fingerprint
 
 
-def test_rows_after_a_very_long_one_are_read(tmp_path: Path) -> None:
-    text = "a,b\n" + f"1,{'x' * 2_000_000}\n" + "2,y\n" * 10
-    assert read_table(write(tmp_path, text))["a"].to_pylist() == ["1"] + ["2"] * 10
+def test_long_values_with_line_breaks_are_read_wherever_a_block_ends(tmp_path: Path) -> None:
+    long = "word\n" * 500_000
+    text = "a,b\n" + f'1,"{long}"\n' * 4 + "2,y\n" * 10
+    raw = read(write(tmp_path, text))
+    assert raw.table["a"].to_pylist() == ["1"] * 4 + ["2"] * 10
+    assert raw.table["b"][3].as_py() == long
+    assert raw.origin.find(4) == ("events.csv", f"line {2 + 4 * 500_001}")
 
 
 def test_a_million_rows_take_about_a_second(tmp_path: Path) -> None:

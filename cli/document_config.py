@@ -1,0 +1,152 @@
+"""`python -m recsys.cli.document_config`: writes docs/config.md from the configuration classes themselves."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+TARGET = Path(__file__).resolve().parent.parent / "docs" / "config.md"
+
+INTRO = """# Configuration
+
+<!-- Written by `python -m recsys.cli.document_config`; edit the docstrings of the classes instead. -->
+
+A run is described by one TOML file. Keys that are left out have the defaults below; unknown keys are refused, with the
+nearest valid one named. Paths are relative to the file. Any key can be overridden on the command line, in order:
+
+```
+recsys train configs/movielens-1m.toml --set seed=2 --set ranking.model.kind=ple --set data.features.0.min_count=5
+```
+
+A value is read as TOML, a bare word as text. The resolved configuration, every key spelt out, is kept in the run as
+`config.toml`, and can be trained from again.
+"""
+
+WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text", Path: "path", Any: "anything"}
+BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+
+
+def document() -> str:
+    """The whole of docs/config.md."""
+    from ..funnel.config import RunConfig
+    from ..ranking.ranker import ranker_kinds
+
+    kinds = {"ranking.model": {name: ranker.Config for name, ranker in ranker_kinds().items()}}
+    return INTRO + "".join(_section("", RunConfig.model_fields, None, kinds))
+
+
+def _section(
+    path: str, fields: Mapping[str, FieldInfo], default: BaseModel | None, kinds: Mapping[str, Mapping[str, type[Any]]]
+) -> Iterator[str]:
+    """A table of the plain keys among `fields`, then a section for each key that is a table itself.
+
+    Args:
+        path: dotted key of the table, empty for the file.
+        fields: its keys.
+        default: values of the keys where the whole table is left out, if it may be.
+        kinds: dotted key of a table that has kinds -> kind -> its class.
+    """
+    keys, tables = [], []
+    for name, field in fields.items():
+        value = field.get_default(call_default_factory=True) if default is None else getattr(default, name)
+        inner, many = _table_class(field.annotation)
+        if inner is None:
+            keys.append((name, field, value))
+        else:
+            tables.append((f"{path}.{name}".lstrip("."), inner, many, field, value))
+    if keys:
+        yield _table(keys)
+    for inner_path, inner, many, field, value in tables:
+        heading = f"[[{inner_path}]]" if many else f"[{inner_path}]"
+        yield f"\n{'#' * min(2 + inner_path.count('.'), 4)} `{heading}`\n\n{_sentence(field)}\n"
+        yield from _section(inner_path, inner.model_fields, value if isinstance(value, BaseModel) else None, kinds)
+        for kind, config in kinds.get(inner_path, {}).items():
+            own = {name: field for name, field in config.model_fields.items() if name not in inner.model_fields}
+            yield f'\n#### `[{inner_path}]` with `kind = "{kind}"`\n'
+            yield from _section(inner_path, own, None, {}) if own else ["\nNo keys of its own.\n"]
+
+
+def _table(rows: list[tuple[str, FieldInfo, Any]]) -> str:
+    lines = ["", "| key | type | default | meaning |", "|---|---|---|---|"]
+    for name, field, default in rows:
+        cells = (f"`{name}`", _type(field), _default(default), _sentence(field))
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _sentence(field: FieldInfo) -> str:
+    return " ".join((field.description or "").split())
+
+
+def _type(field: FieldInfo) -> str:
+    bounds = [
+        f"{sign} {getattr(rule, name):g}"
+        for rule in field.metadata
+        for name, sign in BOUNDS.items()
+        if hasattr(rule, name)
+    ]
+    return " ".join([_words(field.annotation), *bounds])
+
+
+def _words(annotation: Any) -> str:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation in WORDS:
+        return WORDS[annotation]
+    if origin is typing.Annotated:
+        return _words(arguments[0])
+    if origin is typing.Literal:
+        return " or ".join(f"`{choice}`" for choice in arguments)
+    if origin is tuple:
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return f"list of {_plural(_words(arguments[0]))}"
+        return f"list of {len(arguments)} {_plural(_words(arguments[0]))}"
+    if origin is dict:
+        return f"table of {_plural(_words(arguments[1]))}"
+    if origin in (types.UnionType, typing.Union):
+        given = [_words(argument) for argument in arguments if argument is not type(None)]
+        return " or ".join(given) + (", or left out" if type(None) in arguments else "")
+    raise TypeError(f"no words for the type {annotation}; add them to document_config")
+
+
+def _plural(words: str) -> str:
+    return (
+        words + "s"
+        if words.endswith("number")
+        else f"lists of {_plural(words[8:])}"
+        if words.startswith("list of ")
+        else words
+    )
+
+
+def _default(value: Any) -> str:
+    import json
+
+    if value is PydanticUndefined:
+        return "required"
+    if value is None:
+        return "none"
+    plain = value.model_dump() if isinstance(value, BaseModel) else value
+    return f"`{json.dumps(plain, ensure_ascii=False, default=str)}`"
+
+
+def _table_class(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
+    """The Settings class of a key that is a table, and whether it is a list of them."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation, False
+    for argument in typing.get_args(annotation):
+        inner, _ = _table_class(argument)
+        if inner is not None:
+            return inner, typing.get_origin(annotation) in (tuple, list)
+    return None, False
+
+
+if __name__ == "__main__":
+    TARGET.parent.mkdir(exist_ok=True)
+    TARGET.write_text(document(), encoding="utf-8")

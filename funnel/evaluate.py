@@ -1,0 +1,273 @@
+"""`recsys evaluate`: retrieval, ranking and the whole funnel on the test part, in the JSON that scripts rely on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data.split import Part
+from ..errors import RunError
+from ..evaluation.compare import TaskRows, compare
+from ..evaluation.funnel import funnel_metrics
+from ..evaluation.guards import embeddings_collapsed, index_faults, miscalibrated, summary, worse_than_popularity
+from ..evaluation.metrics import UserMetrics, list_metrics
+from ..evaluation.ragged import Ragged
+from ..evaluation.report import combine, ranking_metrics, retrieval_metrics
+from ..evaluation.slices import history_buckets, item_slices, popularity_buckets, user_slices, worst_slices
+from ..ranking.calibrate import sigmoid
+from ..retrieval.retriever import TOWER
+from .artifacts import Run, open_run
+from .bench import TestBench
+from .names import EVALUATION, INDEX
+from .stages import Stages, load_stages
+
+USER_VALUES = "metrics/users.safetensors"
+EXAMPLES = 10
+Json = dict[str, Any]
+
+
+def evaluate_run(run: Path, stage: str = "all") -> Json:
+    """Measure a run on its test part and keep the result in the run.
+
+    Args:
+        run: run folder.
+        stage: `retrieval`, `ranking`, `funnel` or `all`.
+
+    Raises:
+        RunError: the run lacks the stage.
+    """
+    opened = open_run(run)
+    stages = load_stages(opened)
+    if stage in ("retrieval", "funnel") and stages.retriever is None:
+        raise RunError(f"{run} has no retriever, so --stage {stage} has nothing to measure; train it with --stage all")
+    if stage == "ranking" and stages.ranker is None:
+        raise RunError(f"{run} has no ranker, so --stage ranking has nothing to measure; train it with --stage all")
+    bench = TestBench(stages, Part.TEST, max(stages.config.evaluation.ks))
+    result: Json = {"title": f"Evaluation of {stages.config.name}", "protocol": protocol(stages)}
+    values: dict[str, NDArray[Any]] = {}
+    findings: list[Any] = []
+    slices: list[Any] = []
+    if stages.retriever is not None and stage in ("retrieval", "funnel", "all"):
+        users = bench.asked[0]
+        result["protocol"] |= {"users": len(users), "items": stages.dataset.num_catalogue}
+        values["users"] = users
+    if stages.retriever is not None and stage in ("retrieval", "all"):
+        found, faults = _retrieval(bench, values)
+        result["retrieval"], result["index"] = found, _index(opened)
+        findings += faults
+    if stages.ranker is not None and stages.dataset.config.tasks and stage in ("ranking", "all"):
+        result["ranking"], faults = _ranking(bench, values)
+        findings += faults
+        gates = _gates(bench)
+        if gates:
+            result["gates"] = gates
+    if stages.retriever is not None and stage in ("funnel", "all"):
+        trace = bench.trace
+        result["funnel"] = funnel_metrics(
+            trace, num_items=stages.dataset.num_catalogue, config=stages.config.evaluation
+        )
+        metrics = _remember("funnel", trace.final, trace.truth, stages, values)
+        slices += _slices(bench, trace.final, metrics)
+        result["examples"] = _examples(bench, trace.final)
+    if slices:
+        worst = worst_slices(slices, f"ndcg@{stages.config.evaluation.list_k}")
+        result["slices"] = [one.to_json() for one in worst]
+        result["all_slices"] = [one.to_json() for one in slices]
+    result["findings"] = summary(findings)
+    result["config"] = opened.file("config.toml").read_text(encoding="utf-8")
+    result["data"] = {"fingerprint": stages.dataset.fingerprint, "notes": list(stages.dataset.notes)}
+    _keep(opened, result, values)
+    return result
+
+
+def protocol(stages: Stages) -> Json:
+    """How the numbers came about: what a reader must know before comparing them with others."""
+    data, split = stages.dataset, stages.config.data.split
+    out: Json = {
+        "split": split.kind,
+        "filter_seen": True,
+        "ranking": "full",
+        "test_rows": len(data.rows(Part.TEST)),
+        "train_rows": len(data.rows(Part.TRAIN)),
+        "positive": stages.config.retrieval.positive or "every event",
+        "candidates": stages.config.retrieval.num_candidates,
+        "intervals": f"{stages.config.evaluation.level:.0%}, {stages.config.evaluation.draws} bootstrap draws of users",
+        "notes": list(data.notes),
+    }
+    return out
+
+
+def _retrieval(bench: TestBench, values: dict[str, NDArray[Any]]) -> tuple[Json, list[Any]]:
+    stages, (_, _, truth) = bench.stages, bench.asked
+    config = stages.config.evaluation
+    popularity = bench.retriever.data.popularity(Part.VALID).numpy().astype(np.int64)
+    reports = {
+        name: retrieval_metrics(
+            rows, truth, num_items=stages.dataset.num_catalogue, config=config, popularity=popularity
+        )
+        for name, rows in bench.systems.items()
+    }
+    metrics = {name: _remember(name, rows, truth, stages, values) for name, rows in bench.systems.items()}
+    findings: list[Any] = list(embeddings_collapsed(bench.retriever.item_vectors))
+    if "popularity" in metrics:
+        findings += worse_than_popularity(metrics[TOWER], metrics["popularity"], f"recall@{max(config.ks)}", config)
+    if bench.retriever.index is not None:
+        some = bench.queries[:256]
+        answer = bench.retriever.index.search(some, min(10, stages.dataset.num_catalogue))
+        findings += index_faults(some, bench.retriever.item_vectors, answer.rows, answer.scores, tolerance=0.05)
+    return combine(reports), findings
+
+
+def _remember(
+    name: str, rows: NDArray[np.int64], truth: Ragged, stages: Stages, values: dict[str, NDArray[Any]]
+) -> UserMetrics:
+    """Per-user metrics of one system, kept for `recsys compare`."""
+    ks = [k for k in stages.config.evaluation.ks if k <= rows.shape[1]] or [rows.shape[1]]
+    metrics = list_metrics(rows, truth, ks)
+    for metric, per_user in metrics.values.items():
+        values[f"{name}/{metric}"] = per_user.astype(np.float32)
+    return metrics
+
+
+def _index(run: Run) -> Json:
+    if not run.has_directory(INDEX):
+        return {"factory": None, "note": "no index yet: recsys build-index; figures above are of exact search"}
+    return dict(run.read_json("retrieval/index-report.json"))
+
+
+def _ranking(bench: TestBench, values: dict[str, NDArray[Any]]) -> tuple[Json, list[Any]]:
+    stages = bench.stages
+    config = stages.config.evaluation
+    rows = stages.dataset.rows(Part.TEST).numpy()
+    users = stages.dataset.events.users[rows] if stages.dataset.config.user else np.arange(len(rows))
+    values["rows/users"] = users
+    out: Json = {}
+    findings: list[Any] = []
+    for task, (mask, labels, logits) in bench.task_rows().items():
+        calibrator = stages.calibrators.get(task)
+        before = sigmoid(logits)
+        after = calibrator(logits) if calibrator is not None else before
+        found = ranking_metrics(labels, after, users, mask, config=config)
+        if calibrator is not None:
+            raw = ranking_metrics(labels, before, users, mask, config=config.model_copy(update={"draws": 0}))
+            found["reliability_before"], found["ece_before"] = raw.get("reliability"), raw.get("ece")
+        out[task] = found
+        findings += miscalibrated(task, labels[mask], after[mask], users[mask], config=config)
+        values[f"rows/{task}"] = np.where(mask, after, np.nan).astype(np.float32)
+        values[f"rows/{task}/label"] = np.where(mask, labels, np.nan).astype(np.float32)
+    return out, findings
+
+
+def _gates(bench: TestBench) -> Json:
+    """Mean gate weight of every expert on the first test rows, gate by gate."""
+    import torch
+
+    stages = bench.stages
+    assert stages.ranker is not None
+    with torch.no_grad():
+        weights = stages.ranker.gate_weights(stages.dataset.batch(stages.dataset.rows(Part.TEST)[:4096]))
+    if not weights:
+        return {}
+    width = max(values.shape[1] for values in weights.values())
+    means = [[*values.mean(0).tolist(), *[None] * (width - values.shape[1])] for values in weights.values()]
+    return {"rows": list(weights), "columns": [f"expert {i}" for i in range(width)], "values": means}
+
+
+def _slices(bench: TestBench, final: NDArray[np.int64], metrics: UserMetrics) -> list[Any]:
+    stages, (users, seen, truth) = bench.stages, bench.asked
+    config = stages.config.evaluation
+    by_user = {"history": history_buckets(seen.lengths)}
+    layout = stages.dataset.sides["user"]
+    for column, name in enumerate(layout.categorical):
+        vocabulary = stages.dataset.encoders.vocabularies.get(name)
+        if vocabulary is not None and len(vocabulary) <= config.max_slices + 2:
+            codes = stages.dataset.users.categorical[:, column].numpy()[users]
+            by_user[name] = np.array(vocabulary.names(codes.tolist()))
+    counts = bench.retriever.data.popularity(Part.VALID).numpy().astype(np.int64)
+    by_item = {"popularity": popularity_buckets(counts)}
+    k = min(config.list_k, final.shape[1])
+    return [*user_slices(metrics, by_user, config), *item_slices(final, truth, by_item, k, config)]
+
+
+def _examples(bench: TestBench, final: NDArray[np.int64]) -> list[Json]:
+    """What a few users get, with titles: their latest history, the list, and which items they went on to take."""
+    dataset, (users, seen, truth) = bench.stages.dataset, bench.asked
+    chosen = np.linspace(0, len(users) - 1, min(EXAMPLES, len(users))).astype(int)
+    out = []
+    for i in chosen:
+        wanted = set(truth.items[truth.ptr[i] : truth.ptr[i + 1]].tolist())
+        past = seen.items[seen.ptr[i] : seen.ptr[i + 1]][-5:]
+        out.append(
+            {
+                "user": dataset.user_ids[users[i]],
+                "history": [dataset.titles[row] for row in past],
+                "items": [{"title": dataset.titles[row], "hit": int(row) in wanted} for row in final[i] if row >= 0],
+            }
+        )
+    return out
+
+
+def _keep(run: Run, result: Json, values: dict[str, NDArray[Any]]) -> None:
+    """Store the result and the per-user values in the run."""
+    from safetensors.numpy import save_file
+
+    with run.add_files() as folder:
+        target = folder / EVALUATION
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(result, indent=1), encoding="utf-8")
+        save_file({name: np.ascontiguousarray(array) for name, array in values.items()}, folder / USER_VALUES)
+
+
+def compare_runs(runs: Sequence[Path]) -> Json:
+    """Paired differences of evaluated runs to the first: per metric, with intervals and corrected p-values.
+
+    Raises:
+        RunError: a run was not evaluated, or on other users or rows.
+    """
+    from safetensors.numpy import load_file
+
+    opened = [open_run(run) for run in runs]
+    tables = [load_file(run.file(USER_VALUES, "run `recsys evaluate` on it first")) for run in opened]
+    names = [run.folder.name for run in opened]
+    config = load_stages(opened[0], with_index=False).config.evaluation
+    result: Json = {"baseline": names[0], "comparisons": {}}
+    for name, table in zip(names[1:], tables[1:], strict=True):
+        first = tables[0]
+        lists = None
+        if "users" in first and "users" in table:
+            if not np.array_equal(first["users"], table["users"]):
+                raise RunError(
+                    f"{names[0]} and {name} were evaluated on other users; compare runs of one data set and split"
+                )
+            lists = (_user_metrics(first), _user_metrics(table))
+        tasks = {}
+        for key in first:
+            task = key.removeprefix("rows/")
+            if key.startswith("rows/") and f"{key}/label" in first and key in table:
+                mask = ~np.isnan(first[key])
+                if not np.array_equal(first[f"{key}/label"][mask], table[f"{key}/label"][mask]):
+                    raise RunError(
+                        f"{names[0]} and {name} have other test rows; compare runs of one data set and split"
+                    )
+                tasks[task] = TaskRows(
+                    first[f"{key}/label"][mask].astype(np.float64),
+                    first[key][mask].astype(np.float64),
+                    table[key][mask].astype(np.float64),
+                    first["rows/users"][mask],
+                )
+        result["comparisons"][name] = [row.to_json() for row in compare(lists, tasks, config)]
+    return result
+
+
+def _user_metrics(table: dict[str, NDArray[Any]]) -> UserMetrics:
+    kept = {
+        name: values.astype(np.float64)
+        for name, values in table.items()
+        if name.startswith((f"{TOWER}/", "funnel/")) and len(values) == len(table["users"])
+    }
+    return UserMetrics(np.arange(len(table["users"])), kept, 0)

@@ -1,0 +1,103 @@
+"""The doctor finds what is wrong with a run, and says what to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from recsys.cli.health import environment, run_health
+from recsys.funnel.artifacts import RunWriter
+from recsys.funnel.names import EVALUATION
+
+GOOD: dict[str, Any] = {
+    "retrieval": {"two_tower": {"ndcg@10": 0.2}, "popularity": {"ndcg@10": 0.1}},
+    "index": {"ann_recall@100": 0.99, "target_recall": 0.98},
+    "ranking": {"click": {"auc": 0.75}},
+    "funnel": {"ndcg@10": 0.25},
+    "findings": [],
+}
+
+
+def a_run(folder: Path, *, weight: float = 1.0, collapsed: bool = False, metrics: dict[str, Any] | None = None) -> Path:
+    """A small run with one of everything the doctor looks at."""
+    vectors = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
+    if collapsed:
+        vectors = 0.01 * vectors + 1
+    with RunWriter(folder, seed=0, config_hash="") as writer:
+        save_file({"w": torch.tensor([1.0, weight])}, writer.file("ranking/model.safetensors"))
+        np.save(writer.file("retrieval/item_vectors.npy"), vectors)
+        if metrics is not None:
+            writer.file(EVALUATION).write_text(json.dumps(metrics))
+    return folder
+
+
+def complaints(run: Path) -> dict[str, str]:
+    return {subject: sentence for level, subject, sentence in run_health(run) if level in ("warning", "problem")}
+
+
+def test_a_healthy_run_has_no_complaints(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "a", metrics=GOOD)
+    assert complaints(run) == {}
+    assert {subject for _, subject, _ in run_health(run)} >= {"files", "index", "retriever", "funnel"}
+
+
+def test_a_run_not_yet_evaluated_is_told_so(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "a")
+    assert complaints(run) == {}
+    assert any("not evaluated yet; run `recsys evaluate" in sentence for _, _, sentence in run_health(run))
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_found(tmp_path: Path, weight: float) -> None:
+    assert "NaN or infinity in w" in complaints(a_run(tmp_path / "a", weight=weight))["ranking/model.safetensors"]
+
+
+def test_collapsed_embeddings_are_found(tmp_path: Path) -> None:
+    assert "cosine" in complaints(a_run(tmp_path / "a", collapsed=True))["retrieval/item_vectors.npy"]
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "subject", "sentence"),
+    [
+        ("retrieval", {"two_tower": {"ndcg@10": 0.1}, "popularity": {"ndcg@10": 0.1}}, "retriever", "of popularity"),
+        ("funnel", {"ndcg@10": 0.15}, "funnel", "makes lists worse"),
+        ("index", {"ann_recall@100": 0.9, "target_recall": 0.98}, "index", "below the target 0.98"),
+        ("ranking", {"click": {"auc": 0.999}}, "task click", "label leakage suspected"),
+        ("ranking", {"click": {"auc": 0.49}}, "task click", "no better than chance"),
+        ("findings", [{"severity": "error", "name": "bad_index", "sentence": "It is off."}], "bad index", "It is off."),
+    ],
+)
+def test_bad_numbers_are_found(tmp_path: Path, section: str, change: Any, subject: str, sentence: str) -> None:
+    found = complaints(a_run(tmp_path / "a", metrics={**GOOD, section: change}))
+    assert list(found) == [subject]
+    assert sentence in found[subject]
+
+
+def test_a_truncated_file_is_found(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "a")
+    (run / "retrieval/item_vectors.npy").write_bytes(b"short")
+    assert "item_vectors.npy is truncated" in complaints(run)["files"]
+
+
+def test_the_environment_of_the_tests_is_fine(tmp_path: Path) -> None:
+    found = list(environment(tmp_path))
+    assert [row for row in found if row[0] == "problem"] == []
+    assert {"python", "torch", "faiss-cpu", "threads", "disk"} <= {subject for _, subject, _ in found}
+
+
+def test_a_missing_package_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: ["no-such-package>=2", "x>=1; extra == 'dev'"])
+    found = [row for row in environment(tmp_path) if row[0] == "problem"]
+    assert found == [
+        (
+            "problem",
+            "no-such-package",
+            "is not installed, expected no-such-package>=2; run `pip install 'no-such-package>=2'`",
+        )
+    ]

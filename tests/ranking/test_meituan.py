@@ -1,0 +1,71 @@
+"""Meituan's ranker: the split at the last layer, and the KL bound."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from recsys.data.schema import TaskSpec
+from recsys.errors import ConfigError
+from recsys.ranking.losses import LossConfig, product_logit, symmetric_kl
+
+LOSS = LossConfig()
+TASKS = (TaskSpec(name="click"), TaskSpec(name="conversion", where="click"), TaskSpec(name="order"))
+BOUND = ("click", "conversion", "order")
+
+
+def consistent(toy: Any, rows: int = 64) -> Any:
+    """Orders are clicks that convert."""
+    batch = toy.batch(rows)
+    order = torch.where(batch.mask[:, 1], batch.labels[:, 1], 0.0)
+    labels = torch.stack([batch.labels[:, 0], batch.labels[:, 1], order], dim=1)
+    return replace(batch, labels=labels, weight=torch.empty(0))
+
+
+def test_tasks_part_at_the_last_layer(toy: Any) -> None:
+    ranker = toy.ranker("meituan", tasks=TASKS, hidden=(9, 7))
+    heads = [[m for m in head.modules() if isinstance(m, nn.Linear)] for head in ranker.towers.values()]
+    assert [len(layers) for layers in heads] == [1, 1, 1]
+    ranker.losses(consistent(toy), LOSS)["loss/order"].backward()
+    assert ranker.shared[0].weight.grad.any()
+    assert ranker.towers["click"].output.weight.grad is None
+
+
+def test_the_bound_is_the_closed_form_and_zero_weight_removes_it(toy: Any) -> None:
+    ranker, batch = toy.ranker("meituan", tasks=TASKS, kl_bound=BOUND, kl_weight=0.3), consistent(toy)
+    out = ranker(batch)
+    p = torch.sigmoid(out["click"]) * torch.sigmoid(out["conversion"])
+    q = torch.sigmoid(out["order"])
+    expected = 0.3 * ((p - q) * (torch.logit(p) - torch.logit(q))).mean()
+    torch.testing.assert_close(ranker.losses(batch, LOSS)["aux/kl"], expected, rtol=1e-4, atol=1e-6)
+    without = toy.ranker("meituan", tasks=TASKS, kl_bound=BOUND, kl_weight=0.0)
+    assert set(without.losses(batch, LOSS)) == {"loss/click", "loss/conversion", "loss/order"}
+
+
+def test_the_bound_pulls_the_two_ways_together(toy: Any) -> None:
+    gaps = {}
+    for weight in (0.0, 3.0):
+        ranker, batch = (
+            toy.ranker("meituan", tasks=TASKS, kl_bound=BOUND, kl_weight=weight, hidden=(8,)),
+            consistent(toy),
+        )
+        dense = [p for name, p in ranker.named_parameters() if "table" not in name]
+        optimiser = torch.optim.Adam(dense, lr=0.01)
+        for _ in range(60):
+            optimiser.zero_grad()
+            torch.stack(list(ranker.losses(batch, LOSS).values())).sum().backward()
+            optimiser.step()
+        out = ranker(batch)
+        product = product_logit(out["click"], out["conversion"])
+        gaps[weight] = float((torch.sigmoid(product) - torch.sigmoid(out["order"])).abs().mean().detach())
+        assert torch.isfinite(symmetric_kl(product, out["order"])).all()
+    assert gaps[3.0] < 0.6 * gaps[0.0]
+
+
+def test_a_bound_on_no_task_is_refused(toy: Any) -> None:
+    with pytest.raises(ConfigError, match="kl_bound names"):
+        toy.ranker("meituan", tasks=TASKS, kl_bound=("click", "conversion", "buy"))
