@@ -102,6 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in given  # taken wherever it stands, before the verb or after
     given = [argument for argument in given if argument != "--debug"]
     _start_logging(debug)
+    # Threads that wait for one another by spinning take the cores of whoever else works on the machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         try:
             app(given, prog_name="recsys")

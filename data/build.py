@@ -79,7 +79,7 @@ def _entities(tables: Tables, name: str, column: str, seen: pa.Array | None) -> 
 def _positions(raw: pa.Array | None, ids: pa.Array, rows: int) -> NDArray[np.int64]:
     if raw is None:
         return np.full(rows, -1, dtype=np.int64)
-    return pc.index_in(raw, value_set=ids).to_numpy(zero_copy_only=False).astype(np.int64)
+    return np.asarray(pc.index_in(raw, value_set=ids).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
 def _catalogue(
@@ -277,7 +277,8 @@ class _Encoding:
         self, keys: Mapping[str, Vocabulary], codes: Mapping[str, NDArray[np.int64]], train: NDArray[np.bool_]
     ) -> tuple[tuple[CountTable, ...], dict[str, NDArray[np.float32]]]:
         """Count tables, and each statistic for every event row: as-of in training, frozen afterwards."""
-        events, tables, statistics = self.events, [], {}
+        events, tables = self.events, []
+        statistics: dict[str, NDArray[np.float32]] = {}
         names = [task.name for task in self.config.tasks]
         for spec in self.config.counts:
             row_codes = []

@@ -126,7 +126,7 @@ class CountTable:
             earlier[code < 0] = 0.0
             unsorted = np.empty_like(earlier)
             unsorted[order] = earlier
-            return unsorted
+            return np.asarray(unsorted, dtype=np.float32)
 
         seen = before(np.ones((len(codes), 1)))[:, 0]
-        return self._statistics(seen, before(mask), before(labels))
+        return self._statistics(np.asarray(seen, dtype=np.float32), before(mask), before(labels))

@@ -18,7 +18,7 @@ from .numeric import NumericEncoder
 from .schema import FeatureSpec
 from .vocabulary import UNKNOWN, Vocabulary
 
-Column = pa.Array | NDArray[np.float32]
+Column = Any
 """A raw column: text [n] for categorical and multi, float32 [n] numeric, float32 [n, d] vector."""
 
 

@@ -80,7 +80,7 @@ class History:
         Only meaningful where parts follow one another in time within a user (`time` and `leave_last` splits).
         """
         earlier = np.concatenate([[0], np.cumsum(self.parts < part)])
-        return self.ptr[:-1] + earlier[self.ptr[1:]] - earlier[self.ptr[:-1]]
+        return np.asarray(self.ptr[:-1] + earlier[self.ptr[1:]] - earlier[self.ptr[:-1]], dtype=np.int64)
 
     def ends_before(
         self, users: NDArray[np.int64], times: NDArray[np.float64], limits: NDArray[np.int64]

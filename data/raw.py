@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -71,6 +72,7 @@ def _read_events(tables: Tables, config: DataConfig, bad: BadRows) -> RawEvents:
     rows = tables.events.num_rows
     labels = {}
     for task in config.tasks:
+        kind: Literal["binary", "duration", "number"]
         kind = "binary" if task.kind == "binary" and task.at_least is None else "duration" if task.log1p else "number"
         labels[task.name] = as_labels(tables, "events", task.source, bad, kind=kind, allow_missing=True)
     weights = np.ones(rows, dtype=np.float32)

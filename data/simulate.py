@@ -18,7 +18,6 @@ How it is made:
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -131,24 +130,24 @@ def build_world(config: SimulateConfig) -> World:
 def simulate(config: SimulateConfig, out: Path) -> World:
     """Make the world and write it to the folder `out`: events.csv, users.csv, items.csv, truth/*.npy, world.json.
 
+    An earlier world there is replaced, other files are left alone; `world.json` is complete only when all else is.
+
     Raises:
         DataError: `out` exists and holds something else than an embedded world.
     """
     world = build_world(config)
     if out.exists() and not (out / "world.json").is_file() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists and is no embedded world; name an empty or a new folder")
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "truth").mkdir(parents=True)
+    (out / "truth").mkdir(parents=True, exist_ok=True)
+    about = out / "world.json"
+    about.write_text("{}\n", encoding="utf-8")  # until the last file stands, this is no world; the user's files stay
     for name in ("events", "users", "items"):
-        pacsv.write_csv(getattr(world, name), partial / f"{name}.csv")
+        pacsv.write_csv(getattr(world, name), out / f"{name}.csv")
     for name, array in vars(world.truth).items():
-        np.save(partial / "truth" / f"{name}.npy", array, allow_pickle=False)
-    about = {"format": FORMAT, "config": config.model_dump()}
-    (partial / "world.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    if out.exists():
-        shutil.rmtree(out)
-    partial.rename(out)
+        np.save(out / "truth" / f"{name}.npy", array, allow_pickle=False)
+    partial = out / "world.json.partial"
+    partial.write_text(json.dumps({"format": FORMAT, "config": config.model_dump()}, indent=2) + "\n", encoding="utf-8")
+    partial.replace(about)
     return world
 
 

@@ -66,7 +66,7 @@ def load_dataset_files(arrays_file: Path, encoders_file: Path, ids_file: Path, s
         name: _block(name, arrays, schema["bags"][name], schema["vectors"][name])
         for name in ("users", "items", "row_query", "row_item")
     }
-    events = {f.name: arrays.get(f"events/{f.name}") for f in fields(EventLog)}
+    events: dict[str, Any] = {f.name: arrays.get(f"events/{f.name}") for f in fields(EventLog)}
     counts = tuple(
         CountTable(
             spec, tuple(sizes), *(arrays[f"counts/{place}/{n}"] for n in ("keys", "seen", "rows", "positives", "prior"))

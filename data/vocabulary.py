@@ -54,7 +54,8 @@ class Vocabulary:
         found = pc.index_in(pc.fill_null(values, MISSING), value_set=self._value_set)
         if isinstance(found, pa.ChunkedArray):
             found = found.combine_chunks()
-        return pc.fill_null(found, UNKNOWN - FIRST).to_numpy(zero_copy_only=False).astype(np.int64) + FIRST
+        places = pc.fill_null(found, UNKNOWN - FIRST).to_numpy(zero_copy_only=False)
+        return np.asarray(places, dtype=np.int64) + FIRST
 
     def grow(self, values: Iterable[str]) -> Vocabulary:
         """This vocabulary with new values appended; old rows stay where they are."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..data.split import Part
 from ..evaluation.funnel import FunnelTrace
-from ..evaluation.ragged import Ragged
+from ..evaluation.ragged import IntArray, Ragged
 from ..ranking.train import score_rows
 from ..retrieval.retriever import TOWER, Retriever
 from ..retrieval.train import requests
@@ -111,8 +111,8 @@ class TestBench:
         funnel: Funnel,
         users: NDArray[np.int64],
         ranked: Ranked,
-        owner: NDArray[np.int64],
-        items: NDArray[np.int64],
+        owner: IntArray,
+        items: IntArray,
     ) -> NDArray[np.float64]:
         """What the ranker gives each relevant item, as if the retriever had put the missed ones last: float64 [E]."""
         column = (ranked.rows[owner] == items[:, None]).argmax(1)

@@ -21,6 +21,7 @@ from ..data.split import Part
 from ..data.store import save_dataset
 from ..data.tables import BadRows
 from ..errors import ConfigError, RunError
+from ..evaluation.ragged import IntArray
 from ..ranking.requests import RequestSet
 from ..ranking.train import TrainedRanker, train_ranker
 from ..retrieval.baseline_core import Baseline
@@ -199,17 +200,17 @@ def select_requests(dataset: Dataset, retriever: Retriever, config: RunConfig) -
 
 
 def _others(
-    rows: NDArray[np.int64],
-    owner: NDArray[np.int64],
-    items: NDArray[np.int64],
-    truth_items: NDArray[np.int64],
-    truth_owner: NDArray[np.int64],
+    rows: IntArray,
+    owner: IntArray,
+    items: IntArray,
+    truth_items: IntArray,
+    truth_owner: IntArray,
     num_items: int,
 ) -> NDArray[np.bool_]:
     """Candidates [Q, C] that the request's user also took, other than the request's own item."""
     taken = np.unique(truth_owner * num_items + truth_items)
     keys = owner[:, None] * num_items + rows
-    return np.isin(keys, taken) & (rows >= 0) & (rows != items[:, None])
+    return np.asarray(np.isin(keys, taken) & (rows >= 0) & (rows != items[:, None]))
 
 
 def build_index(run: Path, factory: str = "", target_recall: float = 0.0) -> IndexReport:

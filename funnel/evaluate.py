@@ -16,7 +16,7 @@ from ..evaluation.compare import TaskRows, compare
 from ..evaluation.funnel import funnel_metrics
 from ..evaluation.guards import embeddings_collapsed, index_faults, miscalibrated, summary, worse_than_popularity
 from ..evaluation.metrics import UserMetrics, list_metrics
-from ..evaluation.ragged import Ragged
+from ..evaluation.ragged import IntArray, Ragged
 from ..evaluation.report import combine, ranking_metrics, retrieval_metrics
 from ..evaluation.slices import history_buckets, item_slices, popularity_buckets, user_slices, worst_slices
 from ..ranking.calibrate import sigmoid
@@ -123,9 +123,7 @@ def _retrieval(bench: TestBench, values: dict[str, NDArray[Any]]) -> tuple[Json,
     return combine(reports), findings
 
 
-def _remember(
-    name: str, rows: NDArray[np.int64], truth: Ragged, stages: Stages, values: dict[str, NDArray[Any]]
-) -> UserMetrics:
+def _remember(name: str, rows: IntArray, truth: Ragged, stages: Stages, values: dict[str, NDArray[Any]]) -> UserMetrics:
     """Per-user metrics of one system, kept for `recsys compare`."""
     ks = [k for k in stages.config.evaluation.ks if k <= rows.shape[1]] or [rows.shape[1]]
     metrics = list_metrics(rows, truth, ks)
@@ -178,7 +176,7 @@ def _gates(bench: TestBench) -> Json:
     return {"rows": list(weights), "columns": [f"expert {i}" for i in range(width)], "values": means}
 
 
-def _slices(bench: TestBench, final: NDArray[np.int64], metrics: UserMetrics) -> list[Any]:
+def _slices(bench: TestBench, final: IntArray, metrics: UserMetrics) -> list[Any]:
     stages, (users, seen, truth) = bench.stages, bench.asked
     config = stages.config.evaluation
     by_user = {"history": history_buckets(seen.lengths)}
@@ -194,7 +192,7 @@ def _slices(bench: TestBench, final: NDArray[np.int64], metrics: UserMetrics) ->
     return [*user_slices(metrics, by_user, config), *item_slices(final, truth, by_item, k, config)]
 
 
-def _examples(bench: TestBench, final: NDArray[np.int64]) -> list[Json]:
+def _examples(bench: TestBench, final: IntArray) -> list[Json]:
     """What a few users get, with titles: their latest history, the list, and which items they went on to take."""
     dataset, (users, seen, truth) = bench.stages.dataset, bench.asked
     chosen = np.linspace(0, len(users) - 1, min(EXAMPLES, len(users))).astype(int)

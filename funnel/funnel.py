@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..data.dataset import NOW
 from ..errors import ConfigError, RunError
 from ..ranking.blend import BlendConfig, blend
+from ..ranking.calibrate import sigmoid
 from ..ranking.requests import SELECT, request_batch
 from ..retrieval.baseline_core import Histories
 from ..retrieval.retriever import CandidateSet
@@ -104,10 +105,10 @@ class Funnel:
                 shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
                 probabilities[name] = (shifted / shifted.sum(1, keepdims=True)).astype(np.float32)
             elif name in self.stages.calibrators:
-                probabilities[name] = self.stages.calibrators[name](logits)
+                probabilities[name] = self.stages.calibrators[name](logits).astype(np.float32)
             else:
                 regression = any(t.name == name and t.kind == "regression" for t in self.dataset.config.tasks)
-                probabilities[name] = logits if regression else 1.0 / (1.0 + np.exp(-logits))
+                probabilities[name] = logits if regression else sigmoid(logits).astype(np.float32)
         scores = np.where(present, blend(probabilities, self.blend), -np.inf)
         return Ranked(found.rows, scores, probabilities)
 

@@ -128,7 +128,9 @@ def warm_start_ranker(
     report = []
     for table in ranker.tables():
         fresh = {
-            name: float(table.rows_of(name)[FIRST:].detach().std()) for name in table.sizes if table.sizes[name] > FIRST + 1
+            name: float(table.rows_of(name)[FIRST:].detach().std())
+            for name in table.sizes
+            if table.sizes[name] > FIRST + 1
         }
         copied = copy_rows(table, mine, retriever.model.table, mine)
         with torch.no_grad():

@@ -12,7 +12,7 @@ from ..data.batch import Batch, Block, Layout, SideLayout
 from ..settings import Settings
 from .embedding import EmbeddingTable, masked_mean
 from .numeric import MissingValue
-from .sequence import SequenceConfig, build_sequence_encoder
+from .sequence import SequenceConfig, SequenceEncoder, build_sequence_encoder
 from .split import SplitInput
 
 
@@ -72,6 +72,8 @@ class SideEncoder(nn.Module):
         config: see `FeatureConfig`.
     """
 
+    offsets: Tensor
+
     def __init__(self, layout: SideLayout, table: EmbeddingTable, config: FeatureConfig) -> None:
         super().__init__()
         self.layout = layout
@@ -90,8 +92,13 @@ class SideEncoder(nn.Module):
                 )
         pooled = sum(len(sequence.of) for sequence in layout.sequences) if self.mean_pooled else 0
         self.num_fields = len(layout.categorical) + len(layout.bags) + pooled
-        encoded = 0 if self.mean_pooled else len(layout.sequences) * config.history.hidden
+        encoded = sum(self._encoder(name).output_width for name in self.encoders)
         self.num_dense = len(layout.numeric) + sum(width for _, width in layout.vectors) + encoded
+
+    def _encoder(self, sequence: str) -> SequenceEncoder:
+        encoder = self.encoders[sequence]
+        assert isinstance(encoder, SequenceEncoder)
+        return encoder
 
     def forward(self, block: Block) -> SideFields:
         """Block of R rows -> fields [R, F, K] and dense [R, n]."""
@@ -114,7 +121,7 @@ class SideEncoder(nn.Module):
             else:
                 vectors = table(rows + offsets)  # [R, L, of + properties, K]
                 events, properties = vectors[:, :, :described].flatten(2), vectors[:, :, described:].flatten(2)
-                dense.append(self.encoders[sequence.name].last(events, properties, present.sum(1)))
+                dense.append(self._encoder(sequence.name).last(events, properties, present.sum(1)))
         return SideFields(_joined(fields), _joined(dense))
 
 

@@ -91,7 +91,7 @@ class InputLayer(nn.Module):
 
     def encode(self, batch: Batch) -> Encoded:
         """Batch -> embedded fields after the field gate."""
-        encoded = self.encoder(batch)
+        encoded: Encoded = self.encoder(batch)
         return encoded if self.field_gate is None else self.field_gate(encoded)
 
     def forward(self, batch: Batch) -> SplitInput:

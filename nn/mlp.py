@@ -48,8 +48,7 @@ class MLP(nn.Sequential):
     @property
     def last_weight(self) -> nn.Parameter:
         """Weight of the last linear layer."""
-        weight: nn.Parameter = [layer for layer in self if isinstance(layer, nn.Linear)][-1].weight
-        return weight
+        return cast("nn.Parameter", [layer for layer in self if isinstance(layer, nn.Linear)][-1].weight)
 
     def forward(self, x: Tensor | SplitInput) -> Tensor:
         """Float [R, width] -> [R, hidden[-1]]; of a `SplitInput` the query part of the first layer is computed once."""

@@ -137,8 +137,8 @@ class PCGrad(Balance, kind="pcgrad"):
         ]
         if len(terms) > 1 and shared:
             self._project(gradients, shared)
-        if extra:
-            gradients.append(gradients_of(sum_of(extra), parameters))
+        if extra:  # an ordinary pass, because these may reach parameters outside the ranker
+            torch.autograd.backward(sum_of(extra))
         for place, parameter in enumerate(parameters):
             for grad in _column(gradients, place):
                 if grad is not None:

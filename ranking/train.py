@@ -41,7 +41,7 @@ SCORE_ROWS = 8192
 class RankingConfig(Settings):
     """The second stage: which ranker, how its tasks are weighed, and how long to train it."""
 
-    model: SerializeAsAny[RankerConfig] = Field(default=None, validate_default=True)  # type: ignore[assignment]
+    model: SerializeAsAny[RankerConfig] = Field(default=None, validate_default=True)
     """The ranker: `kind` and that kind's own keys; `recsys models` lists the kinds."""
     loss: LossConfig = LossConfig()
     """How rows become one number per task."""
@@ -107,7 +107,7 @@ class RankingStep:
         """Batch -> loss terms by name; the total is filled in by `backward`."""
         terms: dict[str, Tensor] = {}
         if isinstance(batch, RequestBatch):
-            terms[f"aux/{SELECT}"] = self.config.select.weight * self.model.loss(batch)
+            terms[f"aux/{SELECT}"] = self._select_loss(batch)
         else:
             losses = self.ranker.losses(batch, self.config.loss)
             terms = {name: loss for name, loss in losses.items() if name != f"loss/{SELECT}"}
@@ -118,7 +118,7 @@ class RankingStep:
                     len(self.requests), size=min(self.config.select.requests_per_step, len(self.requests))
                 )
                 asked = self.requests.batch(torch.from_numpy(np.sort(chosen)))
-                terms[f"aux/{SELECT}"] = self.config.select.weight * self.model.loss(asked)
+                terms[f"aux/{SELECT}"] = self._select_loss(asked)
         weights = self.balance.weights() if self.balance is not None else {}
         with torch.no_grad():
             terms["loss"] = sum(
@@ -126,6 +126,10 @@ class RankingStep:
                 torch.zeros(()),
             )
         return terms
+
+    def _select_loss(self, asked: RequestBatch) -> Tensor:
+        assert isinstance(self.model, RequestRanker)
+        return self.config.select.weight * self.model.loss(asked)
 
     def backward(self, terms: dict[str, Tensor]) -> None:
         """Leave gradients on the parameters, by the configured balance."""

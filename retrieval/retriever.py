@@ -118,7 +118,7 @@ class Retriever:
         if name == TOWER and self.index is not None and not exact:
             out = Exclusions(np.asarray(seen.ptr, dtype=np.int64), np.asarray(seen.items, dtype=np.int64))
             return self.index.search(queries, k, allowed, out).rows
-        forbidden = None if allowed is None else ~allowed.mask
+        forbidden = None if allowed is None else ~allowed.mask()
 
         def block(rows: slice) -> NDArray[np.float32]:
             if name == TOWER:

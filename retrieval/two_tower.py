@@ -115,7 +115,7 @@ class ContentSum(nn.Module):
     def forward(self, block: Block) -> Tensor:
         """Block of R rows -> float [R, D]."""
         (table,) = self._table
-        total = table(block.categorical + self.offsets).sum(1)
+        total: Tensor = table(block.categorical + self.offsets).sum(1)
         for rows, offset in zip(block.bags, self.bag_offsets, strict=True):
             total = total + masked_mean(table(rows + offset), rows > 0)
         for linear, values in zip(self.vectors, block.vectors, strict=True):
@@ -176,7 +176,8 @@ class TwoTower(nn.Module):
             categorical = items.categorical.clone()
             categorical[hidden, self.item_id_column] = 1
             items = Block(categorical, items.numeric, items.bags, (), items.vectors)
-        return self.item_content(items)
+        content: Tensor = self.item_content(items)
+        return content
 
     def item_vectors(self, items: Block, content: Tensor) -> Tensor:
         """Content [R, D] of the same items -> vectors to compare or index, [R, width]."""

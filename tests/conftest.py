@@ -105,11 +105,11 @@ class Toy:
 
     def config(self, kind: str, **keys: Any) -> Any:
         """The configuration of a ranker, small: `input` keys are merged with a small embedding and history."""
-        history = {"hidden": 8, "attention_hidden": 4, "dropout": 0.0, "fast": False}
+        history: dict[str, Any] = {"hidden": 8, "attention_hidden": 4, "dropout": 0.0, "fast": False}
         history["encoder"] = "dupn" if kind == "dupn" else "mean"
         given = keys.pop("input", {})
         inputs = {"embedding_dim": 4, "init_std": 0.5, **given, "history": {**history, **given.get("history", {})}}
-        return ranker_class(kind).Config(kind=kind, input=inputs, **keys)
+        return ranker_class(kind).Config.model_validate({"kind": kind, "input": inputs, **keys})
 
     def ranker(self, kind: str, *, tasks: Sequence[TaskSpec] = TOY_TASKS, seed: int = 0, **keys: Any) -> Ranker:
         """A ranker on this world."""

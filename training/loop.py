@@ -129,7 +129,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def _plain_backward(terms: dict[str, Tensor]) -> None:
-    terms["loss"].backward()  # type: ignore[no-untyped-call]
+    terms["loss"].backward()
 
 
 def _has_generator(module: nn.Module) -> bool:

@@ -60,7 +60,8 @@ class DUPN(Ranker, kind="dupn"):
             raise ConfigError("dupn keeps user and item apart: switch input.joint_gate and input.cross_layers off")
         super().__init__(config, layout, tasks)
         encoder = self.inputs.encoder
-        self.representation = len(layout.query.sequences) * config.input.history.hidden
+        vectors = sum(width for _, width in layout.query.vectors)
+        self.representation = encoder.query.num_dense - len(layout.query.numeric) - vectors
         query_width = encoder.query.num_fields * encoder.table.dim + encoder.query.num_dense
         self.profile = MLP(query_width - self.representation, config.profile_hidden, config.dropout, config.hidden_gate)
         width = self.representation + self.profile.width + self.inputs.width - query_width

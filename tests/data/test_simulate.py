@@ -146,7 +146,7 @@ def test_the_truth_orders_models_and_leaves_room_between_them(world: World) -> N
 
 def test_tastes_drift() -> None:
     """With drift, the truth at the end explains early clicks less well than late ones."""
-    drifting, still = (build_world(SimulateConfig(drift=drift, seed=3)) for drift in (1.0, 0.0))
+    drifting, still = (build_world(SimulateConfig(users=1_000, items=500, sessions=8_000, drift=drift, seed=3)) for drift in (1.0, 0.0))
 
     def early_minus_late(world: World) -> float:
         click, time = column(world, "click"), column(world, "timestamp")
@@ -192,13 +192,32 @@ def test_a_world_is_recognised(tmp_path: Path) -> None:
 
 def test_a_folder_of_something_else_is_never_overwritten(tmp_path: Path) -> None:
     simulate(SMALL, tmp_path / "w")
+    (tmp_path / "w" / "notes.txt").write_text("kept")
     simulate(SMALL.model_copy(update={"seed": 1}), tmp_path / "w")  # a world may be replaced
+    assert (tmp_path / "w" / "notes.txt").read_text() == "kept"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(DataError, match="exists and is no embedded world; name an empty or a new folder"):
         simulate(SMALL, tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "w"]
+
+
+def test_a_world_interrupted_while_it_is_written_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    simulate(SMALL, tmp_path / "w")
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            simulate(SMALL, tmp_path / "w")
+    assert not is_world(tmp_path / "w", SMALL)
+    with pytest.raises(DataError, match="found format None, expected 1; simulate it again"):
+        load_truth(tmp_path / "w")
+    simulate(SMALL, tmp_path / "w")
+    assert is_world(tmp_path / "w", SMALL)
 
 
 def test_an_incomplete_truth_is_refused(tmp_path: Path) -> None:

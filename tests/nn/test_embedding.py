@@ -35,7 +35,7 @@ def test_padding_is_zero_and_returns_to_zero() -> None:
     assert not found.weight[found.pad_rows].any()
     assert (found.weight.abs().sum(1) > 0).sum() == 12
     with torch.no_grad():
-        found.weight += 1.0
+        found.weight.add_(1.0)
     found.zero_padding()
     assert not found.weight[[0, 5, 12]].any()
     assert (found.weight[[1, 6, 13]] != 0).all()

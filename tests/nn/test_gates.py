@@ -133,7 +133,7 @@ def test_every_coordinate_of_the_joint_gate_sees_every_field(rank: int) -> None:
     def values(flat: Tensor) -> Tensor:
         return gate.gate(SplitInput.of(flat.unsqueeze(0)))[0]
 
-    jacobian: Tensor = torch.autograd.functional.jacobian(values, torch.randn(20))  # type: ignore[no-untyped-call]
+    jacobian: Tensor = torch.autograd.functional.jacobian(values, torch.randn(20))
     assert (jacobian.abs() > 1e-9).all()
     x = joint_input()
     assert gate(x).width == 20
@@ -142,7 +142,7 @@ def test_every_coordinate_of_the_joint_gate_sees_every_field(rank: int) -> None:
 def test_block_diagonal_without_bias_the_joint_gate_is_gatenets() -> None:
     gatenet, gemnn = field_gate(True, False), JointGate(5 * DIM, bias=False)
     with torch.no_grad():
-        gemnn.weight.copy_(torch.block_diag(*(weight.T for weight in gatenet.weight)))  # type: ignore[no-untyped-call]
+        gemnn.weight.copy_(torch.block_diag(*(weight.T for weight in gatenet.weight)))
     x = encoded()
     flat = SplitInput(x.query.fields.flatten(1), x.item.fields.flatten(1))
     torch.testing.assert_close(gemnn(flat).flat(), fields_of(gatenet(x)).flatten(1), rtol=1e-5, atol=1e-6)

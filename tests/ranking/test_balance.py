@@ -216,3 +216,12 @@ def test_names_and_weights_are_checked() -> None:
         balance("static", weights={"a": -1.0})
     with pytest.raises(ConfigError, match="gradnorm, pcgrad, schedule"):
         balance("gradnrom")
+
+
+def test_auxiliary_losses_reach_parameters_outside_the_ranker(toy: Any) -> None:
+    ranker, batch = toy.ranker("mmoe"), toy.batch(16)
+    for kind in balance_kinds():
+        outside = nn.Linear(1, 1)
+        losses = {**ranker.losses(batch, LOSS), "aux/head": outside(torch.ones(1, 1)).sum()}
+        build_balance(BalanceConfig(kind=kind), toy.tasks).backward(losses, ranker)
+        assert outside.weight.grad is not None, kind

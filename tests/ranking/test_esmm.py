@@ -21,7 +21,7 @@ PAIR = (TaskSpec(name="click"), TaskSpec(name="conversion", where="click"))
 
 def labelled(toy: Any, click: list[int], bought: list[int]) -> Batch:
     """Rows with these clicks and purchases; a purchase without a click is unknown."""
-    batch = toy.batch(len(click))
+    batch: Batch = toy.batch(len(click))
     labels = torch.tensor([click, bought], dtype=torch.float32).T
     mask = torch.stack([torch.ones(len(click), dtype=torch.bool), labels[:, 0] > 0], dim=1)
     return replace(batch, labels=torch.where(mask, labels, torch.nan), mask=mask, weight=torch.empty(0))

@@ -94,8 +94,9 @@ def test_softmax_is_over_the_experts(experts: int) -> None:
 
 def test_reading_together_is_reading_one_by_one() -> None:
     x = SplitInput(torch.randn(3, 4), torch.randn(10, 5), torch.randint(0, 3, (10,)))
-    readers = [Experts(9, 3, (6, 5)), Gate(9, 4, GateConfig()), Gate(9, 2, GateConfig(bias=True, hidden=(7,)))]
-    for gate in readers[1:]:
+    gates = [Gate(9, 4, GateConfig()), Gate(9, 2, GateConfig(bias=True, hidden=(7,)))]
+    readers: list[Experts | Gate] = [Experts(9, 3, (6, 5)), *gates]
+    for gate in gates:
         for parameter in gate.parameters():
             nn.init.normal_(parameter)
     for together, reader in zip(read_together(x, readers), readers, strict=True):

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -169,6 +170,13 @@ for moment in tests.KILLS:
 shutil.copytree(root / "in the middle of an epoch", root / "resumed")
 assert run(tests.resume_and_keep, root / "resumed") == 0
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _threads_as_found() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
