@@ -63,7 +63,7 @@ def run_health(folder: Path) -> Iterator[Finding]:
     if manifest.package_version != (_version("recsys") or ""):
         yield "note", "version", f"written by recsys {manifest.package_version}, this is {_version('recsys')}"
     for name in manifest.files:
-        if name.endswith(".safetensors"):
+        if name.endswith(".safetensors") and name.startswith(("retrieval/", "ranking/")):
             yield from _weights(name, run.file(name))
         elif name.endswith("vectors.npy"):
             yield from _vectors(name, run.file(name))

@@ -15,7 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 WIDE = 160
-"""Columns assumed where the output is no terminal, such as a pipe or a page."""
+"""Columns assumed where the output is no terminal, such as a pipe."""
+HEADLINES = ("recall", "hit", "ndcg", "mrr", "coverage")
+"""Retrieval metrics shown on a terminal; the others are in the JSON and on the page."""
+TASK_HEADLINES = ("auc", "gauc", "logloss", "ece", "positives", "rows")
+"""Ranking metrics shown on a terminal, in order."""
 
 
 def plain(value: Any) -> Any:
@@ -86,23 +90,40 @@ def print_recommendation(answer: Mapping[str, Any]) -> None:
 
 
 def evaluation(result: Mapping[str, Any]) -> RenderableType:
-    """The evaluation of a run: protocol, then a table for each stage, each rate with its 95 % interval."""
+    """The evaluation of a run: protocol, a table for each stage with 95 % intervals, and the faults that were found."""
     blocks: list[RenderableType] = []
-    if result.get("protocol"):
-        facts = ", ".join(f"{name} {_scalar(value)}" for name, value in result["protocol"].items())
-        blocks.append(Text(f"protocol: {facts}", style="dim"))
+    protocol = result.get("protocol", {})
+    facts = [f"{name} {_scalar(value)}" for name, value in protocol.items() if _is_metric(name, value)]
+    if facts:
+        blocks.append(Text("protocol: " + ", ".join(facts), style="dim"))
+    blocks += [Text(f"note: {note}", style="dim") for note in protocol.get("notes", [])]
     if result.get("retrieval"):
-        blocks.append(_grid("Retrieval", "metric", result["retrieval"], rows_are_metrics=True))
+        systems = result["retrieval"]
+        every = dict.fromkeys(n for values in systems.values() for n, v in values.items() if _is_metric(n, v))
+        shown = [name for name in every if name.partition("@")[0] in HEADLINES]
+        table = _table("Retrieval", ["metric", *systems], caption=_left_out(len(every) - len(shown)))
+        for name in shown:
+            table.add_row(name, *(_cell(values, name) for values in systems.values()))
+        blocks.append(table)
     if result.get("index"):
         blocks.append(_facts("Index", result["index"]))
     if result.get("ranking"):
-        blocks.append(_grid("Ranking", "task", result["ranking"], rows_are_metrics=False))
+        tasks = result["ranking"]
+        every = dict.fromkeys(n for values in tasks.values() for n, v in values.items() if _is_metric(n, v))
+        shown = [name for name in TASK_HEADLINES if name in every]
+        table = _table("Ranking", ["task", *shown], caption=_left_out(len(every) - len(shown)))
+        for task, values in tasks.items():
+            table.add_row(task, *(_cell(values, name) for name in shown))
+        blocks.append(table)
     if result.get("funnel"):
         funnel = result["funnel"]
         blocks.append(_facts("Funnel", {name: value for name, value in funnel.items() if name != "verdict"}))
         blocks += _stages(funnel.get("stages"))
         if funnel.get("verdict"):
             blocks.append(Text(str(funnel["verdict"])))
+    for fault in result.get("findings", []):
+        style = "bold red" if fault["severity"] == "error" else "yellow"
+        blocks.append(Text(f"{fault['severity']}: ", style=style).append(fault["sentence"], style="default"))
     return Group(*blocks)
 
 
@@ -150,27 +171,17 @@ def findings(title: str, rows: Iterable[tuple[str, str, str]]) -> RenderableType
     return table
 
 
-def _grid(
-    title: str, corner: str, metrics: Mapping[str, Mapping[str, Any]], *, rows_are_metrics: bool
-) -> RenderableType:
-    """Things (retrievers, tasks) by metrics; intervals stand inside the cells."""
-    names = dict.fromkeys(n for values in metrics.values() for n, v in values.items() if _is_metric(n, v))
-    things = list(metrics)
-    rows, columns = (list(names), things) if rows_are_metrics else (things, list(names))
-    table = _table(title, [corner, *columns])
-    for row in rows:
-        cells = [_cell(metrics[column], row) if rows_are_metrics else _cell(metrics[row], column) for column in columns]
-        table.add_row(row, *cells)
-    return table
-
-
 def _facts(title: str, facts: Mapping[str, Any]) -> RenderableType:
     table = _table(title, ["", ""])
     table.show_header = False
     for name in facts:
-        if _is_metric(name, facts[name]):
+        if _is_metric(name, facts[name]) and facts[name] is not None:
             table.add_row(name.replace("_", " "), _cell(facts, name))
     return table
+
+
+def _left_out(count: int) -> str:
+    return f"{count} more with --json or --report" if count else ""
 
 
 def _stages(stages: Any) -> list[RenderableType]:
@@ -200,7 +211,7 @@ def _is_metric(name: str, value: Any) -> bool:
 def _cell(values: Mapping[str, Any], name: str) -> str:
     interval = values.get(f"{name}_ci")
     text = _scalar(values.get(name))
-    return f"{text} [{_number(interval[0])}, {_number(interval[1])}]" if interval else text
+    return f"{text} [{_short(interval[0])}, {_short(interval[1])}]" if interval else text
 
 
 def _scalar(value: Any) -> str:
@@ -221,13 +232,13 @@ def _number(value: Any) -> str:
     return str(value)
 
 
+def _short(value: float) -> str:
+    return f"{value:.3f}"
+
+
 def _signed(value: float) -> str:
     return f"{value:+.4f}"
 
 
 def _why(why: Any) -> str:
     return why if isinstance(why, str) else json.dumps(plain(why), ensure_ascii=False)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;")

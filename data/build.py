@@ -47,7 +47,8 @@ def build_dataset(tables: Tables, config: DataConfig, seed: int, bad: BadRows | 
     """Encode raw tables; see `load_dataset`."""
     bad = bad or BadRows(config.on_bad_rows)
     tables, raw = clean(tables, config, bad)
-    user_ids = _entities(tables, "users", config.user, raw.users)
+    by_time = pa.array(np.argsort(raw.times, kind="stable"))
+    user_ids = _entities(tables, "users", config.user, None if raw.users is None else raw.users.take(by_time))
     users = _positions(raw.users, user_ids, len(raw))
     order = np.lexsort((np.arange(len(raw)), raw.times, users))
     parts = _parts(config, tables, raw, users, order, seed)
@@ -69,7 +70,7 @@ def build_dataset(tables: Tables, config: DataConfig, seed: int, bad: BadRows | 
 
 
 def _entities(tables: Tables, name: str, column: str, seen: pa.Array | None) -> pa.Array:
-    """Raw ids: those of the table in its order, then those only events name, in order of appearance."""
+    """Raw ids: those of the table in its order, then those only events name, in the order of `seen`."""
     if seen is None:
         return pa.array([], pa.string())
     listed = as_strings(tables, name, column) if getattr(tables, name) is not None else pa.array([], pa.string())
@@ -104,7 +105,11 @@ def _parts(
     spec = config.split
     named, strata = None, None
     if spec.kind == "column" and spec.column:
-        named = as_strings(tables, "events", spec.column).take(pa.array(order)).to_pylist()
+        names = as_strings(tables, "events", spec.column)
+        strange = ~pc.fill_null(pc.is_in(names, value_set=pa.array(PART_NAMES)), False).to_numpy(zero_copy_only=False)
+        expected = "train, valid or test"
+        report_wrong(BadRows(), tables, "events", spec.column, wrong=strange, expected=expected)
+        named = names.take(pa.array(order)).to_pylist()
     if spec.stratify:
         codes = as_strings(tables, "events", spec.stratify).dictionary_encode().indices
         strata = pc.fill_null(codes, -1).to_numpy(zero_copy_only=False).astype(np.int64)[order] + 1
@@ -230,11 +235,11 @@ class _Encoding:
         if spec.kind == "numeric":
             values = as_float32(self.tables, home, spec.source, self.bad)
         elif spec.kind == "vector":
-            values = parse_vectors(spec, self.tables.table(home).column(spec.source).combine_chunks())
+            values = parse_vectors(spec, self.tables, home, self.bad)
         else:
             values = as_strings(self.tables, home, spec.source)
         if home == "events":
-            return self._latest_per_entity(spec, values) if spec.side != "context" else self._in_order(values)
+            return self._first_per_entity(spec, values) if spec.side != "context" else self._in_order(values)
         return self._aligned(spec.side, values)
 
     def _in_order(self, values: Column) -> Column:
@@ -242,13 +247,14 @@ class _Encoding:
             return values[self.events.source_rows]
         return values.take(pa.array(self.events.source_rows))
 
-    def _latest_per_entity(self, spec: FeatureSpec, values: Column) -> Column:
+    def _first_per_entity(self, spec: FeatureSpec, values: Column) -> Column:
         """A user or item column that stands in the events: its first training value for each user or item."""
         entity = self.events.users if spec.side == "user" else self.events.items
         count = len(self.user_ids) if spec.side == "user" else len(self.item_ids)
         train = np.flatnonzero(self.events.parts == Part.TRAIN)
+        backwards = train[np.argsort(-self.events.times[train], kind="stable")]
         first = np.full(count, -1, dtype=np.int64)
-        first[entity[train][::-1]] = self.events.source_rows[train][::-1]
+        first[entity[backwards]] = self.events.source_rows[backwards]  # the last assignment, the earliest row, wins
         return _gather(values, first)
 
     def _aligned(self, side: str, values: Column) -> Column:

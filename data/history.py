@@ -1,6 +1,8 @@
 """What each user did before a moment, as slices of one flat array (CSR): nothing from the future by construction.
 
-Events are sorted by (user, time, file order), so "before" is a pointer and a history is the run of events up to it.
+Events are sorted by (user, part, time, file order), so "before" is a pointer and a history is the run of events up to
+it. Parts follow one another in time under a `time` or `leave_last` split; under a `random` or `column` split a user's
+training events come first, so that a pointer behind them shows no event of a later part.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from .split import Part
 
 @dataclass(frozen=True)
 class History:
-    """A chosen kind of event (all, or the positives of one task), per user in time order.
+    """A chosen kind of event (all, or the positives of one task), per user by part and then time.
 
     Attributes:
         items: int32 [E] item row of each event.
@@ -63,8 +65,8 @@ class History:
             time = np.concatenate([np.full(before, -np.inf), time])
             part = np.concatenate([np.full(before, Part.PRIOR, dtype=np.int8), part])
             rows = np.concatenate([np.full(before, -1, dtype=np.int64), rows])
-            order = np.argsort(user, kind="stable")
-            user, item, time, part, rows = user[order], item[order], time[order], part[order], rows[order]
+        order = np.lexsort((part, user))  # stable: time decides within a part
+        user, item, time, part, rows = user[order], item[order], time[order], part[order], rows[order]
         ptr = np.zeros(num_users + 1, dtype=np.int64)
         np.cumsum(np.bincount(user, minlength=num_users), out=ptr[1:])
         return cls(item.astype(np.int32), time, part.astype(np.int8), rows.astype(np.int64), ptr)
@@ -75,10 +77,7 @@ class History:
         return len(self.ptr) - 1
 
     def ends(self, part: Part) -> NDArray[np.int64]:
-        """Pointer of each user behind their last event of an earlier part than `part`, int64 [U].
-
-        Only meaningful where parts follow one another in time within a user (`time` and `leave_last` splits).
-        """
+        """Pointer of each user behind their last event of an earlier part than `part`, int64 [U]."""
         earlier = np.concatenate([[0], np.cumsum(self.parts < part)])
         return np.asarray(self.ptr[:-1] + earlier[self.ptr[1:]] - earlier[self.ptr[:-1]], dtype=np.int64)
 
@@ -86,6 +85,8 @@ class History:
         self, users: NDArray[np.int64], times: NDArray[np.float64], limits: NDArray[np.int64]
     ) -> NDArray[np.int64]:
         """Pointer behind the last event strictly earlier than each moment, never behind `limits`; int64 [B].
+
+        Asks for a history in time order: of an ordered split, or of one part.
 
         Args:
             users: int [B].

@@ -77,11 +77,19 @@ def _read_events(tables: Tables, config: DataConfig, bad: BadRows) -> RawEvents:
         labels[task.name] = as_labels(tables, "events", task.source, bad, kind=kind, allow_missing=True)
     weights = np.ones(rows, dtype=np.float32)
     if config.weight:
-        weights = as_float32(tables, "events", config.weight, bad, minimum=0.0, expected="a weight of 0 or more")
+        weights = as_float32(
+            tables,
+            "events",
+            config.weight,
+            bad,
+            allow_missing=False,
+            minimum=0.0,
+            expected="a weight of 0 or more",
+        )
     return RawEvents(
         as_ids(tables, "events", config.user, bad) if config.user else None,
         as_ids(tables, "events", config.item, bad) if config.item else None,
-        as_time(tables, "events", config.time, bad) / 1000.0 if config.time else np.zeros(rows),
+        as_time(tables, "events", config.time, bad) / 1000.0 if config.time else np.arange(rows, dtype=np.float64),
         labels,
         weights,
         as_float32(tables, "events", config.propensity, bad) if config.propensity else None,

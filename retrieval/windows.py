@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -118,7 +119,13 @@ class TowerData:
 
     def ends(self, moment: int) -> NDArray[np.int64]:
         """Pointer of each user behind the events known at a moment (a `Part`'s start, or `NOW`): int64 [U]."""
-        return self.history.ptr[1:] if moment == NOW else self.history.ends(Part(moment))
+        if moment not in self._ends:
+            self._ends[moment] = self.history.ptr[1:] if moment == NOW else self.history.ends(Part(moment))
+        return self._ends[moment]
+
+    @cached_property
+    def _ends(self) -> dict[int, NDArray[np.int64]]:
+        return {}
 
     def windows(self, users: NDArray[np.int64], ends: NDArray[np.int64], length: int | None = None) -> Windows:
         """The last `length` events before each pointer (`max_length` when None), as tensors."""

@@ -146,7 +146,9 @@ def test_the_truth_orders_models_and_leaves_room_between_them(world: World) -> N
 
 def test_tastes_drift() -> None:
     """With drift, the truth at the end explains early clicks less well than late ones."""
-    drifting, still = (build_world(SimulateConfig(users=1_000, items=500, sessions=8_000, drift=drift, seed=3)) for drift in (1.0, 0.0))
+    drifting, still = (
+        build_world(SimulateConfig(users=1_000, items=500, sessions=8_000, drift=drift, seed=3)) for drift in (1.0, 0.0)
+    )
 
     def early_minus_late(world: World) -> float:
         click, time = column(world, "click"), column(world, "timestamp")

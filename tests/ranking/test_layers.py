@@ -169,3 +169,11 @@ def test_an_mlp_reads_a_split_input_as_the_flat_one() -> None:
     x = SplitInput(torch.randn(2, 4), torch.randn(6, 5), torch.tensor([0, 0, 1, 1, 0, 1]))
     for mlp in (MLP(9, (7, 5), hidden_gate="tanh"), MLP(9, ())):
         torch.testing.assert_close(mlp(x), mlp(x.flat()), rtol=1e-5, atol=1e-5)
+
+
+def test_an_mlp_is_linear_then_relu_at_every_layer() -> None:
+    mlp, x = MLP(9, (7, 5)), torch.randn(6, 9)
+    first, second = (layer for layer in mlp if isinstance(layer, nn.Linear))
+    expected = torch.relu(torch.relu(x @ first.weight.T + first.bias) @ second.weight.T + second.bias)
+    torch.testing.assert_close(mlp(x), expected)
+    assert mlp.last_weight is second.weight

@@ -174,8 +174,9 @@ def expert_slices(ranker: Any) -> Iterator[tuple[str, Tensor, slice]]:
 
 
 @pytest.mark.parametrize("kind", [cgc, ple])
-def test_with_unequal_experts_every_one_matters_to_the_right_tasks(toy: Any, kind: Any) -> None:
-    ranker = kind(toy, task_experts={"click": 1, "like": 3})
+@pytest.mark.parametrize("task_experts", [{"click": 1, "like": 3}, {"click": 3, "like": 1}])
+def test_with_unequal_experts_every_one_matters_to_the_right_tasks(toy: Any, kind: Any, task_experts: Any) -> None:
+    ranker = kind(toy, task_experts=task_experts)
     x = model_input(ranker)
     before = ranker.logits(x)
     counted = 0
