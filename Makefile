@@ -10,7 +10,7 @@ help: ## List the targets
 
 setup: .venv/dev.stamp ## Make .venv with the pinned packages, test tools included
 check: .venv/dev.stamp .typecheck/recsys ## Format, lint and strict types
-	$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet . && cd .typecheck && ../$(BIN)/mypy --config-file ../pyproject.toml -p recsys
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && cd .typecheck && ../$(BIN)/mypy --config-file ../pyproject.toml -p recsys
 test: check ## Everything in check, then the whole test suite
 	$(BIN)/pytest
 demo: .venv/core.stamp ## Train and evaluate on the embedded world, and recommend ten items

@@ -105,11 +105,7 @@ def _parts(
     spec = config.split
     named, strata = None, None
     if spec.kind == "column" and spec.column:
-        names = as_strings(tables, "events", spec.column)
-        strange = ~pc.fill_null(pc.is_in(names, value_set=pa.array(PART_NAMES)), False).to_numpy(zero_copy_only=False)
-        expected = "train, valid or test"
-        report_wrong(BadRows(), tables, "events", spec.column, wrong=strange, expected=expected)
-        named = names.take(pa.array(order)).to_pylist()
+        named = as_strings(tables, "events", spec.column).take(pa.array(order)).to_pylist()
     if spec.stratify:
         codes = as_strings(tables, "events", spec.stratify).dictionary_encode().indices
         strata = pc.fill_null(codes, -1).to_numpy(zero_copy_only=False).astype(np.int64)[order] + 1
@@ -252,7 +248,7 @@ class _Encoding:
         entity = self.events.users if spec.side == "user" else self.events.items
         count = len(self.user_ids) if spec.side == "user" else len(self.item_ids)
         train = np.flatnonzero(self.events.parts == Part.TRAIN)
-        backwards = train[np.argsort(-self.events.times[train], kind="stable")]
+        backwards = train[np.lexsort((self.events.source_rows[train], self.events.times[train]))][::-1]
         first = np.full(count, -1, dtype=np.int64)
         first[entity[backwards]] = self.events.source_rows[backwards]  # the last assignment, the earliest row, wins
         return _gather(values, first)

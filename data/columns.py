@@ -8,7 +8,7 @@ fails. Bad values go to a `BadRows`, which raises or collects; under "drop" the 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -62,7 +62,7 @@ def as_ids(tables: Tables, name: str, column: str, bad: BadRows, *, unique: bool
     """An id column as text: no id may be missing, and with `unique` (users, items) none may come twice."""
     ids = as_strings(tables, name, column)
     missing = pc.is_null(ids).to_numpy(zero_copy_only=False)
-    _report(bad, tables, name, column, wrong=missing, expected="an id")
+    report_wrong(bad, tables, name, column, wrong=missing, expected="an id")
     if unique:
         first: dict[str, int] = {}
         rows, found = [], []
@@ -81,12 +81,20 @@ def as_ids(tables: Tables, name: str, column: str, bad: BadRows, *, unique: bool
     return ids
 
 
+def as_choice(tables: Tables, name: str, column: str, choices: Sequence[str], bad: BadRows) -> pa.Array:
+    """A column of text that must be one of `choices` in every row."""
+    texts = as_strings(tables, name, column)
+    known = pc.fill_null(pc.is_in(texts, value_set=pa.array(choices)), False).to_numpy(zero_copy_only=False)
+    report_wrong(bad, tables, name, column, wrong=~known, expected=f"{', '.join(choices[:-1])} or {choices[-1]}")
+    return texts
+
+
 def as_int64(
     tables: Tables, name: str, column: str, bad: BadRows, *, expected: str = "a whole number"
 ) -> NDArray[np.int64]:
     """A column of whole numbers as int64 `[rows]`; "12", " 12", "12.0" and 12.0 count as whole, nothing does not."""
     numbers, wrong = _numbers(_values(tables, name, column), _parse_int, pa.int64())
-    _report(bad, tables, name, column, wrong=wrong, expected=expected)
+    report_wrong(bad, tables, name, column, wrong=wrong, expected=expected)
     return np.array(numbers, dtype=np.int64)  # a copy: what Arrow lends is read-only
 
 
@@ -113,7 +121,7 @@ def as_float32(
         wrong |= np.isnan(numbers)
     if minimum is not None:
         wrong |= numbers < minimum
-    _report(bad, tables, name, column, wrong=wrong, expected=expected)
+    report_wrong(bad, tables, name, column, wrong=wrong, expected=expected)
     return np.where(wrong, np.nan, numbers).astype(np.float32)
 
 
@@ -141,7 +149,7 @@ def as_labels(
         wrong |= ~np.isnan(numbers) & (numbers != 0) & (numbers != 1)
     elif kind == "duration":
         wrong |= numbers < 0
-    _report(bad, tables, name, column, wrong=wrong, expected=expected)
+    report_wrong(bad, tables, name, column, wrong=wrong, expected=expected)
     return np.where(wrong, np.nan, numbers).astype(np.float32)
 
 
@@ -169,10 +177,12 @@ def as_time(tables: Tables, name: str, column: str, bad: BadRows, *, unit: TimeU
             numbers, unit, wrong, expected = days, "ms", wrong | ~valid, "a calendar day"
         else:
             unit = _unit_of(float(np.median(numbers[good])) if good.any() else 0.0)
-    _report(bad, tables, name, column, wrong=wrong, expected=expected)
+    report_wrong(bad, tables, name, column, wrong=wrong, expected=expected)
     milliseconds = _to_ms(numbers, unit)
     outside = ~wrong & ((milliseconds < 0) | (milliseconds > _LATEST_MS))
-    _report(bad, tables, name, column, wrong=outside, expected=f"a time between 1970 and 2200 in {_UNIT_NAMES[unit]}")
+    report_wrong(
+        bad, tables, name, column, wrong=outside, expected=f"a time between 1970 and 2200 in {_UNIT_NAMES[unit]}"
+    )
     return np.where(wrong | outside, 0, milliseconds).astype(np.int64)
 
 
@@ -305,7 +315,9 @@ def _to_ms(numbers: NDArray[Any], unit: TimeUnit) -> NDArray[np.int64]:
     return milliseconds
 
 
-def _report(bad: BadRows, tables: Tables, name: str, column: str, *, wrong: NDArray[np.bool_], expected: str) -> None:
+def report_wrong(
+    bad: BadRows, tables: Tables, name: str, column: str, *, wrong: NDArray[np.bool_], expected: str
+) -> None:
     """Hand the rows that `wrong` (`[rows]`) marks to `bad`, quoting what stands there."""
     if not wrong.any():
         return

@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from ..errors import DataError
 from .batch import Block, SideLayout
+from .columns import as_strings, report_wrong, require_columns
 from .numeric import NumericEncoder
 from .schema import FeatureSpec
+from .tables import BadRows, Tables
 from .vocabulary import UNKNOWN, Vocabulary
 
 Column = Any
@@ -82,29 +83,42 @@ def padded(rows: NDArray[np.int64], ptr: NDArray[np.int64], length: int) -> NDAr
     return out
 
 
-def parse_vectors(spec: FeatureSpec, column: pa.Array) -> NDArray[np.float32]:
-    """A `vector` column, separated numbers or a list column -> float32 [n, d]; missing vectors are zero.
+def parse_vectors(spec: FeatureSpec, tables: Tables, name: str, bad: BadRows) -> NDArray[np.float32]:
+    """A `vector` column of table `name`, separated numbers or a list column -> float32 [n, d]; missing ones are zero.
 
-    Raises:
-        DataError: two vectors of different widths.
+    A row with something that is no finite number, or with fewer or more numbers than most rows, is a bad row.
     """
-    if pa.types.is_string(column.type):
-        values, ptr = split_values(column, spec.separator)
-        numbers = pc.cast(values, pa.float32()).to_numpy(zero_copy_only=False)
+    require_columns(tables, name, [spec.source])
+    column = tables.table(name).column(spec.source).combine_chunks()
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type):
+        lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        values = pc.list_flatten(column)
     else:
-        ptr = np.concatenate([[0], np.cumsum(pc.fill_null(pc.list_value_length(column), 0).to_numpy())]).astype(
-            np.int64
-        )
-        numbers = pc.cast(pc.list_flatten(column), pa.float32()).to_numpy(zero_copy_only=False)
-    lengths = np.diff(ptr)
-    widths = np.unique(lengths[lengths > 0])
-    if len(widths) > 1:
-        raise DataError(
-            f'column "{spec.source}" holds vectors of {widths[0]} and of {widths[1]} numbers; all must be of one width'
-        )
-    out = np.zeros((len(lengths), int(widths[0]) if len(widths) else 1), dtype=np.float32)
-    out[lengths > 0] = numbers.reshape(-1, out.shape[1])
+        values, ptr = split_values(as_strings(tables, name, spec.source), spec.separator)
+        lengths = np.diff(ptr)
+    try:
+        numbers = pc.cast(values, pa.float32()).to_numpy(zero_copy_only=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        numbers = np.array([_number(value) for value in values.to_pylist()], dtype=np.float32)
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    wrong = np.zeros(len(lengths), dtype=bool)
+    wrong[owner[~np.isfinite(numbers)]] = True
+    widths, counts = np.unique(lengths[lengths > 0], return_counts=True)
+    width = int(widths[counts.argmax()]) if len(widths) else 1
+    wrong |= (lengths > 0) & (lengths != width)
+    report_wrong(bad, tables, name, spec.source, wrong=wrong, expected=f"a vector of {width} numbers")
+    out = np.zeros((len(lengths), width), dtype=np.float32)
+    good = (lengths > 0) & ~wrong
+    out[good] = numbers[good[owner]].reshape(-1, width)
     return out
+
+
+def _number(value: object) -> float:
+    """The number a text stands for, NaN when it is none."""
+    try:
+        return float(str(value))
+    except ValueError:
+        return float("nan")
 
 
 def side_layout(specs: Sequence[FeatureSpec], columns: Mapping[str, Column]) -> SideLayout:

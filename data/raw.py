@@ -13,10 +13,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ..errors import ConfigError
-from .columns import as_float32, as_ids, as_labels, as_strings, as_time
+from .columns import as_choice, as_float32, as_ids, as_labels, as_strings, as_time
+from .encoders import parse_vectors
 from .readers import read_tables
 from .schema import DataConfig, FeatureSpec, TaskSpec
 from .sources import load
+from .split import PART_NAMES
 from .tables import BadRows, Tables
 
 
@@ -56,10 +58,13 @@ def clean(tables: Tables, config: DataConfig, bad: BadRows) -> tuple[Tables, Raw
     for name, column in (("users", config.user), ("items", config.item)):
         if column and getattr(tables, name) is not None:
             as_ids(tables, name, column, bad, unique=True)
-    for name, side in (("users", "user"), ("items", "item"), ("events", "context")):
-        for spec in config.features:
-            if spec.side == side and spec.kind == "numeric" and home_table(tables, spec) == name:
-                as_float32(tables, name, spec.source, bad)
+    if config.split.kind == "column" and config.split.column:
+        as_choice(tables, "events", config.split.column, PART_NAMES, bad)
+    for spec in config.features:
+        if spec.kind == "numeric":
+            as_float32(tables, home_table(tables, spec), spec.source, bad)
+        elif spec.kind == "vector":
+            parse_vectors(spec, tables, home_table(tables, spec), bad)
     if bad.count():
         for name in ("events", "users", "items"):
             if getattr(tables, name) is not None:

@@ -145,6 +145,12 @@ class SplitSpec(Settings):
     stratify: str = ""
     """For `random` and `halve_test`: rows are drawn within each value of this column."""
 
+    @model_validator(mode="after")
+    def _leaves_rows_to_train_on(self) -> Self:
+        if self.valid + self.test >= 1:
+            raise ValueError(f"valid = {self.valid} and test = {self.test} leave no rows to train on; lower one")
+        return self
+
 
 class DataConfig(Settings):
     """Where the tables are and what their columns mean."""
@@ -197,7 +203,18 @@ class DataConfig(Settings):
     def _references(self) -> Self:
         features = {spec.name: spec for spec in self.features}
         tasks = [spec.name for spec in self.tasks]
+        labels = {task.source for task in self.tasks}
         for spec in self.features:
+            if spec.side == "context" and spec.source in labels and not spec.after_event:
+                raise ValueError(
+                    f'feature "{spec.name}" reads the label column "{spec.source}" of its own row; '
+                    "remove it, or set after_event = true to describe past events with it"
+                )
+            if spec.side != "context" and spec.kind != "sequence" and not getattr(self, spec.side):
+                raise ValueError(
+                    f'feature "{spec.name}" is of the {spec.side}, but data.{spec.side} is empty; '
+                    f'name the column of {spec.side} ids, or set side = "context"'
+                )
             for name in spec.of:
                 if name not in features or features[name].side != "item" or features[name].kind != "categorical":
                     raise ValueError(f'sequence "{spec.name}": of = "{name}" is no categorical item feature')
@@ -215,6 +232,8 @@ class DataConfig(Settings):
             for key in count.keys:
                 if key not in features or features[key].kind != "categorical":
                     raise ValueError(f'counts {count.name}: "{key}" is no categorical feature')
+                if features[key].after_event:
+                    raise ValueError(f'counts {count.name}: "{key}" is known only after the event; count by another')
             for task_name in count.tasks:
                 if task_name not in tasks:
                     raise ValueError(f'counts {count.name}: "{task_name}" is no task; tasks: {tasks}')

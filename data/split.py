@@ -20,6 +20,9 @@ class Part(IntEnum):
     TEST = 2
 
 
+PART_NAMES = ("train", "valid", "test")
+
+
 def part_of(name: str) -> Part:
     """`train`, `valid` or `test` as a Part."""
     try:
@@ -121,11 +124,10 @@ def _by_column(
     if named is None:
         raise ConfigError('split kind "column" needs data.split.column, the column that names each row\'s part')
     values, codes = np.unique(np.asarray(named, dtype=object).astype(str), return_inverse=True)
-    known = {part.name.lower(): part for part in (Part.TRAIN, Part.VALID, Part.TEST)}
-    strange = sorted(set(values) - set(known))
+    strange = [str(value) for value in values if value not in PART_NAMES]
     if strange:
-        raise DataError(f'column "{spec.column}" holds {strange[:3]}; expected only train, valid or test')
-    parts = np.asarray([known[value] for value in values], dtype=np.int8)[codes]
+        raise DataError(f'column "{spec.column}" holds "{strange[0]}"; expected only {", ".join(PART_NAMES)}')
+    parts = np.asarray([part_of(value) for value in values], dtype=np.int8)[codes]
     if spec.halve_test:
         tests = np.flatnonzero(parts == Part.TEST)
         order, share = _strata_order(len(tests), None if strata is None else strata[tests], np.random.default_rng(seed))

@@ -180,13 +180,12 @@ def _slices(slices: Sequence[Json]) -> str:
     worst = []
     for metric in dict.fromkeys(str(one["metric"]) for one in slices):
         ordered = sorted((one for one in slices if one["metric"] == metric), key=lambda one: -(one.get("cost") or 0.0))
-        worst += [
-            [_words(metric), _slice_name(one), *_slice_cells(one)] for one in ordered[:3] if one.get("cost", 0) > 0
-        ]
+        costly = [one for one in ordered[:3] if one.get("cost", 0) > 0]
+        worst += [[_noted(_slice_name(one), _words(metric)), *_slice_cells(one)] for one in costly]
         table = _table(["slice", *head], [[_slice_name(one), *_slice_cells(one)] for one in ordered])
         parts.append(f"<details><summary>{escape(_words(metric))} by slice</summary>{table}</details>")
     note = '<p class="soft">The three worst slices of each metric, by size × gap to the whole.</p>'
-    return (note + _table(["metric", "slice", *head], worst) if worst else "") + "".join(parts)
+    return (note + _table(["slice", *head], worst) if worst else "") + "".join(parts)
 
 
 def _slice_name(one: Json) -> str:
@@ -280,10 +279,15 @@ class _Markup(str):
 def _cell(found: Json, name: str) -> str:
     """A number with its interval in small print below."""
     interval = found.get(f"{name}_ci")
-    shown = escape(_show(found.get(name)))
+    shown = _show(found.get(name))
     if interval is None:
-        return _Markup(shown)
-    return _Markup(f'{shown}<span class="ci">{_show(interval[0])} – {_show(interval[1])}</span>')
+        return shown
+    return _noted(shown, f"{_show(interval[0])} – {_show(interval[1])}")
+
+
+def _noted(content: str, note: str) -> str:
+    """Text with a note in small print below."""
+    return _Markup(f'{escape(content)}<span class="ci">{escape(note)}</span>')
 
 
 def _show(value: Any) -> str:

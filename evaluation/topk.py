@@ -12,7 +12,9 @@ into; what survives is kept in a reservoir and cut back to k when it has grown t
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,7 @@ ScoreBlock = Callable[[slice], "Tensor | NDArray[np.floating[Any]]"]
 
 _LOW = 0xFFFFFFFF
 _EMPTY = torch.iinfo(torch.int64).min
-_ROW_BYTES = 1 << 27  # score rows held at once when whole rows are needed
+_ROW_BYTES = 1 << 25  # scores held at once by a thread when whole rows are needed
 
 
 def exact_topk(
@@ -65,10 +67,10 @@ def exact_topk(
     user_block, item_block = block or ((256, 8192) if device.type == "cpu" else (4096, 65536))
     _check_k(k, user_block, item_block)
     _check_lists(exclude, num_users, num_items, "exclude")
-    buffer = torch.empty(min(user_block, num_users) * min(item_block, num_items), device=device)
 
     def blocks(users: slice) -> Iterator[tuple[int, Tensor]]:
         part = query[users]
+        buffer = torch.empty(len(part) * min(item_block, num_items), device=device)
         for first in range(0, num_items, item_block):
             columns = item[first : first + item_block]
             out = buffer[: len(part) * len(columns)].view(len(part), len(columns))
@@ -95,25 +97,29 @@ def topk_of_scores(
     """The k best items for each user of any scorer that gives whole rows, such as EASE or popularity.
 
     Args:
-        score_block: called with a slice of users, returns their scores float [b, N]; it is not written to.
+        score_block: called with a slice of users, one call at a time, returns their scores float [b, N]; they are not
+            written to.
         num_users: U.
         num_items: N.
         k: length of the lists.
         exclude: item rows that must not be recommended to each user.
         device: where to select.
-        user_block: users scored at once; by default as many as 128 MiB of scores hold.
+        user_block: users scored at once; by default as many as 32 MiB of scores hold.
 
     Returns:
         As `exact_topk`.
     """
-    user_block = user_block or max(1, _ROW_BYTES // (4 * max(num_items, 1)))
+    user_block = user_block or _rows_at_once(num_items)
+    device, turn = torch.device(device), threading.Lock()
     _check_k(k, user_block, 1)
     _check_lists(exclude, num_users, num_items, "exclude")
 
     def blocks(users: slice) -> Iterator[tuple[int, Tensor]]:
-        yield 0, _score_rows(score_block, users, num_items, torch.device(device), copy=exclude is not None)
+        with turn:
+            scores = _score_rows(score_block, users, num_items, device, copy=exclude is not None)
+        yield 0, scores
 
-    return _select(blocks, num_users, k, exclude, user_block=user_block, device=torch.device(device))
+    return _select(blocks, num_users, k, exclude, user_block=user_block, device=device)
 
 
 def exact_ranks(
@@ -160,12 +166,12 @@ def ranks_of_scores(
     device = torch.device(device)
     _check_lists(truth, len(truth), num_items, "truth")
     ranks = np.zeros(len(truth.items), dtype=np.int64)
-    step = max(1, _ROW_BYTES // (4 * max(num_items, 1)))
-    columns = torch.arange(num_items, device=device)
+    columns, turn = torch.arange(num_items, device=device), threading.Lock()
     _check_lists(exclude, len(truth), num_items, "exclude")
-    for start in range(0, len(truth), step):
-        users = slice(start, min(start + step, len(truth)))
-        scores = _score_rows(score_block, users, num_items, device, copy=exclude is not None)
+
+    def rank(users: slice) -> None:
+        with turn:
+            scores = _score_rows(score_block, users, num_items, device, copy=exclude is not None)
         if exclude is not None:
             row, item = _entries(exclude, users, device)
             scores[row, item] = -torch.inf
@@ -176,11 +182,13 @@ def ranks_of_scores(
             part = scores if len(rows) == len(scores) else scores[torch.from_numpy(rows).to(device)]
             target = torch.from_numpy(truth.items[at].astype(np.int64)).to(device)
             value = part.gather(1, target[:, None])
-            rank = 1 + _count(part > value)
-            tied = torch.nonzero(_count(part >= value) - rank > 0)[:, 0]
+            place = 1 + _count(part > value)
+            tied = torch.nonzero(_count(part >= value) - place > 0)[:, 0]
             if len(tied):
-                rank[tied] += _count((part[tied] == value[tied]) & (columns < target[tied, None]))
-            ranks[at] = torch.where(value[:, 0] == -torch.inf, 0, rank).cpu().numpy()
+                place[tied] += _count((part[tied] == value[tied]) & (columns < target[tied, None]))
+            ranks[at] = torch.where(value[:, 0] == -torch.inf, 0, place).cpu().numpy()
+
+    _for_each_block(rank, len(truth), _rows_at_once(num_items), device)
     return Ragged(ranks, truth.ptr)
 
 
@@ -254,8 +262,8 @@ def _select(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     rows = np.empty((num_users, k), dtype=np.int64)
     scores = np.empty((num_users, k), dtype=np.float32)
-    for start in range(0, num_users, user_block):
-        users = slice(start, min(start + user_block, num_users))
+
+    def select(users: slice) -> None:
         reservoir = _Reservoir(users.stop - users.start, k, device)
         if exclude is not None:
             owner, item = _entries(exclude, users, device)
@@ -270,7 +278,39 @@ def _select(
         reservoir.settle()
         best, row = _unpack(reservoir.best)
         rows[users], scores[users] = row.cpu().numpy(), best.cpu().numpy()
+
+    _for_each_block(select, num_users, user_block, device)
     return rows, scores
+
+
+def _for_each_block(work: Callable[[slice], None], num_users: int, user_block: int, device: torch.device) -> None:
+    """Do the blocks of users, on a CPU one thread each.
+
+    Threads that share every small operation wait for each other some thirty times a block, which on a busy machine
+    costs more than the work; threads that take whole blocks never wait.
+    """
+    slices = [slice(start, min(start + user_block, num_users)) for start in range(0, num_users, user_block)]
+    threads = min(torch.get_num_threads(), len(slices)) if device.type == "cpu" else 1
+
+    def alone(users: slice) -> None:
+        with torch.no_grad():  # gradient mode belongs to a thread
+            work(users)
+
+    if threads < 2:
+        for users in slices:
+            alone(users)
+        return
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for _ in pool.map(alone, slices):
+                pass
+    finally:
+        torch.set_num_threads(before)
+
+
+def _rows_at_once(num_items: int) -> int:
+    return max(1, _ROW_BYTES // (4 * max(num_items, 1)))
 
 
 def _pack(scores: Tensor, rows: Tensor) -> Tensor:
@@ -357,7 +397,6 @@ def _full_precision() -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
-        with torch.no_grad():
-            yield
+        yield
     finally:
         torch.set_float32_matmul_precision(before)

@@ -31,15 +31,20 @@ from ..retrieval.index_types import IndexReport
 from ..retrieval.retriever import Retriever
 from ..retrieval.train import query_vectors, requests, train_two_tower
 from ..retrieval.windows import TowerData
+from ..training.checkpoint import Checkpointer
 from ..training.runtime import Runtime, start_runtime
 from .artifacts import Run, RunWriter, open_run
-from .config import RunConfig, config_hash, write_config
+from .config import DATA_PATHS, RunConfig, config_hash, write_config
+from .manifest import MANIFEST
 from .names import CONFIG, INDEX
 from .runs import RUNS
 from .stages import companion_names, load_stages, save_ranker, save_retriever, usable_scorers
 from .warm_start import warm_start_ranker, warm_start_towers
 
 log = logging.getLogger(__name__)
+
+CHECKPOINT_STEPS = 500
+"""Steps between checkpoints inside an epoch."""
 
 
 def train_run(
@@ -86,12 +91,14 @@ def train_run(
         )
     retriever: Retriever | None = None
     if two_stages and stage != "ranking":
-        retriever = _train_retriever(config, dataset, runtime, checkpoints / "retrieval", resume, source)
+        keeper = _checkpointer(checkpoints, "retrieval", config, dataset, resume)
+        retriever = _train_retriever(config, dataset, runtime, keeper, source)
     elif two_stages:
-        retriever = _kept_retriever(path, dataset)
+        retriever = _kept_retriever(path, config, dataset)
     trained: TrainedRanker | None = None
     if stage != "retrieval" and (config.data.tasks or retriever is not None):
-        trained = _train_second(config, dataset, retriever, runtime, checkpoints / "ranking", resume, source)
+        keeper = _checkpointer(checkpoints, "ranking", config, dataset, resume)
+        trained = _train_second(config, dataset, retriever, runtime, keeper, source)
     with RunWriter(
         path, seed=config.seed, config_hash=config_hash(config), data_fingerprint=dataset.fingerprint
     ) as writer:
@@ -107,11 +114,18 @@ def train_run(
     return path
 
 
+def _checkpointer(folder: Path, stage: str, config: RunConfig, dataset: Dataset, resume: bool) -> Checkpointer:
+    """Checkpoints of one stage, which belong to the data, the seed and the sections its training depends on."""
+    sections = ("data", "retrieval", "ranking")[: 2 if stage == "retrieval" else 3]
+    parts = [dataset.fingerprint, str(config.seed), *(config_hash(getattr(config, name)) for name in sections)]
+    return Checkpointer(folder / stage, CHECKPOINT_STEPS, resume=resume, fingerprint=" ".join(parts))
+
+
 def _train_retriever(
-    config: RunConfig, dataset: Dataset, runtime: Runtime, checkpoints: Path, resume: bool, source: Run | None
+    config: RunConfig, dataset: Dataset, runtime: Runtime, checkpointer: Checkpointer, source: Run | None
 ) -> Retriever:
     prepare = None if source is None else lambda model: warm_start_towers(model, dataset, source)
-    model, data, _ = train_two_tower(dataset, config.retrieval, runtime, config.seed, checkpoints, resume, prepare)
+    model, data, _ = train_two_tower(dataset, config.retrieval, runtime, config.seed, checkpointer, prepare)
     companions = fit_companions(config, dataset, data)
     return Retriever(model, data, companions, config.retrieval.proposers, usable_scorers(config, companions))
 
@@ -130,15 +144,29 @@ def fit_companions(config: RunConfig, dataset: Dataset, data: TowerData) -> dict
     return fitted
 
 
-def _kept_retriever(path: Path, dataset: Dataset) -> Retriever | None:
-    """The retriever of the run that is about to be replaced, if it has one and stands on the same data."""
-    try:
-        run = open_run(path)
-    except RunError:
+def _kept_retriever(path: Path, config: RunConfig, dataset: Dataset) -> Retriever | None:
+    """The retriever of the run that is about to be replaced, if there is a run and it has one.
+
+    Raises:
+        RunError: it stands on other data, another split or other towers than the configuration says.
+    """
+    if not (path / MANIFEST).exists():
         return None
+    run = open_run(path)
     if run.manifest.data_fingerprint != dataset.fingerprint:
         raise RunError(f"{path} was trained on other data; train both stages again, or name another --run")
-    return load_stages(run, with_index=False).retriever
+    stages = load_stages(run, with_index=False)
+    places = dict.fromkeys(DATA_PATHS, "")  # where the tables lie may differ, for their content does not
+    for section, old, new in (
+        ("data", stages.config.data.model_copy(update=places), config.data.model_copy(update=places)),
+        ("retrieval", stages.config.retrieval, config.retrieval),
+    ):
+        if stages.retriever is not None and old != new:
+            raise RunError(
+                f"the retriever of {path} was trained with another [{section}] section; "
+                "train both stages again, or set the section back"
+            )
+    return stages.retriever
 
 
 def _train_second(
@@ -146,8 +174,7 @@ def _train_second(
     dataset: Dataset,
     retriever: Retriever | None,
     runtime: Runtime,
-    checkpoints: Path,
-    resume: bool,
+    checkpointer: Checkpointer,
     source: Run | None,
 ) -> TrainedRanker:
     asked = None
@@ -159,8 +186,7 @@ def _train_second(
         runtime,
         config.seed,
         asked,
-        checkpoints,
-        resume,
+        checkpointer,
         lambda ranker: warm_start_ranker(ranker, dataset, retriever if config.ranking.warm_start else None, source),
     )
 

@@ -38,9 +38,10 @@ class SelectConfig(Settings):
     """Widths of the network over the retrievers' opinions and the other tasks' logits."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout in that network."""
-    weight: float = Field(default=1.0, ge=0)
-    """Weight of the task's loss."""
-    requests_per_step: int = Field(default=32, ge=1)
+    weight: float = Field(default=0.1, ge=0)
+    """Weight of the task's loss, which is some ten times a click's: a softmax over hundreds. At 1 it pulls the shared
+    layers away from the other tasks (docs/experiments.md)."""
+    requests_per_step: int = Field(default=16, ge=1)
     """Requests beside each batch of logged rows."""
     max_requests: int = Field(default=50_000, ge=1)
     """Requests drawn at most from the validation part."""

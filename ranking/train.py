@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -188,8 +187,7 @@ def train_ranker(
     runtime: Runtime,
     seed: int,
     requests: RequestSet | None = None,
-    checkpoints: Path | None = None,
-    resume: bool = False,
+    checkpointer: Checkpointer | None = None,
     prepare: Callable[[Ranker], object] | None = None,
 ) -> TrainedRanker:
     """Train on the training part; the best epoch on validation is kept, and calibrators are fitted there.
@@ -200,8 +198,7 @@ def train_ranker(
         runtime: arithmetic.
         seed: of weights, order and draws.
         requests: of the validation part, for `select`; None without a retriever.
-        checkpoints: folder for checkpoints, None for none.
-        resume: continue from the newest checkpoint.
+        checkpointer: where to keep checkpoints, and whether to resume from one.
         prepare: called with the fresh ranker before training, to warm-start it.
     """
     tasks = dataset.config.tasks
@@ -258,7 +255,7 @@ def train_ranker(
         options,
         evaluate=evaluate,
         backward=step.backward,
-        checkpointer=Checkpointer(checkpoints, every_steps=500, resume=resume) if checkpoints else None,
+        checkpointer=checkpointer,
         runtime=runtime,
         description="training the ranker",
     )
@@ -293,7 +290,7 @@ def row_metrics(ranker: Ranker, dataset: Dataset, rows: Tensor) -> dict[str, flo
         scores = logits[task.name][mask].astype(np.float64)
         found = {
             "auc": auc(labels, scores),
-            "gauc": gauc(labels, scores, events.users[chosen][mask]),
+            "gauc": gauc(labels, scores, events.users[chosen][mask]) if dataset.config.user else None,
             "logloss": logloss(labels, 1.0 / (1.0 + np.exp(-scores))),
         }
         metrics |= {f"{name}/{task.name}": value for name, value in found.items() if value is not None}

@@ -56,7 +56,7 @@ class Histories(NamedTuple):
         lengths = np.diff(self.ptr)
         row = np.repeat(np.arange(len(self)), lengths)
         age = np.repeat(np.asarray(self.ptr[1:], dtype=np.int64), lengths) - 1 - np.arange(len(row)) - self.ptr[0]
-        item = np.asarray(self.items, dtype=np.int64)
+        item = np.asarray(self.items[self.ptr[0] : self.ptr[-1]], dtype=np.int64)
         kept = (item >= 0) & (item < num_items)
         if last is not None:
             kept &= age < last

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -225,8 +224,7 @@ def train_two_tower(
     config: RetrievalConfig,
     runtime: Runtime,
     seed: int,
-    checkpoints: Path | None = None,
-    resume: bool = False,
+    checkpointer: Checkpointer | None = None,
     prepare: Callable[[TwoTower], object] | None = None,
 ) -> tuple[TwoTower, TowerData, TrainingHistory]:
     """Train the towers on the training part; the best epoch by `config.fit.metric` on validation is kept.
@@ -236,8 +234,7 @@ def train_two_tower(
         config: the `[retrieval]` section.
         runtime: arithmetic.
         seed: of weights, order and draws.
-        checkpoints: folder for checkpoints, None for none.
-        resume: continue from the newest checkpoint.
+        checkpointer: where to keep checkpoints, and whether to resume from one.
         prepare: called with the fresh towers before training, to warm-start them.
     """
     data = TowerData.of(dataset, config.tower, config.positive)
@@ -255,7 +252,7 @@ def train_two_tower(
         optimizer,
         config.fit,
         evaluate=lambda: validation_metrics(model, data),
-        checkpointer=Checkpointer(checkpoints, every_steps=500, resume=resume) if checkpoints else None,
+        checkpointer=checkpointer,
         runtime=runtime,
         generators={"negatives": step.generator},
         description="training the retriever",

@@ -78,7 +78,7 @@ def line(number: int, text: str) -> Change:
     return change
 
 
-DATA = {
+DATA: dict[str, tuple[Change, list[str]]] = {
     "missing file": (lambda f: (f / "items.csv").unlink(), ["items.csv"]),
     "missing column": (replace("events.csv", "timestamp", "when"), ["events.csv", '"timestamp"', "when"]),
     "missing label column": (replace("events.csv", ",click", ",clicked"), ["events.csv", '"click"', "clicked"]),

@@ -24,7 +24,7 @@ RESULT: dict[str, Any] = {
     "funnel": {
         "ndcg@10": 0.2134,
         "ndcg@10_ci": [0.2, 0.22],
-        "stages": [{"stage": "retrieval", "ceiling": 0.4, "loss": 0.6, "loss_ci": [0.5, 0.7]}],
+        "stages": [{"stage": "retrieval", "ceiling": 0.4, "share": 0.7, "loss": 0.6, "loss_ci": [0.5, 0.7]}],
         "verdict": "Most is lost in retrieval.",
     },
     "findings": [{"severity": "error", "name": "bad_index", "sentence": "The index is off."}],

@@ -85,7 +85,7 @@ def full_report() -> dict[str, Any]:
                 "user": str(user),
                 "history": ["The Third Man (1949)", "Casablanca (1942)"],
                 "items": [
-                    {"title": f"Film {item} (1962)", "score": 0.9 - place / 20, "sources": ["two_tower"], "hit": place == 2}
+                    {"title": f"Film {item}", "score": 0.9 - place / 20, "sources": ["two_tower"], "hit": place == 2}
                     for place, item in enumerate(trace.final[user, :5].tolist())
                 ],
             }

@@ -78,13 +78,14 @@ def test_uncertainty_ignores_a_task_without_rows() -> None:
     assert float(found.log_variance.grad[1]) == pytest.approx(-0.5)
 
 
-def test_gradnorms_step_is_the_gradient_of_its_definition(toy: Any) -> None:
+@pytest.mark.parametrize(("alpha", "slow_task_is_raised"), [(0.0, False), (0.5, False), (1.0, True), (4.0, True)])
+def test_gradnorms_step_is_the_gradient_of_its_definition(toy: Any, alpha: float, slow_task_is_raised: bool) -> None:
     """The closed form against a second-order graph, logarithms of the weights as leaves."""
     ranker, batch = toy.ranker("mmoe"), toy.batch(48)
-    alpha, lr = 1.5, 0.1
+    lr = 0.1
     gradnorm = build_balance(BalanceConfig(kind="gradnorm", alpha=alpha, lr=lr), toy.tasks)
     assert isinstance(gradnorm, GradNorm)
-    gradnorm.first_losses.copy_(torch.tensor([0.9, 0.6, 5.0]))
+    gradnorm.first_losses.copy_(torch.tensor([50.0, 50.0, 0.5]))
     losses = list(ranker.losses(batch, LOSS).values())
     log_weights = torch.zeros(3, requires_grad=True)
     layer = ranker.shared_layer()
@@ -100,6 +101,7 @@ def test_gradnorms_step_is_the_gradient_of_its_definition(toy: Any) -> None:
     expected = torch.exp(-lr * gradient / norms.detach().mean())
     gradnorm.backward(ranker.losses(batch, LOSS), ranker)
     torch.testing.assert_close(gradnorm.task_weights, expected * 3 / expected.sum(), rtol=1e-4, atol=1e-5)
+    assert (gradnorm.weights()["watch"] > 1.0) == slow_task_is_raised
 
 
 def test_gradnorm_equalises_norms_and_keeps_the_sum(toy: Any) -> None:

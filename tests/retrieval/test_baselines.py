@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def matrix(users: np.ndarray, items: np.ndarray) -> np.ndarray:
     return x
 
 
-def fitted(name: str, **options: object):
+def fitted(name: str, **options: object) -> Any:
     return build_baseline(name, **options).fit(*log(), U, N)
 
 
@@ -113,10 +114,10 @@ def test_item_knn_is_the_shrunk_cosine_of_user_sets() -> None:
 
 def test_transitions_are_shares_of_what_followed() -> None:
     users, items = np.array([0, 0, 0, 1, 1]), np.array([0, 1, 2, 0, 1])
-    model = build_baseline("transition", orders=2, order_decay=0.5, shrinkage=0.0, last=2, decay=0.8)
+    model = build_baseline("transition", orders=2, order_decay=0.5, shrinkage=1.5, last=2, decay=0.8)
     model.fit(users, items, np.array([1.0, 2.0, 3.0, 1.0, 2.0]), 2, 4)
     expected = np.zeros((4, 4))
-    expected[0, 1], expected[0, 2], expected[1, 2] = 2 / 2.5, 0.5 / 2.5, 1.0
+    expected[0, 1], expected[0, 2], expected[1, 2] = 2 / 4, 0.5 / 4, 1 / 2.5
     np.testing.assert_allclose(model.matrix.toarray(), expected, rtol=1e-6)
     score = model.score(Histories(np.array([3, 0, 1]), np.array([0, 3])))[0]
     np.testing.assert_allclose(score, expected[1] + 0.8 * expected[0], rtol=1e-6)
@@ -135,6 +136,8 @@ def test_history_weights_take_the_latest_occurrence_and_forget() -> None:
     assert weights[1].sum() == 0
     assert weights[4].tolist() == [0, 0, 0, 0, 0.25, *[0] * 10]
     assert (weights[5] > 0).sum() == 3
+    items, ptr = histories()
+    np.testing.assert_array_equal(Histories(items, ptr[3:6]).weights(N, 3, 0.5).toarray(), weights[3:5])
     assert (histories().weights(N).toarray()[5] == ([1.0] * 14 + [0.0])).all()
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from recsys.errors import ConfigError
 from recsys.retrieval import index_faiss
-from recsys.retrieval.index import Bitmap, ExactIndex, FaissIndex, load_index
+from recsys.retrieval.index import Bitmap, ExactIndex, FaissIndex, SearchPlan, load_index
 from recsys.retrieval.index_families import cluster_count
 from recsys.retrieval.index_tuning import build_index
 
@@ -145,7 +145,10 @@ def test_a_batch_gets_what_its_queries_get_alone(factory: str, built: dict[str, 
 
 
 def test_equal_scores_come_by_lower_row() -> None:
-    index = FaissIndex.build(np.repeat(np.eye(4, dtype=np.float32), 3, axis=0), "Flat")
+    vectors = np.repeat(np.eye(4, dtype=np.float32), 3, axis=0)
+    index = FaissIndex.build(vectors, "Flat")
+    index.use_plan(SearchPlan(k=12))
+    index.upsert([0, 6], vectors[[0, 6]])  # FAISS now holds these two last
     assert index.search(np.eye(4, dtype=np.float32)[[2]], 12).rows.tolist() == [[6, 7, 8, 0, 1, 2, 3, 4, 5, 9, 10, 11]]
 
 

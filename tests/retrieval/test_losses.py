@@ -13,11 +13,9 @@ from torch.nn import functional as F
 from recsys.retrieval import full_softmax
 from recsys.retrieval.losses import (
     NegativeColumns,
-    NegativeMemory,
     bce_loss,
     full_softmax_loss,
     in_batch_softmax_loss,
-    mine_hard_negatives,
     mixed_negative_softmax_loss,
     sampled_softmax_loss,
 )
@@ -215,7 +213,7 @@ def planted() -> tuple[Tensor, Tensor]:
     return truth, truth.mean(0)
 
 
-def trained(loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], steps: int = 900) -> Tensor:
+def trained(loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], steps: int = 600) -> Tensor:
     """Serving scores `[6, 12]` after training free vectors on batches drawn from the truth."""
     truth, _ = planted()
     generator = torch.Generator().manual_seed(5)
@@ -341,8 +339,8 @@ def test_sampled_softmax_with_shared_and_own_negatives_agree_with_cross_entropy(
     expected = F.cross_entropy(scores - torch.cat([q[:, None], log_q.expand(P, 4)], 1), torch.zeros(P).long())
     torch.testing.assert_close(corrected.double(), expected, rtol=1e-5, atol=1e-6)
     ids, hit = torch.arange(P), torch.tensor([0, 90, 91, 92])
-    masked = sampled_softmax_loss(user[:1], positive[:1], shared, 3.0, positive_ids=ids[:1], negative_ids=hit)
-    expected = F.cross_entropy(scores[:1, [0, 2, 3, 4]], torch.zeros(1).long())
+    masked = sampled_softmax_loss(user[:1], positive[:1], shared, 0.3, positive_ids=ids[:1], negative_ids=hit)
+    expected = F.cross_entropy(scores[:1, [0, 2, 3, 4]] / 10, torch.zeros(1).long())
     torch.testing.assert_close(masked.double(), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -353,45 +351,3 @@ def test_bce_needs_its_scale_to_fit_unit_vectors() -> None:
     assert bce_loss(user, item, labels, 20.0).item() < 1e-6
     loss = bce_loss(user, item, labels, 2.0, 0.5, torch.tensor([0.0, 1.0]))
     assert loss.item() == pytest.approx(math.log1p(math.exp(-2 + 0.5)))
-
-
-def test_negative_memory_keeps_the_newest_and_comes_back_from_its_state() -> None:
-    memory = NegativeMemory(5, 2)
-    assert len(memory.columns().ids) == 0
-    for start in range(0, 9, 3):
-        ids = torch.arange(start, start + 3)
-        memory.push(ids[:, None].float().expand(3, 2).requires_grad_(), ids, -ids.float())
-    kept = memory.columns()
-    assert sorted(kept.ids.tolist()) == [4, 5, 6, 7, 8]
-    assert torch.equal(kept.vectors[:, 0], kept.ids.float())
-    assert torch.equal(kept.log_q, -kept.ids.float())
-    assert not kept.vectors.requires_grad
-    other = NegativeMemory(1, 1)
-    other.load_state_dict(memory.state_dict())
-    for again in (memory, other):
-        again.push(torch.ones(2, 2), torch.tensor([70, 71]), torch.zeros(2))
-        assert sorted(again.columns().ids.tolist()) == [6, 7, 8, 70, 71]
-    memory.push(torch.ones(9, 2), torch.arange(100, 109), torch.zeros(9))
-    assert sorted(memory.columns().ids.tolist()) == [104, 105, 106, 107, 108]
-
-
-def test_hard_negatives_are_the_best_items_that_are_not_the_rows_own() -> None:
-    generator = torch.Generator().manual_seed(1)
-    items, query = torch.randn(30, 4, generator=generator), torch.randn(6, 4, generator=generator)
-    exclude = torch.randint(-1, 30, (6, 5), generator=generator)
-    order = (query @ items.T).argsort(1, descending=True)
-    exclude[:, 0] = order[:, 2]
-
-    def search(queries: Tensor, k: int) -> Tensor:
-        return (queries @ items.T).topk(k).indices
-
-    mined = mine_hard_negatives(query, search, exclude, 7, 30, skip_top=2)
-    for row in range(6):
-        allowed = [i for i in order[row].tolist() if i not in exclude[row].tolist()]
-        assert mined[row].tolist() == allowed[2:9]
-
-    def short(queries: Tensor, k: int) -> Tensor:  # an index that found three items
-        return torch.where(torch.arange(k) < 3, search(queries, k), -1)
-
-    mined = mine_hard_negatives(query, short, torch.full((6, 1), -1), 4, 30)
-    assert torch.equal(mined, torch.cat([order[:, :3], torch.full((6, 1), -1)], 1))

@@ -1,0 +1,131 @@
+"""As-of counts against a plain loop: strictly earlier training rows in training, frozen afterwards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from recsys.data.counts import CountTable, combine
+from recsys.data.dataset import NOW, Dataset
+from recsys.data.schema import CountSpec
+from recsys.data.split import Part
+
+SPEC = CountSpec(keys=("user_id",), tasks=("click", "like"), smoothing=2.0)
+
+
+def smoothed(positives: float, rows: float, prior: float, smoothing: float) -> float:
+    return (positives + smoothing * prior) / (rows + smoothing)
+
+
+def by_loop(dataset: Dataset, spec: CountSpec, keys: list[Any], row: int) -> list[float]:
+    """The statistics of one event row, read off the log one event at a time."""
+    events = dataset.events
+    train = events.parts == Part.TRAIN
+    tasks = [dataset.task_names.index(name) for name in spec.tasks]
+    seen, positives, observed = 0, np.zeros(len(tasks)), np.zeros(len(tasks))
+    for other in np.flatnonzero(train):
+        if keys[other] != keys[row] or (train[row] and not events.times[other] < events.times[row]):
+            continue
+        seen += 1
+        for place, task in enumerate(tasks):
+            if events.mask[other, task]:
+                observed[place] += 1
+                positives[place] += events.labels[other, task]
+    priors = [events.labels[train, t][events.mask[train, t]].mean() for t in tasks]
+    rates = [smoothed(p, n, prior, spec.smoothing) for p, n, prior in zip(positives, observed, priors, strict=True)]
+    return [seen, *rates]
+
+
+def raw_keys(shop: Any, dataset: Dataset, names: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Raw values of the keys of every event row, straight from the tables."""
+    frame = shop.events.join(shop.items.set_index("item_id"), on="item_id")
+    return [tuple(values) for values in frame[list(names)].to_numpy()[dataset.events.source_rows]]
+
+
+@pytest.mark.parametrize("kind", ["time", "leave_last", "random"])
+def test_every_statistic_equals_a_loop_over_the_log(shop: Any, kind: str) -> None:
+    dataset = shop.dataset(kind)
+    query, item = dataset.sides["query_counts"].numeric, dataset.sides["item_counts"].numeric
+    for spec, table in zip(dataset.config.counts, dataset.counts, strict=True):
+        keys = raw_keys(shop, dataset, spec.keys)
+        for row in range(0, len(dataset.events), 13):
+            expected = by_loop(dataset, spec, keys, row)
+            for name, value in zip(table.names, expected, strict=True):
+                names, block = (query, dataset.row_query) if name in query else (item, dataset.row_item)
+                encoder = dataset.encoders.numerics[name]
+                context = len(dataset.sides["context"].numeric) if names is query else 0
+                found = float(block.numeric[row, context + names.index(name)])
+                assert found == pytest.approx(float(encoder.scaled(np.float32([value]))[0]), abs=1e-5)
+                buckets = len(dataset.sides["context"].categorical) if names is query else 0
+                bucket = int(block.categorical[row, buckets + names.index(name)])
+                nearby = np.float32([value - 1e-6, value, value + 1e-6])  # the last bit may cross a bucket's edge
+                assert bucket in encoder.buckets(nearby)
+
+
+def fitted(codes: NDArray[np.int64], labels: NDArray[np.float32], mask: NDArray[np.bool_]) -> CountTable:
+    return CountTable.fit(SPEC, codes, (10,), labels, mask)
+
+
+def test_rows_of_one_moment_do_not_see_each_other() -> None:
+    codes = np.array([3, 3, 3, 3, 4])
+    times = np.array([1.0, 5.0, 5.0, 9.0, 5.0])
+    labels = np.array([[1, 0], [1, 0], [0, 0], [1, 1], [1, 1]], np.float32)
+    mask = np.ones((5, 2), bool)
+    found = fitted(codes, labels, mask).as_of(codes, times, labels, mask)
+    assert found[:, 0].tolist() == [0, 1, 1, 3, 0]
+    rate = labels.mean(0)[0]
+    assert found[3, 1] == pytest.approx(smoothed(2, 3, rate, 2.0))
+
+
+def test_the_order_of_the_rows_plays_no_part() -> None:
+    rng = np.random.default_rng(0)
+    codes, times = rng.integers(-1, 8, 300), rng.integers(0, 40, 300).astype(float)
+    labels, mask = rng.integers(0, 2, (300, 2)).astype(np.float32), rng.random((300, 2)) < 0.8
+    labels = labels * mask
+    whole = fitted(codes, labels, mask).as_of(codes, times, labels, mask)
+    mixed = rng.permutation(300)
+    again = fitted(codes[mixed], labels[mixed], mask[mixed]).as_of(
+        codes[mixed], times[mixed], labels[mixed], mask[mixed]
+    )
+    assert np.array_equal(again, whole[mixed])
+
+
+def test_unknown_keys_have_no_rows_and_the_prior() -> None:
+    codes, times = np.array([2, 2, -1, -1]), np.arange(4.0)
+    labels, mask = np.array([[1, 1], [0, 0], [1, 1], [1, 0]], np.float32), np.ones((4, 2), bool)
+    table = fitted(codes, labels, mask)
+    prior = labels.mean(0)
+    assert table.as_of(codes, times, labels, mask)[3].tolist() == pytest.approx([0, *prior])
+    assert table.lookup(np.array([-1, 7]))[1].tolist() == pytest.approx([0, *prior])
+    assert table.lookup(np.array([-1, 7]))[0].tolist() == pytest.approx([0, *prior])
+    assert table.lookup(np.array([2]))[0, 0] == 2
+
+
+def test_a_table_without_any_key_still_answers() -> None:
+    nothing = fitted(np.array([-1, -1]), np.zeros((2, 2), np.float32), np.ones((2, 2), bool))
+    assert nothing.lookup(np.array([3, -1])).tolist() == [[0, 0, 0], [0, 0, 0]]
+
+
+def test_two_keys_make_one_code_each_pair_its_own() -> None:
+    first, second = np.meshgrid(np.arange(1, 6), np.arange(1, 4), indexing="ij")
+    codes = combine([first.ravel(), second.ravel()], (6, 4))
+    unknown = (first.ravel() < 2) | (second.ravel() < 2)
+    assert ((codes == -1) == unknown).all()
+    assert len(np.unique(codes[~unknown])) == (~unknown).sum()
+
+
+def test_later_parts_see_the_table_as_training_left_it(shop: Any) -> None:
+    dataset = shop.dataset("time")
+    item = dataset.sides["item_counts"].numeric
+    column = item.index("item_id.n")
+    events = dataset.events
+    for moment in (Part.VALID, Part.TEST, NOW):
+        items = np.arange(dataset.num_catalogue)[None, :]
+        batch = dataset.candidates(np.array([0]), items, moment)
+        counts = np.bincount(events.items[events.parts == Part.TRAIN], minlength=len(dataset.item_ids))
+        expected = dataset.encoders.numerics["item_id.n"].scaled(counts[items[0]].astype(np.float32))
+        offset = len(dataset.sides["item"].numeric)
+        assert np.allclose(batch.item.numeric[:, offset + column].numpy(), expected, atol=1e-6)

@@ -1,0 +1,54 @@
+"""Negatives from memory and from the model's own mistakes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recsys.retrieval.negatives import NegativeMemory, mine_hard_negatives
+
+
+def test_negative_memory_keeps_the_newest_and_comes_back_from_its_state() -> None:
+    memory = NegativeMemory(5, 2)
+    assert len(memory.columns().ids) == 0
+    for start in range(0, 9, 3):
+        ids = torch.arange(start, start + 3)
+        memory.push(ids[:, None].float().expand(3, 2).requires_grad_(), ids, -ids.float())
+    kept = memory.columns()
+    assert sorted(kept.ids.tolist()) == [4, 5, 6, 7, 8]
+    assert torch.equal(kept.vectors[:, 0], kept.ids.float())
+    assert torch.equal(kept.log_q, -kept.ids.float())
+    assert not kept.vectors.requires_grad
+    other = NegativeMemory(1, 1)
+    other.load_state_dict(memory.state_dict())
+    for again in (memory, other):
+        again.push(torch.ones(2, 2), torch.tensor([70, 71]), torch.zeros(2))
+        assert sorted(again.columns().ids.tolist()) == [6, 7, 8, 70, 71]
+    ids = torch.arange(100, 109)
+    memory.push(ids[:, None].float().expand(9, 2), ids, torch.zeros(9))
+    assert sorted(memory.columns().ids.tolist()) == [104, 105, 106, 107, 108]
+    assert torch.equal(memory.columns().vectors[:, 1], memory.columns().ids.float())
+
+
+def test_hard_negatives_are_the_best_items_that_are_not_the_rows_own() -> None:
+    generator = torch.Generator().manual_seed(1)
+    items, query = torch.randn(30, 4, generator=generator), torch.randn(6, 4, generator=generator)
+    exclude = torch.randint(-1, 30, (6, 5), generator=generator)
+    order = (query @ items.T).argsort(1, descending=True)
+    exclude[:, 0] = order[:, 2]
+
+    def search(queries: Tensor, k: int) -> Tensor:
+        return (queries @ items.T).topk(k).indices
+
+    mined = mine_hard_negatives(query, search, exclude, 7, 30, skip_top=2)
+    for row in range(6):
+        allowed = [i for i in order[row].tolist() if i not in exclude[row].tolist()]
+        assert mined[row].tolist() == allowed[2:9]
+
+    def short(queries: Tensor, k: int) -> Tensor:  # an index that found three items, and nothing in second place
+        found = torch.where(torch.arange(k) < 4, search(queries, k), -1)
+        found[:, 1] = -1
+        return found
+
+    mined = mine_hard_negatives(query, short, torch.full((6, 1), -1), 4, 30)
+    assert torch.equal(mined, torch.cat([order[:, [0, 2, 3]], torch.full((6, 1), -1)], 1))
