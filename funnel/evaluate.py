@@ -14,20 +14,38 @@ from ..data.split import Part
 from ..errors import RunError
 from ..evaluation.compare import TaskRows, compare
 from ..evaluation.funnel import funnel_metrics
-from ..evaluation.guards import embeddings_collapsed, index_faults, miscalibrated, summary, worse_than_popularity
+from ..evaluation.guards import (
+    embeddings_collapsed,
+    filters_drop_relevant,
+    index_faults,
+    miscalibrated,
+    summary,
+    worse_than_popularity,
+)
 from ..evaluation.metrics import UserMetrics, list_metrics
 from ..evaluation.ragged import IntArray, Ragged
 from ..evaluation.report import combine, ranking_metrics, retrieval_metrics
-from ..evaluation.slices import history_buckets, item_slices, popularity_buckets, user_slices, worst_slices
+from ..evaluation.slices import (
+    history_buckets,
+    item_slices,
+    popularity_buckets,
+    row_slices,
+    user_slices,
+    worst_slices,
+)
 from ..ranking.calibrate import sigmoid
 from ..retrieval.retriever import TOWER
 from .artifacts import Run, open_run
 from .bench import TestBench
+from .checks import refuse_leaks
 from .names import EVALUATION, INDEX
+from .off_policy import off_policy_report
 from .stages import Stages, load_stages
 
 USER_VALUES = "metrics/users.safetensors"
 EXAMPLES = 10
+MAX_SLICED_COLUMNS = 4
+"""Context columns that rows are sliced by, the last declared first."""
 Json = dict[str, Any]
 
 
@@ -50,7 +68,7 @@ def evaluate_run(run: Path, stage: str = "all") -> Json:
     bench = TestBench(stages, Part.TEST, max(stages.config.evaluation.ks))
     result: Json = {"title": f"Evaluation of {stages.config.name}", "protocol": protocol(stages)}
     values: dict[str, NDArray[Any]] = {}
-    findings: list[Any] = []
+    findings: list[Any] = list(refuse_leaks(stages.dataset))
     slices: list[Any] = []
     if stages.retriever is not None and stage in ("retrieval", "funnel", "all"):
         users = bench.asked[0]
@@ -63,6 +81,7 @@ def evaluate_run(run: Path, stage: str = "all") -> Json:
     if stages.ranker is not None and stages.dataset.config.tasks and stage in ("ranking", "all"):
         result["ranking"], faults = _ranking(bench, values)
         findings += faults
+        slices += _row_slices(bench, values)
         gates = _gates(bench)
         if gates:
             result["gates"] = gates
@@ -73,7 +92,10 @@ def evaluate_run(run: Path, stage: str = "all") -> Json:
         )
         metrics = _remember("funnel", trace.final, trace.truth, stages, values)
         slices += _slices(bench, trace.final, metrics)
+        findings += filters_drop_relevant(result["funnel"]["stages"])
         result["examples"] = _examples(bench, trace.final)
+        if stages.dataset.events.propensities is not None and "ranking" in result:
+            result["off_policy"] = off_policy_report(bench, next(iter(result["ranking"])))
     if slices:
         worst = worst_slices(slices, f"ndcg@{stages.config.evaluation.list_k}")
         result["slices"] = [one.to_json() for one in worst]
@@ -190,6 +212,37 @@ def _slices(bench: TestBench, final: IntArray, metrics: UserMetrics) -> list[Any
     by_item = {"popularity": popularity_buckets(counts)}
     k = min(config.list_k, final.shape[1])
     return [*user_slices(metrics, by_user, config), *item_slices(final, truth, by_item, k, config)]
+
+
+def _row_slices(bench: TestBench, values: dict[str, NDArray[Any]]) -> list[Any]:
+    """Each task by the context columns of the rows, and by how much the user was seen in training."""
+    dataset, config = bench.stages.dataset, bench.stages.config.evaluation
+    rows = dataset.rows(Part.TEST).numpy()
+    columns: dict[str, NDArray[Any]] = {}
+    for column, name in enumerate(dataset.sides["context"].categorical):
+        vocabulary = dataset.encoders.vocabularies.get(name)
+        if vocabulary is not None and len(vocabulary) <= 4 * config.max_slices:
+            codes = dataset.row_query.categorical[:, column].numpy()[rows]
+            columns[name] = np.array(vocabulary.names(codes.tolist()))
+    if dataset.config.user:
+        train = dataset.events.users[dataset.rows(Part.TRAIN).numpy()]
+        columns["training rows"] = history_buckets(
+            np.bincount(train, minlength=dataset.num_users)[values["rows/users"]]
+        )
+    if not columns or len(columns) > MAX_SLICED_COLUMNS:
+        columns = {name: columns[name] for name in list(columns)[-MAX_SLICED_COLUMNS:]}
+    found: list[Any] = []
+    for task in bench.task_rows():
+        mask = ~np.isnan(values[f"rows/{task}"])
+        found += row_slices(
+            values[f"rows/{task}/label"][mask],
+            values[f"rows/{task}"][mask],
+            values["rows/users"][mask],
+            {name: column[mask] for name, column in columns.items()},
+            config,
+            task=task,
+        )
+    return found
 
 
 def _examples(bench: TestBench, final: IntArray) -> list[Json]:

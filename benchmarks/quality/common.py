@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,10 @@ class Session:
     seeds: tuple[int, ...]
     command: str
 
+    def command_of(self, variant: str) -> str:
+        """The command that measures one variant."""
+        return f"{self.command} --variants {variant} --seeds {','.join(map(str, self.seeds))}"
+
     @property
     def smoke(self) -> bool:
         """Whether this is only a check that the script works."""
@@ -99,22 +103,22 @@ def start(found: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> 
         args.out = args.cache = CACHE / "smoke"
     words = list(sys.argv[1:] if argv is None else argv)
     script = Path(sys.argv[0]).name
-    return Session(
-        args, tuple(int(seed) for seed in args.seeds.split(",")), f"python benchmarks/quality/{script} {_plain(words)}"
-    )
+    command = " ".join(["python", f"benchmarks/quality/{script}", *_plain(words)])
+    return Session(args, tuple(int(seed) for seed in args.seeds.split(",")), command)
 
 
-def _plain(words: Sequence[str]) -> str:
-    """The command line without what does not change a number."""
+def _plain(words: Sequence[str]) -> list[str]:
+    """The command line without what does not change a number, and without variants and seeds."""
+    valued, plain = ("--shard", "--out", "--cache", "--variants", "--seeds"), ("--again", "--compare", "--list")
     kept, skip = [], False
     for word in words:
         if skip:
             skip = False
-        elif word in ("--shard", "--out", "--cache"):
+        elif word in valued:
             skip = True
-        elif word not in ("--again", "--compare") and not word.startswith(("--shard=", "--out=", "--cache=")):
+        elif word not in plain and not word.startswith(tuple(f"{name}=" for name in valued)):
             kept.append(word)
-    return " ".join(kept)
+    return kept
 
 
 def pick(groups: Mapping[str, str], patterns: str, shard: str) -> list[str]:
@@ -193,8 +197,6 @@ def _used(tables: Tables) -> Tables:
 
 
 def _with(tables: Tables, name: str, table: pa.Table) -> Tables:
-    from dataclasses import replace
-
     changed: dict[str, Any] = {name: table}
     return replace(tables, **changed)
 

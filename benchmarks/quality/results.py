@@ -77,6 +77,7 @@ class Book:
         title: heading of the page.
         about: paragraphs that stand above the table: what was measured, on what, by which rule.
         columns: metric -> heading, in order; what the page shows of every record.
+        command: measures the whole table.
         folder: where the file lies.
         baseline: variant the others are compared with.
         rule: metric whose highest mean chooses a variant, or "".
@@ -89,6 +90,7 @@ class Book:
         title: str,
         about: Sequence[str],
         columns: Mapping[str, str],
+        command: str,
         *,
         folder: Path = RESULTS,
         baseline: str = "",
@@ -101,6 +103,7 @@ class Book:
             "title": title,
             "about": list(about),
             "columns": dict(columns),
+            "command": command,
             "baseline": baseline,
             "rule": rule,
             "figures": list(figures),

@@ -1,0 +1,315 @@
+"""Every ranker on logged rows: equal inputs, equal size, several seeds, and the difference to single-task models.
+
+The rule, written before any result: **the variant with the highest mean validation AUC over the tasks is chosen**, the
+mean of the seeds counting; test numbers choose nothing. The table reports it beside all others.
+
+Protocol. Census-Income: the official training file trains; half of the test file, drawn once, validates and the other
+half tests. KuaiRand: days in order, 25 April - 3 May train, 4 - 5 May validate, 6 - 8 May test. The best epoch by mean
+validation AUC is kept. Dense parameters are equal within the step of one unit of width (see `ranking_variants`);
+`single_task` is the exception on purpose: a whole network for every task is what a user without multi-task learning
+would train. Its rows are what every difference is taken from: mean over the seeds of the variant minus mean over the
+seeds of `single_task`, with the 95 % interval over users drawn with replacement (rows, where there are no users).
+
+    python benchmarks/quality/ranking.py --data census --variants architectures --seeds 1,2,3,4,5
+    python benchmarks/quality/ranking.py --data kuairand --shard 0/2     # and 1/2 in a second process
+    python benchmarks/quality/ranking.py --data kuairand --compare       # differences once all rows are there
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.benchmarks.quality import trees
+from recsys.benchmarks.quality.common import Arrays, Done, Session, Source, joined, load, parser, pick, run, say, start
+from recsys.benchmarks.quality.paired import Labelled, difference, row_metrics
+from recsys.benchmarks.quality.ranking_variants import (
+    RECIPES,
+    Recipe,
+    Variant,
+    dense_parameters,
+    fit_width,
+    ranking_config,
+    variants,
+)
+from recsys.benchmarks.quality.results import Book, Json, Record
+from recsys.data.dataset import Dataset
+from recsys.data.schema import TaskSpec
+from recsys.data.split import Part
+from recsys.errors import ConfigError
+from recsys.funnel.config import RunConfig
+from recsys.funnel.warm_start import warm_start_ranker
+from recsys.ranking.ranker import Ranker
+from recsys.ranking.train import score_rows, train_ranker
+from recsys.retrieval.retriever import Retriever
+from recsys.retrieval.train import train_two_tower
+
+SOURCES = {
+    "census": Source("census-income.toml"),
+    "census2": Source("census-education.toml"),
+    "kuairand": Source("kuairand.toml"),
+}
+TITLES = {
+    "census": "Census-Income, task group 1: income above 50,000 and never married",
+    "census2": "Census-Income, task group 2: college degree and never married",
+    "kuairand": "KuaiRand-Pure, 25 April - 8 May 2022: click, long view, like, profile entry",
+}
+BASELINE = "single_task"
+TREES = "lightgbm"
+PARTS = {"valid": Part.VALID, "test": Part.TEST}
+
+
+@dataclass
+class Lab:
+    """A data set and everything that is trained on it."""
+
+    session: Session
+    name: str
+    config: RunConfig
+    dataset: Dataset
+    recipe: Recipe
+    towers: dict[int, Retriever] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, session: Session) -> Lab:
+        """Load the data set of the command line."""
+        name = session.args.data
+        config, dataset = load(SOURCES[name])
+        recipe = RECIPES["kuairand" if name == "kuairand" else "census"]
+        if session.smoke:
+            dataset = _few_rows(dataset, 4000)
+            recipe = replace(recipe, train={**recipe.train, "fit": {"epochs": 1, "metric": "auc"}})
+        return cls(session, name, config, dataset, recipe)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks that are reported."""
+        return self.dataset.task_names
+
+    @cached_property
+    def variants(self) -> dict[str, Variant]:
+        """Everything that can be trained here."""
+        return variants(self.recipe, self.tasks, bool(self.dataset.sequence_specs))
+
+    @cached_property
+    def done(self) -> Done:
+        """Finished seeds."""
+        return Done(self.session.args.cache / f"ranking-{self.name}")
+
+    @cached_property
+    def labelled(self) -> dict[str, Labelled]:
+        """Labels of the validation and of the test rows."""
+        return {name: Labelled.of(self.dataset, part) for name, part in PARTS.items()}
+
+    def data_of(self, variant: Variant, seed: int) -> Dataset:
+        """The rows as the variant reads them."""
+        dataset = self.dataset
+        if variant.needs == "clicks":
+            dataset = _with_conversion(dataset)
+        if variant.distil:
+            _, teacher = self.seed(BASELINE, seed)
+            dataset = _distilled(dataset, teacher, variant.distil)
+        return dataset
+
+    def settings(self, name: str) -> tuple[int, int, Json]:
+        """Width, dense parameters and the whole `[ranking]` section of a variant."""
+        if name == TREES:
+            return 0, 0, dict(trees.SETTINGS[self.name])
+        variant = self.variants[name]
+        dataset = _with_conversion(self.dataset) if variant.needs == "clicks" else self.dataset
+        width, dense = fit_width(variant, self.recipe, dataset.layout, dataset.config.tasks)
+        config = ranking_config(variant, self.recipe, dataset.task_names, width)
+        marks = {"warm": variant.warm, "distil": variant.distil, "bf16": self.session.args.bf16}
+        return width, dense, {"ranking": config.model_dump(mode="json"), "seed_of_split": self.config.seed, **marks}
+
+    def seed(self, name: str, seed: int, again: bool = False) -> tuple[Json, Arrays]:
+        """One training, or what is left of it from an earlier run unless `again`."""
+        width, _, settings = self.settings(name)
+        path = self.done.path(name, seed, settings)
+        found = None if again else self.done.load(path)
+        if found is not None:
+            return found
+        started = time.perf_counter()
+        if name == TREES:
+            arrays, dense = trees.train(self.dataset, self.name, seed, self.session.args.threads), 0
+        else:
+            arrays, dense = self._train(name, seed, width)
+        metrics = {"dense": float(dense), "seconds": time.perf_counter() - started}
+        for part, rows in self.labelled.items():
+            metrics |= {f"{part}/{key}": value for key, value in row_metrics(rows, _part(arrays, part)).items()}
+        about = self.done.save(path, metrics, arrays)
+        shown = " ".join(f"{task} {metrics[f'test/auc/{task}']:.4f}" for task in self.tasks)
+        say(f"  seed {seed}: {shown} (validation {metrics['valid/auc']:.4f}, {metrics['seconds']:.0f} s)")
+        return about, arrays
+
+    def _train(self, name: str, seed: int, width: int) -> tuple[Arrays, int]:
+        variant = self.variants[name]
+        dataset = self.data_of(variant, seed)
+        config = ranking_config(variant, self.recipe, dataset.task_names, width)
+        runtime = self.session.runtime(seed)
+        prepare: Callable[[Ranker], object] | None = None
+        if variant.warm:
+            retriever = self._retriever(seed)
+
+            def prepare(ranker: Ranker) -> object:
+                return warm_start_ranker(ranker, dataset, retriever, None)
+
+        ranker = train_ranker(dataset, config, runtime, seed, prepare=prepare).ranker
+        parts = {**PARTS, **({"train": Part.TRAIN} if name == BASELINE else {})}
+        arrays: Arrays = {}
+        for part, which in parts.items():
+            for task, logits in score_rows(ranker, dataset, dataset.rows(which)).items():
+                arrays[f"{part}/{task}"] = logits
+        return arrays, dense_parameters(ranker)
+
+    def _retriever(self, seed: int) -> Retriever:
+        """Towers of the ranker's embedding width, trained on the same rows."""
+        if seed not in self.towers:
+            section = self.config.retrieval
+            tower = section.tower.model_copy(update={"dim": self.recipe.input["embedding_dim"]})
+            fit = section.fit.model_copy(update={"epochs": 1 if self.session.smoke else section.fit.epochs})
+            section = section.model_copy(update={"tower": tower, "fit": fit})
+            model, data, _ = train_two_tower(self.dataset, section, self.session.runtime(seed), seed)
+            self.towers[seed] = Retriever(model, data, {})
+        return self.towers[seed]
+
+    def record(self, name: str, seeds: Sequence[int]) -> Record:
+        """Train what is missing and gather the seeds."""
+        found = {seed: self.seed(name, seed, self.session.args.again) for seed in seeds}
+        abouts = [about for about, _ in found.values()]
+        variant = self.variants.get(name)
+        ensemble = {}
+        if len(seeds) > 1:
+            for part, rows in self.labelled.items():
+                tables = [_part(arrays, part) for _, arrays in found.values()]
+                mean = {task: np.mean([table[task] for table in tables], axis=0) for task in self.tasks}
+                ensemble |= {f"{part}/{key}": value for key, value in row_metrics(rows, mean).items()}
+        return Record(
+            variant=name,
+            group="baseline" if variant is None else variant.group,
+            about="LightGBM, one model per task, no ids and no sequences" if variant is None else variant.about,
+            command=self.session.command_of(name),
+            seeds=tuple(seeds),
+            commit=joined(abouts, "commit"),
+            data=self.dataset.fingerprint,
+            machine=joined(abouts, "machine"),
+            date=max(about["date"] for about in abouts),
+            settings=self.settings(name)[2],
+            per_seed={str(seed): about["metrics"] for seed, (about, _) in found.items()},
+            extra={"ensemble": ensemble} if ensemble else {},
+        )
+
+    def compare(self, book: Book, names: Sequence[str]) -> None:
+        """Differences to the single-task models, for every record that has its predictions."""
+        records = book.variants()
+        if BASELINE not in records:
+            say(f"no differences yet: {BASELINE} is not measured; run --compare when it is")
+            return
+        baseline = [self.seed(BASELINE, seed)[1] for seed in records[BASELINE]["seeds"]]
+        for name in names:
+            known = name in records and "versus" in records[name]["extra"] and not self.session.args.compare
+            if name == BASELINE or name not in records or known:
+                continue
+            say(f"difference of {name}")
+            own = [self.seed(name, seed)[1] for seed in records[name]["seeds"]]
+            draws = 50 if self.session.smoke else self.session.args.draws
+            pairs = {
+                task: ([a[f"test/{task}"] for a in own], [b[f"test/{task}"] for b in baseline]) for task in self.tasks
+            }
+            book.amend(name, {"versus": difference(self.labelled["test"], pairs, draws, "test/")})
+
+
+def _part(arrays: Arrays, part: str) -> dict[str, NDArray[np.float32]]:
+    """task -> logits of one part."""
+    return {key.removeprefix(f"{part}/"): values for key, values in arrays.items() if key.startswith(f"{part}/")}
+
+
+def _with_conversion(dataset: Dataset) -> Dataset:
+    """With a further task, `long_given_click`: the long view where there was a click."""
+    click, view = (dataset.task_names.index(name) for name in ("click", "long_view"))
+    events = dataset.events
+    mask = events.mask[:, [click]] & (events.labels[:, [click]] > 0)
+    labels = np.where(mask, events.labels[:, [view]], 0.0).astype(np.float32)
+    tasks = (*dataset.config.tasks, TaskSpec(name="long_given_click", column="long_view", where="click"))
+    events = replace(events, labels=np.hstack([events.labels, labels]), mask=np.hstack([events.mask, mask]))
+    return replace(dataset, events=events, config=dataset.config.model_copy(update={"tasks": tasks}))
+
+
+def _distilled(dataset: Dataset, teacher: Arrays, share: float) -> Dataset:
+    """Training labels mixed with the single-task models' probabilities; validation and test labels as they are."""
+    rows = dataset.rows(Part.TRAIN).numpy()
+    labels = dataset.events.labels.copy()
+    for column, task in enumerate(dataset.task_names):
+        probability = 1.0 / (1.0 + np.exp(-teacher[f"train/{task}"].astype(np.float64)))
+        labels[rows, column] = (1.0 - share) * labels[rows, column] + share * probability
+    return replace(dataset, events=replace(dataset.events, labels=labels))
+
+
+def _few_rows(dataset: Dataset, count: int) -> Dataset:
+    """Only some rows of every part, for a quick look; the others go to nobody."""
+    parts = dataset.events.parts.copy()
+    for part in (Part.TRAIN, Part.VALID, Part.TEST):
+        rows = np.flatnonzero(parts == part)
+        parts[np.setdiff1d(rows, rows[:: max(1, len(rows) // count)])] = Part.PRIOR
+    return replace(dataset, events=replace(dataset.events, parts=parts))
+
+
+def book_of(session: Session, tasks: Sequence[str], users: bool) -> Book:
+    """The file of this data set."""
+    name = session.args.data
+    columns = {f"test/auc/{task}": f"AUC {task}" for task in tasks}
+    columns |= {f"test/gauc/{task}": f"GAUC {task}" for task in tasks} if users else {}
+    columns |= {f"test/logloss/{task}": f"log-loss {task}" for task in tasks}
+    columns |= {"valid/auc": "validation AUC", "dense": "dense parameters", "seconds": "seconds"}
+    about = [" ".join((__doc__ or "").split("\n\n")[1].split()), " ".join((__doc__ or "").split("\n\n")[2].split())]
+    return Book(
+        f"ranking-{name}",
+        TITLES[name],
+        about,
+        columns,
+        session.command,
+        folder=session.args.out,
+        baseline=BASELINE,
+        rule="valid/auc",
+    )
+
+
+def main() -> None:
+    """See the module."""
+    options = parser(__doc__ or "", list(SOURCES))
+    options.add_argument("--lightgbm", action="store_true", help="also the LightGBM row (needs the package)")
+    options.add_argument("--compare", action="store_true", help="train nothing, only take the differences")
+    options.add_argument("--draws", type=int, default=500, help="bootstrap draws of users (default: %(default)s)")
+    options.add_argument("--sizes", action="store_true", help="print width and dense parameters of every variant")
+    session = start(options)
+    lab = Lab.open(session)
+    groups = {name: variant.group for name, variant in lab.variants.items()} | {TREES: "baseline"}
+    if not (session.args.lightgbm or TREES in session.args.variants):
+        del groups[TREES]
+    if session.args.list:
+        print("\n".join(f"{name:32} {group}" for name, group in groups.items()))
+        return
+    names = pick(groups, session.args.variants, session.args.shard)
+    if TREES in names and not trees.available():
+        raise ConfigError("lightgbm is not installed; pip install 'recsys[bench]', or leave --lightgbm out")
+    if session.args.sizes:
+        for name in names:
+            width, dense, _ = lab.settings(name)
+            print(f"{name:32} width {width:5} dense parameters {dense:>9,}")
+        return
+    book = book_of(session, lab.tasks, bool(lab.dataset.config.user))
+    for place, name in enumerate(names if not session.args.compare else []):
+        if book.has(name, session.seeds, lab.dataset.fingerprint) and not session.args.again:
+            continue
+        say(f"{place + 1}/{len(names)} {name}")
+        book.add(lab.record(name, session.seeds))
+    lab.compare(book, names)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,295 @@
+"""The rows of the ranking tables: what each variant changes, and the widths that make them equally large.
+
+All networks read the same inputs with the same recipe. What differs is the part between input and towers, and it is
+sized so that every variant has about as many dense parameters as the shared bottom: `fit_width` searches the width of
+the trunk or of the experts. Where one width cannot do it (several whole networks, a gate as large as the network), the
+table shows the count as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from recsys.benchmarks.quality.common import merged
+from recsys.data.batch import Layout
+from recsys.data.schema import TaskSpec
+from recsys.ranking.ranker import Ranker, build_ranker
+from recsys.ranking.train import RankingConfig
+
+Table = dict[str, Any]
+Model = Callable[[int, Sequence[str]], Table]
+"""(width, tasks) -> keys of `[ranking.model]`."""
+WIDTHS = (4, 1024)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all variants of a data set share; measured beforehand and not tuned here.
+
+    Attributes:
+        input: `[ranking.model.input]`.
+        train: `[ranking]` without model and balance.
+        width: of the shared bottom, which sets the size of all others.
+        tower: widths of the towers.
+        dropout: after every hidden layer.
+        rare: tasks whose weight the weight variants raise.
+    """
+
+    input: Table
+    train: Table
+    width: int = 256
+    tower: tuple[int, ...] = (32,)
+    dropout: float = 0.2
+    rare: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row.
+
+    Attributes:
+        group: heading in the table.
+        about: what it is, in a line.
+        model: see `Model`.
+        input: changes of the recipe's inputs.
+        keys: changes of the model's other shared keys (dropout, hidden gate).
+        balance: kind and dials.
+        raised: factor on the weight of the rare tasks.
+        matched: whether the width is searched; otherwise it is the recipe's.
+        copies: input layers, 0 for one per task (and a shared one); divides the rank of the cross layers.
+        warm: begin with the embeddings of a retriever trained on the same rows.
+        distil: share of the single-task models' predictions in the training labels.
+        needs: `history`, `rare` or `clicks`: what the data must have.
+    """
+
+    group: str
+    about: str
+    model: Model
+    input: Table = field(default_factory=dict)
+    keys: Table = field(default_factory=dict)
+    balance: Table = field(default_factory=dict)
+    raised: float = 1.0
+    matched: bool = True
+    copies: int = 1
+    warm: bool = False
+    distil: float = 0.0
+    needs: str = ""
+
+
+def bottom(width: int, tasks: Sequence[str]) -> Table:
+    """Shared bottom of one layer."""
+    return {"kind": "shared_bottom", "bottom_hidden": [width]}
+
+
+def single(width: int, tasks: Sequence[str]) -> Table:
+    """A whole network for every task."""
+    return {"kind": "single_task", "hidden": [width]}
+
+
+def moe(width: int, tasks: Sequence[str]) -> Table:
+    """Four experts, one gate."""
+    return {"kind": "moe", "num_experts": 4, "expert_hidden": [width]}
+
+
+def mmoe(width: int, tasks: Sequence[str]) -> Table:
+    """Four experts, a gate per task."""
+    return {"kind": "mmoe", "num_experts": 4, "expert_hidden": [width]}
+
+
+def cgc(width: int, tasks: Sequence[str]) -> Table:
+    """Two shared experts and one per task."""
+    return {"kind": "cgc", "task_experts": 1, "shared_experts": 2, "expert_hidden": [width]}
+
+
+def trunks(width: int, tasks: Sequence[str]) -> Table:
+    """A trunk per task on shared tables: CGC without shared experts."""
+    return {"kind": "cgc", "task_experts": 1, "shared_experts": 0, "expert_hidden": [width]}
+
+
+def ple(width: int, tasks: Sequence[str]) -> Table:
+    """Two levels of two shared experts and one per task."""
+    level = {"task_experts": 1, "shared_experts": 2}
+    return {"kind": "ple", "levels": [level, level], "expert_hidden": [width]}
+
+
+def stem(width: int, tasks: Sequence[str]) -> Table:
+    """One expert per task on its own table, one on the shared one."""
+    return {"kind": "stem", "task_experts": 1, "shared_experts": 1, "expert_hidden": [width]}
+
+
+def aitm(width: int, tasks: Sequence[str]) -> Table:
+    """Trunks of two layers with transfers, in the order of the tasks; none here strictly implies another: no calibrator."""
+    return {"kind": "aitm", "tower_hidden": [width, 32], "calibrator": 0.0}
+
+
+def dupn(width: int, tasks: Sequence[str]) -> Table:
+    """One user vector from the history for all tasks."""
+    history = {"encoder": "dupn", "hidden": 32, "attention_hidden": 32}
+    return {"kind": "dupn", "input": {"history": history}, "profile_hidden": [width], "tower_hidden": [64, 32]}
+
+
+def meituan(width: int, tasks: Sequence[str]) -> Table:
+    """Shared layers to the last, one linear head per task."""
+    return {"kind": "meituan", "hidden": [width, 32]}
+
+
+def esmm(width: int, tasks: Sequence[str]) -> Table:
+    """Click and long view given the click; their product is the long view."""
+    names = {"click": "click", "conversion": "long_given_click", "product": "long_view"}
+    return {"kind": "esmm", **names, "ctr_hidden": [width, 32], "tower_hidden": [width, 32]}
+
+
+def _architectures() -> dict[str, Variant]:
+    group = "architectures"
+    return {
+        "single_task": Variant(group, "one whole network per task, each as wide as the shared bottom", single, matched=False),
+        "single_task_equal": Variant(group, "the same, all networks together as large as the shared bottom", single, copies=0),
+        "separate_trunks": Variant(group, "shared tables, a trunk per task", trunks),
+        "shared_bottom": Variant(group, "one trunk for all tasks", bottom, matched=False),
+        "moe": Variant(group, "4 experts, one gate (OMoE)", moe),
+        "mmoe": Variant(group, "4 experts, a gate per task", mmoe),
+        "cgc": Variant(group, "2 shared experts and 1 per task", cgc),
+        "ple": Variant(group, "two levels of CGC", ple),
+        "aitm": Variant(group, "trunks in a row with transfers", aitm),
+        "stem": Variant(group, "a table per task beside a shared one, gradients stopped between tasks", stem, copies=0),
+        "meituan": Variant(group, "tasks part at the last layer", meituan),
+        "esmm": Variant(group, "long view = click x long view given click", esmm, needs="clicks"),
+        "dupn": Variant(group, "DUPN: one user vector for all tasks", dupn, needs="history"),
+    }
+
+
+def _weights() -> dict[str, Variant]:
+    group, found = "task weights", {}
+    kinds = {"shared_bottom": bottom, "mmoe": mmoe, "cgc": cgc, "ple": ple, "separate_trunks": trunks}
+    for factor in (2.5, 5.0):
+        for name, model in kinds.items():
+            about = f"rare tasks weigh {factor:g}"
+            matched = name != "shared_bottom"
+            found[f"{name}_w{factor:g}"] = Variant(group, about, model, raised=factor, matched=matched, needs="rare")
+    found["stem_w5"] = Variant(group, "rare tasks weigh 5", stem, raised=5.0, copies=0, needs="rare")
+    return found
+
+
+def _cures() -> dict[str, Variant]:
+    """Arrangements against the see-saw that are no architecture."""
+    group, found = "balances and distillation", {}
+    for kind in ("uncertainty", "gradnorm", "pcgrad"):
+        found[f"shared_bottom_{kind}"] = Variant(group, f"{kind} balance", bottom, balance={"kind": kind}, matched=False)
+        found[f"ple_{kind}"] = Variant(group, f"{kind} balance", ple, balance={"kind": kind})
+    about = "training labels half the single-task models' predictions"
+    found["shared_bottom_distilled"] = Variant(group, about, bottom, matched=False, distil=0.5)
+    found["ple_distilled"] = Variant(group, about, ple, distil=0.5)
+    about += ", rare tasks weigh 5"
+    found["shared_bottom_distilled_w5"] = Variant(
+        group, about, bottom, matched=False, distil=0.5, raised=5.0, needs="rare"
+    )
+    return found
+
+
+def _gates() -> dict[str, Variant]:
+    group, found = "gates", {}
+    for kind in ("vector", "bit"):
+        for sharing in ("private", "shared"):
+            for act in ("sigmoid", "tanh", "linear", "relu"):
+                gate = {"kind": kind, "sharing": sharing, "activation": act}
+                about = f"GateNet: {kind}-wise, field-{sharing}, {act}"
+                found[f"field_{kind}_{sharing}_{act}"] = Variant(group, about, bottom, input={"field_gate": gate})
+    for act in ("tanh", "linear", "sigmoid"):
+        about = f"GateNet: gate after every hidden layer, {act}"
+        found[f"hidden_{act}"] = Variant(group, about, bottom, keys={"hidden_gate": act})
+    joint: dict[str, Table] = {"full": {}, "rank32": {"rank": 32}, "rank32_scale2": {"rank": 32, "scale": 2.0}}
+    for name, keys in joint.items():
+        about = f"GemNN: gate on the concatenated embeddings, {name.replace('_', ', ')}"
+        found[f"gemnn_{name}"] = Variant(group, about, bottom, input={"joint_gate": {"enabled": True, **keys}})
+    found["warm_start"] = Variant(group, "embeddings start from the retriever's", bottom, matched=False, warm=True, needs="history")
+    warm_gate = {"joint_gate": {"enabled": True, "rank": 32, "scale": 2.0}}
+    about = "GemNN: gate (rank 32, scale 2) and embeddings from the retriever"
+    found["gemnn_warm"] = Variant(group, about, bottom, input=warm_gate, warm=True, needs="history")
+    return found
+
+
+def _histories() -> dict[str, Variant]:
+    found = {}
+    for encoder in ("decayed_mean", "lstm", "dupn", "transformer"):
+        history = {"history": {"encoder": encoder, "hidden": 32, "attention_hidden": 32}}
+        about = f"histories through {encoder} instead of the mean"
+        found[f"history_{encoder}"] = Variant("histories", about, bottom, input=history, needs="history")
+    return found
+
+
+def variants(recipe: Recipe, tasks: Sequence[str], has_history: bool) -> dict[str, Variant]:
+    """The variants that the data can express, by name."""
+    offered = {"history": has_history, "rare": bool(recipe.rare), "clicks": {"click", "long_view"} <= set(tasks), "": True}
+    every = {**_architectures(), **_weights(), **_cures(), **_gates(), **_histories()}
+    return {name: variant for name, variant in every.items() if offered[variant.needs]}
+
+
+def ranking_config(variant: Variant, recipe: Recipe, tasks: Sequence[str], width: int) -> RankingConfig:
+    """The `[ranking]` section of a variant at a width."""
+    inputs = merged(recipe.input, variant.input)
+    copies = variant.copies or (len(tasks) if variant.model is single else len(tasks) + 1)
+    if copies > 1 and inputs.get("cross_layers"):
+        inputs["cross_rank"] = max(1, inputs["cross_rank"] // copies)
+    shared = {"input": inputs, "tower_hidden": list(recipe.tower), "dropout": recipe.dropout, **variant.keys}
+    model = merged(shared, variant.model(width, tasks))
+    if model["kind"] == "dupn":
+        model["input"] = {**model["input"], "cross_layers": 0}
+    balance = dict(variant.balance)
+    if variant.raised != 1.0:
+        balance["weights"] = dict.fromkeys(recipe.rare, variant.raised)
+    table = {**recipe.train, "model": model, "balance": balance, "warm_start": False}
+    return RankingConfig.model_validate({**table, "select": {"enabled": False}, "calibration": {"kind": "none"}})
+
+
+def dense_parameters(ranker: Ranker) -> int:
+    """Parameters outside the embedding tables."""
+    return sum(p.numel() for p in ranker.parameters()) - sum(t.weight.numel() for t in ranker.tables())
+
+
+def fit_width(variant: Variant, recipe: Recipe, layout: Layout, tasks: tuple[TaskSpec, ...]) -> tuple[int, int]:
+    """Width of the variant whose dense parameters come nearest to the shared bottom's, and their number."""
+    names = [task.name for task in tasks]
+
+    def count(one: Variant, width: int) -> int:
+        return dense_parameters(build_ranker(ranking_config(one, recipe, names, width).model, layout, tasks, 0))
+
+    if not variant.matched:
+        return recipe.width, count(variant, recipe.width)
+    target = count(_architectures()["shared_bottom"], recipe.width)
+    low, high = WIDTHS
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if count(variant, middle) <= target else (low, middle)
+    sizes = {width: count(variant, width) for width in (low, high)}
+    best = min(sizes, key=lambda width: abs(sizes[width] - target))
+    return best, sizes[best]
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "census": Recipe(
+        input={"embedding_dim": 16, "cross_layers": 3, "cross_rank": 32},
+        train={
+            "batch_size": 1024,
+            "optim": {
+                "lr": 3e-3,
+                "warmup_steps": 50,
+                "schedule": "cosine",
+                "final_fraction": 0.02,
+                "weight_decay": 1e-5,
+                "table_weight_decay": 0.03,
+            },
+            "fit": {"epochs": 4, "metric": "auc", "patience": 0},
+        },
+    ),
+    "kuairand": Recipe(
+        input={"embedding_dim": 8},
+        train={
+            "batch_size": 1024,
+            "optim": {"lr": 2e-3, "warmup_steps": 50, "schedule": "cosine", "final_fraction": 0.02},
+            "fit": {"epochs": 2, "metric": "auc", "patience": 0},
+        },
+        rare=("like", "profile_enter"),
+    ),
+}
