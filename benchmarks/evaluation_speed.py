@@ -46,6 +46,7 @@ def bare_topk(query: Tensor, item: Tensor, k: int, block: tuple[int, int]) -> Te
 
 
 def seconds(work: Callable[[], object], repeats: int = 1) -> float:
+    """The best of some runs, in seconds."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -57,10 +58,12 @@ def seconds(work: Callable[[], object], repeats: int = 1) -> float:
 
 
 def peak_gib() -> float:
+    """The most memory this process has held."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def ranking(users: int, items: int, width: int, k: int, device: str, repeats: int) -> None:
+    """One size of catalogue: ours, with and without exclusions, beside the bare loop, which has none."""
     generator = torch.Generator().manual_seed(0)
     query, item = (torch.randn(n, width, generator=generator) for n in (users, items))
     rng = np.random.default_rng(0)
@@ -78,6 +81,7 @@ def ranking(users: int, items: int, width: int, k: int, device: str, repeats: in
 
 
 def movielens(device: str) -> None:
+    """A whole evaluation of a retriever on a catalogue of MovieLens-1M's size, after the vectors exist."""
     generator = torch.Generator().manual_seed(0)
     rng = np.random.default_rng(0)
     query, item = torch.randn(6040, 128, generator=generator), torch.randn(3416, 128, generator=generator)
@@ -94,6 +98,7 @@ def movielens(device: str) -> None:
 
 
 def rows() -> None:
+    """Row metrics of four tasks on 43,000 rows with 1,000 bootstrap draws, whole and in slices."""
     rng = np.random.default_rng(0)
     users, count = rng.integers(0, 25_000, 43_000), 43_000
     tasks = {}
@@ -115,6 +120,7 @@ def rows() -> None:
 
 
 def main() -> None:
+    """Run all sizes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="all 100,000 users of the large case")
     parser.add_argument("--device", default="cpu")

@@ -11,6 +11,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -147,7 +148,7 @@ def exact_ranks(
         return part @ item.T if shift is None else torch.addmm(shift, part, item.T)
 
     with _full_precision():
-        return ranks_of_scores(score, len(item), truth, exclude, device)
+        return _ranks(score, len(item), truth, exclude, device=device, turn=contextlib.nullcontext())
 
 
 def ranks_of_scores(
@@ -158,10 +159,21 @@ def ranks_of_scores(
     device: str | torch.device = "cpu",
 ) -> Ragged:
     """`exact_ranks` for any scorer that gives whole rows; see `topk_of_scores`."""
-    device = torch.device(device)
+    return _ranks(score_block, num_items, truth, exclude, device=torch.device(device), turn=threading.Lock())
+
+
+def _ranks(
+    score_block: ScoreBlock,
+    num_items: int,
+    truth: Ragged,
+    exclude: Ragged | None,
+    *,
+    device: torch.device,
+    turn: AbstractContextManager[object],
+) -> Ragged:
     _check_lists(truth, len(truth), num_items, "truth")
     ranks = np.zeros(len(truth.items), dtype=np.int64)
-    columns, turn = torch.arange(num_items, device=device), threading.Lock()
+    columns = torch.arange(num_items, device=device)
     _check_lists(exclude, len(truth), num_items, "exclude")
 
     def rank(users: slice) -> None:

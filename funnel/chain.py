@@ -138,7 +138,8 @@ def fit_companions(config: RunConfig, dataset: Dataset, data: TowerData) -> dict
     times = np.where(np.isfinite(history.times), history.times, np.nanmin(dataset.events.times) - 1.0)
     fitted: dict[str, Baseline] = {}
     for name in companion_names(config, dataset):
-        baseline = build_baseline(name, **config.retrieval.baseline_options.get(name, {}))
+        options = dict(config.retrieval.baseline_options.get(name, {}))
+        baseline = build_baseline(str(options.pop("model", name)), **options)
         fitted[name] = baseline.fit(owner[known], history.items[known], times[known], history.num_users, data.num_items)
         log.info("fitted %s on %d events", name, int(known.sum()))
     return fitted

@@ -155,7 +155,8 @@ def companion_names(config: RunConfig, dataset: Dataset) -> tuple[str, ...]:
     retrieval = config.retrieval
     wanted = dict.fromkeys(("popularity", *retrieval.baselines, *retrieval.proposers, *retrieval.scorers))
     large = dataset.num_catalogue > retrieval.baseline_items
-    return tuple(n for n in wanted if n != TOWER and not (n == "ease" and large))
+    kinds = {name: str(retrieval.baseline_options.get(name, {}).get("model", name)) for name in wanted}
+    return tuple(name for name in wanted if name != TOWER and not (kinds[name] == "ease" and large))
 
 
 def usable_scorers(config: RunConfig, companions: Mapping[str, Baseline]) -> tuple[str, ...]:

@@ -231,3 +231,15 @@ def read_raw(path: Path, mmap: bool) -> Any:
             "rebuild the index"
         )
     return index
+
+
+def bytes_of(index: Any) -> int:
+    """How many bytes the file of an index takes, counted without writing it."""
+    faiss, written = faiss_module(), 0
+
+    def count(chunk: bytes) -> None:
+        nonlocal written
+        written += len(chunk)
+
+    faiss.write_index(index, faiss.PyCallbackIOWriter(count))
+    return written

@@ -67,13 +67,13 @@ class RetrievalConfig(Settings):
     """Candidates handed to the ranker per request."""
     proposers: tuple[str, ...] = ("two_tower",)
     """Who names candidates: `two_tower` and any of the baselines; several lists are merged by reciprocal rank."""
-    scorers: tuple[str, ...] = ("ease", "item_knn", "transition", "recent_popularity")
+    scorers: tuple[str, ...] = ("ease", "ease_recent", "item_knn", "transition", "recent_popularity")
     """Baselines whose score and rank of every candidate become features of the ranker."""
     baselines: tuple[str, ...] = ("popularity", "recent_popularity", "item_knn", "ease")
     """Baselines fitted beside the towers and set beside them in every table."""
-    baseline_options: dict[str, dict[str, float | int | None]] = {}
-    """Settings of a baseline by name, e.g. `{ ease = { l2 = 300 } }`."""
-    baseline_items: int = Field(default=20_000, ge=1)
+    baseline_options: dict[str, dict[str, float | int | str | None]] = {"ease_recent": {"model": "ease", "decay": 0.9}}
+    """Settings of a baseline by name; `model` names the baseline behind a name of your own."""
+    baseline_items: int = Field(default=12_000, ge=1)
     """EASE is left out above this many items: it inverts an items x items matrix."""
 
 

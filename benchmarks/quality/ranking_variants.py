@@ -202,7 +202,8 @@ def _gates() -> dict[str, Variant]:
     joint: dict[str, Table] = {"full": {}, "rank32": {"rank": 32}, "rank32_scale2": {"rank": 32, "scale": 2.0}}
     for name, keys in joint.items():
         about = f"GemNN: gate on the concatenated embeddings, {name.replace('_', ', ')}"
-        found[f"gemnn_{name}"] = Variant(group, about, bottom, input={"joint_gate": {"enabled": True, **keys}})
+        gate = {"joint_gate": {"enabled": True, **keys}}
+        found[f"gemnn_{name}"] = Variant(group, about, bottom, input=gate, matched=name != "full")  # D x D: too large
     found["warm_start"] = Variant(group, "embeddings start from the retriever's", bottom, matched=False, warm=True, needs="history")
     warm_gate = {"joint_gate": {"enabled": True, "rank": 32, "scale": 2.0}}
     about = "GemNN: gate (rank 32, scale 2) and embeddings from the retriever"

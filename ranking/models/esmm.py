@@ -12,7 +12,7 @@ de-biased loss for pCVR.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -116,6 +116,10 @@ class ESMM(Ranker, kind="esmm"):
     def product(self, logits: dict[str, Tensor]) -> Tensor:
         """Logit of pCTCVR = pCTR pCVR, [R]."""
         return product_logit(logits[self.esmm.click], logits[self.esmm.conversion])
+
+    def set_base_rates(self, rates: Mapping[str, float]) -> None:
+        """See `Ranker.set_base_rates`; the product has no tower, its rate follows from its factors."""
+        super().set_base_rates({task: rate for task, rate in rates.items() if task != self.esmm.product})
 
     def losses(self, batch: Batch, config: LossConfig) -> dict[str, Tensor]:
         """`loss/<click>` on all impressions, `loss/<conversion>` on the product over all impressions."""

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from recsys.data.batch import Batch, Block, SideLayout
+from recsys.data.build import build_dataset
 from recsys.data.dataset import NOW, Dataset
+from recsys.data.readers import read_tables
 from recsys.data.split import Part
 from recsys.data.vocabulary import FIRST, UNKNOWN
 
@@ -150,7 +152,7 @@ def test_the_context_of_a_request_is_the_users_latest(shop: Any, dataset: Datase
     log = shop.events.iloc[dataset.events.source_rows].reset_index(drop=True)
     column = dataset.layout.query.categorical.index("tab")
     for moment, before in ((Part.VALID, shop.CUTS[0]), (NOW, 10**9)):
-        users = np.array([u for u in range(dataset.num_users)])
+        users = np.arange(dataset.num_users)
         asked = dataset.candidates(users, np.zeros((len(users), 1), np.int64), moment)
         for user in users:
             own = log[(log["user_id"] == dataset.user_ids[user]) & (log["timestamp"] < before)]
@@ -207,9 +209,6 @@ def test_an_item_column_of_the_log_is_the_earliest_training_value(shop: Any) -> 
     features = [{"name": "item_id", "side": "item"}, {"name": "stars", "side": "item"}]
     frame = shop.events
     tables_less = shop.config("time", features=features, counts=(), tasks=[{"name": "click"}])
-    from recsys.data.build import build_dataset
-    from recsys.data.readers import read_tables
-
     dataset = build_dataset(read_tables(frame), tables_less, 0)
     train = frame[frame["timestamp"] < shop.CUTS[0]]
     first = train.groupby("item_id")["stars"].first()

@@ -78,13 +78,13 @@ def test_a_scene_is_one_tower_with_an_output_per_objective(toy: Any) -> None:
 
 
 def test_objectives_of_one_tower_are_not_mixed_up(toy: Any) -> None:
-    ranker = toy.ranker("shared_bottom", tasks=SCENES, groups={"feed": ("stay_time", "stayed"), "player": ("liked",)})
+    ranker = toy.ranker("shared_bottom", tasks=SCENES, groups={"feed": ("stayed", "stay_time"), "player": ("liked",)})
     with torch.no_grad():
         ranker.towers["feed"].output.weight.zero_()
         ranker.towers["feed"].output.bias.copy_(torch.tensor([1.0, 2.0]))
     out = ranker(toy.batch(4))
-    assert float(out["stay_time"].detach()[0]) == 1.0
-    assert float(out["stayed"].detach()[0]) == 2.0
+    assert float(out["stayed"].detach()[0]) == 1.0
+    assert float(out["stay_time"].detach()[0]) == 2.0
 
 
 @pytest.mark.parametrize(

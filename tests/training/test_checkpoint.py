@@ -72,9 +72,12 @@ def train(
     kill_at: int = 0,
     epochs: int = EPOCHS,
     hidden: int = 8,
-    every: int = 3,
+    first_is_best: bool = False,
 ) -> tuple[Net, History]:
-    """A small training with early stopping; kills its own process in the middle of step `kill_at`."""
+    """A small training that keeps the last epoch's weights as its best, or the first's.
+
+    It kills its own process in the middle of step `kill_at`.
+    """
     torch.set_num_threads(1)
     torch.manual_seed(4)
     random.seed(4)
@@ -98,7 +101,7 @@ def train(
         return {"loss/valid": float(nn.functional.mse_loss(model(Clicks().rows), Clicks().labels))}
 
     checkpointer = None if folder is None else Checkpointer(folder, every_steps=3, resume=resume, fingerprint="clicks")
-    options = FitOptions(epochs=epochs, metric="loss/valid", greater_is_better=False, patience=0)
+    options = FitOptions(epochs=epochs, metric="loss/valid", greater_is_better=first_is_best, patience=0)
     history = fit(
         step, loader, optimizer, options, evaluate=evaluate, checkpointer=checkpointer, generators={"noise": noise}
     )
@@ -210,6 +213,13 @@ def test_killed_and_resumed_is_undisturbed(moment: str, killed: Path, undisturbe
 def test_a_stopped_training_takes_up_more_epochs(tmp_path: Path, undisturbed: tuple[Net, History]) -> None:
     train(tmp_path, epochs=1)
     assert_same(train(tmp_path, epochs=EPOCHS, resume=True), undisturbed)
+
+
+def test_the_best_weights_are_resumed_too(tmp_path: Path) -> None:
+    alone = train(None, first_is_best=True)
+    assert alone[1].best_epoch == 1
+    train(tmp_path, epochs=2, first_is_best=True)
+    assert_same(train(tmp_path, resume=True, first_is_best=True), alone)
 
 
 def test_the_generators_matter(

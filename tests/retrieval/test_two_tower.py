@@ -1,0 +1,256 @@
+"""The towers: nothing crosses between them, no state sees its target, and training states are serving vectors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from recsys.data.batch import Block
+from recsys.data.dataset import NOW
+from recsys.nn.sequence import SequenceConfig
+from recsys.retrieval.train import build_two_tower, item_vectors, query_vectors
+from recsys.retrieval.two_tower import TwoTower, TwoTowerConfig, Windows
+from recsys.retrieval.windows import TowerData
+
+ENCODERS = ["mean", "decayed_mean", "lstm", "dupn", "transformer"]
+SIMILARITIES: list[Literal["cosine", "dot"]] = ["cosine", "dot"]
+
+
+@pytest.fixture(scope="module")
+def dataset(shop: Any) -> Any:
+    return shop.dataset("time")
+
+
+def towers(
+    dataset: Any, encoder: str = "mean", similarity: Literal["cosine", "dot"] = "dot", **keys: Any
+) -> tuple[TwoTower, TowerData]:
+    history = SequenceConfig(encoder=encoder, hidden=8, dropout=0.0, max_length=12, attention_hidden=4, fast=False)
+    given = {"dim": 8, "event_features": ("gap", "stars", "tab"), "init_std": 0.5, **keys}
+    config = TwoTowerConfig(history=history, user_hidden=(32,), similarity=similarity, **given)
+    data = TowerData.of(dataset, config, "")
+    model = build_two_tower(data, config, seed=3)
+    return model.eval(), data
+
+
+def some_windows(data: TowerData, count: int = 12) -> Windows:
+    users = np.arange(count)
+    return data.windows(users, data.ends(NOW)[users])
+
+
+def states(model: TwoTower, data: TowerData, windows: Windows) -> Tensor:
+    content = model.embed_content(data.items)
+    return model.states_before(windows, content[windows.items])
+
+
+def last(model: TwoTower, data: TowerData, windows: Windows) -> Tensor:
+    content = model.embed_content(data.items)
+    return model.user_vectors(windows, content[windows.items])
+
+
+def vectors(model: TwoTower, items: Block) -> Tensor:
+    return model.item_vectors(items, model.embed_content(items))
+
+
+def cut(windows: Windows, length: int) -> Windows:
+    """The first `length` events of each window."""
+    return replace(
+        windows,
+        items=windows.items[:, :length],
+        properties=windows.properties[:, :length],
+        present=windows.present[:, :length],
+    )
+
+
+def changed(
+    block: Block, row: int, sizes: dict[str, int], names: tuple[str, ...], bags: tuple[str, ...]
+) -> list[Block]:
+    """The block with every single column of one row changed, one after the other."""
+    found = []
+    for column, name in enumerate(names):
+        categorical = block.categorical.clone()
+        categorical[row, column] = (categorical[row, column] + 1) % sizes[name]
+        found.append(replace(block, categorical=categorical))
+    for place, name in enumerate(bags):
+        bag = block.bags[place].clone()
+        bag[row, 0] = (bag[row, 0] + 1) % sizes[name]
+        found.append(replace(block, bags=(*block.bags[:place], bag, *block.bags[place + 1 :])))
+    for place in range(len(block.vectors)):
+        moved = (*block.vectors[:place], block.vectors[place].clone(), *block.vectors[place + 1 :])
+        moved[place][row] += 1.0
+        found.append(replace(block, vectors=moved))
+    return found
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_no_feature_crosses_from_one_side_to_the_other(dataset: Any, similarity: Literal["cosine", "dot"]) -> None:
+    model, data = towers(dataset, similarity=similarity)
+    sizes = dict(data.layout.sizes)
+    windows = some_windows(data)
+    candidate = int(data.items.rows - 1)
+    keep = ~(windows.items == candidate).any(1)  # an item in the history is part of the user, as a candidate it is not
+    users, items = last(model, data, windows), vectors(model, data.items)
+    assert keep.any()
+    layout = data.layout.item
+    for block in changed(data.items, candidate, sizes, layout.categorical, layout.bags):
+        moved = replace(data, items=block)
+        assert torch.equal(last(model, moved, windows)[keep], users[keep])
+        again = vectors(model, block)
+        assert torch.equal(again[:candidate], items[:candidate])
+        assert not torch.equal(again[candidate], items[candidate])
+    profile = data.layout.user
+    for block in changed(windows.users, 0, sizes, profile.categorical, profile.bags):
+        moved_users = last(model, data, replace(windows, users=block))
+        assert torch.equal(moved_users[1:], users[1:])
+        assert not torch.equal(moved_users[0], users[0])
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_both_towers_give_vectors_of_one_width_and_a_product_is_a_score(
+    dataset: Any, similarity: Literal["cosine", "dot"]
+) -> None:
+    model, data = towers(dataset, similarity=similarity)
+    users, items = last(model, data, some_windows(data)), vectors(model, data.items)
+    assert users.shape[1] == items.shape[1] == model.width == 8 + (similarity == "dot")
+    pairs = torch.stack([(user * item).sum() for user in users for item in items]).view(len(users), -1)
+    assert torch.allclose(pairs, users @ items.T, atol=1e-5)
+
+
+def test_cosines_lie_between_minus_one_and_one_and_ignore_lengths(dataset: Any) -> None:
+    model, data = towers(dataset, similarity="cosine")
+    users = last(model, data, some_windows(data))
+    content = model.embed_content(data.items)
+    cosine = users @ model.item_vectors(data.items, content).T
+    assert cosine.abs().max() <= 1 + 1e-6
+    assert cosine.std() > 0.01
+    longer = users @ model.item_vectors(data.items, content * 7.5).T
+    assert torch.allclose(longer, cosine, atol=1e-6)
+    nothing = model.item_vectors(data.items, torch.zeros_like(content))
+    assert torch.isfinite(nothing).all()
+
+
+def test_the_temperature_is_learned_and_never_leaves_its_bounds(dataset: Any) -> None:
+    model, _ = towers(dataset, similarity="cosine", temperature=0.05)
+    assert isinstance(model.scale, Tensor)
+    assert model.scale.item() == pytest.approx(20.0)
+    assert model.log_scale is not None
+    assert model.log_scale.requires_grad
+    with torch.no_grad():
+        model.log_scale.fill_(100.0)
+    assert model.scale.item() == pytest.approx(np.exp(5.0))
+    plain, _ = towers(dataset, similarity="dot")
+    assert plain.scale == 1.0
+
+
+def test_the_item_bias_is_one_more_dimension(dataset: Any) -> None:
+    model, data = towers(dataset, similarity="dot")
+    before = last(model, data, some_windows(data)) @ vectors(model, data.items).T
+    assert model.bias is not None
+    with torch.no_grad():
+        model.bias.weight[int(data.items.categorical[4, 0])] += 2.5
+    after = last(model, data, some_windows(data)) @ vectors(model, data.items).T
+    moved = (after - before).detach().mean(0)
+    assert float(moved[4]) == pytest.approx(2.5, abs=1e-5)
+    assert moved[[0, 1, 2, 3, 5]].abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_no_state_sees_its_target_or_anything_later(dataset: Any, encoder: str) -> None:
+    model, data = towers(dataset, encoder)
+    windows = some_windows(data)
+    before = states(model, data, windows)
+    row, place = 2, 3
+    assert windows.lengths[row] > place + 1
+    items, properties = windows.items.clone(), windows.properties.clone()
+    items[row, place:] = (items[row, place:] + 5) % data.items.rows
+    properties[row, place:] = 1
+    after = states(model, data, replace(windows, items=items, properties=properties))
+    assert torch.allclose(after[row, : place + 1], before[row, : place + 1], atol=1e-6)
+    assert not torch.allclose(after[row, place + 1], before[row, place + 1], atol=1e-4)
+    others = [i for i in range(12) if i != row]
+    assert torch.allclose(after[others], before[others], atol=1e-6)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_the_state_before_an_event_is_the_vector_served_at_that_moment(dataset: Any, encoder: str) -> None:
+    model, data = towers(dataset, encoder)
+    windows = some_windows(data)
+    before = states(model, data, windows)
+    for length in range(1, 6):
+        served = last(model, data, cut(windows, length))
+        there = windows.lengths > length
+        assert there.any()
+        assert torch.allclose(before[there, length], served[there], atol=1e-5)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_padding_and_companions_change_nothing(dataset: Any, encoder: str) -> None:
+    model, data = towers(dataset, encoder)
+    windows = some_windows(data)
+    whole, ends = states(model, data, windows), last(model, data, windows)
+    for row in (0, 4, 7):
+        length = int(windows.lengths[row])
+        one = data.windows(np.array([row]), data.ends(NOW)[[row]])
+        assert one.items.shape[1] == length
+        assert torch.allclose(states(model, data, one)[0], whole[row, :length], atol=1e-5)
+        assert torch.allclose(last(model, data, one)[0], ends[row], atol=1e-5)
+    rubbish = windows.items.clone()
+    rubbish[~windows.present] = 7
+    assert torch.allclose(last(model, data, replace(windows, items=rubbish)), ends, atol=1e-6)
+
+
+def test_vectors_do_not_depend_on_the_batch_they_were_made_in(dataset: Any) -> None:
+    model, data = towers(dataset)
+    whole = torch.from_numpy(item_vectors(model, data))
+    parts = [vectors(model, data.items.select(rows)) for rows in torch.arange(data.items.rows).split(3)]
+    assert torch.allclose(torch.cat(parts), whole, atol=1e-6)
+    users = np.array([5, 1, 9, 0])
+    together = query_vectors(model, data, users, data.ends(NOW)[users])
+    for place, user in enumerate(users):
+        alone = query_vectors(model, data, np.array([user]), data.ends(NOW)[[user]])
+        assert np.allclose(alone[0], together[place], atol=1e-5)
+
+
+def test_users_without_history_and_items_nobody_met_have_vectors(shop: Any) -> None:
+    frame = shop.events[(shop.events["user_id"] != "u3") & ~shop.events["item_id"].isin(["i6", "i8"])]
+    items = shop.items.copy()
+    for column in ("genre", "tags", "price", "text"):
+        items.loc[8, column] = items.loc[6, column]
+    from types import SimpleNamespace
+
+    dataset = type(shop).dataset(
+        SimpleNamespace(events=frame, users=shop.users, items=items, config=shop.config), "time"
+    )
+    model, data = towers(dataset)
+    user = dataset.user_rows["u3"]
+    found = query_vectors(model, data, np.array([user]), data.history.ptr[[user]])
+    assert np.isfinite(found).all()
+    matrix = item_vectors(model, data)
+    six, eight = dataset.item_rows["i6"], dataset.item_rows["i8"]
+    assert np.array_equal(matrix[six], matrix[eight])  # the same content, and no id of their own
+    seven = dataset.item_rows["i7"]
+    assert not np.allclose(matrix[six], matrix[seven])
+
+
+def test_hiding_ids_happens_in_training_only_and_leaves_content(dataset: Any) -> None:
+    model, data = towers(dataset, id_dropout=0.9)
+    assert torch.equal(model.embed_content(data.items), model.embed_content(data.items))
+    model.train()
+    seen = model.embed_content(data.items)
+    unknown = data.items.categorical.clone()
+    unknown[:, 0] = 1
+    hidden = model.eval().embed_content(replace(data.items, categorical=unknown))
+    same = torch.isclose(seen, hidden, atol=1e-6).all(1)
+    assert 0.6 < same.float().mean() <= 1
+
+
+def test_the_same_seed_draws_the_same_towers_and_moves_no_other_generator(dataset: Any) -> None:
+    torch.manual_seed(11)
+    state = torch.get_rng_state()
+    one, other = towers(dataset)[0].state_dict(), towers(dataset)[0].state_dict()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(one[name], other[name]) for name in one)
