@@ -177,6 +177,22 @@ def test_a_folder_in_a_run_is_replaced_as_a_whole_and_keeps_its_own_names(run: P
         opened.directory("retrieval/other", mend="build it")
 
 
+def test_killed_while_writing_the_same_again_a_run_keeps_it(run: Path) -> None:
+    def add() -> None:
+        with open_run(run).add_files() as folder:
+            (folder / "retrieval/ann").mkdir(parents=True)
+            (folder / "retrieval/ann/vectors").write_text("generation 0\n")
+
+    add()
+    for step in itertools.count(1):
+        died = dies_at(step, add)
+        assert generation(run) == 0
+        assert "retrieval/ann/vectors" in open_run(run)
+        if not died:
+            break
+    assert step > 5
+
+
 def test_killed_twenty_times_at_random_moments_the_last_run_still_loads(run: Path) -> None:
     chance = random.Random(0)
     reader, told = os.pipe()

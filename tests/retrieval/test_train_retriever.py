@@ -1,0 +1,193 @@
+"""Training the towers: they learn what is planted under every loss, and their validation metric is the plain one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from recsys.data.build import build_dataset
+from recsys.data.dataset import Dataset
+from recsys.data.readers import read_tables
+from recsys.data.schema import DataConfig
+from recsys.data.split import Part
+from recsys.funnel.artifacts import open_run
+from recsys.funnel.stages import VECTORS, load_stages
+from recsys.nn.sequence import SequenceConfig
+from recsys.retrieval.train import (
+    RetrievalConfig,
+    build_two_tower,
+    item_vectors,
+    query_vectors,
+    requests,
+    train_two_tower,
+    validation_metrics,
+)
+from recsys.retrieval.two_tower import TwoTowerConfig
+from recsys.retrieval.windows import TowerData
+from recsys.training.loop import FitOptions
+from recsys.training.optim import OptimConfig
+from recsys.training.runtime import Runtime
+
+RUNTIME = Runtime(torch.device("cpu"), 1, bf16=False)
+
+
+@pytest.fixture(scope="module")
+def planted() -> Dataset:
+    """Two clusters of ten items; after any item of a cluster, everybody takes the cluster's last one."""
+    rng = np.random.default_rng(0)
+    users = 260
+    cluster, first = rng.integers(0, 2, users), rng.integers(0, 9, users)
+    late = np.arange(users) >= 200
+    events = pd.DataFrame(
+        {
+            "user_id": np.repeat(np.arange(users), 2),
+            "item_id": np.stack([10 * cluster + first, 10 * cluster + 9], axis=1).ravel(),
+            "timestamp": np.stack([np.arange(users), np.where(late, 2000 + np.arange(users), 500)], axis=1).ravel(),
+        }
+    )
+    split = {"kind": "time", "valid_from": "2200", "test_from": "2230"}
+    features = [{"name": "user_id", "side": "user", "min_count": 9}, {"name": "item_id", "side": "item"}]
+    config = DataConfig.model_validate({"events": "events", "features": features, "split": split})
+    return build_dataset(read_tables(events.sort_values("timestamp")), config, 0)
+
+
+def retrieval(loss: str = "full_softmax", epochs: int = 25, **tower: Any) -> RetrievalConfig:
+    return RetrievalConfig.model_validate(
+        {
+            "loss": loss,
+            "negatives": 64,
+            "tower": TwoTowerConfig(
+                dim=16,
+                user_features=(),
+                event_features=(),
+                history=SequenceConfig(encoder="mean", dropout=0.0),
+                user_hidden=(16,),
+                dropout=0.0,
+                **tower,
+            ),
+            "optim": OptimConfig(lr=2e-2, warmup_steps=5),
+            "fit": FitOptions(epochs=epochs),
+            "tokens": 40,
+        }
+    )
+
+
+@pytest.mark.learns
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+@pytest.mark.parametrize("loss", ["full_softmax", "in_batch", "mixed", "sampled", "bce"])
+def test_two_planted_clusters_are_learned(planted: Dataset, loss: str, similarity: str) -> None:
+    model, data, _ = train_two_tower(planted, retrieval(loss, similarity=similarity), RUNTIME, seed=1)
+    users, seen, truth = requests(data, Part.TEST)
+    assert len(users) == 30
+    scores = query_vectors(model, data, users, data.ends(Part.TEST)[users]) @ item_vectors(model, data).T
+    for row, past in enumerate(seen.items.reshape(len(users), -1)):
+        scores[row, past] = -np.inf
+    assert (scores.argmax(1) == truth.items).mean() > 0.95
+
+
+def test_auto_takes_the_softmax_over_everything_for_a_small_catalogue(planted: Dataset) -> None:
+    from recsys.retrieval.train import RetrievalStep
+
+    data = TowerData.of(planted, retrieval().tower, "")
+    model = build_two_tower(data, retrieval().tower, 0)
+    for most, kind in ((30_000, "full_softmax"), (3, "mixed")):
+        config = retrieval("auto").model_copy(update={"full_softmax_items": most})
+        assert RetrievalStep(model, data, config, 0, reduced=False).kind == kind
+
+
+def test_the_same_seed_trains_the_same_towers(planted: Dataset) -> None:
+    runs = [train_two_tower(planted, retrieval("mixed", epochs=2), RUNTIME, seed)[0].state_dict() for seed in (1, 1, 2)]
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+    assert not all(torch.equal(runs[0][name], runs[2][name]) for name in runs[0])
+
+
+def test_a_step_leaves_the_first_state_of_a_cut_history_out(shop: Any) -> None:
+    """The past of a stretch from the middle of a history is not empty but unknown: predicting from it is no example."""
+    from recsys.retrieval.train import RetrievalStep
+
+    dataset = shop.dataset("time")
+    config = retrieval()
+    history = SequenceConfig(encoder="mean", max_length=3, dropout=0.0)
+    tower = config.tower.model_copy(update={"history": history})
+    data = TowerData.of(dataset, tower, "")
+    step = RetrievalStep(build_two_tower(data, tower, 0).eval(), data, config, 0, reduced=False)
+    users = np.arange(4)
+    whole = data.windows(users, data.history.ptr[users] + 3)
+    late = data.windows(users, data.history.ptr[users] + 5)
+    assert whole.from_start.all()
+    assert not late.from_start.any()
+    from dataclasses import replace
+
+    pretended = replace(late, from_start=torch.ones(4, dtype=torch.bool))
+    assert float(step(late)["loss"]) != pytest.approx(float(step(pretended)["loss"]), abs=1e-4)
+    first = replace(late, items=late.items.clone())
+    assert torch.equal(step(late)["loss"], step(first)["loss"])
+
+
+def test_requests_ask_for_new_items_of_the_part_given_what_came_before(shop: Any) -> None:
+    for kind in ("time", "leave_last", "random"):
+        dataset = shop.dataset(kind)
+        data = TowerData.of(dataset, TwoTowerConfig(dim=4), "click")
+        events = dataset.events
+        chosen = (events.labels[:, 0] > 0) & (events.items < dataset.num_catalogue)
+        for part in (Part.VALID, Part.TEST):
+            users, seen, truth = requests(data, part)
+            for place, user in enumerate(users):
+                own = chosen & (events.users == user)
+                early = data.history.items[data.history.ptr[user] : data.history.ptr[user + 1]]
+                prior = early[data.history.parts[data.history.ptr[user] : data.history.ptr[user + 1]] == Part.PRIOR]
+                before = {*events.items[own & (events.parts < part)].tolist(), *prior.tolist()}
+                assert set(seen[place].tolist()) == before
+                assert sorted(truth[place].tolist()) == sorted(set(events.items[own & (events.parts == part)]) - before)
+            asked = set(users.tolist())
+            for user in set(range(dataset.num_users)) - asked:
+                own = chosen & (events.users == user) & (events.parts == part)
+                known = data.history.items[data.history.ptr[user] : data.ends(part)[user]]
+                assert set(events.items[own].tolist()) <= set(known.tolist())
+
+
+def test_under_leave_last_a_test_request_knows_everything_but_the_last_event(shop: Any) -> None:
+    dataset = shop.dataset("leave_last")
+    data = TowerData.of(dataset, TwoTowerConfig(dim=4), "")
+    ends = data.ends(Part.TEST)
+    counts = np.bincount(dataset.events.users, minlength=dataset.num_users)
+    assert (counts >= 3).all()
+    early = np.add.reduceat(data.history.parts == Part.PRIOR, data.history.ptr[:-1])
+    assert (ends - data.history.ptr[:-1] == counts - 1 + early).all()
+    users, seen, _ = requests(data, Part.TEST)
+    for place, user in enumerate(users):
+        rows = np.flatnonzero(dataset.events.users == user)
+        assert seen[place].tolist()[-len(rows) + 1 :] == dataset.events.items[rows[:-1]].tolist()
+
+
+def test_validation_metrics_are_the_plain_ones(shop: Any) -> None:
+    dataset = shop.dataset("time")
+    config = TwoTowerConfig(dim=8, history=SequenceConfig(encoder="mean"), init_std=0.5)
+    data = TowerData.of(dataset, config, "")
+    model = build_two_tower(data, config, 2)
+    found = validation_metrics(model, data)
+    users, seen, truth = requests(data, Part.VALID)
+    scores = query_vectors(model, data, users, data.ends(Part.VALID)[users]) @ item_vectors(model, data).T
+    recall, ndcg = [], []
+    for place in range(len(users)):
+        scores[place, seen[place]] = -np.inf
+        best = np.argsort(-scores[place], kind="stable")[:10]
+        hits = np.isin(best, truth[place])
+        recall.append(hits.sum() / len(truth[place]))
+        ideal = (1 / np.log2(np.arange(min(10, len(truth[place]))) + 2)).sum()
+        ndcg.append((hits / np.log2(np.arange(10) + 2)).sum() / ideal)
+    assert found["recall@10"] == pytest.approx(np.mean(recall), abs=1e-6)
+    assert found["ndcg@10"] == pytest.approx(np.mean(ndcg), abs=1e-6)
+
+
+def test_saved_vectors_are_those_the_saved_model_makes(tiny_run: Any) -> None:
+    run = open_run(Path(tiny_run.folder))
+    stages = load_stages(run)
+    assert stages.retriever is not None
+    kept = np.load(run.file(VECTORS), allow_pickle=False)
+    assert np.array_equal(kept, item_vectors(stages.retriever.model, stages.retriever.data))
