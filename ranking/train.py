@@ -27,7 +27,7 @@ from ..training.history import History
 from ..training.loop import FitOptions, evaluation_mode, fit
 from ..training.optim import OptimConfig, Optimizer
 from ..training.runtime import Runtime
-from .balance import Balance, BalanceConfig, build_balance
+from .balance import Balance, BalanceConfig, build_balance, sum_of
 from .calibrate import CalibrationConfig, Calibrator, fit_calibrator
 from .losses import LossConfig
 from .ranker import Ranker, RankerConfig, build_ranker, ranker_class
@@ -118,13 +118,9 @@ class RankingStep:
                 )
                 asked = self.requests.batch(torch.from_numpy(np.sort(chosen)))
                 terms[f"aux/{SELECT}"] = self._select_loss(asked)
-        weights = self.balance.weights() if self.balance is not None else {}
         with torch.no_grad():
-            terms["loss"] = sum(
-                (weights.get(name.removeprefix("loss/"), 1.0) * loss.detach() for name, loss in terms.items()),
-                torch.zeros(()),
-            )
-        return terms
+            total = sum_of(list(terms.values())) if self.balance is None else self.balance.total(terms)
+        return {**terms, "loss": total.detach()}
 
     def _select_loss(self, asked: RequestBatch) -> Tensor:
         assert isinstance(self.model, RequestRanker)

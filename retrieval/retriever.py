@@ -167,7 +167,8 @@ class Retriever:
         present = rows >= 0
         filled = np.where(present, rows, 0)
         tower = np.einsum("bd,bcd->bc", queries, self.item_vectors[filled], optimize=True)
-        tower = tower * float(self.model.scale)
+        scale = self.model.scale
+        tower = tower * (scale if isinstance(scale, float) else scale.item())
         opinions = [tower, *(self.companions[name].score_pairs(histories, filled) for name in self.scorers)]
         columns = [part for scores in opinions for part in _standardised(scores, present)]
         length = np.log1p(np.diff(histories.ptr)).astype(np.float32)

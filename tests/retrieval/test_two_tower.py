@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from recsys.data.batch import Block
+from recsys.data.build import build_dataset
 from recsys.data.dataset import NOW
+from recsys.data.readers import read_tables
 from recsys.nn.sequence import SequenceConfig
 from recsys.retrieval.train import build_two_tower, item_vectors, query_vectors
 from recsys.retrieval.two_tower import TwoTower, TwoTowerConfig, Windows
@@ -220,11 +222,7 @@ def test_users_without_history_and_items_nobody_met_have_vectors(shop: Any) -> N
     items = shop.items.copy()
     for column in ("genre", "tags", "price", "text"):
         items.loc[8, column] = items.loc[6, column]
-    from types import SimpleNamespace
-
-    dataset = type(shop).dataset(
-        SimpleNamespace(events=frame, users=shop.users, items=items, config=shop.config), "time"
-    )
+    dataset = build_dataset(read_tables(frame, shop.users, items), shop.config("time"), 1)
     model, data = towers(dataset)
     user = dataset.user_rows["u3"]
     found = query_vectors(model, data, np.array([user]), data.history.ptr[[user]])

@@ -87,19 +87,20 @@ def test_tables_have_a_rate_of_their_own() -> None:
 
 def test_schedule() -> None:
     config = OptimConfig(warmup_steps=4, schedule="cosine", final_fraction=0.2)
-    factors = [lr_factor(config, step, 24) for step in range(30)]
-    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert factors[4] == 1.0
-    assert factors[14] == pytest.approx(0.6)
-    assert all(a > b for a, b in itertools.pairwise(factors[4:24]))
-    assert factors[24:] == [pytest.approx(0.2)] * 6
-    assert [lr_factor(OptimConfig(warmup_steps=2), step, 9) for step in range(4)] == [0.5, 1.0, 1.0, 1.0]
+    factors = [lr_factor(config, step, 44) for step in range(50)]
+    assert factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert factors[24] == pytest.approx(0.6)
+    assert all(a > b for a, b in itertools.pairwise(factors[4:44]))
+    assert factors[44:] == [pytest.approx(0.2)] * 6
+    constant = OptimConfig(warmup_steps=2)
+    assert [lr_factor(constant, step, 20) for step in range(4)] == [0.5, 1.0, 1.0, 1.0]
+    assert lr_factor(constant, 0, 9) == 1.0  # a warm-up takes no more than a tenth of the steps
 
 
 def test_the_schedule_reaches_dense_parameters_and_tables() -> None:
     """With constant gradients Adam moves by the learning rate itself."""
     model = net()
-    optimizer = Optimizer(model, OptimConfig(lr=0.1, warmup_steps=4), 10)
+    optimizer = Optimizer(model, OptimConfig(lr=0.1, warmup_steps=4), 40)
     for expected in (0.025, 0.05, 0.075, 0.1, 0.1):
         before = [model.table.weight[3].detach().clone(), model.linear.bias.detach().clone()]
         (model.table(torch.tensor([3])).sum() + model.linear.bias.sum()).backward()
@@ -148,12 +149,12 @@ def test_a_gradient_that_is_not_finite_stops_a_clipped_step() -> None:
 def test_state_continues_exactly_through_safetensors(kind: str) -> None:
     config = OptimConfig(lr=0.01, schedule="cosine", warmup_steps=3, table_optimizer=kind, clip_norm=0.5)  # type: ignore[arg-type]
     model = net()
-    train(model, Optimizer(model, config, 12), range(12))
+    train(model, Optimizer(model, config, 30), range(12))
     stopped = net()
-    optimizer = Optimizer(stopped, config, 12)
+    optimizer = Optimizer(stopped, config, 30)
     train(stopped, optimizer, range(5))
     state = load(save(optimizer.state_dict()))
-    resumed = Optimizer(stopped, config, 12)
+    resumed = Optimizer(stopped, config, 30)
     resumed.load_state_dict(state)
     train(stopped, resumed, range(5, 12))
     assert torch.equal(stopped.table.weight, model.table.weight)
