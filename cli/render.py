@@ -16,8 +16,8 @@ from rich.text import Text
 
 WIDE = 160
 """Columns assumed where the output is no terminal, such as a pipe."""
-HEADLINES = ("recall", "hit", "ndcg", "mrr", "coverage")
-"""Retrieval metrics shown on a terminal; the others are in the JSON and on the page."""
+HEADLINES = (("recall", "ndcg", "mrr", "coverage"), ("recall",))
+"""Retrieval metrics shown on a terminal at the smallest cut-off, and at the largest; the rest is in JSON and page."""
 TASK_HEADLINES = ("auc", "gauc", "logloss", "ece", "positives", "rows")
 """Ranking metrics shown on a terminal, in order."""
 
@@ -100,10 +100,10 @@ def evaluation(result: Mapping[str, Any]) -> RenderableType:
     if result.get("retrieval"):
         systems = result["retrieval"]
         every = dict.fromkeys(n for values in systems.values() for n, v in values.items() if _is_metric(n, v))
-        shown = [name for name in every if name.partition("@")[0] in HEADLINES]
-        table = _table("Retrieval", ["metric", *systems], caption=_left_out(len(every) - len(shown)))
-        for name in shown:
-            table.add_row(name, *(_cell(values, name) for values in systems.values()))
+        shown = _headlines(list(every))
+        table = _table("Retrieval", ["retriever", *shown], caption=_left_out(len(every) - len(shown)))
+        for name, values in systems.items():
+            table.add_row(name, *(_cell(values, metric) for metric in shown))
         blocks.append(table)
     if result.get("index"):
         blocks.append(_facts("Index", result["index"]))
@@ -125,6 +125,15 @@ def evaluation(result: Mapping[str, Any]) -> RenderableType:
         style = "bold red" if fault["severity"] == "error" else "yellow"
         blocks.append(Text(f"{fault['severity']}: ", style=style).append(fault["sentence"], style="default"))
     return Group(*blocks)
+
+
+def _headlines(names: Sequence[str]) -> list[str]:
+    """The retrieval metrics of `HEADLINES` among those there are."""
+    cuts = sorted({int(name.partition("@")[2]) for name in names if name.partition("@")[2].isdigit()})
+    wanted = [
+        f"{kind}@{cut}" for kinds, cut in zip(HEADLINES, (cuts[:1] or [0]) + cuts[-1:], strict=False) for kind in kinds
+    ]
+    return [name for name in dict.fromkeys(wanted) if name in names]
 
 
 def comparison(result: Mapping[str, Any]) -> RenderableType:

@@ -26,7 +26,7 @@ from ..training.checkpoint import Checkpointer
 from ..training.history import History
 from ..training.loop import FitOptions, evaluation_mode, fit
 from ..training.optim import OptimConfig, Optimizer
-from ..training.runtime import Runtime
+from ..training.runtime import Runtime, seed_everything
 from .balance import Balance, BalanceConfig, build_balance, sum_of
 from .calibrate import CalibrationConfig, Calibrator, fit_calibrator
 from .losses import LossConfig
@@ -200,6 +200,7 @@ def train_ranker(
     tasks = dataset.config.tasks
     features = requests.features.shape[2] if requests is not None else 0
     model, ranker = build_model(config, dataset.layout, tasks, features, seed)
+    seed_everything(seed)  # dropout draws from the global generator
     train_rows = dataset.rows(Part.TRAIN)
     if tasks:
         labels, mask = dataset.events.labels, dataset.events.mask

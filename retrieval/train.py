@@ -22,7 +22,7 @@ from ..training.checkpoint import Checkpointer
 from ..training.history import History as TrainingHistory
 from ..training.loop import FitOptions, evaluation_mode, fit
 from ..training.optim import OptimConfig, Optimizer
-from ..training.runtime import Runtime
+from ..training.runtime import Runtime, seed_everything
 from .full_softmax import full_softmax_loss
 from .losses import bce_loss, in_batch_softmax_loss, mixed_negative_softmax_loss, sampled_softmax_loss
 from .two_tower import TwoTower, TwoTowerConfig, Windows
@@ -239,6 +239,7 @@ def train_two_tower(
     """
     data = TowerData.of(dataset, config.tower, config.positive)
     model = build_two_tower(data, config.tower, seed)
+    seed_everything(seed)  # dropout draws from the global generator
     if prepare is not None:
         prepare(model)
     events = int((data.ends(Part.VALID) - data.history.ptr[:-1]).sum())

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
+from ...errors import ConfigError
 from ..options import JsonOption, RunOption
 
 
@@ -18,24 +19,56 @@ def evaluate(
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FILE.html", help="Also write a page to read in a browser.")
     ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Judge any recommender instead: a table of user, item and rank or score."),
+    ] = None,
+    truth: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --predictions: a table of user, item[, relevance].")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Measure a run on its test part: retrieval, ranking and the whole funnel, with 95 % intervals and baselines.
 
+    Or measure any recommender from two tables (CSV or Parquet), with the same metrics.
+
     Example: recsys evaluate --report report.html
+
+    Example: recsys evaluate --predictions mine.csv --truth test.csv
     """
-    from ...funnel.runs import find_run
+    if (predictions is None) != (truth is None):
+        raise ConfigError(
+            "--predictions and --truth go together: give a table of lists and a table of what was relevant"
+        )
+    if predictions is not None and truth is not None:
+        name, result = predictions.stem, _external(predictions, truth)
+    else:
+        name, result = _run(run, stage)
 
-    folder = find_run(run)
-
-    from ...funnel.evaluate import evaluate_run
     from .. import render
 
-    result = evaluate_run(folder, stage)
     if report:
-        render.write_page(result, f"Evaluation of {folder.name}", report)
+        render.write_page(result, f"Evaluation of {name}", report)
         typer.echo(f"report: {report}", err=True)
     if json:
         render.print_json(result)
     else:
         render.show(render.evaluation(result))
+
+
+def _run(run: Path | None, stage: str) -> tuple[str, dict[str, Any]]:
+    from ...funnel.runs import find_run
+
+    folder = find_run(run)
+
+    from ...funnel.evaluate import evaluate_run
+
+    return folder.name, evaluate_run(folder, stage)
+
+
+def _external(predictions: Path, truth: Path) -> dict[str, Any]:
+    from ...evaluation.external import evaluate_predictions
+
+    found = evaluate_predictions(predictions, truth)
+    protocol = {"ranking": "as given", "predictions": predictions.name, "truth": truth.name, "users": found["users"]}
+    return {"protocol": protocol, "retrieval": {predictions.stem: found}}

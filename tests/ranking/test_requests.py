@@ -1,0 +1,169 @@
+"""Requests: the retriever's own candidates as a listwise task that starts from the retriever's order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from recsys.data.split import Part
+from recsys.errors import ConfigError
+from recsys.ranking.requests import PADDED, SELECT, RequestRanker, RequestSet, SelectConfig, request_batch
+from recsys.ranking.train import LoggedRows, RankingConfig, build_model, select_ndcg, select_scores
+
+QUERIES, CANDIDATES, OPINIONS = 10, 7, 5
+
+
+@pytest.fixture(scope="module")
+def dataset(shop: Any) -> Any:
+    return shop.dataset("time")
+
+
+@pytest.fixture(scope="module")
+def asked(dataset: Any) -> RequestSet:
+    """Requests with pads, one of them without its item, one with a single candidate."""
+    rng = np.random.default_rng(0)
+    rows = np.stack([rng.permutation(dataset.num_catalogue)[:CANDIDATES] for _ in range(QUERIES)])
+    rows[3, 4:] = -1
+    rows[5, 1:] = -1
+    present = rows >= 0
+    scores = np.where(present, rng.normal(size=rows.shape), -np.inf)
+    prior = (scores - np.log(np.exp(scores).sum(1, keepdims=True))).astype(np.float32)
+    features = np.where(present[:, :, None], rng.normal(size=(*rows.shape, OPINIONS)), 0).astype(np.float32)
+    target = np.array([0, 2, 6, 1, -1, 0, 3, 3, 5, 4])
+    return RequestSet(dataset, int(Part.VALID), np.arange(QUERIES), rows, features, prior, target)
+
+
+def model(dataset: Any, *, tower: bool = True, tasks: bool = True, seed: int = 1) -> RequestRanker:
+    config = RankingConfig.model_validate(
+        {
+            "model": {"kind": "mmoe", "num_experts": 2, "expert_hidden": [8], "input": {"embedding_dim": 4}},
+            "select": {"tower": tower, "hidden": [8]},
+        }
+    )
+    found, _ = build_model(config, dataset.layout, dataset.config.tasks if tasks else (), OPINIONS, seed)
+    assert isinstance(found, RequestRanker)
+    return found.eval()
+
+
+def test_before_training_the_order_is_the_retrievers(dataset: Any, asked: RequestSet) -> None:
+    scores = select_scores(model(dataset, tower=False), asked)
+    present = asked.rows >= 0
+    assert np.allclose(scores[present], asked.prior[present], atol=1e-6)
+    for row in range(QUERIES):
+        assert np.argmax(scores[row]) == np.argmax(np.where(present[row], asked.prior[row], -np.inf))
+
+
+def test_with_a_tower_the_logit_is_prior_plus_tower_plus_opinions(dataset: Any, asked: RequestSet) -> None:
+    found = model(dataset)
+    torch.nn.init.normal_(found.output.weight)
+    requests = asked.batch(torch.arange(QUERIES))
+    with torch.no_grad():
+        logits = found.ranker(requests.batch)
+        others = torch.stack([logits["click"], logits["like"]], dim=1)
+        opinion = found.output(found.hidden(torch.cat([requests.features, others], dim=1))).squeeze(1)
+        assert torch.allclose(found(requests)[SELECT], requests.prior + logits[SELECT] + opinion, atol=1e-5)
+
+
+def test_a_pad_never_wins_and_takes_no_probability(dataset: Any, asked: RequestSet) -> None:
+    found = model(dataset)
+    torch.nn.init.normal_(found.output.weight, std=50.0)
+    with torch.no_grad():
+        scores = found(asked.batch(torch.arange(QUERIES)))[SELECT].view(QUERIES, CANDIDATES)
+    pads = torch.from_numpy(asked.rows < 0)
+    assert (scores[pads] < PADDED / 2).all()
+    assert torch.softmax(scores, dim=1)[pads].sum() == 0
+    rubbish = replace(asked, features=np.where(asked.rows[:, :, None] < 0, 99.0, asked.features).astype(np.float32))
+    with torch.no_grad():
+        again = found(rubbish.batch(torch.arange(QUERIES)))[SELECT].view(QUERIES, CANDIDATES)
+    assert torch.equal(again[~pads], scores[~pads])
+
+
+def test_the_loss_is_the_cross_entropy_of_the_item_taken(dataset: Any, asked: RequestSet) -> None:
+    found = model(dataset)
+    with torch.no_grad():
+        scores = found(asked.batch(torch.arange(QUERIES)))[SELECT].view(QUERIES, CANDIDATES).double()
+        loss = found.loss(asked.batch(torch.arange(QUERIES)))
+    answered = [q for q in range(QUERIES) if asked.target[q] >= 0]
+    wanted = [-torch.log_softmax(scores[q], 0)[asked.target[q]] for q in answered]
+    assert len(wanted) == QUERIES - 1
+    assert loss.item() == pytest.approx(torch.stack(wanted).mean().item(), abs=1e-5)
+    missed = found.loss(asked.take(np.array([4])).batch(torch.arange(1)))
+    assert missed.item() == 0.0
+
+
+def test_requests_chosen_in_any_order_are_the_same_requests(dataset: Any, asked: RequestSet) -> None:
+    found = model(dataset)
+    chosen = torch.tensor([7, 0, 3])
+    with torch.no_grad():
+        whole = found(asked.batch(torch.arange(QUERIES)))[SELECT].view(QUERIES, CANDIDATES)
+        some = found(asked.batch(chosen))[SELECT].view(3, CANDIDATES)
+        taken = found(asked.take(chosen.numpy()).batch(torch.arange(3)))[SELECT].view(3, CANDIDATES)
+    assert torch.allclose(some, whole[chosen], atol=1e-5)
+    assert torch.equal(taken, some)
+    batch = asked.batch(chosen)
+    assert batch.target.tolist() == [3, CANDIDATES + 0, 2 * CANDIDATES + 1]
+    items = dataset.layout.item.categorical.index("item_id")
+    rows = np.maximum(asked.rows[chosen.numpy()], 0).ravel()
+    assert torch.equal(batch.batch.item.categorical[:, items], dataset.items.categorical[rows, 0])
+
+
+def test_opinions_of_the_other_tasks_are_not_trained_through_select(dataset: Any, asked: RequestSet) -> None:
+    """`select` reads the other tasks' logits, and must not move their towers to please itself."""
+    found = model(dataset)
+    torch.nn.init.normal_(found.output.weight)
+    found.loss(asked.batch(torch.arange(QUERIES))).backward()  # type: ignore[no-untyped-call]
+    for task in ("click", "like"):
+        gradients = [p.grad for p in found.ranker.towers[task].parameters()]
+        assert all(g is None or not g.any() for g in gradients)
+    assert any(p.grad is not None and p.grad.any() for p in found.ranker.towers[SELECT].parameters())
+
+
+def test_serving_and_training_make_the_same_rows(dataset: Any, asked: RequestSet) -> None:
+    served = request_batch(dataset, int(Part.VALID), asked.users, asked.rows, asked.features, asked.prior)
+    trained = asked.batch(torch.arange(QUERIES))
+    assert torch.equal(served.prior, trained.prior)
+    assert torch.equal(served.features, trained.features)
+    assert torch.equal(served.batch.item.categorical, trained.batch.item.categorical)
+    assert served.target.tolist() == [-1] * QUERIES
+
+
+def test_logged_rows_have_no_label_for_select(dataset: Any) -> None:
+    rows = dataset.rows("train")[:20]
+    batch = LoggedRows(dataset, with_select=True).batch(rows)
+    plain = LoggedRows(dataset, with_select=False).batch(rows)
+    assert batch.labels.shape == batch.mask.shape == (20, 3)
+    assert not batch.mask[:, 2].any()
+    assert torch.equal(batch.labels[:, :2], plain.labels)
+    assert torch.equal(batch.mask[:, :2], plain.mask)
+
+
+def test_ndcg_of_select_counts_a_missed_item_as_not_found(dataset: Any, asked: RequestSet) -> None:
+    found = model(dataset)
+    scores = select_scores(found, asked, block=3)
+    assert np.allclose(scores, select_scores(found, asked), atol=1e-5)
+    gains = []
+    for row, target in zip(scores, asked.target, strict=True):
+        rank = 1 + (row > row[target]).sum()
+        gains.append(1 / np.log2(rank + 1) if target >= 0 else 0.0)
+    assert select_ndcg(found, asked) == pytest.approx(np.mean(gains), abs=1e-6)
+
+
+def test_without_tasks_select_keeps_its_tower(dataset: Any) -> None:
+    found = model(dataset, tower=False, tasks=False)
+    assert [task.name for task in found.ranker.tasks] == [SELECT]
+    assert found.config.tower
+
+
+def test_nothing_to_rank_by_is_an_error(dataset: Any) -> None:
+    with pytest.raises(ConfigError, match="declare a task, or enable"):
+        build_model(RankingConfig(), dataset.layout, (), 0, 0)
+
+
+def test_the_head_has_its_own_switches() -> None:
+    assert SelectConfig(tower=False).tower is False
+    with pytest.raises(ValueError, match="holdout"):
+        SelectConfig(holdout=0.0)

@@ -1,0 +1,177 @@
+"""Training the ranker: both losses fall, the best epoch stays, held-out users never train, and runs repeat."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from recsys.data.build import build_dataset
+from recsys.data.dataset import Dataset
+from recsys.data.readers import read_tables
+from recsys.data.schema import DataConfig
+from recsys.data.split import Part
+from recsys.errors import ConfigError
+from recsys.funnel.artifacts import open_run
+from recsys.funnel.chain import select_requests
+from recsys.funnel.stages import load_stages
+from recsys.ranking.requests import SELECT, RequestSet
+from recsys.ranking.train import (
+    RankingConfig,
+    TrainedRanker,
+    held_out,
+    row_metrics,
+    score_rows,
+    select_ndcg,
+    train_ranker,
+)
+from recsys.training.runtime import Runtime
+
+RUNTIME = Runtime(torch.device("cpu"), 1, bf16=False)
+
+
+@pytest.fixture(scope="module")
+def world(tiny_run: Any) -> tuple[Dataset, RequestSet]:
+    """The tiny world, and requests from its trained retriever."""
+    stages = load_stages(open_run(tiny_run.folder), with_index=False)
+    assert stages.retriever is not None
+    return stages.dataset, select_requests(stages.dataset, stages.retriever, stages.config)
+
+
+def ranking(epochs: int = 1, metric: str = "", **keys: Any) -> RankingConfig:
+    return RankingConfig.model_validate(
+        {
+            "model": {"kind": "mmoe", "num_experts": 2, "expert_hidden": [16], "input": {"embedding_dim": 4}},
+            "batch_size": 256,
+            "select": {"requests_per_step": 8, "hidden": [16], "weight": 1.0, **keys},
+            "optim": {"lr": 5e-3, "warmup_steps": 5},
+            "fit": {"epochs": epochs, "metric": metric},
+            "calibration": {"kind": "platt"},
+        }
+    )
+
+
+def train(world: tuple[Dataset, RequestSet], config: RankingConfig, seed: int = 0) -> TrainedRanker:
+    return train_ranker(world[0], config, RUNTIME, seed, world[1])
+
+
+def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    first, second = one.state_dict(), other.state_dict()
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_logged_rows_and_requests_are_learned_together(world: tuple[Dataset, RequestSet]) -> None:
+    trained = train(world, ranking(epochs=4))
+    first, last = trained.history.records[0], trained.history.records[-1]
+    for term in ("loss/click", "loss/conversion", f"aux/{SELECT}", "loss"):
+        assert last[term] < first[term], term
+
+
+def test_the_same_seed_gives_the_same_ranker(world: tuple[Dataset, RequestSet]) -> None:
+    one, again, other = (train(world, ranking(), seed) for seed in (3, 3, 4))
+    assert same(one.model, again.model)
+    assert not same(one.model, other.model)
+    assert one.calibrators.keys() == {"click", "conversion"}
+
+
+def test_requests_of_held_out_users_never_train(world: tuple[Dataset, RequestSet]) -> None:
+    dataset, asked = world
+    config = ranking(holdout=0.3)
+    held = held_out(dataset.num_users, 0.3, 0)[asked.users]
+    assert 0 < held.sum() < len(held)
+    target, prior = asked.target.copy(), asked.prior.copy()
+    target[held] = 0
+    prior[held] = prior[held][:, ::-1]
+    before = train((dataset, asked), config)
+    after = train((dataset, replace(asked, target=target, prior=prior)), config)
+    assert same(before.model, after.model)
+    target = asked.target.copy()
+    target[~held] = 0
+    assert not same(before.model, train((dataset, replace(asked, target=target)), config).model)
+
+
+def test_the_best_epoch_is_the_one_that_stays(world: tuple[Dataset, RequestSet]) -> None:
+    dataset, asked = world
+    trained = train(world, ranking(epochs=5, metric="auto"))
+    values = [record[f"{SELECT}_ndcg@10"] for record in trained.history.records]
+    held = asked.take(np.flatnonzero(held_out(dataset.num_users, 0.15, 0)[asked.users]))
+    assert select_ndcg(trained.model, held) == pytest.approx(max(values), abs=1e-9)
+
+
+def test_rows_are_scored_alike_in_any_block(world: tuple[Dataset, RequestSet], monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, _ = world
+    ranker = train(world, ranking()).ranker
+    rows = dataset.rows(Part.VALID)
+    whole = score_rows(ranker, dataset, rows)
+    monkeypatch.setattr("recsys.ranking.train.SCORE_ROWS", 37)
+    blocks = score_rows(ranker, dataset, rows)
+    for name in ("click", "conversion"):
+        assert len(whole[name]) == len(rows)
+        assert np.allclose(whole[name], blocks[name], atol=1e-5)
+
+
+def test_metrics_are_over_rows_in_the_sample_space(world: tuple[Dataset, RequestSet]) -> None:
+    dataset, _ = world
+    ranker = train(world, ranking()).ranker
+    rows = dataset.rows(Part.VALID)
+    found = row_metrics(ranker, dataset, rows)
+    logits = score_rows(ranker, dataset, rows)
+    for column, task in enumerate(("click", "conversion")):
+        inside = dataset.events.mask[rows.numpy(), column]
+        labels, scores = dataset.events.labels[rows.numpy(), column][inside] > 0, logits[task][inside]
+        pairs = scores[labels][:, None] - scores[~labels][None, :]
+        assert found[f"auc/{task}"] == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())
+    assert found["auc"] == pytest.approx((found["auc/click"] + found["auc/conversion"]) / 2)
+
+
+def test_every_task_starts_at_its_rate(world: tuple[Dataset, RequestSet]) -> None:
+    dataset, asked = world
+    seen: dict[str, float] = {}
+
+    def look(ranker: Any) -> None:
+        seen.update({name: torch.sigmoid(ranker.output_bias(name)).item() for name in ("click", "conversion")})
+
+    train_ranker(dataset, ranking(), RUNTIME, 0, asked, prepare=look)
+    train_rows = dataset.rows(Part.TRAIN).numpy()
+    for column, name in enumerate(("click", "conversion")):
+        inside = dataset.events.mask[train_rows, column]
+        assert seen[name] == pytest.approx(dataset.events.labels[train_rows, column][inside].mean(), abs=1e-4)
+
+
+def test_select_alone_is_learned_without_any_task(world: tuple[Dataset, RequestSet]) -> None:
+    dataset, asked = world
+    without = replace(dataset, config=dataset.config.model_copy(update={"tasks": ()}))
+    trained = train((without, replace(asked, dataset=without)), ranking(epochs=6))
+    losses = [record["loss"] for record in trained.history.records]
+    assert losses[-1] < losses[0]
+    assert trained.calibrators == {}
+
+
+def table(rows: int = 900) -> Dataset:
+    """Rows that name neither users nor items, as of a census."""
+    rng = np.random.default_rng(0)
+    age, job = rng.integers(18, 80, rows), rng.choice(["a", "b", "c"], rows)
+    rich = (rng.random(rows) < 1 / (1 + np.exp(-(age - 50) / 8 - (job == "a")))).astype(int)
+    frame = pd.DataFrame({"age": age, "job": job, "rich": rich})
+    features = [{"name": "age", "side": "context", "kind": "numeric"}, {"name": "job", "side": "context"}]
+    split = {"kind": "random", "valid": 0.2, "test": 0.2}
+    given = {"user": "", "item": "", "time": "", "features": features, "tasks": [{"name": "rich"}], "split": split}
+    return build_dataset(read_tables(frame), DataConfig.model_validate({"events": "e", **given}), 0)
+
+
+def test_rows_without_users_and_items_train_a_ranker_alone() -> None:
+    dataset = table()
+    trained = train_ranker(dataset, ranking(epochs=8, metric="auto"), RUNTIME, 0)
+    assert trained.model is trained.ranker
+    best = max(record["auc"] for record in trained.history.records)
+    assert best > 0.8
+    assert row_metrics(trained.ranker, dataset, dataset.rows(Part.VALID))["auc"] == pytest.approx(best)
+
+
+def test_a_metric_that_is_not_measured_is_named(world: tuple[Dataset, RequestSet]) -> None:
+    with pytest.raises(ConfigError, match=r'"auc/clicks" is not measured; there are: .*auc/click'):
+        train(world, ranking(metric="auc/clicks"))
