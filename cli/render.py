@@ -250,4 +250,8 @@ def _signed(value: float) -> str:
 
 
 def _why(why: Any) -> str:
+    """A reason as a sentence: the items of the user's past that are nearest to the recommended one."""
+    past = why.get("because_of") if isinstance(why, Mapping) else None
+    if past:
+        return "near to " + ", ".join(f"{one['title']} ({one['similarity']:.2f})" for one in past)
     return why if isinstance(why, str) else json.dumps(plain(why), ensure_ascii=False)

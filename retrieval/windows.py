@@ -207,6 +207,7 @@ class WindowLoader(Loader[Windows]):
                 bounds.append(position)
                 start = position
         self.bounds = [*bounds, len(users)]
+        self._handed_out = 0
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -214,8 +215,8 @@ class WindowLoader(Loader[Windows]):
 
     @property
     def rows_in_batch(self) -> int:
-        """Histories in the batch handed out last (about: batches of one place differ a little between epochs)."""
-        return self.bounds[self.position] - self.bounds[self.position - 1] if self.position else 0
+        """Histories in the batch handed out last."""
+        return self._handed_out
 
     def batches(self, epoch: int) -> list[Tensor]:
         """User rows of each batch of an epoch, a function of (seed, epoch)."""
@@ -231,7 +232,9 @@ class WindowLoader(Loader[Windows]):
         assert isinstance(self.source, WindowSource)
         source = replace(self.source, epoch=self.epoch)
         while self.position < len(pieces):
+            piece = pieces[self.position]
+            self._handed_out = len(piece)
             self.position += 1  # before the yield, as in Loader
-            yield source.batch(pieces[self.position - 1])
+            yield source.batch(piece)
         self.epoch += 1
         self.position = 0
