@@ -104,7 +104,16 @@ def start(found: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> 
     words = list(sys.argv[1:] if argv is None else argv)
     script = Path(sys.argv[0]).name
     command = " ".join(["python", f"benchmarks/quality/{script}", *_plain(words)])
-    return Session(args, tuple(int(seed) for seed in args.seeds.split(",")), command)
+    return Session(args, _numbers(args.seeds), command)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """`1,2,5-8` as (1, 2, 5, 6, 7, 8)."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return tuple(found)
 
 
 def _plain(words: Sequence[str]) -> list[str]:

@@ -48,7 +48,6 @@ from recsys.evaluation.topk import ranks_of_scores
 from recsys.funnel.chain import fit_companions
 from recsys.funnel.config import RunConfig
 from recsys.retrieval.baseline_core import Histories
-from recsys.retrieval.baselines import build_baseline
 from recsys.retrieval.train import RetrievalConfig, build_two_tower, train_two_tower
 from recsys.retrieval.windows import TowerData
 
@@ -100,10 +99,6 @@ class Lab:
             options = self.config.retrieval.baseline_options.get(variant.baseline, {})
             return {"baseline": variant.baseline, "options": dict(options)}
         return about | {"retrieval": self.section(name).model_dump(mode="json"), "data": self.config.data.split.kind}
-
-    def asked(self, part: Part, data: TowerData) -> Asked:
-        """Requests at the start of a part; the truth of a part is the same for all rows."""
-        return Asked.of(data, part)
 
     def towers(self, name: str, seed: int, again: bool = False) -> Towers:
         """Trained towers: from an earlier run, or now."""
@@ -162,12 +157,10 @@ class Lab:
         section = self.config.retrieval
         data = TowerData.of(self.dataset, section.tower, section.positive)
         options = dict(section.baseline_options.get(name, {})) | ({"seed": seed} if name in FACTORS else {})
-        history = data.history
-        owner = np.repeat(np.arange(history.num_users), np.diff(history.ptr))
-        known = history.parts < Part.VALID
-        times = np.where(np.isfinite(history.times), history.times, np.nanmin(self.dataset.events.times) - 1.0)
-        model = build_baseline(name, **options)
-        model.fit(owner[known], history.items[known], times[known], history.num_users, data.num_items)
+        only = section.model_copy(
+            update={"baselines": (name,), "scorers": (), "proposers": (), "baseline_options": {name: options}}
+        )
+        model = fit_companions(self.config.model_copy(update={"retrieval": only}), self.dataset, data)[name]
         arrays: Arrays = {}
         metrics: dict[str, float] = {}
         for part, moment in (("valid", Part.VALID), ("test", Part.TEST)):

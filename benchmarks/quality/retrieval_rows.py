@@ -4,10 +4,11 @@ second stage over their candidates."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from recsys.benchmarks.quality.common import merged
@@ -39,9 +40,9 @@ SELECT: dict[str, Any] = {
         "dropout": 0.2,
         "input": {"embedding_dim": 8},
     },
-    "select": {"requests_per_step": 32, "hidden": [64, 64]},
+    "select": {"requests_per_step": 16, "hidden": [64, 64]},
     "optim": {"lr": 1e-3, "warmup_steps": 50, "schedule": "cosine", "final_fraction": 0.02},
-    "fit": {"epochs": 8, "metric": "auto", "patience": 0},
+    "fit": {"epochs": 10, "metric": "auto", "patience": 0},
     "calibration": {"kind": "none"},
     "warm_start": False,
 }
@@ -142,15 +143,12 @@ class Towers:
             return {"test": Part.VALID}
         return {"valid": Part.VALID, "test": Part.TEST}
 
-    def ranks(self, asked: Asked, moment: Part | None = None) -> Ragged:
+    def ranks(self, asked: Asked) -> Ragged:
         """Full-ranking ranks of the targets."""
-        ends = self._ends(asked)
-        vectors = Retrieving(self.models, self.data, {}).query_block(asked.users, ends)
-        return exact_ranks(vectors, Retrieving(self.models, self.data, {}).item_vectors, asked.truth, asked.seen)
-
-    def _ends(self, asked: Asked) -> NDArray[np.int64]:
-        lengths = asked.seen.lengths
-        return np.asarray(self.data.history.ptr[asked.users] + lengths, dtype=np.int64)
+        retriever = Retrieving(self.models, self.data, {})
+        ends = np.asarray(self.data.history.ptr[asked.users] + asked.seen.lengths, dtype=np.int64)
+        queries = retriever.query_block(asked.users, ends)
+        return exact_ranks(queries, retriever.item_vectors, asked.truth, asked.seen)
 
     def retriever(self, companions: Mapping[str, Baseline], config: RunConfig) -> Retriever:
         """The first stage of a funnel."""
@@ -174,12 +172,11 @@ class Retrieving(Retriever):
     def query_block(self, users: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.float32]:
         """Query vectors before pointers [B] -> [B, sum of widths]."""
         # `describe` multiplies by the first model's scale, so the others' come relative to it
-        own = float(self.models[0].scale)
-        blocks = [
-            query_vectors(model, self.data, users, ends) * np.float32(float(model.scale) / own / len(self.models))
-            for model in self.models
-        ]
-        return np.hstack(blocks)
+        with torch.no_grad():
+            scales = [float(model.scale) for model in self.models]
+        shares = [np.float32(scale / scales[0] / len(scales)) for scale in scales]
+        vectors = [query_vectors(model, self.data, users, ends) for model in self.models]
+        return np.hstack([share * block for share, block in zip(shares, vectors, strict=True)])
 
     def queries(self, users: NDArray[np.int64], moment: int) -> NDArray[np.float32]:
         """See `Retriever.queries`."""
@@ -237,6 +234,4 @@ def second_stage(
 
 def _without_tasks(dataset: Dataset) -> Dataset:
     """The same columns with nothing to learn from logged rows."""
-    from dataclasses import replace
-
     return replace(dataset, config=dataset.config.model_copy(update={"tasks": ()}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from recsys.benchmarks.quality.common import Source, k_core, keep_ratings, merged, with_month
@@ -126,8 +126,6 @@ def variants(smoke: bool = False) -> dict[str, Variant]:
 
 
 def _smoked(variant: Variant) -> Variant:
-    from dataclasses import replace
-
     tiny = {"tower": {"dim": 16, "history": {"hidden": 16}}, "fit": {"epochs": 1}}
     return replace(variant, table=merged(variant.table, tiny) if variant.table else {})
 

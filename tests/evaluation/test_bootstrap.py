@@ -89,6 +89,14 @@ def test_auc_samples_of_many_ties_runs_and_one_class() -> None:
     assert auc_samples(boot, np.empty(0), np.empty(0), np.empty(0, int)).shape == (6, 1)
 
 
+def test_neighbouring_groups_are_not_mixed() -> None:
+    """Group 0 ends with the class that group 1 begins with."""
+    label, score = np.array([0, 1, 1, 1, 0, 1.0]), np.array([1, 2, 3, 1, 2, 3.0])
+    boot = UserBootstrap(6, draws=3)
+    found = auc_samples(boot, label, score, np.arange(6), groups=np.array([0, 0, 0, 1, 1, 1]), num_groups=2)
+    assert found[0].tolist() == [1.0, 0.5]
+
+
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     rng = np.random.default_rng(0)
     covered, widths = 0, []

@@ -12,6 +12,7 @@ from recsys.evaluation.compare import TaskRows, compare
 from recsys.evaluation.config import EvaluationConfig
 from recsys.evaluation.metrics import UserMetrics
 from recsys.evaluation.row_metrics import auc
+from recsys.evaluation.significance import holm
 
 CONFIG = EvaluationConfig(draws=300, permutations=1000)
 
@@ -66,7 +67,8 @@ def test_tasks_are_compared_and_holm_runs_over_everything() -> None:
     better = by_name["click auc"]
     assert better.difference == pytest.approx(auc(labels, p) - auc(labels, noisy))
     assert better.significant
-    assert better.p_holm >= better.p
+    np.testing.assert_allclose([row.p_holm for row in found], holm(np.array([row.p for row in found])))
+    assert better.p_holm > better.p
     assert by_name["click logloss"].difference < 0
     swapped = compare(None, {"click": TaskRows(labels, p, noisy, users)}, CONFIG)
     assert swapped[0].difference == pytest.approx(-better.difference)

@@ -124,6 +124,11 @@ def test_the_ranker_is_judged_among_its_candidates() -> None:
     label, score, owner = np.array(label, float), np.array(score), np.array(owner)
     assert found["auc"] == pytest.approx(auc(label, score))
     assert found["gauc"] == pytest.approx(gauc(label, score, owner))
+    order = np.argsort(-trace.scores, axis=1, kind="stable")
+    own = np.take_along_axis(trace.candidates, order, 1)
+    inside = Ragged.from_lists([np.intersect1d(trace.truth[u], trace.candidates[u]) for u in range(USERS)])
+    assert found["ndcg@5"] == pytest.approx(list_metrics(own, inside, [5]).means()["ndcg@5"])
+    assert found["users"] == (inside.lengths > 0).sum() < len(users)
     assert found["candidates"] == len(label)
     assert found["positives"] == label.sum()
     assert found["auc_ci"][0] < found["auc"] < found["auc_ci"][1]

@@ -186,5 +186,7 @@ def test_pairs_keep_their_order_and_lists_round_trip() -> None:
     lists = Ragged.from_pairs([2, 0, 2, 0], [9, 4, 1, 7], 3)
     assert [lists[user].tolist() for user in range(3)] == [[4, 7], [], [9, 1]]
     assert lists.users.tolist() == [0, 0, 2, 2]
+    many = Ragged.from_pairs(np.arange(3000) % 3, np.arange(3000), 3)
+    assert all((np.diff(many[user]) > 0).all() for user in range(3))
     assert Ragged.from_padded(np.array([[4, 7], [-1, -1], [9, 1]])).items.tolist() == [4, 7, 9, 1]
     assert lists.select(lists.items > 4).lengths.tolist() == [1, 0, 1]

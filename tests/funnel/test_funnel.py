@@ -1,0 +1,192 @@
+"""Answers of the whole funnel: nothing seen, the same alone and in company, and popularity for those nobody knows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recsys.cli.main import main
+from recsys.data.dataset import NOW
+from recsys.errors import ConfigError
+from recsys.funnel.artifacts import open_run
+from recsys.funnel.chain import train_run
+from recsys.funnel.funnel import POPULAR, Funnel, Ranked
+from recsys.funnel.stages import load_stages
+from recsys.ranking.requests import SELECT
+
+USERS = [str(user) for user in range(1, 121)]
+
+
+@pytest.fixture(scope="module")
+def funnel(tiny_run: Any) -> Funnel:
+    return Funnel.load(tiny_run.folder)
+
+
+@pytest.fixture(scope="module")
+def clicks(tiny_world: Path) -> pd.DataFrame:
+    events = pd.read_csv(tiny_world / "events.csv", dtype={"user_id": str, "item_id": str})
+    return events[events["click"] == 1]
+
+
+def untimed(answer: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in answer.items() if key != "timings_ms"}
+
+
+def test_an_answer_has_what_the_contract_says(funnel: Funnel) -> None:
+    (answer,) = funnel.recommend(["1"], k=10)
+    assert list(answer) == ["user", "known", "items", "candidates", "timings_ms"]
+    assert (answer["user"], answer["known"], answer["candidates"]) == ("1", True, 20)
+    assert len(answer["items"]) == 10
+    assert answer["timings_ms"].keys() == {"retrieve", "rank", "total"}
+    assert 0 < answer["timings_ms"]["retrieve"] + answer["timings_ms"]["rank"] <= answer["timings_ms"]["total"] + 0.01
+    for item in answer["items"]:
+        assert item.keys() == {"item", "title", "score", "tasks", "sources"}
+        assert item["tasks"].keys() == {"click", "conversion", SELECT}
+        assert all(0 <= p <= 1 for p in item["tasks"].values())
+        assert item["sources"] == ["two_tower"]
+    json.dumps(answer)
+
+
+def test_the_best_come_first_and_each_once(funnel: Funnel) -> None:
+    for answer in funnel.recommend(USERS, k=10):
+        scores = [item["score"] for item in answer["items"]]
+        assert scores == sorted(scores, reverse=True)
+        assert len({item["item"] for item in answer["items"]}) == 10
+
+
+def test_nobody_gets_what_they_had(funnel: Funnel, clicks: pd.DataFrame) -> None:
+    had = clicks.groupby("user_id")["item_id"].agg(set)
+    for answer in funnel.recommend(USERS, k=20):
+        assert had.get(answer["user"], set()).isdisjoint(item["item"] for item in answer["items"])
+    assert had.map(len).max() > 10
+
+
+def test_one_user_gets_the_same_answer_alone_and_among_others(funnel: Funnel) -> None:
+    together = funnel.recommend([*USERS[:40], "nobody"], k=7, explain=True)
+    backwards = funnel.recommend(["nobody", *USERS[:40][::-1]], k=7, explain=True)[::-1]
+    for one, other in zip(together, backwards, strict=True):
+        assert untimed(one) == untimed(other)
+    assert untimed(funnel.recommend(["17"], k=7, explain=True)[0]) == untimed(together[16])
+
+
+def test_many_requests_ranked_at_once_are_ranked_as_one_by_one(funnel: Funnel) -> None:
+    """The evaluation asks in blocks what serving asks one by one."""
+    users = np.arange(30)
+    found = funnel.retriever.candidates(users, NOW, 20)
+    together = funnel.rank(users, found, NOW)
+    for user in users:
+        alone = funnel.rank(users[[user]], funnel.retriever.candidates(users[[user]], NOW, 20), NOW)
+        assert np.array_equal(alone.rows[0], together.rows[user])
+        assert np.allclose(alone.scores[0], together.scores[user], atol=1e-6)
+        assert np.array_equal(alone.top(3)[0], together.top(3)[user])
+
+
+def test_an_unknown_user_gets_what_is_popular_in_training(funnel: Funnel, tiny_run: Any) -> None:
+    (answer,) = funnel.recommend(["nobody"], k=12, explain=True)
+    assert (answer["user"], answer["known"], len(answer["items"])) == ("nobody", False, 12)
+    assert all(item["sources"] == [POPULAR] for item in answer["items"])
+    events = load_stages(open_run(tiny_run.folder)).dataset.events
+    clicked = (events.parts == 0) & (events.labels[:, 0] > 0)
+    counts = np.bincount(events.items[clicked], minlength=80)
+    rows = [funnel.dataset.item_rows[item["item"]] for item in answer["items"]]
+    assert counts[rows].tolist() == sorted(counts, reverse=True)[:12]
+    assert [item["score"] for item in answer["items"]] == pytest.approx((counts[rows] / counts.sum()).tolist())
+
+
+def test_more_items_than_candidates_may_be_asked_for_but_no_more_than_there_are(funnel: Funnel) -> None:
+    (answer,) = funnel.recommend(["nobody"], k=80)
+    assert len(answer["items"]) == 80
+    (known,) = funnel.recommend(["1"], k=60)
+    assert len({item["item"] for item in known["items"]}) == 60
+    with pytest.raises(ConfigError, match="k=81 exceeds the 80 items of the catalogue; lower k"):
+        funnel.recommend(["1"], k=81)
+
+
+def test_whoever_has_had_nearly_everything_gets_the_rest(funnel: Funnel, clicks: pd.DataFrame) -> None:
+    had = clicks.groupby("user_id")["item_id"].nunique()
+    user = str(had.idxmax())
+    (answer,) = funnel.recommend([user], k=80)
+    assert len(answer["items"]) == answer["candidates"] == 80 - had[user]
+
+
+def test_an_explanation_names_sources_tasks_and_the_nearest_of_the_history(
+    funnel: Funnel, clicks: pd.DataFrame
+) -> None:
+    (plain,) = funnel.recommend(["7"], k=5)
+    (answer,) = funnel.recommend(["7"], k=5, explain=True)
+    had = set(clicks[clicks["user_id"] == "7"]["item_id"])
+    vectors = funnel.retriever.item_vectors[:, :8]
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert "why" not in plain["items"][0]
+    for item in answer["items"]:
+        why = item["why"]
+        assert why["sources"] == item["sources"]
+        assert why["tasks"] == item["tasks"]
+        rows = funnel.dataset.item_rows
+        near = {other: float(unit[rows[other]] @ unit[rows[item["item"]]]) for other in had}
+        best = sorted(near, key=lambda other: -near[other])[:3]
+        assert [reason["item"] for reason in why["because_of"]] == best
+        assert [reason["similarity"] for reason in why["because_of"]] == pytest.approx(
+            [near[i] for i in best], abs=1e-5
+        )
+
+
+def test_the_command_prints_one_json_object_a_user(tiny_run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    base = ["recommend", "--run", str(tiny_run.folder)]
+    assert main([*base, "--user", "1", "--user", "nobody", "-k", "3", "--json"]) == 0
+    out, _ = capsys.readouterr()
+    first, second = (json.loads(line) for line in out.splitlines())
+    assert (first["user"], first["known"], second["user"], second["known"]) == ("1", True, "nobody", False)
+    assert [len(answer["items"]) for answer in (first, second)] == [3, 3]
+    assert main([*base, "--user", "1", "-k", "3"]) == 0
+    shown = capsys.readouterr().out
+    assert all(item["title"] in shown for item in first["items"])  # titles, not numbers, where people read
+    assert main([*base, "--user", "1", "-k", "81"]) == 2
+    assert capsys.readouterr().err == "error: k=81 exceeds the 80 items of the catalogue; lower k\n"
+
+
+def test_users_from_a_file_are_answered_in_its_order(
+    tiny_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "users.txt").write_text("9\n\n 3 \nnobody\n")
+    run = ["--run", str(tiny_run.folder)]
+    assert main(["recommend", "--users", str(tmp_path / "users.txt"), *run, "-k", "2", "--json"]) == 0
+    assert [json.loads(line)["user"] for line in capsys.readouterr().out.splitlines()] == ["9", "3", "nobody"]
+
+
+def test_a_run_without_a_ranker_answers_in_the_retrievers_order(tiny_run: Any, tmp_path: Path) -> None:
+    run = train_run(tiny_run.config(), tmp_path / "run", base=tiny_run.world, stage="retrieval")
+    answerer = Funnel.load(run)
+    for user in USERS[:10]:
+        (answer,) = answerer.recommend([user], k=5)
+        found = answerer.retriever.candidates(np.array([answerer.dataset.user_rows[user]]), NOW, 20)
+        assert [answerer.dataset.item_rows[item["item"]] for item in answer["items"]] == found.rows[0, :5].tolist()
+        assert answer["items"][0]["tasks"].keys() == {SELECT}
+
+
+def test_another_blend_gives_another_order(tiny_run: Any, tmp_path: Path) -> None:
+    stages = load_stages(open_run(tiny_run.folder))
+    by_click = stages.config.model_copy(
+        update={"blend": stages.config.blend.model_copy(update={"weights": {"click": 1.0}})}
+    )
+    answerer = Funnel(replace(stages, config=by_click))
+    for answer in answerer.recommend(USERS[:20], k=5):
+        for item in answer["items"]:
+            assert item["score"] == pytest.approx(item["tasks"]["click"], rel=1e-5)
+    unknown = stages.config.model_copy(
+        update={"blend": stages.config.blend.model_copy(update={"weights": {"buy": 1.0}})}
+    )
+    with pytest.raises(ConfigError, match="buy"):
+        Funnel(replace(stages, config=unknown)).recommend(["1"], k=5)
+
+
+def test_ties_keep_the_retrievers_order_and_pads_stay_behind() -> None:
+    ranked = Ranked(np.array([[4, 7, 2, -1]]), np.array([[0.5, 0.9, 0.5, -np.inf]]), {})
+    assert ranked.top(3).tolist() == [[7, 4, 2]]
+    assert ranked.top(6).tolist() == [[7, 4, 2, -1, -1, -1]]
