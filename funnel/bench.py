@@ -24,7 +24,7 @@ BLOCK = 64
 
 
 @dataclass(frozen=True)
-class TestBench:
+class Bench:
     """A run and the requests of one part, answered once and kept.
 
     Attributes:

@@ -36,7 +36,7 @@ from ..evaluation.slices import (
 from ..ranking.calibrate import sigmoid
 from ..retrieval.retriever import TOWER
 from .artifacts import Run, open_run
-from .bench import TestBench
+from .bench import Bench
 from .checks import refuse_leaks
 from .names import EVALUATION, INDEX
 from .off_policy import off_policy_report
@@ -65,7 +65,7 @@ def evaluate_run(run: Path, stage: str = "all") -> Json:
         raise RunError(f"{run} has no retriever, so --stage {stage} has nothing to measure; train it with --stage all")
     if stage == "ranking" and stages.ranker is None:
         raise RunError(f"{run} has no ranker, so --stage ranking has nothing to measure; train it with --stage all")
-    bench = TestBench(stages, Part.TEST, max(stages.config.evaluation.ks))
+    bench = Bench(stages, Part.TEST, max(stages.config.evaluation.ks))
     result: Json = {"title": f"Evaluation of {stages.config.name}", "protocol": protocol(stages)}
     values: dict[str, NDArray[Any]] = {}
     findings: list[Any] = list(refuse_leaks(stages.dataset))
@@ -124,7 +124,7 @@ def protocol(stages: Stages) -> Json:
     return out
 
 
-def _retrieval(bench: TestBench, values: dict[str, NDArray[Any]]) -> tuple[Json, list[Any]]:
+def _retrieval(bench: Bench, values: dict[str, NDArray[Any]]) -> tuple[Json, list[Any]]:
     stages, (_, _, truth) = bench.stages, bench.asked
     config = stages.config.evaluation
     popularity = bench.retriever.data.popularity(Part.VALID).numpy().astype(np.int64)
@@ -160,7 +160,7 @@ def _index(run: Run) -> Json:
     return dict(run.read_json("retrieval/index-report.json"))
 
 
-def _ranking(bench: TestBench, values: dict[str, NDArray[Any]]) -> tuple[Json, list[Any]]:
+def _ranking(bench: Bench, values: dict[str, NDArray[Any]]) -> tuple[Json, list[Any]]:
     stages = bench.stages
     config = stages.config.evaluation
     rows = stages.dataset.rows(Part.TEST).numpy()
@@ -183,7 +183,7 @@ def _ranking(bench: TestBench, values: dict[str, NDArray[Any]]) -> tuple[Json, l
     return out, findings
 
 
-def _gates(bench: TestBench) -> Json:
+def _gates(bench: Bench) -> Json:
     """Mean gate weight of every expert on the first test rows, gate by gate."""
     import torch
 
@@ -198,7 +198,7 @@ def _gates(bench: TestBench) -> Json:
     return {"rows": list(weights), "columns": [f"expert {i}" for i in range(width)], "values": means}
 
 
-def _slices(bench: TestBench, final: IntArray, metrics: UserMetrics) -> list[Any]:
+def _slices(bench: Bench, final: IntArray, metrics: UserMetrics) -> list[Any]:
     stages, (users, seen, truth) = bench.stages, bench.asked
     config = stages.config.evaluation
     by_user = {"history": history_buckets(seen.lengths)}
@@ -214,7 +214,7 @@ def _slices(bench: TestBench, final: IntArray, metrics: UserMetrics) -> list[Any
     return [*user_slices(metrics, by_user, config), *item_slices(final, truth, by_item, k, config)]
 
 
-def _row_slices(bench: TestBench, values: dict[str, NDArray[Any]]) -> list[Any]:
+def _row_slices(bench: Bench, values: dict[str, NDArray[Any]]) -> list[Any]:
     """Each task by the context columns of the rows, and by how much the user was seen in training."""
     dataset, config = bench.stages.dataset, bench.stages.config.evaluation
     rows = dataset.rows(Part.TEST).numpy()
@@ -245,7 +245,7 @@ def _row_slices(bench: TestBench, values: dict[str, NDArray[Any]]) -> list[Any]:
     return found
 
 
-def _examples(bench: TestBench, final: IntArray) -> list[Json]:
+def _examples(bench: Bench, final: IntArray) -> list[Json]:
     """What a few users get, with titles: their latest history, the list, and which items they went on to take."""
     dataset, (users, seen, truth) = bench.stages.dataset, bench.asked
     chosen = np.linspace(0, len(users) - 1, min(EXAMPLES, len(users))).astype(int)

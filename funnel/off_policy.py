@@ -13,7 +13,7 @@ import numpy as np
 from ..data.split import Part
 from ..errors import DataError
 from ..evaluation.offpolicy import off_policy_value
-from .bench import BLOCK, TestBench
+from .bench import BLOCK, Bench
 from .funnel import Funnel
 
 EXPLORE = 0.2
@@ -22,7 +22,7 @@ CLIP = 20.0
 """Largest importance weight."""
 
 
-def off_policy_report(bench: TestBench, task: str) -> dict[str, Any]:
+def off_policy_report(bench: Bench, task: str) -> dict[str, Any]:
     """IPS, SNIPS and doubly robust value of the funnel as a policy, in `task` labels per exposure.
 
     Args:

@@ -91,6 +91,11 @@ def test_the_metric_of_the_index(vectors: tuple[np.ndarray, np.ndarray], trained
         assert {"ip": "inner product", "cosine": "cosine", "l2": "Euclidean"}[built] in found[0].sentence
 
 
+def test_negated_distances_are_still_distances(vectors: tuple[np.ndarray, np.ndarray]) -> None:
+    rows, scores = search(*vectors, "l2")
+    assert "Euclidean" in index_faults(*vectors, rows, -scores)[0].sentence
+
+
 @pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
 def test_shuffled_ids_and_stale_vectors(vectors: tuple[np.ndarray, np.ndarray], metric: str) -> None:
     query, item = vectors
@@ -143,10 +148,11 @@ def test_a_leaking_column_is_named() -> None:
         "watch_time": np.where(label == 1, 30 + rng.random(3000), rng.random(3000)),
         "order_id": np.where(label == 1, rng.random(3000), np.nan),  # known only after an order
         "status": np.where(label == 1, rng.choice(["a", "c"], 3000), "b"),
+        "reason": np.where(label == 1, "late", None),
     }
     found = leak_suspects(columns, {"click": label})
-    assert [one.severity for one in found] == ["error"] * 3
-    assert [one.sentence.split("'")[1] for one in found] == ["watch_time", "order_id", "status"]
+    assert [one.severity for one in found] == ["error"] * 4
+    assert [one.sentence.split("'")[1] for one in found] == ["watch_time", "order_id", "status", "reason"]
     assert "'click'" in found[0].sentence
     half = np.where(rng.random(3000) < 0.5, np.nan, label)
     assert len(leak_suspects({"watch_time": -columns["watch_time"]}, {"click": half})) == 1
@@ -164,6 +170,8 @@ def test_counts_that_know_the_future() -> None:
     found = counts_from_future("item_total", total, keys, times)
     assert names(found) == ["knows_the_future"]
     assert "'item_total'" in found[0].sentence
+    twins = counts_from_future("item_count", np.array([0, 1]), np.zeros(2, int), np.array([7, 7]))
+    assert names(twins) == ["knows_the_future"]  # neither of two rows of one moment is earlier than the other
     same_moment = past + np.array([((keys == keys[r]) & (times == times[r])).sum() for r in range(400)])
     assert names(counts_from_future("item_count", same_moment, keys, times)) == ["knows_the_future"]
     assert counts_from_future("none", np.empty(0), np.empty(0, int), np.empty(0)) == []

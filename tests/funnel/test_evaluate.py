@@ -1,0 +1,261 @@
+"""`recsys evaluate` against plain loops over the lists, in the keys that scripts rely on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recsys.cli.main import main
+from recsys.data.split import Part
+from recsys.errors import RunError
+from recsys.funnel.artifacts import open_run
+from recsys.funnel.bench import Bench
+from recsys.funnel.chain import train_run
+from recsys.funnel.evaluate import compare_runs, evaluate_run
+from recsys.funnel.funnel import Funnel
+from recsys.funnel.names import EVALUATION
+from recsys.funnel.stages import Stages, load_stages
+from recsys.ranking.train import score_rows
+
+K = 5
+SYSTEMS = {"two_tower", "popularity", "item_knn", "ease"}
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the run that evaluations may write into."""
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    shutil.copytree(tiny_run.folder, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def result(folder: Path) -> dict[str, Any]:
+    return evaluate_run(folder)
+
+
+@pytest.fixture(scope="module")
+def stages(folder: Path) -> Stages:
+    return load_stages(open_run(folder))
+
+
+@pytest.fixture(scope="module")
+def asked(stages: Stages) -> dict[int, tuple[set[int], set[int]]]:
+    """User row -> what they clicked before the test part, and what new they clicked in it; straight from the log."""
+    events = stages.dataset.events
+    clicked = (events.labels[:, 0] > 0) & (events.items < stages.dataset.num_catalogue)
+    found = {}
+    for user in range(stages.dataset.num_users):
+        own = clicked & (events.users == user)
+        before = set(events.items[own & (events.parts < Part.TEST)].tolist())
+        wanted = set(events.items[own & (events.parts == Part.TEST)].tolist()) - before
+        if wanted:
+            found[user] = (before, wanted)
+    return found
+
+
+def by_hand(lists: dict[int, list[int]], asked: dict[int, tuple[set[int], set[int]]], k: int) -> dict[str, float]:
+    """Means over users of the plain metrics of one list each."""
+    hit, recall, ndcg, mrr = [], [], [], []
+    for user, (_, wanted) in asked.items():
+        places = [place for place, item in enumerate(lists[user][:k]) if item in wanted]
+        hit.append(float(bool(places)))
+        recall.append(len(places) / len(wanted))
+        ideal = sum(1 / np.log2(place + 2) for place in range(min(k, len(wanted))))
+        ndcg.append(sum(1 / np.log2(place + 2) for place in places) / ideal)
+        mrr.append(1 / (places[0] + 1) if places else 0.0)
+    means = {"hit": hit, "recall": recall, "ndcg": ndcg, "mrr": mrr}
+    return {f"{name}@{k}": float(np.mean(values)) for name, values in means.items()}
+
+
+def test_the_answer_has_the_keys_of_the_contract(result: dict[str, Any], asked: dict[int, Any]) -> None:
+    assert {"protocol", "retrieval", "index", "ranking", "funnel"} <= result.keys()
+    protocol = result["protocol"]
+    assert (protocol["split"], protocol["filter_seen"], protocol["ranking"]) == ("time", True, "full")
+    assert (protocol["users"], protocol["items"]) == (len(asked), 80)
+    assert result["retrieval"].keys() >= SYSTEMS
+    assert result["retrieval"]["two_tower"].keys() >= {
+        f"{m}@{k}" for m in ("recall", "hit", "ndcg", "mrr") for k in (5, 20)
+    }
+    assert result["index"].keys() >= {"factory", "p50_ms"}
+    assert any(key.startswith("ann_recall@") for key in result["index"])
+    assert result["ranking"].keys() == {"click", "conversion"}
+    for task in result["ranking"].values():
+        assert task.keys() >= {"auc", "gauc", "logloss", "ece", "positives", "rows"}
+    funnel = {"hit@5", "recall@5", "ndcg@5", "mrr@5", "coverage@5", "oracle_ndcg@5", "stages"}
+    assert result["funnel"].keys() >= funnel
+    json.dumps(result)
+
+
+def test_every_rate_has_its_interval_beside_it_and_none_is_sampled(result: dict[str, Any]) -> None:
+    sections = [*result["retrieval"].values(), result["funnel"], *result["ranking"].values()]
+    rates = 0
+    for section in sections:
+        for name, value in section.items():
+            assert "sampled" not in name
+            bare = name.split("@")[0]
+            rate = bare in {
+                "recall",
+                "hit",
+                "ndcg",
+                "mrr",
+                "coverage",
+                "precision",
+                "oracle_ndcg",
+                "auc",
+                "gauc",
+                "ece",
+            }
+            if rate and not name.endswith("_ci") and value is not None:
+                low, high = section[f"{name}_ci"]
+                assert low <= high
+                assert -1e-9 <= low <= value + 0.02  # a pivotal interval need not hold its own estimate
+                rates += 1
+    assert rates > 40
+
+
+def test_retrieval_is_judged_on_the_whole_catalogue_without_what_was_seen(
+    result: dict[str, Any], stages: Stages, asked: dict[int, tuple[set[int], set[int]]]
+) -> None:
+    retriever = stages.retriever
+    assert retriever is not None
+    users = np.array(list(asked))
+    histories = retriever.histories(users, Part.TEST)
+    scores = {"two_tower": retriever.queries(users, Part.TEST) @ retriever.item_vectors.T}
+    scores |= {name: retriever.companions[name].score(histories) for name in ("popularity", "item_knn")}
+    for name, matrix in scores.items():
+        lists = {}
+        for row, user in enumerate(users.tolist()):
+            unseen = [item for item in range(80) if item not in asked[user][0]]
+            lists[user] = sorted(unseen, key=lambda item, row=row, m=matrix: (-m[row, item], item))  # type: ignore[misc]
+        for k in (5, 20):
+            for metric, value in by_hand(lists, asked, k).items():
+                assert result["retrieval"][name][metric] == pytest.approx(value, abs=1e-6), (name, metric)
+
+
+def test_the_funnel_is_judged_by_the_lists_it_gives_one_by_one(
+    result: dict[str, Any], stages: Stages, asked: dict[int, tuple[set[int], set[int]]]
+) -> None:
+    funnel = Funnel(stages)
+    lists, named, reachable = {}, set(), []
+    for user, (before, wanted) in asked.items():
+        users = np.array([user])
+        found = funnel.retriever.candidates(users, int(Part.TEST), 20)
+        assert before.isdisjoint(found.rows[found.rows >= 0].tolist())
+        ranked = funnel.rank(users, found, int(Part.TEST))
+        lists[user] = [item for item in ranked.top(K)[0].tolist() if item >= 0]
+        named |= set(lists[user])
+        inside = len(wanted & set(found.rows[0].tolist()))
+        gains = [1 / np.log2(place + 2) for place in range(K)]
+        reachable.append(sum(gains[: min(inside, K)]) / sum(gains[: min(len(wanted), K)]))
+    for metric, value in by_hand(lists, asked, K).items():
+        assert result["funnel"][metric] == pytest.approx(value, abs=1e-6), metric
+    assert result["funnel"][f"coverage@{K}"] == pytest.approx(len(named) / 80)
+    assert result["funnel"][f"oracle_ndcg@{K}"] == pytest.approx(np.mean(reachable), abs=1e-6)
+
+
+def test_the_losses_of_the_stages_add_up(result: dict[str, Any]) -> None:
+    funnel = result["funnel"]
+    assert funnel["gap"] == pytest.approx(1 - funnel[f"ndcg@{K}"])
+    assert sum(stage["loss"] for stage in funnel["stages"]) == pytest.approx(funnel["gap"])
+    assert funnel[f"oracle_ndcg@{K}"] >= funnel[f"ndcg@{K}"]
+
+
+def test_tasks_are_judged_on_the_rows_of_their_sample_space(result: dict[str, Any], stages: Stages) -> None:
+    dataset = stages.dataset
+    assert stages.ranker is not None
+    rows = dataset.rows(Part.TEST)
+    logits = score_rows(stages.ranker, dataset, rows)
+    for column, task in enumerate(("click", "conversion")):
+        inside = dataset.events.mask[rows.numpy(), column]
+        labels = dataset.events.labels[rows.numpy(), column][inside].astype(float)
+        scores = logits[task][inside].astype(np.float64)
+        pairs = scores[labels > 0][:, None] - scores[labels == 0][None, :]
+        found = result["ranking"][task]
+        assert (found["rows"], found["positives"]) == (inside.sum(), labels.sum())
+        assert found["auc"] == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean(), abs=1e-6)
+        p = np.clip(stages.calibrators[task](scores), 1e-12, 1 - 1e-12)
+        logloss = -(labels * np.log(p) + (1 - labels) * np.log(1 - p)).mean()
+        assert found["logloss"] == pytest.approx(logloss, abs=1e-5)
+
+
+def test_the_score_of_a_missed_item_is_the_one_it_would_have_had(stages: Stages) -> None:
+    """The perfect retriever of the report: missed items join the candidates and are scored like them."""
+    bench = Bench(stages, Part.TEST, 20)
+    trace = bench.trace
+    assert trace.truth_scores is not None
+    assert trace.candidates is not None
+    assert trace.scores is not None
+    assert np.isfinite(trace.truth_scores).all()
+    missed = 0
+    for entry, (row, item) in enumerate(zip(trace.truth.users, trace.truth.items, strict=True)):
+        place = np.flatnonzero(trace.candidates[row] == item)
+        if len(place):
+            assert trace.truth_scores[entry] == pytest.approx(trace.scores[row, place[0]])
+        missed += not len(place)
+    assert missed > 5
+
+
+def test_the_result_is_kept_in_the_run(folder: Path, result: dict[str, Any]) -> None:
+    assert open_run(folder).read_json(EVALUATION) == json.loads(json.dumps(result))
+
+
+def test_evaluating_twice_gives_the_same_numbers(folder: Path, result: dict[str, Any]) -> None:
+    again = evaluate_run(folder)
+    for section in ("retrieval", "ranking", "funnel", "protocol"):
+        assert again[section] == result[section]
+
+
+@pytest.mark.parametrize(
+    ("stage", "there", "absent"),
+    [
+        ("retrieval", {"retrieval", "index"}, {"ranking", "funnel"}),
+        ("ranking", {"ranking"}, {"retrieval", "funnel"}),
+        ("funnel", {"funnel"}, {"retrieval", "ranking"}),
+    ],
+)
+def test_one_stage_alone(
+    tiny_run: Any, tmp_path: Path, result: dict[str, Any], stage: str, there: set[str], absent: set[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run.folder, run)
+    found = evaluate_run(run, stage)
+    assert there <= found.keys()
+    assert not absent & found.keys()
+    assert all(found[section] == result[section] for section in there)
+
+
+def test_a_run_without_ranker_or_index_is_judged_for_what_it_has(tiny_run: Any, tmp_path: Path) -> None:
+    run = train_run(tiny_run.config(), tmp_path / "run", base=tiny_run.world, stage="retrieval")
+    found = evaluate_run(run)
+    assert found["index"]["factory"] is None
+    assert "ranking" not in found
+    towers = found["retrieval"]["two_tower"]
+    assert found["funnel"][f"ndcg@{K}"] == pytest.approx(towers[f"ndcg@{K}"])  # its list is the retriever's
+    with pytest.raises(RunError, match="has no ranker, so --stage ranking has nothing to measure"):
+        evaluate_run(run, "ranking")
+
+
+def test_two_runs_are_compared_user_by_user(folder: Path, result: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "other")
+    found = compare_runs([folder, tmp_path / "other"])
+    rows = found["comparisons"]["other"]
+    assert rows
+    assert all(row["difference"] == 0 for row in rows)
+
+
+def test_the_command_prints_json_and_nothing_else(
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    page = tmp_path / "report.html"
+    assert main(["evaluate", "--run", str(folder), "--json", "--report", str(page)]) == 0
+    out = capsys.readouterr().out
+    assert json.loads(out)["protocol"]["ranking"] == "full"
+    assert page.read_text(encoding="utf-8").lstrip().startswith("<!")
+    assert main(["evaluate", "--run", str(folder), "--stage", "ranking"]) == 0
+    assert "click" in capsys.readouterr().out
