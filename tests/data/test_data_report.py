@@ -182,7 +182,7 @@ def test_hopeless_tasks_are_problems(log: Log) -> None:
 
 
 def test_findings_come_worst_first(log: Log) -> None:
-    log.events["leak"] = log.click
+    log.events["leak"] = log.click.astype(np.float64)
     log.events["constant"] = np.ones(ROWS)
     log.times[1], log.times[-1] = log.times[-1], log.times[1]
     levels = [finding["level"] for finding in log.report()["findings"]]
@@ -226,7 +226,7 @@ def test_drift_by_hand() -> None:
 
 
 def test_the_table_tells_it_on_a_terminal(log: Log) -> None:
-    log.events["leak"] = log.click
+    log.events["leak"] = log.click.astype(np.float64)
     console = Console(width=160, record=True, file=None, quiet=False)
     with console.capture() as shown:
         console.print(render_table(log.report()))

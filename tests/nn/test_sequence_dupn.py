@@ -75,6 +75,7 @@ def test_the_content_has_no_derivative_in_the_properties() -> None:
     ordinary = gated()
     p.grad = None
     ordinary(torch.cat([e, p], -1)).square().sum().backward()
+    assert p.grad is not None
     assert (p.grad.abs() > 1e-6).any(-1).all()  # while the gates do depend on them
     weight = lstm.input_weight()
     assert torch.equal(weight[2 * H : 3 * H, DE:], torch.zeros(H, DP).double())

@@ -104,7 +104,7 @@ def test_item_knn_is_the_shrunk_cosine_of_user_sets() -> None:
     similarity = together / (np.sqrt(np.outer(size, size)) + 3.0)
     np.fill_diagonal(similarity, 0.0)
     model = fitted("item_knn", neighbours=N, shrinkage=3.0, last=None, decay=1.0)
-    np.testing.assert_allclose(model.matrix.toarray(), similarity, rtol=1e-5)
+    np.testing.assert_allclose(vars(model)["matrix"].toarray(), similarity, rtol=1e-5)
     few = fitted("item_knn", neighbours=2, shrinkage=3.0).matrix.toarray()
     assert ((few > 0).sum(1) == np.minimum(2, (similarity > 0).sum(1))).all()
     for row in range(N):
@@ -118,7 +118,7 @@ def test_transitions_are_shares_of_what_followed() -> None:
     model.fit(users, items, np.array([1.0, 2.0, 3.0, 1.0, 2.0]), 2, 4)
     expected = np.zeros((4, 4))
     expected[0, 1], expected[0, 2], expected[1, 2] = 2 / 4, 0.5 / 4, 1 / 2.5
-    np.testing.assert_allclose(model.matrix.toarray(), expected, rtol=1e-6)
+    np.testing.assert_allclose(vars(model)["matrix"].toarray(), expected, rtol=1e-6)
     score = model.score(Histories(np.array([3, 0, 1]), np.array([0, 3])))[0]
     np.testing.assert_allclose(score, expected[1] + 0.8 * expected[0], rtol=1e-6)
 
@@ -126,7 +126,7 @@ def test_transitions_are_shares_of_what_followed() -> None:
 def test_transitions_follow_time_and_stay_within_a_user() -> None:
     users, items, times = np.array([0, 1, 0]), np.array([2, 1, 0]), np.array([9.0, 5.0, 1.0])
     model = build_baseline("transition", shrinkage=0.0).fit(users, items, times, 2, 3)
-    assert model.matrix.toarray().nonzero() == (np.array([0]), np.array([2]))
+    assert vars(model)["matrix"].toarray().nonzero() == (np.array([0]), np.array([2]))
 
 
 def test_history_weights_take_the_latest_occurrence_and_forget() -> None:

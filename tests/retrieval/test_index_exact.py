@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from recsys.retrieval.index import Bitmap, Candidates, ExactIndex, load_index
 
 
 def brute_force(
-    vectors: np.ndarray, queries: np.ndarray, k: int, mask: np.ndarray | None = None, seen: list | None = None
+    vectors: np.ndarray, queries: np.ndarray, k: int, mask: np.ndarray | None = None, seen: list[Any] | None = None
 ) -> Candidates:
     """Sort every score by (-score, row), one query at a time."""
     rows = np.full((len(queries), k), -1, dtype=np.int64)

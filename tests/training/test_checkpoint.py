@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,7 +154,7 @@ KILLS: dict[str, int | tuple[object, str, int]] = {
     "between epochs": STEPS_PER_EPOCH,
     "in the middle of an epoch": STEPS_PER_EPOCH + 3,
     "half-way through writing": (checkpoint, "_to_disk", 14),
-    "while removing an old one": (checkpoint.shutil, "rmtree", 2),
+    "while removing an old one": (shutil, "rmtree", 2),
 }
 SCRIPT = """
 import os, pathlib, shutil, sys
