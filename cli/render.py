@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,18 @@ def write_page(result: Mapping[str, Any], title: str, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.partial")
     partial.write_text(render_html({"title": title, **plain(result)}), encoding="utf-8")
+    os.replace(partial, file)
+
+
+def write_tables(content: RenderableType, title: str, file: Path) -> None:
+    """Write what a terminal would show as one HTML file; a half-written file never takes its place."""
+    console = Console(width=WIDE, record=True, file=io.StringIO())
+    console.print(content)
+    page = console.export_html(inline_styles=True)
+    head = f'<title>{escape(title)}</title><meta name="viewport" content="width=device-width, initial-scale=1">'
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(page.replace("<head>", f"<head>{head}", 1), encoding="utf-8")
     os.replace(partial, file)
 
 

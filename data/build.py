@@ -106,6 +106,8 @@ def _parts(
     named, strata = None, None
     if spec.kind == "column" and spec.column:
         named = as_strings(tables, "events", spec.column).take(pa.array(order)).to_pylist()
+        if spec.parts:
+            named = [spec.parts[value] for value in named]
     if spec.stratify:
         codes = as_strings(tables, "events", spec.stratify).dictionary_encode().indices
         strata = pc.fill_null(codes, -1).to_numpy(zero_copy_only=False).astype(np.int64)[order] + 1

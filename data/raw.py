@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from .columns import as_choice, as_float32, as_ids, as_labels, as_strings, as_time
 from .encoders import parse_vectors
 from .readers import read_tables
 from .schema import DataConfig, FeatureSpec, TaskSpec
 from .sources import load
 from .split import PART_NAMES
-from .tables import BadRows, Tables
+from .tables import BadRows, Tables, quote
 
 
 def read_configured(config: DataConfig, base: Path, bad: BadRows) -> Tables:
@@ -34,7 +34,29 @@ def read_configured(config: DataConfig, base: Path, bad: BadRows) -> Tables:
     def at(name: str) -> Path | None:
         return base / name if name else None
 
-    return read_tables(base / config.events, at(config.users), at(config.items), bad=bad)
+    names = [config.events] if isinstance(config.events, str) else list(config.events)
+    tables = read_tables(
+        [base / name for name in names],
+        at(config.users),
+        at(config.items),
+        bad=bad,
+        header=config.header or None,
+        delimiter=config.delimiter or None,
+    )
+    return _with_files(tables) if len(names) > 1 else tables
+
+
+def _with_files(tables: Tables) -> Tables:
+    """Events with the name of each row's file in a column `file`, unless they have such a column."""
+    if FILE in tables.events.column_names:
+        return tables
+    files = tables.origin["events"].parts
+    names = np.repeat([part.name for part in files], [part.rows for part in files])
+    return replace(tables, events=tables.events.append_column(FILE, pa.array(names, pa.string())))
+
+
+FILE = "file"
+"""Column that says which file a row of several event files came from."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +81,7 @@ def clean(tables: Tables, config: DataConfig, bad: BadRows) -> tuple[Tables, Raw
         if column and getattr(tables, name) is not None:
             as_ids(tables, name, column, bad, unique=True)
     if config.split.kind == "column" and config.split.column:
-        as_choice(tables, "events", config.split.column, PART_NAMES, bad)
+        as_choice(tables, "events", config.split.column, tuple(config.split.parts) or PART_NAMES, bad)
     for spec in config.features:
         if spec.kind == "numeric":
             as_float32(tables, home_table(tables, spec), spec.source, bad)
@@ -77,6 +99,9 @@ def _read_events(tables: Tables, config: DataConfig, bad: BadRows) -> RawEvents:
     rows = tables.events.num_rows
     labels = {}
     for task in config.tasks:
+        if task.equals:
+            labels[task.name] = _is_one_of(tables, task)
+            continue
         kind: Literal["binary", "duration", "number"]
         kind = "binary" if task.kind == "binary" and task.at_least is None else "duration" if task.log1p else "number"
         labels[task.name] = as_labels(tables, "events", task.source, bad, kind=kind, allow_missing=True)
@@ -99,6 +124,24 @@ def _read_events(tables: Tables, config: DataConfig, bad: BadRows) -> RawEvents:
         weights,
         as_float32(tables, "events", config.propensity, bad) if config.propensity else None,
     )
+
+
+def _is_one_of(tables: Tables, task: TaskSpec) -> NDArray[np.float32]:
+    """1 where the label column says one of the task's words, 0 where another, NaN where nothing: float32 [R].
+
+    Raises:
+        DataError: no row says any of them.
+    """
+    texts = as_strings(tables, "events", task.source)
+    found = pc.if_else(pc.is_null(texts), None, pc.is_in(texts, value_set=pa.array(task.equals, pa.string())))
+    labels: NDArray[np.float32] = pc.cast(found, pa.float32()).to_numpy(zero_copy_only=False)
+    if not (labels > 0).any():
+        words = ", ".join(quote(value) for value in pc.unique(texts.drop_null())[:5].to_pylist())
+        raise DataError(
+            f'no row of column "{task.source}" is {" or ".join(quote(word) for word in task.equals)}, as the task '
+            f'"{task.name}" expects; the column says {words}: correct equals, blanks and dots included'
+        )
+    return np.array(labels)
 
 
 def label_matrix(

@@ -38,11 +38,13 @@ def read_tables(
     bad: BadRows | None = None,
     delimiter: str | None = None,
     encoding: str = "utf-8",
+    header: Sequence[str] | None = None,
 ) -> Tables:
-    """Read events and, where given, users and items; one fingerprint over all their bytes."""
+    """Read events and, where given, users and items; `header` names the events' columns. One fingerprint over all."""
     given = {"events": events, "users": users, "items": items}
+    headers = {"events": header}
     raw = {
-        name: read(source, table=name, bad=bad, delimiter=delimiter, encoding=encoding)
+        name: read(source, table=name, bad=bad, delimiter=delimiter, encoding=encoding, header=headers.get(name))
         for name, source in given.items()
         if source is not None
     }
@@ -63,6 +65,7 @@ def read(
     table: str = "events",
     delimiter: str | None = None,
     encoding: str = "utf-8",
+    header: Sequence[str] | None = None,
     bad: BadRows | None = None,
 ) -> RawTable:
     """Read one source, or several of the same columns one after the other.
@@ -71,16 +74,18 @@ def read(
         source: a .csv, .tsv or .parquet file (text may be gzipped), an Arrow table, or a pandas or polars frame.
         columns: the columns to keep, in this order; all by default.
         table: what the table is called in messages (`events`, `users`, `items`, or the name of a frame).
-        delimiter: between the values of a text file; tab for .tsv, else a comma.
+        delimiter: between the values of a text file; tab for .tsv, else a comma. With several characters, quotation
+            marks are ordinary characters.
         encoding: of a text file.
+        header: column names of a text file without a header line.
         bad: where lines with too few or too many values go; by default the first of them is an error.
 
     Raises:
         DataError: missing, empty, truncated or unreadable file; wrong encoding; ragged line; missing column.
     """
     if isinstance(source, list | tuple):
-        parts = [read(one, columns, table=table, delimiter=delimiter, encoding=encoding, bad=bad) for one in source]
-        return concatenate(parts)
+        options: dict[str, Any] = {"table": table, "delimiter": delimiter, "encoding": encoding, "header": header}
+        return concatenate([read(one, columns, bad=bad, **options) for one in source])
     wanted = None if columns is None else list(columns)
     if not isinstance(source, str | Path):
         return _read_frame(source, wanted, f"the {table} frame")
@@ -94,8 +99,10 @@ def read(
         unzipped(data, path.name),
         path.name,
         columns=wanted,
+        header=header,
         table=table,
         delimiter=delimiter or ("\t" if stem.endswith((".tsv", ".tab")) else ","),
+        quoting=delimiter is None or len(delimiter) == 1,
         encoding=encoding,
         bad=bad,
         digest=digest,

@@ -88,6 +88,8 @@ class TaskSpec(Settings):
     """`binary` labels are 0 or 1 (see `at_least`); `regression` labels are any number."""
     at_least: float | None = None
     """Turns a graded column into a binary label: 1 where the value is at least this."""
+    equals: tuple[str, ...] = ()
+    """Turns a column of words into a binary label: 1 where the value is one of these, 0 at every other word."""
     log1p: bool = False
     """Regress on log(1 + label): for durations and amounts."""
     where: str = ""
@@ -101,6 +103,12 @@ class TaskSpec(Settings):
     def source(self) -> str:
         """Column the label is read from."""
         return self.column or self.name
+
+    @model_validator(mode="after")
+    def _one_kind_of_label(self) -> Self:
+        if self.equals and (self.at_least is not None or self.kind != "binary"):
+            raise ValueError(f'task "{self.name}": equals makes a binary label by itself; leave at_least and kind out')
+        return self
 
 
 class CountSpec(Settings):
@@ -139,7 +147,10 @@ class SplitSpec(Settings):
     test: float = Field(default=0.1, ge=0, lt=1)
     """Share of rows for test (`time` without dates, `random`)."""
     column: str = ""
-    """For `column`: the column whose values are `train`, `valid`, `test`."""
+    """For `column`: the column whose values are `train`, `valid`, `test`, or are explained by `parts`. `file` is the name
+    of each row's file where `data.events` lists several."""
+    parts: dict[str, Literal["train", "valid", "test"]] = {}
+    """For `column`: the part each value stands for, e.g. `{ "adult.data" = "train", "adult.test" = "test" }`."""
     halve_test: bool = False
     """For `column`: no value says `valid`; half of the test rows, drawn with the seed, become validation."""
     stratify: str = ""
@@ -159,8 +170,14 @@ class DataConfig(Settings):
     """`files`: CSV or Parquet tables; the others read a public data set's official layout."""
     path: str = ""
     """Zip or folder of a public data set, relative to the configuration file."""
-    events: str = ""
-    """Event table for `files` (CSV, CSV.gz or Parquet), relative to the configuration file."""
+    events: str | tuple[str, ...] = ""
+    """Event table for `files` (CSV, CSV.gz or Parquet), relative to the configuration file; a list of files is read as
+    one table, with their names in a column `file`."""
+    header: tuple[str, ...] = ()
+    """Column names of text event files that have no header line."""
+    delimiter: str = ""
+    """Between the values of text files; a comma, or a tab in .tsv files, when empty. Several characters, such as `, ` or
+    `::`, are allowed where values are never quoted."""
     users: str = ""
     """User table for `files`; may be absent."""
     items: str = ""

@@ -1,9 +1,9 @@
 """Two regression tasks whose relatedness is set: the generator of the MMoE paper (Ma et al., KDD 2018, section 3.2).
 
-Two weight vectors of a chosen cosine, `w1 = c u1` and `w2 = c (p u1 + sqrt(1 - p^2) u2)` with u1, u2 orthonormal; inputs
-x ~ N(0, I); labels `y_k = w_k x + sum_i sin(alpha_i w_k x + beta_i) + noise`. Both tasks share alpha and beta, so p
-alone decides how alike they are: at p = 1 they are one task up to noise. The label correlation is below p, because the
-sinusoids bend it. Sizes and `alpha, beta ~ N(0, 1)` follow the PLE paper where the MMoE paper is silent.
+Two weight vectors of a chosen cosine, `w1 = c u1` and `w2 = c (p u1 + sqrt(1 - p^2) u2)` with u1, u2 orthonormal;
+inputs x ~ N(0, I); labels `y_k = w_k x + sum_i sin(alpha_i w_k x + beta_i) + noise`. Both tasks share alpha and beta,
+so p alone decides how alike they are: at p = 1 they are one task up to noise. The label correlation is below p,
+because the sinusoids bend it. Sizes and `alpha, beta ~ N(0, 1)` follow the PLE paper where the MMoE paper is silent.
 
 Shapes: x [R, d], y [R, 2]. Sibling: `simulate`, a world of clicks with a known truth.
 """

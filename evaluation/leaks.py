@@ -65,7 +65,7 @@ def column_aucs(column: NDArray[Any], labels: FloatArray) -> list[float]:
     if column.dtype.kind not in "f":
         text = column.astype(str) if column.dtype == object else column
         _, code = np.unique(text, return_inverse=True)
-        first = np.random.default_rng(0).random(len(labels)) < 0.5
+        first = np.random.default_rng([8191, len(labels)]).random(len(labels)) < 0.5
         size = int(code.max(initial=0)) + 1
         count = np.bincount(code[first], minlength=size)
         prior = float(labels[first].mean()) if first.any() else 0.0

@@ -141,7 +141,7 @@ def pick(groups: Mapping[str, str], patterns: str, shard: str) -> list[str]:
     wanted = patterns.split(",")
     chosen = []
     for name, group in groups.items():
-        if any(w == "all" or w == group or fnmatch.fnmatchcase(name, w) for w in wanted):
+        if any(w in ("all", group) or fnmatch.fnmatchcase(name, w) for w in wanted):
             chosen.append(name)
     if not chosen:
         say(f"no variant matches {patterns}; there are: {', '.join(groups)}; groups: {', '.join(set(groups.values()))}")
@@ -175,7 +175,9 @@ def load(source: Source) -> tuple[RunConfig, Dataset]:
 def with_month(tables: Tables) -> Tables:
     """Events with a column `month`, the 30-day period of their `timestamp` in seconds."""
     seconds = pc.cast(tables.events["timestamp"], pa.int64())
-    return _with(tables, "events", tables.events.append_column("month", pc.cast(pc.divide(seconds, MONTH), pa.string())))
+    return _with(
+        tables, "events", tables.events.append_column("month", pc.cast(pc.divide(seconds, MONTH), pa.string()))
+    )
 
 
 def keep_ratings(tables: Tables, least: float) -> Tables:
@@ -239,7 +241,8 @@ class Done:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{os.getpid()}.{path.name}")
         with partial.open("wb") as handle:
-            np.savez(handle, about=np.asarray(json.dumps(about)), **arrays)
+            stored: dict[str, Any] = {"about": np.asarray(json.dumps(about)), **arrays}
+            np.savez(handle, **stored)
         os.replace(partial, path)
         return about
 

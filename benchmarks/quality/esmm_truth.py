@@ -40,7 +40,10 @@ FIGURE = "esmm-truth.png"
 HIDDEN = [64, 32]
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "clicks_only": ("conversion learned on clicked rows, tables of its own", {"kind": "single_task", "hidden": [64]}),
-    "shared_bottom": ("the same on tables and trunk shared with the click task", {"kind": "shared_bottom", "bottom_hidden": [64]}),
+    "shared_bottom": (
+        "the same on tables and trunk shared with the click task",
+        {"kind": "shared_bottom", "bottom_hidden": [64]},
+    ),
     "esmm": ("ESMM", {"kind": "esmm", "ctr_hidden": HIDDEN}),
     "escm2_ips": ("ESCM2, inverse propensity", {"kind": "escm2", "ctr_hidden": HIDDEN, "estimator": "ips"}),
     "escm2_dr": ("ESCM2, doubly robust", {"kind": "escm2", "ctr_hidden": HIDDEN, "estimator": "dr"}),
@@ -116,7 +119,9 @@ def measure(session: Session, name: str, seed: int, config: SimulateConfig) -> t
     metrics["order/all"] = _agreement(predicted, p_true)
     edges = np.quantile(p_click, np.linspace(0, 1, DECILES + 1)[1:-1])
     decile = np.searchsorted(edges, p_click, side="right")
-    means = [np.bincount(decile, values, DECILES) / np.bincount(decile, minlength=DECILES) for values in (predicted, p_true)]
+    means = [
+        np.bincount(decile, values, DECILES) / np.bincount(decile, minlength=DECILES) for values in (predicted, p_true)
+    ]
     metrics["seconds"] = time.perf_counter() - started
     return metrics, {"predicted": means[0], "true": means[1]}
 

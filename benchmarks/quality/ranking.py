@@ -7,8 +7,9 @@ Protocol. Census-Income: the official training file trains; half of the test fil
 half tests. KuaiRand: days in order, 25 April - 3 May train, 4 - 5 May validate, 6 - 8 May test. The best epoch by mean
 validation AUC is kept. Dense parameters are equal within the step of one unit of width (see `ranking_variants`);
 `single_task` is the exception on purpose: a whole network for every task is what a user without multi-task learning
-would train. Its rows are what every difference is taken from: mean over the seeds of the variant minus mean over the
-seeds of `single_task`, with the 95 % interval over users drawn with replacement (rows, where there are no users).
+would train, and what every difference is taken from (gates and histories: the shared bottom they change): mean over
+the seeds of the one minus mean over the seeds of the other, with the 95 % interval over users drawn with replacement
+(rows, where there are no users).
 
     python benchmarks/quality/ranking.py --data census --variants architectures --seeds 1,2,3,4,5
     python benchmarks/quality/ranking.py --data kuairand --shard 0/2     # and 1/2 in a second process
@@ -60,6 +61,9 @@ TITLES = {
     "kuairand": "KuaiRand-Pure, 25 April - 8 May 2022: click, long view, like, profile entry",
 }
 BASELINE = "single_task"
+BASE = "shared_bottom"
+ABLATIONS = ("gates", "histories")
+"""Groups that change one thing in `BASE`."""
 TREES = "lightgbm"
 PARTS = {"valid": Part.VALID, "test": Part.TEST}
 
@@ -183,7 +187,7 @@ class Lab:
         found = {seed: self.seed(name, seed, self.session.args.again) for seed in seeds}
         abouts = [about for about, _ in found.values()]
         variant = self.variants.get(name)
-        ensemble = {}
+        ensemble: dict[str, float] = {}
         if len(seeds) > 1:
             for part, rows in self.labelled.items():
                 tables = [_part(arrays, part) for _, arrays in found.values()]
@@ -205,23 +209,30 @@ class Lab:
         )
 
     def compare(self, book: Book, names: Sequence[str]) -> None:
-        """Differences to the single-task models, for every record that has its predictions."""
+        """Differences to the single-task models, of gates and histories to the plain shared bottom."""
         records = book.variants()
-        if BASELINE not in records:
-            say(f"no differences yet: {BASELINE} is not measured; run --compare when it is")
-            return
-        baseline = [self.seed(BASELINE, seed)[1] for seed in records[BASELINE]["seeds"]]
+        missing = [base for base in (BASELINE, BASE) if base not in records]
+        if missing:
+            say(f"no differences yet to {', '.join(missing)}; measure them and run --compare")
+        baselines = {
+            base: [self.seed(base, seed)[1] for seed in records[base]["seeds"]]
+            for base in (BASELINE, BASE)
+            if base in records
+        }
         for name in names:
+            base = BASE if name in self.variants and self.variants[name].group in ABLATIONS else BASELINE
             known = name in records and "versus" in records[name]["extra"] and not self.session.args.compare
-            if name == BASELINE or name not in records or known:
+            if name == base or name not in records or base not in baselines or known:
                 continue
-            say(f"difference of {name}")
+            say(f"difference of {name} to {base}")
+            baseline = baselines[base]
             own = [self.seed(name, seed)[1] for seed in records[name]["seeds"]]
             draws = 50 if self.session.smoke else self.session.args.draws
             pairs = {
                 task: ([a[f"test/{task}"] for a in own], [b[f"test/{task}"] for b in baseline]) for task in self.tasks
             }
-            book.amend(name, {"versus": difference(self.labelled["test"], pairs, draws, "test/")})
+            found = difference(self.labelled["test"], pairs, draws, "test/")
+            book.amend(name, {"versus": found, "versus_name": base})
 
 
 def _part(arrays: Arrays, part: str) -> dict[str, NDArray[np.float32]]:
@@ -274,7 +285,6 @@ def book_of(session: Session, tasks: Sequence[str], users: bool) -> Book:
         columns,
         session.command,
         folder=session.args.out,
-        baseline=BASELINE,
         rule="valid/auc",
     )
 

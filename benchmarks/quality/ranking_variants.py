@@ -120,7 +120,7 @@ def stem(width: int, tasks: Sequence[str]) -> Table:
 
 
 def aitm(width: int, tasks: Sequence[str]) -> Table:
-    """Trunks of two layers with transfers, in the order of the tasks; none here strictly implies another: no calibrator."""
+    """Trunks of two layers with transfers, in the order of the tasks; none implies another, hence no calibrator."""
     return {"kind": "aitm", "tower_hidden": [width, 32], "calibrator": 0.0}
 
 
@@ -144,8 +144,12 @@ def esmm(width: int, tasks: Sequence[str]) -> Table:
 def _architectures() -> dict[str, Variant]:
     group = "architectures"
     return {
-        "single_task": Variant(group, "one whole network per task, each as wide as the shared bottom", single, matched=False),
-        "single_task_equal": Variant(group, "the same, all networks together as large as the shared bottom", single, copies=0),
+        "single_task": Variant(
+            group, "one whole network per task, each as wide as the shared bottom", single, matched=False
+        ),
+        "single_task_equal": Variant(
+            group, "the same, all networks together as large as the shared bottom", single, copies=0
+        ),
         "separate_trunks": Variant(group, "shared tables, a trunk per task", trunks),
         "shared_bottom": Variant(group, "one trunk for all tasks", bottom, matched=False),
         "moe": Variant(group, "4 experts, one gate (OMoE)", moe),
@@ -176,7 +180,9 @@ def _cures() -> dict[str, Variant]:
     """Arrangements against the see-saw that are no architecture."""
     group, found = "balances and distillation", {}
     for kind in ("uncertainty", "gradnorm", "pcgrad"):
-        found[f"shared_bottom_{kind}"] = Variant(group, f"{kind} balance", bottom, balance={"kind": kind}, matched=False)
+        found[f"shared_bottom_{kind}"] = Variant(
+            group, f"{kind} balance", bottom, balance={"kind": kind}, matched=False
+        )
         found[f"ple_{kind}"] = Variant(group, f"{kind} balance", ple, balance={"kind": kind})
     about = "training labels half the single-task models' predictions"
     found["shared_bottom_distilled"] = Variant(group, about, bottom, matched=False, distil=0.5)
@@ -202,9 +208,11 @@ def _gates() -> dict[str, Variant]:
     joint: dict[str, Table] = {"full": {}, "rank32": {"rank": 32}, "rank32_scale2": {"rank": 32, "scale": 2.0}}
     for name, keys in joint.items():
         about = f"GemNN: gate on the concatenated embeddings, {name.replace('_', ', ')}"
-        gate = {"joint_gate": {"enabled": True, **keys}}
-        found[f"gemnn_{name}"] = Variant(group, about, bottom, input=gate, matched=name != "full")  # D x D: too large
-    found["warm_start"] = Variant(group, "embeddings start from the retriever's", bottom, matched=False, warm=True, needs="history")
+        inputs = {"joint_gate": {"enabled": True, **keys}}
+        found[f"gemnn_{name}"] = Variant(group, about, bottom, input=inputs, matched=name != "full")  # D x D: too large
+    found["warm_start"] = Variant(
+        group, "embeddings start from the retriever's", bottom, matched=False, warm=True, needs="history"
+    )
     warm_gate = {"joint_gate": {"enabled": True, "rank": 32, "scale": 2.0}}
     about = "GemNN: gate (rank 32, scale 2) and embeddings from the retriever"
     found["gemnn_warm"] = Variant(group, about, bottom, input=warm_gate, warm=True, needs="history")
@@ -222,7 +230,12 @@ def _histories() -> dict[str, Variant]:
 
 def variants(recipe: Recipe, tasks: Sequence[str], has_history: bool) -> dict[str, Variant]:
     """The variants that the data can express, by name."""
-    offered = {"history": has_history, "rare": bool(recipe.rare), "clicks": {"click", "long_view"} <= set(tasks), "": True}
+    offered = {
+        "history": has_history,
+        "rare": bool(recipe.rare),
+        "clicks": {"click", "long_view"} <= set(tasks),
+        "": True,
+    }
     every = {**_architectures(), **_weights(), **_cures(), **_gates(), **_histories()}
     return {name: variant for name, variant in every.items() if offered[variant.needs]}
 

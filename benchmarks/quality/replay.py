@@ -121,9 +121,7 @@ def quality(ranker: Ranker, dataset: Dataset, rows: torch.Tensor) -> dict[str, f
     """AUC, GAUC and log-loss of given rows."""
     labelled = Labelled.of(dataset, Part.TEST)
     inside = np.isin(dataset.rows(Part.TEST).numpy(), rows.numpy())
-    chosen = replace(
-        labelled, labels=labelled.labels[inside], mask=labelled.mask[inside], users=labelled.users[inside]
-    )
+    chosen = replace(labelled, labels=labelled.labels[inside], mask=labelled.mask[inside], users=labelled.users[inside])
     return row_metrics(chosen, score_rows(ranker, dataset, rows))
 
 
@@ -139,7 +137,9 @@ class Replay:
     begun: dict[int, Trained] = field(default_factory=dict)
     today: dict[int, Trained] = field(default_factory=dict)
 
-    def train(self, dataset: Dataset, seed: int, epochs: int, lr: float, source: Trained | None) -> tuple[Ranker, float]:
+    def train(
+        self, dataset: Dataset, seed: int, epochs: int, lr: float, source: Trained | None
+    ) -> tuple[Ranker, float]:
         """Train on the training rows, from scratch or from another ranker."""
         fit = self.config.fit.model_copy(update={"epochs": epochs, "metric": "auto"})
         optim = self.config.optim.model_copy(update={"lr": lr})
@@ -226,7 +226,9 @@ def record(session: Session, replay: Replay, policy: str, fingerprint: str, days
     per_seed = {}
     for seed, log in logs.items():
         later = log.metrics[1:]
-        means = {name: float(np.mean([day[name] for day in later])) for name in later[0] if all(name in d for d in later)}
+        means = {
+            name: float(np.mean([day[name] for day in later])) for name in later[0] if all(name in d for d in later)
+        }
         per_seed[str(seed)] = means | {"seconds": sum(log.seconds[1:]), "rows": float(sum(log.rows[1:]))}
     every = list(logs.values())
     names = [name for name in every[0].metrics[0] if all(name in day for log in every for day in log.metrics)]
@@ -276,7 +278,9 @@ def main() -> None:
         dataset = first if day == days[0] else day_data(day, day)
         for seed in session.seeds:
             replay.morning(day, dataset, seed)
-        reached = [f"{name} {replay.logs[name, session.seeds[0]].metrics[-1]['auc']:.4f}" for name in names if name != "never"]
+        reached = [
+            f"{name} {replay.logs[name, session.seeds[0]].metrics[-1]['auc']:.4f}" for name in names if name != "never"
+        ]
         say(f"{beginning(day) + timedelta(hours=12):%d %B}: {', '.join(reached)}")
     if "never" in names:
         whole = day_data(days[0], days[-1])

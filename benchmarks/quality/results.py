@@ -79,7 +79,6 @@ class Book:
         columns: metric -> heading, in order; what the page shows of every record.
         command: measures the whole table.
         folder: where the file lies.
-        baseline: variant the others are compared with.
         rule: metric whose highest mean chooses a variant, or "".
         figures: PNG files beside the JSON.
     """
@@ -93,7 +92,6 @@ class Book:
         command: str,
         *,
         folder: Path = RESULTS,
-        baseline: str = "",
         rule: str = "",
         figures: Sequence[str] = (),
     ) -> None:
@@ -104,7 +102,6 @@ class Book:
             "about": list(about),
             "columns": dict(columns),
             "command": command,
-            "baseline": baseline,
             "rule": rule,
             "figures": list(figures),
         }

@@ -261,9 +261,7 @@ def main() -> None:
     about = [" ".join(text.split()) for text in paragraphs[1:3]] + list(lab.dataset.notes)
     name = session.args.data
     out = session.args.out
-    book = Book(
-        f"retrieval-{name}", TITLES[name], about, columns, session.command, folder=out, rule="valid/ndcg@10"
-    )
+    book = Book(f"retrieval-{name}", TITLES[name], about, columns, session.command, folder=out, rule="valid/ndcg@10")
     for place, variant in enumerate(names):
         if book.has(variant, session.seeds, lab.dataset.fingerprint) and not session.args.again:
             continue

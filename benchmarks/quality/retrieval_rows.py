@@ -1,5 +1,4 @@
-"""What the retrieval tables are made of: requests and where their targets rank, towers of one or several seeds, and the
-second stage over their candidates."""
+"""What the retrieval tables are made of: requests, towers of one or several seeds, the second stage over them."""
 
 from __future__ import annotations
 
@@ -46,7 +45,7 @@ SELECT: dict[str, Any] = {
     "calibration": {"kind": "none"},
     "warm_start": False,
 }
-"""The second stage without logged rows: the listwise task over the retriever's candidates, a small network beside it."""
+"""The second stage without logged rows: the listwise task over the candidates, a small network beside it."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,9 @@ SOURCES: dict[str, Source] = {
     "movielens": _movielens(),
     "movielens-5core": _movielens(change=_core),
     "movielens-time": _movielens(*TIME_SPLIT),
-    "movielens-random": _movielens("data.split.kind=random", "data.split.valid=0.1", "data.split.test=0.1", change=_rated),
+    "movielens-random": _movielens(
+        "data.split.kind=random", "data.split.valid=0.1", "data.split.test=0.1", change=_rated
+    ),
     "ml-100k": _movielens(edition="ml-100k"),
     "ml-100k-time": _movielens(*TIME_SPLIT, edition="ml-100k"),
     "ml-latest-small": _movielens(edition="ml-latest-small"),
@@ -91,18 +93,26 @@ def variants(smoke: bool = False) -> dict[str, Variant]:
 
     group = "towers"
     found = {
-        "dssm_ids": Variant(group, "mean of all history ids, ids only", merged(encoder(mean, "mean", window=None), ids)),
+        "dssm_ids": Variant(
+            group, "mean of all history ids, ids only", merged(encoder(mean, "mean", window=None), ids)
+        ),
         "dssm_ids_w20": Variant(group, "mean of the last 20 ids, ids only", merged(mean, ids)),
         "mean": Variant(group, "mean of the last 20, content and event features", mean),
         "decayed_mean": Variant(group, "means with learned decay rates", encoder(mean, "decayed_mean")),
-        "transformer_ids": Variant(group, "causal transformer of 2 layers, ids only", merged(encoder(small, "transformer", layers=2), ids)),
+        "transformer_ids": Variant(
+            group, "causal transformer of 2 layers, ids only", merged(encoder(small, "transformer", layers=2), ids)
+        ),
         "lstm_ids": Variant(group, "LSTM, ids only", merged(encoder(small, "lstm"), ids)),
         "lstm_small": Variant(group, "LSTM, width 128", encoder(small, "lstm")),
         "dupn": Variant(group, "DUPN: property-gated LSTM and attention, width 128", encoder(small, "dupn")),
-        "transformer": Variant(group, "causal transformer of 2 layers, width 128", encoder(small, "transformer", layers=2)),
+        "transformer": Variant(
+            group, "causal transformer of 2 layers, width 128", encoder(small, "transformer", layers=2)
+        ),
         "lstm": Variant(group, "LSTM, width 256, content and event features", encoder(large, "lstm")),
         "lstm_long": Variant(group, "the same for 20 epochs", merged(encoder(large, "lstm"), {"fit": {"epochs": 20}})),
-        "lstm_users": Variant(group, "with the user's own features", merged(encoder(large, "lstm"), {"tower": {"user_features": None}})),
+        "lstm_users": Variant(
+            group, "with the user's own features", merged(encoder(large, "lstm"), {"tower": {"user_features": None}})
+        ),
     }
     group = "losses (mean of the last 20)"
     for loss in ("in_batch", "mixed", "sampled", "bce"):

@@ -67,14 +67,14 @@ def model_config(name: str) -> RankerConfig:
     kind = "moe" if name == "omoe" else name
 
     def config(width: int) -> RankerConfig:
-        keys: dict[str, Any] = {
+        keys: dict[str, dict[str, Any]] = {
             "single_task": {"hidden": [width]},
             "shared_bottom": {"bottom_hidden": [width]},
             "moe": {"num_experts": EXPERTS, "expert_hidden": [width]},
             "mmoe": {"num_experts": EXPERTS, "expert_hidden": [width]},
             "ple": {"levels": [{"task_experts": 2, "shared_experts": 4}] * 2, "expert_hidden": [width]},
-        }[kind]
-        table = {"kind": kind, "tower_hidden": [TOWER], "input": INPUT, **keys}
+        }
+        table = {"kind": kind, "tower_hidden": [TOWER], "input": INPUT, **keys[kind]}
         return ranker_class(kind).Config.model_validate(table)
 
     if name == "mmoe":
@@ -118,7 +118,7 @@ def measure(config: RankerConfig, correlation: float, seed: int, plan: Plan) -> 
     return {
         "mse": float(np.mean(list(errors.values()))),
         **{f"mse/{name}": value for name, value in errors.items()},
-        "label_correlation": float(np.corrcoef(y.T)[0, 1]),
+        "label_correlation": float(np.asarray(np.corrcoef(y.T))[0, 1]),
         "parameters": float(parameters(ranker)),
         "seconds": time.perf_counter() - started,
     }

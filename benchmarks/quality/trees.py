@@ -55,9 +55,7 @@ def matrix(dataset: Dataset, part: Part) -> tuple[NDArray[np.float32], list[str]
     sizes, numeric = layout.sizes, {*layout.query.numeric, *layout.item.numeric}
     columns: list[tuple[str, int]] = []
     for side, name in (("query", layout.query), ("item", layout.item)):
-        columns += [
-            (side, i) for i, c in enumerate(name.categorical) if c not in numeric and sizes[c] <= MOST_VALUES
-        ]
+        columns += [(side, i) for i, c in enumerate(name.categorical) if c not in numeric and sizes[c] <= MOST_VALUES]
     names = [getattr(layout, side).categorical[i] for side, i in columns]
     parts = []
     rows = dataset.rows(part)
@@ -86,7 +84,7 @@ def train(dataset: Dataset, name: str, seed: int, threads: int) -> Arrays:
     names, categories = tables[Part.TRAIN][1:]
     arrays: Arrays = {}
     for column, task in enumerate(dataset.task_names):
-        sets = {}
+        sets: dict[Part, Any] = {}
         for part in (Part.TRAIN, Part.VALID):
             rows = dataset.rows(part).numpy()
             mask, labels = dataset.events.mask[rows, column], dataset.events.labels[rows, column]

@@ -26,10 +26,17 @@ def simulate(
     typer.echo(str(write_world(out, users=users, items=items, sessions=sessions, seed=seed)))
 
 
-def check(config: ConfigArgument, set_: SetOption = None, json: JsonOption = False) -> None:
+def check(
+    config: ConfigArgument,
+    set_: SetOption = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE.html", help="Also write the tables as a page.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
     """Report on the data before training: rows, label rates, missing values, duplicates, time overlap, leakage.
 
-    Example: recsys data check configs/movielens-1m.toml
+    Example: recsys data check configs/movielens-1m.toml --report data.html
     """
     from ...data.check import check_data
     from ...data.report_table import render_table
@@ -38,6 +45,9 @@ def check(config: ConfigArgument, set_: SetOption = None, json: JsonOption = Fal
 
     settings = load_config(config, set_ or [])
     result = check_data(settings.data, config.parent, settings.seed)
+    if report:
+        render.write_tables(render_table(result), f"Data of {settings.name}", report)
+        typer.echo(f"report: {report}", err=True)
     if json:
         render.print_json(result)
     else:

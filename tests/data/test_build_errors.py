@@ -65,7 +65,7 @@ def both(*changes: Change) -> Change:
 
 VECTOR = config(FEATURE, FEATURE + 'name = "vec"\nside = "context"\nkind = "vector"\n\n' + FEATURE)
 COLUMN = config('kind = "time"', 'kind = "column"\ncolumn = "part"')
-POSITION = FEATURE + 'name = "position"\nside = "context"\nafter_event = true\n\n'
+AFTERWARDS = FEATURE + 'name = "looked"\ncolumn = "dwell_seconds"\nside = "context"\nafter_event = true\n\n'
 WEIGHT = config("[data.split]", 'weight = "weight"\n\n[data.split]')
 CASES: dict[str, tuple[Change, list[str]]] = {
     "duplicate user": (cell("users.csv", 5, "user_id", "2"), ["users.csv, line 5", '"user_id"', '"2" again', "line 3"]),
@@ -118,8 +118,8 @@ CASES: dict[str, tuple[Change, list[str]]] = {
         ['feature "clicked"', 'label column "click"', "after_event"],
     ),
     "a count of what comes after": (
-        config("[[data.counts]]", POSITION + '[[data.counts]]\nkeys = ["position"]\n\n[[data.counts]]'),
-        ['"position"', "known only after the event"],
+        config("[[data.counts]]", AFTERWARDS + '[[data.counts]]\nkeys = ["looked"]\n\n[[data.counts]]'),
+        ['"looked"', "known only after the event"],
     ),
     "features of users nobody names": (config("[data]", '[data]\nuser = ""'), ["data.user is empty"]),
     "all rows bad": (
