@@ -6,11 +6,12 @@ logs and warnings to stderr. Nothing heavy is imported before a verb runs, so th
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -101,12 +102,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given  # taken wherever it stands, before the verb or after
     given = [argument for argument in given if argument != "--debug"]
-    _start_logging(debug)
+    with _logs_on_stderr(debug):
+        return _run(given, debug)
+
+
+def _run(arguments: list[str], debug: bool) -> int:
     # Threads that wait for one another by spinning take the cores of whoever else works on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         try:
-            app(given, prog_name="recsys")
+            app(arguments, prog_name="recsys")
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 0
@@ -138,13 +143,22 @@ def _fail(sentence: str, code: int, debug: bool) -> int:
     return code
 
 
-def _start_logging(debug: bool) -> None:
+@contextlib.contextmanager
+def _logs_on_stderr(debug: bool) -> Iterator[None]:
+    """While a verb runs, the package's log goes to stderr; whoever calls `main` gets their own logging back."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Plain())
     logger = logging.getLogger("recsys")
-    logger.handlers[:] = [handler]
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
     logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 class _Plain(logging.Formatter):

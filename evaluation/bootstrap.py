@@ -21,6 +21,7 @@ Samples = NDArray[np.float64]
 Interval = tuple[float, float]
 
 _CACHE_BYTES = 1 << 28
+_DENSE = 1 << 24  # entries of a matrix of sums that may be dense
 _RUN = 64  # rows summed at a time by a blocked running sum
 
 
@@ -90,7 +91,11 @@ class UserBootstrap:
         from scipy.sparse import csr_array
 
         shape = (num_groups, self.num_users)
-        matrix = csr_array((np.asarray(values, dtype=np.float64), (groups, users)), shape=shape)
+        sparse = csr_array((np.asarray(values, dtype=np.float64), (groups, users)), shape=shape)
+        sparse.sum_duplicates()
+        # A dense product does some 25 multiplications in the time a sparse one takes for one.
+        size = num_groups * self.num_users
+        matrix = sparse.toarray() if size < min(25 * sparse.nnz, _DENSE) else sparse
         for block in self.weights():
             yield matrix @ block.astype(np.float64)
 

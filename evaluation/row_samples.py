@@ -44,16 +44,22 @@ def row_metric_samples(
     """
     loss = row_logloss(labels, probabilities)
     group = np.zeros(len(labels), dtype=np.int64) if groups is None else groups.astype(np.int64)
-    ones = np.ones(len(labels))
-    rows = boot.grouped_sums(group, users, ones, num_groups)
-    found = {"auc": auc_samples(boot, labels, probabilities, users, groups=group, num_groups=num_groups)}
-
     by_user = user_auc(labels, probabilities, group * boot.num_users + users)
     owner, user = by_user.users // boot.num_users, by_user.users % boot.num_users
-    above = boot.grouped_sums(owner, user, by_user.values * by_user.rows, num_groups)
-    found["gauc"] = ratio(above, boot.grouped_sums(owner, user, by_user.rows, num_groups))
 
-    found["logloss"] = ratio(boot.grouped_sums(group, users, loss, num_groups), rows)
+    # All that is a sum over rows or users of a group goes through one product.
+    columns = [
+        (group, users, np.ones(len(labels))),
+        (group, users, labels),
+        (group, users, probabilities),
+        (group, users, loss),
+        (owner, user, by_user.rows),
+        (owner, user, by_user.values * by_user.rows),
+    ]
+    place = np.concatenate([part + num_groups * index for index, (part, _, _) in enumerate(columns)])
+    who, value = (np.concatenate([column[part] for column in columns]) for part in (1, 2))
+    sums = boot.grouped_sums(place, who, value, num_groups * len(columns))
+    rows, positives, predicted, losses, user_rows, user_aucs = np.split(sums, len(columns), axis=1)
 
     bins = group * num_bins
     for one in range(num_groups):
@@ -63,8 +69,10 @@ def row_metric_samples(
         np.abs(block).reshape(num_groups, num_bins, -1).sum(1).T
         for block in boot.grouped(bins, users, probabilities - labels, num_groups * num_bins)
     ]
-    found["ece"] = ratio(np.concatenate(gaps), rows)
-
-    predicted = boot.grouped_sums(group, users, probabilities, num_groups)
-    found["predicted_to_observed"] = ratio(predicted, boot.grouped_sums(group, users, labels, num_groups))
-    return found
+    return {
+        "auc": auc_samples(boot, labels, probabilities, users, groups=group, num_groups=num_groups),
+        "gauc": ratio(user_aucs, user_rows),
+        "logloss": ratio(losses, rows),
+        "ece": ratio(np.concatenate(gaps), rows),
+        "predicted_to_observed": ratio(predicted, positives),
+    }

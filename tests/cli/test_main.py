@@ -159,6 +159,8 @@ def test_logs_go_to_stderr(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     cli.main(["models", "--json"])
     out, err = capsys.readouterr()
     assert (out, err) == ("[]\n", "epoch 1\nwarning: odd\n")
+    logger = logging.getLogger("recsys")
+    assert (logger.handlers, logger.propagate, logger.level) == ([], True, logging.NOTSET)
 
 
 def test_json_answers_are_one_object_a_line_and_nothing_else(

@@ -210,7 +210,9 @@ def test_vectors_do_not_depend_on_the_batch_they_were_made_in(dataset: Any) -> N
     whole = torch.from_numpy(item_vectors(model, data))
     parts = [vectors(model, data.items.select(rows)) for rows in torch.arange(data.items.rows).split(3)]
     assert torch.allclose(torch.cat(parts), whole, atol=1e-6)
-    users = np.array([5, 1, 9, 0])
+    users = np.arange(data.history.num_users)[::-1].copy()
+    lengths = (data.ends(NOW) - data.history.ptr[:-1])[users]
+    assert (np.diff(lengths) < 0).any()
     together = query_vectors(model, data, users, data.ends(NOW)[users])
     for place, user in enumerate(users):
         alone = query_vectors(model, data, np.array([user]), data.ends(NOW)[[user]])

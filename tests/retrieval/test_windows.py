@@ -66,6 +66,7 @@ def test_the_order_is_a_function_of_seed_and_epoch(dataset: Any) -> None:
     np.random.seed(77)  # noqa: NPY002
     first = list(one)
     assert all(same(a, b) for a, b in zip(first, again, strict=True))
+    assert [set(piece.tolist()) for piece in one.batches(0)] != [set(piece.tolist()) for piece in one.batches(1)]
     second = list(one)
     assert not all(a.items.shape == b.items.shape and same(a, b) for a, b in zip(first, second, strict=True))
     assert not all(a.items.shape == b.items.shape and same(a, b) for a, b in zip(first, other, strict=True))
