@@ -119,11 +119,11 @@ def _parts(
         strata=strata,
         rows=len(raw),
         seed=seed,
-        cuts=(_moment(spec.valid_from), _moment(spec.test_from)),
+        cuts=(_moment("valid_from", spec.valid_from), _moment("test_from", spec.test_from)),
     )
 
 
-def _moment(text: str) -> float | None:
+def _moment(key: str, text: str) -> float | None:
     """Epoch seconds of a configured date; None when empty."""
     if not text:
         return None
@@ -135,7 +135,7 @@ def _moment(text: str) -> float | None:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise ConfigError(
-            f'"{text}" is no date; expected ISO (2022-05-04 or 2022-05-04T00:00+08:00) or seconds'
+            f'data.split.{key} = "{text}" is no date; expected ISO (2022-05-04 or 2022-05-04T00:00+08:00) or seconds'
         ) from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 

@@ -147,8 +147,8 @@ class SplitSpec(Settings):
     test: float = Field(default=0.1, ge=0, lt=1)
     """Share of rows for test (`time` without dates, `random`)."""
     column: str = ""
-    """For `column`: the column whose values are `train`, `valid`, `test`, or are explained by `parts`. `file` is the name
-    of each row's file where `data.events` lists several."""
+    """For `column`: the column whose values are `train`, `valid`, `test`, or are explained by `parts`. `file` is the
+    name of each row's file where `data.events` lists several."""
     parts: dict[str, Literal["train", "valid", "test"]] = {}
     """For `column`: the part each value stands for, e.g. `{ "adult.data" = "train", "adult.test" = "test" }`."""
     halve_test: bool = False
@@ -176,8 +176,8 @@ class DataConfig(Settings):
     header: tuple[str, ...] = ()
     """Column names of text event files that have no header line."""
     delimiter: str = ""
-    """Between the values of text files; a comma, or a tab in .tsv files, when empty. Several characters, such as `, ` or
-    `::`, are allowed where values are never quoted."""
+    """Between the values of text files; a comma, or a tab in .tsv files, when empty. Several characters, such as
+    `, ` or `::`, are allowed where values are never quoted."""
     users: str = ""
     """User table for `files`; may be absent."""
     items: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,7 +67,8 @@ class RankingConfig(Settings):
         if isinstance(value, RankerConfig):
             return value
         table = {"kind": "mmoe", **(value or {})}
-        return ranker_class(str(table["kind"])).Config(**table)
+        # From a configuration file everything is plain JSON; strict, so that "8" is no 8 here either.
+        return ranker_class(str(table["kind"])).Config.model_validate_json(json.dumps(table), strict=True)
 
 
 @dataclass(frozen=True)

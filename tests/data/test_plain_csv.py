@@ -1,4 +1,4 @@
-"""A plain CSV without header, in two files, with words for labels: the configuration for UCI Adult on hand-made rows."""
+"""A plain CSV without header, in two files, with words for labels: UCI Adult's configuration on hand-made rows."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_bad_line_is_an_error_when_it_is_not_to_be_dropped(adult: RunConfig, t
 
 def test_words_that_never_occur_are_refused_with_those_that_do(adult: RunConfig, tmp_path: Path) -> None:
     task = TaskSpec(name="income", equals=("rich",))
-    with pytest.raises(DataError, match='no row of column "income" is "rich".*"<=50K", ">50K"'):
+    with pytest.raises(DataError, match=r'no row of column "income" is "rich".*"<=50K", ">50K"'):
         load_dataset(adult.data.model_copy(update={"tasks": (task,)}), tmp_path, seed=0)
 
 
@@ -93,9 +93,11 @@ def test_a_word_label_has_no_threshold() -> None:
 
 def test_a_value_without_a_part_is_named(adult: RunConfig, tmp_path: Path) -> None:
     split = adult.data.split.model_copy(update={"parts": {"adult.data": "train", "other": "test"}})
-    config = adult.data.model_copy(update={"split": split, "on_bad_rows": "error", "events": ("adult.data", "more.data")})
+    config = adult.data.model_copy(
+        update={"split": split, "on_bad_rows": "error", "events": ("adult.data", "more.data")}
+    )
     (tmp_path / "more.data").write_text("\n".join(PEOPLE) + "\n")
-    with pytest.raises(DataError, match='column "file": found "more.data", expected adult.data or other'):
+    with pytest.raises(DataError, match=r'column "file": found "more\.data", expected adult\.data or other'):
         load_dataset(config, tmp_path, seed=0)
 
 

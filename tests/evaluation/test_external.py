@@ -130,7 +130,7 @@ def test_no_file_and_no_table() -> None:
 
 
 def test_no_row_at_all() -> None:
-    nothing = {"user": [], "item": [], "rank": []}
+    nothing: dict[str, list[str]] = {"user": [], "item": [], "rank": []}
     found = evaluate_predictions(nothing, {"user": ["a"], "item": ["b"]}, config=CONFIG)
     assert found["recall@10"] == 0
     assert found["users_without_predictions"] == 1

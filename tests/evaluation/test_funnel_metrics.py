@@ -115,13 +115,13 @@ def test_the_ranker_is_judged_among_its_candidates() -> None:
     assert trace.candidates is not None
     assert trace.scores is not None
     users = np.flatnonzero(trace.truth.lengths)
-    label, score, owner = [], [], []
+    labels, scores, owners = [], [], []
     for user in users:
-        inside = trace.candidates[user] >= 0
-        label += np.isin(trace.candidates[user][inside], trace.truth[user]).tolist()
-        score += trace.scores[user][inside].tolist()
-        owner += [user] * int(inside.sum())
-    label, score, owner = np.array(label, float), np.array(score), np.array(owner)
+        there = trace.candidates[user] >= 0
+        labels += np.isin(trace.candidates[user][there], trace.truth[user]).tolist()
+        scores += trace.scores[user][there].tolist()
+        owners += [user] * int(there.sum())
+    label, score, owner = np.array(labels, float), np.array(scores), np.array(owners)
     assert found["auc"] == pytest.approx(auc(label, score))
     assert found["gauc"] == pytest.approx(gauc(label, score, owner))
     order = np.argsort(-trace.scores, axis=1, kind="stable")

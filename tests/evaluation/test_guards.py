@@ -7,6 +7,7 @@ import pytest
 
 from recsys.evaluation.config import EvaluationConfig
 from recsys.evaluation.guards import (
+    Finding,
     embeddings_collapsed,
     filters_drop_relevant,
     index_faults,
@@ -27,7 +28,7 @@ from recsys.evaluation.ragged import Ragged
 CONFIG = EvaluationConfig(draws=200)
 
 
-def names(findings: list) -> list[str]:
+def names(findings: list[Finding]) -> list[str]:
     return [one.name for one in findings]
 
 
@@ -148,7 +149,7 @@ def test_a_leaking_column_is_named() -> None:
         "watch_time": np.where(label == 1, 30 + rng.random(3000), rng.random(3000)),
         "order_id": np.where(label == 1, rng.random(3000), np.nan),  # known only after an order
         "status": np.where(label == 1, rng.choice(["a", "c"], 3000), "b"),
-        "reason": np.where(label == 1, "late", None),
+        "reason": np.where(label == 1, np.array("late", dtype=object), np.array(None, dtype=object)),
     }
     found = leak_suspects(columns, {"click": label})
     assert [one.severity for one in found] == ["error"] * 4

@@ -46,7 +46,7 @@ def test_worked_by_hand() -> None:
     assert found.users.tolist() == [0, 1]
     assert found.skipped == 1
     second, fourth = 1 / math.log2(3), 1 / math.log2(5)
-    expected = {
+    expected: dict[str, list[float]] = {
         "recall@2": [1 / 3, 1],
         "hit@2": [1, 1],
         "ndcg@2": [second / (1 + second), second],
@@ -62,7 +62,7 @@ def test_worked_by_hand() -> None:
     }
     assert set(found.values) == set(expected)
     for name, values in expected.items():
-        np.testing.assert_allclose(found.values[name], values, atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(found.values[name], np.asarray(values), atol=1e-12, err_msg=name)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -51,7 +51,7 @@ def test_estimates_find_the_true_value_and_the_log_does_not() -> None:
 
 
 def test_doubly_robust_survives_a_wrong_model_or_wrong_propensities() -> None:
-    errors = {"bad model": [], "bad propensities": [], "ips with bad propensities": []}
+    errors: dict[str, list[float]] = {"bad model": [], "bad propensities": [], "ips with bad propensities": []}
     for seed in range(8):
         action, reward, p, target = log(seed)
         wrong = off_policy_value(

@@ -30,7 +30,8 @@ def sort_all(scores: np.ndarray, k: int, exclude: Ragged | None = None) -> tuple
 def whole_numbers(seed: int, users: int, items: int, width: int = 6, high: int = 3) -> tuple[np.ndarray, np.ndarray]:
     """Vectors of small integers: products are exact in any order of summation, and ties are everywhere."""
     rng = np.random.default_rng(seed)
-    return tuple(rng.integers(-high, high + 1, (n, width)).astype(np.float32) for n in (users, items))
+    first, second = (rng.integers(-high, high + 1, (n, width)).astype(np.float32) for n in (users, items))
+    return first, second
 
 
 @pytest.mark.parametrize(("items", "k"), [(3, 1), (17, 5), (100, 100), (260, 10), (2000, 3), (2000, 50)])
