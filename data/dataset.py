@@ -190,7 +190,7 @@ class Dataset:
     def candidates(self, users: NDArray[np.int64], items: NDArray[np.int64], moment: int) -> Batch:
         """Unlogged (user, item) pairs at the start of a part, or now.
 
-        Context is the user's latest before the moment (the most frequent one of the training part without any).
+        Context is the user's latest before the moment (that of one fixed training row for users without any).
 
         Args:
             users: int [Q] user rows.
@@ -304,7 +304,7 @@ class Dataset:
         return {}
 
     def _latest_rows(self, moment: int) -> NDArray[np.int64]:
-        """Each user's latest event row before the moment; a typical training row for users without one: int64 [U]."""
+        """Each user's latest event row before the moment; one training row for all users without one: int64 [U]."""
         if moment not in self._latest:
             earlier = np.flatnonzero(self.events.parts < moment)
             training = np.flatnonzero(self.events.parts == Part.TRAIN)

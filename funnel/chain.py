@@ -36,7 +36,7 @@ from ..training.runtime import Runtime, start_runtime
 from .artifacts import Run, RunWriter, open_run
 from .config import DATA_PATHS, RunConfig, config_hash, write_config
 from .manifest import MANIFEST
-from .names import CONFIG, INDEX
+from .names import CONFIG, INDEX, INDEX_REPORT
 from .runs import RUNS
 from .stages import companion_names, load_stages, save_ranker, save_retriever, usable_scorers
 from .warm_start import warm_start_ranker, warm_start_towers
@@ -107,6 +107,8 @@ def train_run(
         save_dataset(dataset, writer.folder / "data")
         if retriever is not None:
             save_retriever(retriever, dataset, writer.folder)
+            if stage == "ranking":
+                _keep_index(open_run(path), writer)
         if trained is not None:
             save_ranker(trained, writer.folder)
             trained.history.write(writer.file("ranking/history.jsonl"))
@@ -168,6 +170,13 @@ def _kept_retriever(path: Path, config: RunConfig, dataset: Dataset) -> Retrieve
                 "train both stages again, or set the section back"
             )
     return stages.retriever
+
+
+def _keep_index(old: Run, writer: RunWriter) -> None:
+    """Copy the index of the run that is being replaced: the retriever stayed, so its vectors did."""
+    if old.has_directory(INDEX):
+        shutil.copytree(old.directory(INDEX), writer.folder / INDEX)
+        shutil.copy(old.file(INDEX_REPORT), writer.file(INDEX_REPORT))
 
 
 def _train_second(
@@ -273,7 +282,7 @@ def build_index(run: Path, factory: str = "", target_recall: float = 0.0) -> Ind
     with opened.add_files() as folder:
         (folder / INDEX).parent.mkdir(parents=True, exist_ok=True)
         index.save(folder / INDEX)
-        (folder / "retrieval" / "index-report.json").write_text(_json(report.to_json()), encoding="utf-8")
+        (folder / INDEX_REPORT).write_text(_json(report.to_json()), encoding="utf-8")
     return report
 
 

@@ -38,7 +38,7 @@ from ..retrieval.retriever import TOWER
 from .artifacts import Run, open_run
 from .bench import Bench
 from .checks import refuse_leaks
-from .names import EVALUATION, INDEX
+from .names import EVALUATION, INDEX, INDEX_REPORT
 from .off_policy import off_policy_report
 from .stages import Stages, load_stages
 
@@ -157,7 +157,7 @@ def _remember(name: str, rows: IntArray, truth: Ragged, stages: Stages, values: 
 def _index(run: Run) -> Json:
     if not run.has_directory(INDEX):
         return {"factory": None, "note": "no index yet: recsys build-index; figures above are of exact search"}
-    return dict(run.read_json("retrieval/index-report.json"))
+    return dict(run.read_json(INDEX_REPORT))
 
 
 def _ranking(bench: Bench, values: dict[str, NDArray[Any]]) -> tuple[Json, list[Any]]:

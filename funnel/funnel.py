@@ -38,7 +38,8 @@ class Ranked:
     Attributes:
         rows: int64 [B, C] item rows, -1 pads, in the retriever's order.
         scores: float64 [B, C] blended score, -inf at pads; higher is better.
-        tasks: task -> float32 [B, C] probability (value for regression tasks; share of the request for `select`).
+        tasks: task -> float32 [B, C] probability (value for regression tasks, in the label's own unit; share of the
+            request for `select`).
     """
 
     rows: NDArray[np.int64]
@@ -100,15 +101,17 @@ class Funnel:
         present = found.rows >= 0
         tasks = self._task_logits(users, found, moment)
         probabilities: dict[str, NDArray[np.float32]] = {}
+        specs = {task.name: task for task in self.dataset.config.tasks}
         for name, logits in tasks.items():
             if name == SELECT:
                 shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
                 probabilities[name] = (shifted / shifted.sum(1, keepdims=True)).astype(np.float32)
             elif name in self.stages.calibrators:
                 probabilities[name] = self.stages.calibrators[name](logits).astype(np.float32)
+            elif specs[name].kind == "regression":
+                probabilities[name] = np.expm1(logits) if specs[name].log1p else logits
             else:
-                regression = any(t.name == name and t.kind == "regression" for t in self.dataset.config.tasks)
-                probabilities[name] = logits if regression else sigmoid(logits).astype(np.float32)
+                probabilities[name] = sigmoid(logits).astype(np.float32)
         scores = np.where(present, blend(probabilities, self.blend), -np.inf)
         return Ranked(found.rows, scores, probabilities)
 

@@ -4,4 +4,5 @@ from __future__ import annotations
 
 CONFIG = "config.toml"
 INDEX = "retrieval/index"
+INDEX_REPORT = "retrieval/index-report.json"
 EVALUATION = "metrics/evaluation.json"

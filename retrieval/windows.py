@@ -166,7 +166,7 @@ class WindowSource:
     """Training windows of the events known at a moment: `batch(user rows)`.
 
     A user with more events than fit gets, half of the time, a stretch drawn anywhere in the history instead of the
-    last one. The draw depends on (seed, epoch, user) alone.
+    last one. The draw depends on (seed, epoch, the batch's users) alone.
     """
 
     data: TowerData

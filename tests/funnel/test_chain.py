@@ -22,7 +22,7 @@ from recsys.funnel.artifacts import open_run
 from recsys.funnel.chain import build_index, select_requests, train_run
 from recsys.funnel.config import load_config
 from recsys.funnel.funnel import Funnel
-from recsys.funnel.names import INDEX
+from recsys.funnel.names import INDEX, INDEX_REPORT
 from recsys.funnel.runs import find_run
 from recsys.funnel.stages import RANKER, TOWERS, VECTORS, load_stages
 from recsys.retrieval.train import build_two_tower
@@ -138,7 +138,13 @@ def test_stage_by_stage_is_the_same_as_both_at_once(tiny_run: Any, tmp_path: Pat
     train_run(tiny_run.config(), run, base=tiny_run.world, stage="retrieval")
     assert RANKER not in open_run(run)
     first = weights(run)
+    build_index(run)
+    built = open_run(run).read_json(INDEX_REPORT)
     train_run(tiny_run.config(), run, base=tiny_run.world, stage="ranking")
+    assert open_run(run).read_json(INDEX_REPORT) == built
+    retriever = load_stages(open_run(run)).retriever
+    assert retriever is not None
+    assert retriever.index is not None
     after = weights(run)
     assert all(np.array_equal(after[name], values) for name, values in first.items())
     assert_equal(after, weights(tiny_run.folder))

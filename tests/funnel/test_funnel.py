@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from recsys.cli.main import main
 from recsys.data.dataset import NOW
@@ -168,6 +169,26 @@ def test_a_run_without_a_ranker_answers_in_the_retrievers_order(tiny_run: Any, t
         found = answerer.retriever.candidates(np.array([answerer.dataset.user_rows[user]]), NOW, 20)
         assert [answerer.dataset.item_rows[item["item"]] for item in answer["items"]] == found.rows[0, :5].tolist()
         assert answer["items"][0]["tasks"].keys() == {SELECT}
+
+
+def test_a_duration_is_answered_in_its_own_unit(tiny_run: Any, tmp_path: Path) -> None:
+    """A task learned as log(1 + seconds) is told, and blended, in seconds."""
+    text = tiny_run.config_file.read_text()
+    task = '[[data.tasks]]\nname = "dwell"\ncolumn = "dwell_seconds"\nkind = "regression"\nlog1p = true\n'
+    (tiny_run.world / "dwell.toml").write_text(text.replace("[[data.features]]", task + "\n[[data.features]]", 1))
+    run = replace(tiny_run, config_file=tiny_run.world / "dwell.toml")
+    config = run.config("blend.kind=task", "blend.task=dwell", "retrieval.fit.epochs=1")
+    folder = train_run(config, tmp_path / "run", base=tiny_run.world)
+    answerer = Funnel.load(folder)
+    assert answerer.stages.ranker is not None
+    users = np.arange(20)
+    for user, answer in zip(users, answerer.recommend([answerer.dataset.user_ids[u] for u in users], k=5), strict=True):
+        rows = np.array([[answerer.dataset.item_rows[item["item"]] for item in answer["items"]]])
+        with torch.no_grad():
+            logs = answerer.stages.ranker(answerer.dataset.candidates(np.array([user]), rows, NOW))["dwell"]
+        told = [item["tasks"]["dwell"] for item in answer["items"]]
+        assert told == pytest.approx(np.expm1(logs.numpy()).tolist(), rel=1e-4, abs=1e-5)
+        assert [item["score"] for item in answer["items"]] == told
 
 
 def test_another_blend_gives_another_order(tiny_run: Any, tmp_path: Path) -> None:

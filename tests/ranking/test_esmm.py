@@ -150,7 +150,7 @@ def test_a_product_task_takes_the_second_loss(toy: Any) -> None:
 def test_base_rates_reach_the_factors_and_leave_the_product_to_them(toy: Any) -> None:
     ranker = toy.ranker("esmm", tasks=(*PAIR, TaskSpec(name="order")), product="order")
     ranker.set_base_rates({"click": 0.2, "conversion": 0.1, "order": 0.02})
-    biases = [float(torch.sigmoid(ranker.output_bias(task))) for task in ("click", "conversion")]
+    biases = [torch.sigmoid(ranker.output_bias(task)).item() for task in ("click", "conversion")]
     assert biases == pytest.approx([0.2, 0.1])
 
 
