@@ -6,11 +6,10 @@ validation part, which no retriever was trained on, so the candidates it learns 
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -282,11 +281,5 @@ def build_index(run: Path, factory: str = "", target_recall: float = 0.0) -> Ind
     with opened.add_files() as folder:
         (folder / INDEX).parent.mkdir(parents=True, exist_ok=True)
         index.save(folder / INDEX)
-        (folder / INDEX_REPORT).write_text(_json(report.to_json()), encoding="utf-8")
+        (folder / INDEX_REPORT).write_text(json.dumps(report.to_json(), indent=1), encoding="utf-8")
     return report
-
-
-def _json(value: Mapping[str, Any]) -> str:
-    import json
-
-    return json.dumps(value, indent=1)

@@ -19,7 +19,7 @@ from ..data.dataset import NOW
 from ..errors import ConfigError, RunError
 from ..ranking.blend import BlendConfig, blend
 from ..ranking.calibrate import sigmoid
-from ..ranking.requests import SELECT, request_batch
+from ..ranking.requests import SELECT, RequestRanker, request_batch
 from ..retrieval.baseline_core import Histories
 from ..retrieval.retriever import CandidateSet
 from .artifacts import open_run
@@ -86,9 +86,7 @@ class Funnel:
         if model is None:
             return [SELECT]
         names = [task.name for task in self.stages.ranker.tasks] if self.stages.ranker is not None else []
-        return list(
-            dict.fromkeys([*names, *([SELECT] if hasattr(model, "config") and hasattr(model, "others") else [])])
-        )
+        return list(dict.fromkeys([*names, *([SELECT] if isinstance(model, RequestRanker) else [])]))
 
     def rank(self, users: NDArray[np.int64], found: CandidateSet, moment: int) -> Ranked:
         """Score every candidate with every task and blend.
@@ -123,7 +121,7 @@ class Funnel:
             return {SELECT: found.prior}
         asked = request_batch(self.dataset, moment, users, found.rows, found.features, found.prior)
         with torch.no_grad():
-            logits = model(asked if hasattr(model, "others") else asked.batch)
+            logits = model(asked if isinstance(model, RequestRanker) else asked.batch)
         return {name: values.view(found.rows.shape).numpy() for name, values in logits.items()}
 
     def recommend(self, users: Sequence[str], k: int = 10, explain: bool = False) -> list[dict[str, Any]]:

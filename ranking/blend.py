@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from ..errors import ConfigError
 from ..settings import Settings
@@ -31,8 +30,6 @@ class BlendConfig(Settings):
     """Weight of each task; 0 leaves it out, below 0 counts against. Empty: 1 for every task."""
     task: str = ""
     """For `task`: which one; the first when empty."""
-    search: int = Field(default=0, ge=0)
-    """Tries of a search for better weights on the validation part; 0 keeps the weights above."""
 
 
 def blend(probabilities: Mapping[str, Floats], config: BlendConfig) -> Floats:
@@ -68,6 +65,7 @@ def search_blend_weights(
     objective: Callable[[Floats], float],
     config: BlendConfig,
     seed: int,
+    tries: int = 200,
 ) -> tuple[BlendConfig, float]:
     """Better weights by seeded random search, then coordinate-wise refinement around the best.
 
@@ -78,8 +76,9 @@ def search_blend_weights(
     Args:
         probabilities: task -> [n] on validation rows.
         objective: scores [n] -> a number to raise, e.g. NDCG@10 grouped by user.
-        config: `product` or `linear`; `search` is the number of tries (at least the starting points are tried).
+        config: `product` or `linear`, and the weights to start from.
         seed: of the search.
+        tries: how many weights are tried; at least the starting points are.
 
     Returns:
         The configuration with the best weights, and its objective.
@@ -96,7 +95,7 @@ def search_blend_weights(
     starts = [given, np.full(len(names), 1.0 / len(names)), *np.eye(len(names))]
     found = [(value(weights), weights) for weights in starts]
     best_value, best = max(found, key=lambda pair: pair[0])
-    left = max(0, config.search - len(starts))
+    left = max(0, tries - len(starts))
     for _ in range(left // 2):
         weights = generator.dirichlet(np.ones(len(names)))
         if (tried := value(weights)) > best_value:

@@ -156,7 +156,7 @@ class RequestRanker(nn.Module):
         self.others = [task.name for task in ranker.tasks if task.name != SELECT]
         self.hidden = MLP(num_features + len(self.others), config.hidden, config.dropout)
         self.output = nn.Linear(self.hidden.width, 1)
-        # At first the head says nothing: the order is the retriever's until training finds a better one.
+        # At first the head says nothing, so that without a tower the order begins as the retriever's.
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
