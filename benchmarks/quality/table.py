@@ -171,8 +171,9 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--folder", type=Path, default=RESULTS, help="folder of the JSON files (default: %(default)s)")
     folder: Path = options.parse_args().folder
-    books = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
-    write_whole(folder / "README.md", render([book for book in books if "variants" in book]))
+    files = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
+    books = [found for found in files if "variants" in found]  # the folder also holds records of other kinds
+    write_whole(folder / "README.md", render(books))
     print(f"{len(books)} tables in {folder / 'README.md'}")
 
 
