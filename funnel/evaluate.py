@@ -44,7 +44,7 @@ from .stages import Stages, load_stages
 
 USER_VALUES = "metrics/users.safetensors"
 EXAMPLES = 10
-MAX_SLICED_COLUMNS = 4
+MAX_SLICED_COLUMNS = 5
 """Context columns that rows are sliced by, the last declared first."""
 Json = dict[str, Any]
 
@@ -130,7 +130,12 @@ def _retrieval(bench: Bench, values: dict[str, NDArray[Any]]) -> tuple[Json, lis
     popularity = bench.retriever.data.popularity(Part.VALID).numpy().astype(np.int64)
     reports = {
         name: retrieval_metrics(
-            rows, truth, num_items=stages.dataset.num_catalogue, config=config, popularity=popularity
+            rows,
+            truth,
+            num_items=stages.dataset.num_catalogue,
+            config=config,
+            popularity=popularity,
+            item_vectors=bench.retriever.item_vectors,
         )
         for name, rows in bench.systems.items()
     }
@@ -224,6 +229,8 @@ def _row_slices(bench: Bench, values: dict[str, NDArray[Any]]) -> list[Any]:
         if vocabulary is not None and len(vocabulary) <= 4 * config.max_slices:
             codes = dataset.row_query.categorical[:, column].numpy()[rows]
             columns[name] = np.array(vocabulary.names(codes.tolist()))
+    if dataset.config.time:
+        columns["hour of day (UTC)"] = (dataset.events.times[rows] // 3600 % 24).astype(np.int64)
     if dataset.config.user:
         train = dataset.events.users[dataset.rows(Part.TRAIN).numpy()]
         columns["training rows"] = history_buckets(
