@@ -97,8 +97,8 @@ def evaluate_run(run: Path, stage: str = "all") -> Json:
         if stages.dataset.events.propensities is not None and "ranking" in result:
             result["off_policy"] = off_policy_report(bench, next(iter(result["ranking"])))
     if slices:
-        worst = worst_slices(slices, f"ndcg@{stages.config.evaluation.list_k}")
-        result["slices"] = [one.to_json() for one in worst]
+        judged_by = [f"ndcg@{stages.config.evaluation.list_k}", *(f"{task} auc" for task in result.get("ranking", {}))]
+        result["slices"] = [one.to_json() for metric in judged_by for one in worst_slices(slices, metric)]
         result["all_slices"] = [one.to_json() for one in slices]
     result["findings"] = summary(findings)
     result["config"] = opened.file("config.toml").read_text(encoding="utf-8")
