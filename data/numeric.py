@@ -1,7 +1,7 @@
 """Numbers -> (bucket, scaled number), fitted on training rows only.
 
 Equal-frequency buckets, but the most frequent value (zero, for most columns) has a bucket of its own: plain quantiles
-collapse on zero-inflated columns, where nearly all edges are equal (docs/experiments.md). `equal_frequency` is the
+collapse on zero-inflated columns, where nearly all edges are equal. `equal_frequency` is the
 normaliser of Meituan's ranker (2018): value in bin b of n -> b/n.
 """
 
