@@ -7,10 +7,37 @@ step does not depend on the size of the vocabularies (see `training.sparse`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+
+class _PooledRows(torch.autograd.Function):
+    """Weighted sums of table rows, without the rows themselves ever standing in memory beside each other."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, rows: Tensor, share: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, share)
+        ctx.shape = weight.shape
+        return F.embedding_bag(rows, weight, mode="sum", per_sample_weights=share)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        rows, share = ctx.saved_tensors
+        # Summed row by row here: a gradient entry per element would be many times the size of the output.
+        distinct, inverse = rows.flatten().unique(return_inverse=True)
+        inverse = inverse.view_as(rows)
+        sums = grad.new_zeros(len(distinct), grad.shape[1])
+        for column in range(rows.shape[1]):
+            used = share[:, column].nonzero().squeeze(1)
+            if len(used):
+                part = grad if len(used) == len(grad) else grad.index_select(0, used)
+                sums.index_add_(0, inverse[used, column], part * share[used, column, None])
+        return torch.sparse_coo_tensor(distinct[None], sums, ctx.shape, check_invariants=False), None, None
 
 
 class EmbeddingTable(nn.Module):
@@ -57,9 +84,23 @@ class EmbeddingTable(nn.Module):
         """Look up rows of `weight`: int64 [...] -> float [..., K]. The gradient is sparse (rows, values)."""
         return F.embedding(rows, self.weight, sparse=True)
 
+    def pooled(self, rows: Tensor, share: Tensor) -> Tensor:
+        """Weighted sum of the rows of each line, `sum over j of share[r, j] * weight[rows[r, j]]`.
 
-def masked_mean(values: Tensor, present: Tensor) -> Tensor:
-    """Mean over the present elements: [R, L, K], bool [R, L] -> [R, K]; zeros where none is present."""
-    weight = present.to(values.dtype)
-    count = weight.sum(1, keepdim=True).clamp(min=1.0)
-    return torch.bmm((weight / count).unsqueeze(1), values).squeeze(1)
+        The same number as `(self(rows) * share[..., None]).sum(1)`, several times faster for bags and histories: what
+        is summed is never written down, neither on the way there nor back. The shares get no gradient.
+
+        Args:
+            rows: int64 [R, L] rows of `weight`.
+            share: float [R, L]; 0 leaves an element out.
+
+        Returns:
+            Float [R, K].
+        """
+        found: Tensor = _PooledRows.apply(self.weight, rows, share.to(self.weight.dtype))  # type: ignore[no-untyped-call]
+        return found
+
+
+def mean_share(present: Tensor) -> Tensor:
+    """Shares that make `EmbeddingTable.pooled` the mean of what is present: bool [R, L] -> float [R, L]."""
+    return present / present.sum(1, keepdim=True).clamp(min=1)

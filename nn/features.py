@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..data.batch import Batch, Block, Layout, SideLayout
 from ..settings import Settings
-from .embedding import EmbeddingTable, masked_mean
+from .embedding import EmbeddingTable, mean_share
 from .numeric import MissingValue
 from .sequence import SequenceConfig, SequenceEncoder, build_sequence_encoder
 from .split import SplitInput
@@ -107,17 +107,16 @@ class SideEncoder(nn.Module):
         if self.layout.categorical:  # an empty lookup would cost a copy of the other side's gradient
             fields.append(table(block.categorical + self.offsets))
         for rows, offset in zip(block.bags, self.bag_offsets, strict=True):
-            present = rows > 0
-            fields.append(masked_mean(table(rows + offset), present).unsqueeze(1))
+            fields.append(table.pooled(rows + offset, mean_share(rows > 0)).unsqueeze(1))
         dense = [self.missing(block.numeric), *block.vectors]
         for position, (sequence, rows) in enumerate(zip(self.layout.sequences, block.sequences, strict=True)):
             offsets: Tensor = getattr(self, f"sequence_offsets_{position}")
             present = rows[:, :, 0] > 0  # [R, L]
             described = len(sequence.of)
             if self.mean_pooled:
-                events = table(rows[:, :, :described] + offsets[:described])  # [R, L, of, K]
-                pooled = masked_mean(events.flatten(2), present)
-                fields.append(pooled.view(rows.shape[0], described, table.dim))
+                share = mean_share(present)
+                columns = (rows + offsets).unbind(2)[:described]
+                fields.append(torch.stack([table.pooled(column, share) for column in columns], dim=1))
             else:
                 vectors = table(rows + offsets)  # [R, L, of + properties, K]
                 events, properties = vectors[:, :, :described].flatten(2), vectors[:, :, described:].flatten(2)

@@ -30,7 +30,8 @@ class SequenceConfig(Settings):
     heads: int = Field(default=2, ge=1)
     """Attention heads of the transformer; must divide `hidden`."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
-    """Share of activations zeroed while training, before and after the recurrence and in every transformer block."""
+    """Share of activations zeroed while training: after a mean, before and after a recurrence, in every transformer
+    block. The layers that read the states add none of their own."""
     max_length: int = Field(default=200, ge=1)
     """Events kept per history, the most recent ones; the transformer tells positions apart up to this distance."""
     window: int | None = Field(default=None, ge=1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .dropout import FastDropout
 from .sequence_base import SequenceConfig, SequenceEncoder, register_encoder
 
 CHUNK = 64
@@ -26,6 +27,7 @@ class MeanEncoder(SequenceEncoder):
 
     def __init__(self, config: SequenceConfig, event_width: int, property_width: int = 0, query_width: int = 0) -> None:
         super().__init__(config, event_width, property_width, query_width)
+        self.dropout = FastDropout(config.dropout)
         self._add_no_history(event_width + property_width)
 
     def encode(self, events: Tensor, properties: Tensor | None, times: Tensor | None, query: Tensor | None) -> Tensor:
@@ -37,7 +39,8 @@ class MeanEncoder(SequenceEncoder):
         if window is not None and window < length:
             sums = sums - nn.functional.pad(sums[:, :-window], (0, 0, window, 0))
             count = count.clamp(max=window)
-        return sums / count[:, None].to(joined.dtype)
+        means: Tensor = self.dropout(sums / count[:, None].to(joined.dtype))
+        return means
 
 
 @register_encoder("decayed_mean")
@@ -51,6 +54,7 @@ class DecayedMeanEncoder(SequenceEncoder):
 
     def __init__(self, config: SequenceConfig, event_width: int, property_width: int = 0, query_width: int = 0) -> None:
         super().__init__(config, event_width, property_width, query_width)
+        self.dropout = FastDropout(config.dropout)
         rates = torch.tensor([0.5 ** (1.0 / half_life) for half_life in config.half_lives])
         self.rate_logits = nn.Parameter(torch.logit(rates))
         self._add_no_history((event_width + property_width) * len(config.half_lives))
@@ -83,7 +87,8 @@ class DecayedMeanEncoder(SequenceEncoder):
             if start + size < length:
                 carried = mean[:, -1:] * norm[-1:]
             states.append(mean.view(batch, size, -1))
-        return states[0] if len(states) == 1 else torch.cat(states, dim=1)
+        means: Tensor = self.dropout(states[0] if len(states) == 1 else torch.cat(states, dim=1))
+        return means
 
     @staticmethod
     def _total_weight(log_rates: Tensor, length: int) -> Tensor:

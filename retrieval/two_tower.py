@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.batch import Block, SideLayout
-from ..nn.dropout import FastDropout
-from ..nn.embedding import EmbeddingTable, masked_mean
+from ..nn.embedding import EmbeddingTable, mean_share
 from ..nn.mlp import MLP, init_linear
 from ..nn.sequence import SequenceConfig, build_sequence_encoder
 from ..settings import Settings
@@ -84,6 +83,7 @@ class Windows:
         properties: int64 [B, L, p] vocabulary rows of the event features.
         present: bool [B, L] where an event stands.
         from_start: bool [B] whether the window begins with the user's first event.
+        times: float64 [B, L] seconds of the events; those of unknown time stand at the earliest known one.
     """
 
     users: Block
@@ -91,6 +91,7 @@ class Windows:
     properties: Tensor
     present: Tensor
     from_start: Tensor
+    times: Tensor
 
     @property
     def lengths(self) -> Tensor:
@@ -115,9 +116,10 @@ class ContentSum(nn.Module):
     def forward(self, block: Block) -> Tensor:
         """Block of R rows -> float [R, D]."""
         (table,) = self._table
-        total: Tensor = table(block.categorical + self.offsets).sum(1)
-        for rows, offset in zip(block.bags, self.bag_offsets, strict=True):
-            total = total + masked_mean(table(rows + offset), rows > 0)
+        bags = list(zip(block.bags, self.bag_offsets, strict=True))
+        rows = torch.cat([block.categorical + self.offsets, *(bag + offset for bag, offset in bags)], dim=1)
+        whole = torch.ones_like(block.categorical, dtype=table.weight.dtype)
+        total = table.pooled(rows, torch.cat([whole, *(mean_share(bag > 0) for bag, _ in bags)], dim=1))
         for linear, values in zip(self.vectors, block.vectors, strict=True):
             total = total + linear(values)
         return total
@@ -157,7 +159,6 @@ class TwoTower(nn.Module):
         self.hidden = MLP(state, config.user_hidden, config.dropout)
         self.output = init_linear(nn.Linear(self.hidden.width, width), relu=False)
         self.norm = nn.LayerNorm(width) if config.similarity == "dot" else nn.Identity()
-        self.drop = FastDropout(config.dropout)
 
     @property
     def width(self) -> int:
@@ -191,17 +192,19 @@ class TwoTower(nn.Module):
         events = history * self.config.dim**0.5  # [B, L, D]
         if not self.layout.events:
             return events, None
-        properties = self.table(windows.properties + self.event_offsets)  # [B, L, p, D]
+        rows = windows.properties + self.event_offsets  # [B, L, p]
         if self.separate:
-            return events, properties.flatten(2)
-        return events + properties.sum(2) * self.config.dim**0.5, None
+            return events, self.table(rows).flatten(2)
+        known = windows.present.flatten()[:, None].expand(-1, rows.shape[2])
+        described = self.table.pooled(rows.flatten(0, 1), known).view_as(events)
+        return events + described * self.config.dim**0.5, None
 
     def _finish(self, states: Tensor, users: Block) -> Tensor:
         """Encoder states [B, S, H] -> user vectors [B, S, width]."""
         if self.user_content is not None:
             profile = self.user_content(users).unsqueeze(1).expand(-1, states.shape[1], -1)
             states = torch.cat([states, profile * self.config.dim**0.5], dim=2)
-        vectors = self.norm(self.output(self.hidden(self.drop(states))))
+        vectors = self.norm(self.output(self.hidden(states)))
         if self.log_scale is not None:
             return F.normalize(vectors, dim=2)
         return vectors if self.bias is None else torch.cat([vectors, torch.ones_like(vectors[..., :1])], dim=2)
@@ -214,10 +217,11 @@ class TwoTower(nn.Module):
             history: float [B, L, D] content of their items.
         """
         events, properties = self._events(windows, history)
-        states = self.encoder(events, properties, windows.lengths)
+        states = self.encoder(events, properties, windows.lengths, times=windows.times)
         return self._finish(self.encoder.before(states), windows.users)
 
     def user_vectors(self, windows: Windows, history: Tensor) -> Tensor:
         """What the user tower says after the last event of each window: [B, width]."""
         events, properties = self._events(windows, history)
-        return self._finish(self.encoder.last(events, properties, windows.lengths).unsqueeze(1), windows.users)[:, 0]
+        state = self.encoder.last(events, properties, windows.lengths, times=windows.times)
+        return self._finish(state.unsqueeze(1), windows.users)[:, 0]

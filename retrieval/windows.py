@@ -124,6 +124,13 @@ class TowerData:
         return self._ends[moment]
 
     @cached_property
+    def times(self) -> Tensor:
+        """Seconds of every event of the history, float64 [E]; those of unknown time stand at the earliest known one."""
+        times = torch.from_numpy(self.history.times)
+        known = torch.isfinite(times)
+        return torch.where(known, times, times[known].min() if known.any() else 0.0)
+
+    @cached_property
     def _ends(self) -> dict[int, NDArray[np.int64]]:
         return {}
 
@@ -140,6 +147,7 @@ class TowerData:
             (self.properties[flat] * present.flatten().unsqueeze(1)).view(*positions.shape, -1),
             present,
             (positions[:, 0] == start) | ~present[:, 0],
+            self.times[flat].view_as(positions),
         )
 
     def popularity(self, moment: int) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from recsys.nn.embedding import EmbeddingTable, masked_mean
+from recsys.nn.embedding import EmbeddingTable, mean_share
 from recsys.nn.features import FeatureConfig, FeatureEncoder
 
 
@@ -51,13 +51,25 @@ def test_the_gradient_names_the_touched_rows_only() -> None:
     assert grad.coalesce().values()[0].tolist() == [2.0] * 4
 
 
-def test_masked_mean_ignores_padding_and_gives_zero_for_nothing() -> None:
-    values = torch.randn(3, 4, 2)
-    present = torch.tensor([[True, True, False, False], [False] * 4, [True] * 4])
-    found = masked_mean(values, present)
-    torch.testing.assert_close(found[0], values[0, :2].mean(0))
-    assert not found[1].any()
-    torch.testing.assert_close(found[2], values[2].mean(0))
+def test_pooling_is_the_weighted_sum_of_the_rows_and_so_is_its_gradient() -> None:
+    found = table()
+    rows = torch.randint(0, 15, (6, 5), generator=torch.Generator().manual_seed(0))
+    share = torch.rand(6, 5, generator=torch.Generator().manual_seed(1)) * (rows > 3)
+    answer = torch.randn(6, 4, generator=torch.Generator().manual_seed(2))
+    gradients = []
+    for pooled in (found.pooled(rows, share), (found.weight[rows] * share[..., None]).sum(1)):
+        found.weight.grad = None
+        torch.testing.assert_close(pooled, (found.weight[rows] * share[..., None]).sum(1))
+        (pooled * answer).sum().backward()
+        assert found.weight.grad is not None
+        gradients.append(found.weight.grad.to_dense())
+    torch.testing.assert_close(gradients[0], gradients[1])
+    assert gradients[0].any()
+
+
+def test_mean_shares_ignore_what_is_absent_and_give_zero_for_nothing() -> None:
+    found = mean_share(torch.tensor([[True, True, False, False], [False] * 4, [True] * 4]))
+    assert found.tolist() == [[0.5, 0.5, 0, 0], [0] * 4, [0.25] * 4]
 
 
 def test_each_field_is_its_vocabularys_row(toy: Any) -> None:

@@ -154,7 +154,7 @@ def test_a_windowed_mean_is_the_mean_of_the_last_events() -> None:
 
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 300])
 def test_decayed_means_equal_their_definition_across_chunks(length: int) -> None:
-    model = build_sequence_encoder(SequenceConfig(encoder="decayed_mean", half_lives=(0.5, 8.0, 1e6)), 2)
+    model = build_sequence_encoder(SequenceConfig(encoder="decayed_mean", dropout=0.0, half_lives=(0.5, 8.0, 1e6)), 2)
     events = torch.randn(2, length, 2, generator=torch.Generator().manual_seed(3))
     states = model(events).view(2, length, 3, 2)
     rates = model.rates.double()
