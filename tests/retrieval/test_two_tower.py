@@ -65,6 +65,7 @@ def cut(windows: Windows, length: int) -> Windows:
         items=windows.items[:, :length],
         properties=windows.properties[:, :length],
         present=windows.present[:, :length],
+        times=windows.times[:, :length],
     )
 
 
