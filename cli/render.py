@@ -81,17 +81,29 @@ def print_facts(title: str, facts: Mapping[str, Any]) -> None:
     show(_facts(title, facts))
 
 
+RUNGS = {
+    "features": "from the user's own features",
+    "segment": "popular among users like this one",
+    "popular": "popular among everybody",
+}
+"""What an answer without a history rests on."""
+
+
 def print_recommendation(answer: Mapping[str, Any]) -> None:
     """One user's list: rank, title, score, the score of each task, and where the item came from."""
     items: Sequence[Mapping[str, Any]] = answer["items"]
     tasks = list(dict.fromkeys(task for item in items for task in item.get("tasks", {})))
     explained = any("why" in item for item in items)
-    known = "" if answer["known"] else ", who is unknown: items are what is popular"
+    who = "is unknown" if not answer["known"] else "has no history"
+    rung = f", who {who}: {RUNGS[answer['rung']]}" if answer["rung"] in RUNGS else ""
     timing = answer.get("timings_ms", {})
-    caption = f"{answer['candidates']:,} candidates"
+    caption = f"rung: {answer['rung']}, {answer['candidates']:,} candidates"
     if "total" in timing:
         caption += ", " + ", ".join(f"{name} {value:.1f} ms" for name, value in timing.items())
-    table = _table(f"For user {answer['user']}{known}", ["#", "item", "score", *tasks, "from"], caption=caption)
+    if answer["short"]:
+        wanted = len(items) + answer["short"]
+        caption = f"only {len(items)} of {wanted}: no other item is allowed and new to this user\n{caption}"
+    table = _table(f"For user {answer['user']}{rung}", ["#", "item", "score", *tasks, "from"], caption=caption)
     if explained:
         table.add_column("why", overflow="fold")
     for rank, item in enumerate(items, start=1):
@@ -129,16 +141,30 @@ def evaluation(result: Mapping[str, Any]) -> RenderableType:
         for task, values in tasks.items():
             table.add_row(task, *(_cell(values, name) for name in shown))
         blocks.append(table)
+    if result.get("blend"):
+        blocks.append(_blend(result["blend"]))
     if result.get("funnel"):
         funnel = result["funnel"]
         blocks.append(_facts("Funnel", {name: value for name, value in funnel.items() if name != "verdict"}))
         blocks += _stages(funnel.get("stages"))
+        blocks += _sources(funnel.get("sources") or {})
         if funnel.get("verdict"):
             blocks.append(Text(str(funnel["verdict"])))
     for fault in result.get("findings", []):
         style = "bold red" if fault["severity"] == "error" else "yellow"
         blocks.append(Text(f"{fault['severity']}: ", style=style).append(fault["sentence"], style="default"))
     return Group(*blocks)
+
+
+def _blend(blend: Mapping[str, Any]) -> RenderableType:
+    """The weights that make the lists; of a search also what they gained where they were chosen."""
+    caption = f"{blend['kind']}, chosen by {blend['chosen_by']}"
+    if "objective" in blend:
+        caption += f": {blend['objective']} {_number(blend['value'])}, {_number(blend['default_value'])} by default"
+    table = _table("Blend", ["task", "weight"], caption=caption)
+    for task, weight in blend["weights"].items():
+        table.add_row(task, _number(float(weight)))
+    return table
 
 
 def _headlines(names: Sequence[str]) -> list[str]:
@@ -218,6 +244,27 @@ def _stages(stages: Any) -> list[RenderableType]:
     return [table]
 
 
+def _sources(sources: Mapping[str, Mapping[str, Any]]) -> list[RenderableType]:
+    """What each of several retrievers contributes to the candidates and to the hits."""
+    if len(sources) < 2:
+        return []
+    every = [name for name, value in next(iter(sources.values())).items() if _is_metric(name, value)]
+    kinds = (
+        "credit_of_candidates",
+        "recall_lost",
+        "recall_gain",
+        "credit_of_list@",
+        "credit_of_hits@",
+        "share_of_hits_alone@",
+    )
+    shown = [name for kind in kinds for name in every if name.startswith(kind)]
+    caption = "credit divides what several named evenly among them; alone is what nobody else named"
+    table = _table("Sources", ["retriever", *(name.replace("_", " ") for name in shown)], caption=caption)
+    for name, values in sources.items():
+        table.add_row(name, *(_cell(values, metric) for metric in shown))
+    return [table]
+
+
 def _table(title: str, heads: Sequence[str], *, caption: str = "", numbers: bool = True) -> Table:
     table = Table(title=title or None, title_justify="left", title_style="bold", caption=caption or None)
     table.caption_justify = "left"
@@ -264,8 +311,10 @@ def _signed(value: float) -> str:
 
 
 def _why(why: Any) -> str:
-    """A reason as a sentence: the items of the user's past that are nearest to the recommended one."""
+    """A reason as a sentence: the items of the user's past that are nearest to the recommended one, or the rung."""
     past = why.get("because_of") if isinstance(why, Mapping) else None
     if past:
         return "near to " + ", ".join(f"{one['title']} ({one['similarity']:.2f})" for one in past)
+    if isinstance(why, Mapping) and why.get("rung") in RUNGS:
+        return RUNGS[why["rung"]]
     return why if isinstance(why, str) else json.dumps(plain(why), ensure_ascii=False)

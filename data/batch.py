@@ -7,7 +7,7 @@ cross statistics, of the pair. One user scored against many candidates is a batc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import torch
@@ -146,3 +146,25 @@ class Batch:
         """A copy on `device`."""
         moved = {f.name: value.to(device) for f in fields(self) if (value := getattr(self, f.name)) is not None}
         return replace(self, **moved)
+
+
+def join_blocks(blocks: Sequence[Block]) -> Block:
+    """Blocks of equal rows side by side."""
+    return Block(
+        torch.cat([block.categorical for block in blocks], dim=1),
+        torch.cat([block.numeric for block in blocks], dim=1),
+        tuple(bag for block in blocks for bag in block.bags),
+        tuple(sequence for block in blocks for sequence in block.sequences),
+        tuple(vector for block in blocks for vector in block.vectors),
+    )
+
+
+def join_layouts(layouts: Sequence[SideLayout], sequences: tuple[SequenceField, ...]) -> SideLayout:
+    """Layout of `join_blocks`."""
+    return SideLayout(
+        tuple(name for layout in layouts for name in layout.categorical),
+        tuple(name for layout in layouts for name in layout.numeric),
+        tuple(name for layout in layouts for name in layout.bags),
+        sequences,
+        tuple(vector for layout in layouts for vector in layout.vectors),
+    )

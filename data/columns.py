@@ -115,14 +115,25 @@ def as_float32(
         minimum: smallest allowed value.
         expected: what the message says should have stood there.
     """
-    numbers, wrong = _numbers(_values(tables, name, column), float, pa.float64())
-    wrong |= np.isinf(numbers)
+    numbers, wrong = _finite(tables, name, column)
     if not allow_missing:
         wrong |= np.isnan(numbers)
     if minimum is not None:
         wrong |= numbers < minimum
     report_wrong(bad, tables, name, column, wrong=wrong, expected=expected)
     return np.where(wrong, np.nan, numbers).astype(np.float32)
+
+
+def as_float64(tables: Tables, name: str, column: str) -> NDArray[np.float64]:
+    """A numeric column in full precision, `[rows]`; NaN where there is nothing, or nothing that is a number."""
+    numbers, wrong = _finite(tables, name, column)
+    return np.where(wrong, np.nan, numbers)
+
+
+def _finite(tables: Tables, name: str, column: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Numbers `[rows]`, NaN where missing, and the mask of values that are no finite number."""
+    numbers, wrong = _numbers(_values(tables, name, column), float, pa.float64())
+    return numbers, wrong | np.isinf(numbers)
 
 
 def as_labels(

@@ -7,7 +7,7 @@ and item blocks hold what does not. Candidates nobody logged are assembled from 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -15,10 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .batch import Batch, Block, Layout, SequenceField, SideLayout
+from .attributes import Attribute, TextColumn, identities
+from .batch import Batch, Block, Layout, SequenceField, SideLayout, join_blocks, join_layouts
 from .counts import CountTable, combine
 from .encoders import Encoders, stack
 from .history import History
+from .pretrained import TableStart
 from .schema import DataConfig, FeatureSpec
 from .split import Part
 from .vocabulary import FIRST, UNKNOWN
@@ -82,6 +84,9 @@ class Dataset:
         sequence_ends: pointer into that history for each event row.
         fingerprint: sha256 of the source files.
         notes: sentences every report repeats.
+        attributes: raw values of the item features and of `config.attributes`, N rows.
+        table_starts: vocabulary -> vectors its embedding rows start from; empty in a data set that was loaded back,
+            whose models are trained.
     """
 
     config: DataConfig
@@ -103,6 +108,8 @@ class Dataset:
     sequence_ends: Mapping[str, NDArray[np.int64]]
     fingerprint: str
     notes: tuple[str, ...] = ()
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    table_starts: Mapping[str, TableStart] = field(default_factory=dict)
 
     @property
     def num_users(self) -> int:
@@ -123,6 +130,16 @@ class Dataset:
     def item_rows(self) -> dict[str, int]:
         """Raw item id -> item row."""
         return {raw: row for row, raw in enumerate(self.item_ids)}
+
+    @cached_property
+    def item_columns(self) -> dict[str, Attribute]:
+        """What a filter may ask about the items of the catalogue: their ids, titles and attributes, by column name."""
+        size = self.num_catalogue
+        named: dict[str, Attribute] = {self.config.item: identities(self.item_ids[:size])}
+        if self.config.title:
+            named[self.config.title] = identities(self.titles[:size])
+        kept = {n: a.first(size) if isinstance(a, TextColumn) else a[:size] for n, a in self.attributes.items()}
+        return named | kept
 
     @cached_property
     def sequence_specs(self) -> tuple[FeatureSpec, ...]:
@@ -190,7 +207,8 @@ class Dataset:
     def candidates(self, users: NDArray[np.int64], items: NDArray[np.int64], moment: int) -> Batch:
         """Unlogged (user, item) pairs at the start of a part, or now.
 
-        Context is the user's latest before the moment (that of one fixed training row for users without any).
+        Context is the user's latest before the moment. A user without any gets the commonest: of every category, and of
+        every number's bucket, the one most training rows have; numbers are missing, lists empty, vectors zero.
 
         Args:
             users: int [Q] user rows.
@@ -204,11 +222,7 @@ class Dataset:
         owner = np.repeat(np.arange(len(users)), width)
         flat = items.reshape(-1)
         context_rows = self._latest_rows(moment)[users]
-        context = self.row_query.select(torch.from_numpy(context_rows))
-        kept = len(self.sides["context"].categorical), len(self.sides["context"].numeric)
-        context = Block(
-            context.categorical[:, : kept[0]], context.numeric[:, : kept[1]], context.bags, (), context.vectors
-        )
+        context = self._context(context_rows)
         query_counts, item_counts = self._pair_counts(users, context_rows, owner, flat)
         query = join_blocks((self.users.select(torch.from_numpy(users)), context, query_counts))
         item = join_blocks((self.items.select(torch.from_numpy(flat)), item_counts))
@@ -217,6 +231,39 @@ class Dataset:
             ends = {s.name: self.sequence_bounds(s.name, moment)[users] for s in self.sequence_specs}
             query, item = self._with_sequences(query, item, asked_by, users, ends)
         return Batch(query, item, asked_by)
+
+    def _context(self, rows: NDArray[np.int64]) -> Block:
+        """Context columns of event rows; the default ones where the row is -1."""
+        found = self.row_query.select(torch.from_numpy(np.maximum(rows, 0)))
+        default, absent = self._default_context, torch.from_numpy(rows < 0).unsqueeze(1)
+        width = default.categorical.shape[1], default.numeric.shape[1]
+        return Block(
+            torch.where(absent, default.categorical, found.categorical[:, : width[0]]),
+            torch.where(absent, default.numeric, found.numeric[:, : width[1]]),
+            tuple(torch.where(absent, *pair) for pair in zip(default.bags, found.bags, strict=True)),
+            (),
+            tuple(torch.where(absent, *pair) for pair in zip(default.vectors, found.vectors, strict=True)),
+        )
+
+    @cached_property
+    def _common_codes(self) -> dict[str, int]:
+        """Of each context count key, the code most training rows have: that of a request without a context."""
+        train = self.events.parts == Part.TRAIN
+        keys = [key for key in self.key_codes if self.config.feature(key).side == "context"]
+        return {key: int(np.bincount(self.key_codes[key][train]).argmax()) for key in keys}
+
+    @cached_property
+    def _default_context(self) -> Block:
+        """Context of a request that nothing is known of: one row, see `candidates`."""
+        layout, train = self.sides["context"], self.row_query.categorical[self.rows(Part.TRAIN)]
+        common = [torch.bincount(train[:, column]).argmax() for column in range(len(layout.categorical))]
+        return Block(
+            torch.stack(common).unsqueeze(0) if common else torch.empty(1, 0, dtype=torch.int64),
+            torch.full((1, len(layout.numeric)), float("nan")),
+            tuple(torch.zeros_like(bag[:1]) for bag in self.row_query.bags),
+            (),
+            tuple(torch.zeros_like(vector[:1]) for vector in self.row_query.vectors),
+        )
 
     def _with_sequences(
         self,
@@ -265,7 +312,7 @@ class Dataset:
         )
         before = None
         if prior is not None:
-            early = prior.parts == Part.PRIOR
+            early = prior.rows < 0  # listed in a table; events carried from an earlier run are in the log itself
             owner = np.repeat(np.arange(prior.num_users), np.diff(prior.ptr))
             before = owner[early], prior.items[early].astype(np.int64)
         return History.build(events.users, events.items, events.times, events.parts, chosen, self.num_users, before)
@@ -304,11 +351,10 @@ class Dataset:
         return {}
 
     def _latest_rows(self, moment: int) -> NDArray[np.int64]:
-        """Each user's latest event row before the moment; one training row for all users without one: int64 [U]."""
+        """Each user's latest event row before the moment, -1 for users without one: int64 [U]."""
         if moment not in self._latest:
             earlier = np.flatnonzero(self.events.parts < moment)
-            training = np.flatnonzero(self.events.parts == Part.TRAIN)
-            latest = np.full(self.num_users, training[len(training) // 2], dtype=np.int64)
+            latest = np.full(self.num_users, -1, dtype=np.int64)
             latest[self.events.users[earlier]] = earlier  # rows ascend in time: the last assignment wins
             self._latest[moment] = latest
         return self._latest[moment]
@@ -334,6 +380,8 @@ class Dataset:
             for key, side in zip(table.spec.keys, sides, strict=True):
                 rows = {"user": users, "context": context_rows, "item": items}[side]
                 code = self.key_codes[key][rows]
+                if side == "context":
+                    code = np.where(rows >= 0, code, self._common_codes[key])
                 codes.append(code[owner] if pair and side != "item" else code)
             statistics = table.lookup(combine(codes, table.sizes))
             (item if pair else query).extend(zip(table.names, statistics.T, strict=True))
@@ -345,26 +393,4 @@ def encode_counts(columns: Sequence[tuple[str, NDArray[np.float32]]], encoders: 
     return Block(
         stack([encoders.numerics[name].buckets(values) for name, values in columns], rows, torch.int64),
         stack([encoders.numerics[name].scaled(values) for name, values in columns], rows, torch.float32),
-    )
-
-
-def join_blocks(blocks: Sequence[Block]) -> Block:
-    """Blocks of equal rows side by side."""
-    return Block(
-        torch.cat([block.categorical for block in blocks], dim=1),
-        torch.cat([block.numeric for block in blocks], dim=1),
-        tuple(bag for block in blocks for bag in block.bags),
-        tuple(sequence for block in blocks for sequence in block.sequences),
-        tuple(vector for block in blocks for vector in block.vectors),
-    )
-
-
-def join_layouts(layouts: Sequence[SideLayout], sequences: tuple[SequenceField, ...]) -> SideLayout:
-    """Layout of `join_blocks`."""
-    return SideLayout(
-        tuple(name for layout in layouts for name in layout.categorical),
-        tuple(name for layout in layouts for name in layout.numeric),
-        tuple(name for layout in layouts for name in layout.bags),
-        sequences,
-        tuple(vector for layout in layouts for vector in layout.vectors),
     )

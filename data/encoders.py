@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from .columns import as_strings, report_wrong, require_columns
 from .numeric import NumericEncoder
 from .schema import FeatureSpec
 from .tables import BadRows, Tables
-from .vocabulary import UNKNOWN, Vocabulary
+from .vocabulary import FIRST, MISSING, UNKNOWN, Vocabulary
 
 Column = Any
 """A raw column: text [n] for categorical and multi, float32 [n] numeric, float32 [n, d] vector."""
@@ -25,10 +25,11 @@ Column = Any
 
 @dataclass(frozen=True)
 class Encoders:
-    """Vocabularies of categorical and multi features, and of count keys; bucket edges and scales of numbers."""
+    """Vocabularies of categorical and multi features, edges and scales of numbers, vocabularies of count keys."""
 
     vocabularies: Mapping[str, Vocabulary]
     numerics: Mapping[str, NumericEncoder]
+    keys: Mapping[str, Vocabulary] = field(default_factory=dict)
 
     def sizes(self) -> dict[str, int]:
         """Table rows of every vocabulary, buckets included."""
@@ -36,11 +37,17 @@ class Encoders:
             name: encoder.size for name, encoder in self.numerics.items()
         }
 
+    def missing_row(self, name: str) -> int:
+        """Row of a missing value in the vocabulary of a feature, -1 where training rows had none."""
+        vocabulary = self.vocabularies.get(name)
+        return vocabulary.values.index(MISSING) + FIRST if vocabulary and MISSING in vocabulary.values else -1
+
     def state(self) -> dict[str, Any]:
         """As JSON."""
         return {
             "vocabularies": {name: list(vocabulary.values) for name, vocabulary in self.vocabularies.items()},
             "numerics": {name: encoder.state() for name, encoder in self.numerics.items()},
+            "keys": {name: list(vocabulary.values) for name, vocabulary in self.keys.items()},
         }
 
     @classmethod
@@ -49,6 +56,7 @@ class Encoders:
         return cls(
             {name: Vocabulary(tuple(values)) for name, values in state["vocabularies"].items()},
             {name: NumericEncoder.from_state(encoder) for name, encoder in state["numerics"].items()},
+            {name: Vocabulary(tuple(values)) for name, values in state.get("keys", {}).items()},
         )
 
 

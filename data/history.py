@@ -114,11 +114,20 @@ class History:
         """
         previous = np.concatenate([[-np.inf], self.times[:-1]]) if len(self.times) else self.times
         previous[self.ptr[:-1][np.diff(self.ptr) > 0]] = -np.inf
-        with np.errstate(invalid="ignore"):
-            gap = self.times - previous
-        known = np.isfinite(gap)
-        octave = np.log2(np.where(known, np.maximum(gap, 0.0), 0.0) + 1.0).astype(np.int64)
-        return np.where(known, np.minimum(octave + 1, buckets - 1), 0)
+        return _octaves(self.times, previous, buckets)
+
+    def request_gap_buckets(self, buckets: int, now: float) -> NDArray[np.int64]:
+        """Time from each event to the request that follows it, int64 [E], in the classes of `gap_buckets`.
+
+        A request stands where the user's next event does; after the last event of all it stands at `now`.
+
+        Args:
+            buckets: classes, the unknown one included.
+            now: seconds.
+        """
+        following = np.concatenate([self.times[1:], [now]]) if len(self.times) else self.times
+        following[self.ptr[1:][np.diff(self.ptr) > 0] - 1] = now
+        return _octaves(following, self.times, buckets)
 
     def window(self, users: NDArray[np.int64], ends: NDArray[np.int64], length: int) -> tuple[Tensor, Tensor]:
         """The last `length` events before each pointer, oldest first, padded at the end.
@@ -145,3 +154,12 @@ class History:
         ptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         flat = np.arange(ptr[-1]) - np.repeat(ptr[:-1], lengths) + np.repeat(starts, lengths)
         return self.items[flat].astype(np.int64), ptr
+
+
+def _octaves(later: NDArray[np.float64], earlier: NDArray[np.float64], buckets: int) -> NDArray[np.int64]:
+    """0 where either time is unknown, else 1 + floor(log2(1 + seconds between)), capped; int64 [E]."""
+    with np.errstate(invalid="ignore"):
+        gap = later - earlier
+    known = np.isfinite(gap)
+    octave = np.log2(np.where(known, np.maximum(gap, 0.0), 0.0) + 1.0).astype(np.int64)
+    return np.where(known, np.minimum(octave + 1, buckets - 1), 0)

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from ..errors import ConfigError, DataError
 from .columns import as_choice, as_float32, as_ids, as_labels, as_strings, as_time
 from .encoders import parse_vectors
-from .readers import read_tables
+from .pretrained import read_pretrained
+from .readers import combined_digest, read_tables
 from .schema import DataConfig, FeatureSpec, TaskSpec
 from .sources import load
 from .split import PART_NAMES
@@ -23,7 +24,17 @@ from .tables import BadRows, Tables, quote
 
 
 def read_configured(config: DataConfig, base: Path, bad: BadRows) -> Tables:
-    """Read the tables a `[data]` section names; relative paths start from `base`."""
+    """Read the tables and vectors a `[data]` section names; relative paths start from `base`."""
+    tables = _read_tables(config, base, bad)
+    named = [spec for spec in config.features if spec.pretrained]
+    if not named:
+        return tables
+    vectors = {spec.name: read_pretrained(base / spec.pretrained, spec.separator) for spec in named}
+    fingerprint = combined_digest([tables.fingerprint, *(found.digest for found in vectors.values())])
+    return replace(tables, vectors=vectors, fingerprint=fingerprint)
+
+
+def _read_tables(config: DataConfig, base: Path, bad: BadRows) -> Tables:
     if config.source != "files":
         if not config.path:
             raise ConfigError(f'data.source = "{config.source}" needs data.path, the folder or zip it lies in')
@@ -85,7 +96,7 @@ def clean(tables: Tables, config: DataConfig, bad: BadRows) -> tuple[Tables, Raw
     for spec in config.features:
         if spec.kind == "numeric":
             as_float32(tables, home_table(tables, spec), spec.source, bad)
-        elif spec.kind == "vector":
+        elif spec.kind == "vector" and not spec.pretrained:
             parse_vectors(spec, tables, home_table(tables, spec), bad)
     if bad.count():
         for name in ("events", "users", "items"):

@@ -6,6 +6,7 @@ and counts are learned from the training part of the data.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -53,6 +54,13 @@ class FeatureSpec(Settings):
     and binary tasks (the label the event had)."""
     matches: tuple[str, ...] = ()
     """Some of `of`: how many elements of a `sequence` share the candidate's value becomes a number of the pair."""
+    pretrained: str = ""
+    """File of vectors computed elsewhere, by raw value, relative to the configuration file: a table (CSV or Parquet) of
+    values and their numbers, or an .npy array with the values beside it, one a line, in a .txt file of the same name. A
+    `vector` looks its column's value up in it. The rows of a `categorical` or `multi` feature start from it, reduced to
+    their principal components where they are wider than the embeddings."""
+    frozen: bool = False
+    """Leave rows that start from `pretrained` where they are; the others, and what reads them, are trained."""
     prior: str = ""
     """Column of the users table with item ids from before the log begins, oldest first, separated by spaces."""
 
@@ -71,6 +79,13 @@ class FeatureSpec(Settings):
         if self.after_event and (self.side != "context" or self.kind != "categorical"):
             raise ValueError(
                 f'"{self.name}": after_event is for categorical context features, found {self.side} {self.kind}'
+            )
+        if self.pretrained and self.kind not in ("categorical", "multi", "vector"):
+            raise ValueError(f'"{self.name}" is {self.kind}: pretrained is for categorical, multi and vector features')
+        if self.frozen and (not self.pretrained or self.kind == "vector"):
+            raise ValueError(
+                f'"{self.name}": frozen is for categorical and multi features with pretrained vectors (a vector never '
+                "moves); leave it out"
             )
         if self.kind != "sequence" and (self.of or self.where or self.prior):
             raise ValueError(f'"{self.name}" is {self.kind}: only a sequence takes of, where or prior')
@@ -192,6 +207,9 @@ class DataConfig(Settings):
     """Column of event times: epoch seconds or milliseconds, or ISO dates. Empty: file order."""
     title: str = ""
     """Item column shown to people."""
+    attributes: tuple[str, ...] = ()
+    """Columns of the item table kept with the run, beside id, title and item features, so that `recsys recommend
+    --where` can ask about them."""
     weight: str = ""
     """Event column with a training weight per row."""
     propensity: str = ""
@@ -245,6 +263,9 @@ class DataConfig(Settings):
         for position, task in enumerate(self.tasks):
             if task.where and task.where not in tasks[:position]:
                 raise ValueError(f'task "{task.name}": where = "{task.where}" must be an earlier task')
+        for name in self.attributes:
+            if name in features and features[name].side == "item" and features[name].kind != "vector":
+                raise ValueError(f'attributes: "{name}" is an item feature, so it is kept already; leave it out')
         for count in self.counts:
             for key in count.keys:
                 if key not in features or features[key].kind != "categorical":
@@ -255,6 +276,16 @@ class DataConfig(Settings):
                 if task_name not in tasks:
                     raise ValueError(f'counts {count.name}: "{task_name}" is no task; tasks: {tasks}')
         return self
+
+    def relocated(self, change: Callable[[str], str]) -> DataConfig:
+        """The same section with every path that is not empty changed."""
+        events = change(self.events) if self.events and isinstance(self.events, str) else self.events
+        paths: dict[str, object] = {n: change(p) for n in ("path", "users", "items") if (p := getattr(self, n))}
+        paths["events"] = tuple(change(one) for one in events) if isinstance(events, tuple) else events
+        paths["features"] = tuple(
+            f.model_copy(update={"pretrained": change(f.pretrained)}) if f.pretrained else f for f in self.features
+        )
+        return self.model_copy(update=paths)
 
     def feature(self, name: str) -> FeatureSpec:
         """The feature called `name` (KeyError if there is none)."""

@@ -12,7 +12,7 @@ from .schema import SplitSpec
 
 
 class Part(IntEnum):
-    """Part of a row. PRIOR rows precede the log: they enter histories, never losses, counts or metrics."""
+    """Part of a row. PRIOR rows precede the log: they enter histories and counts, never losses or metrics."""
 
     PRIOR = -1
     TRAIN = 0

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .attributes import Attribute, TextColumn
 from .batch import Block, SideLayout
 from .counts import CountTable
 from .dataset import Dataset, EventLog
@@ -37,9 +38,18 @@ def save_dataset(dataset: Dataset, folder: Path) -> None:
         arrays |= {f"{group}/{name}": values for name, values in getattr(dataset, group).items()}
     for place, table in enumerate(dataset.counts):
         arrays |= {f"counts/{place}/{n}": getattr(table, n) for n in ("keys", "seen", "rows", "positives", "prior")}
+    texts: dict[str, tuple[str, ...]] = {}
+    for name, attribute in dataset.attributes.items():
+        if isinstance(attribute, TextColumn):
+            arrays |= {f"attribute_codes/{name}": attribute.codes, f"attribute_ptr/{name}": attribute.ptr}
+            texts[name] = attribute.values
+        else:
+            arrays[f"attribute_numbers/{name}"] = attribute
     save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, folder / ARRAYS)
     _write(folder / ENCODERS, dataset.encoders.state())
-    _write(folder / IDS, {"users": dataset.user_ids, "items": dataset.item_ids, "titles": dataset.titles})
+    _write(
+        folder / IDS, {"users": dataset.user_ids, "items": dataset.item_ids, "titles": dataset.titles, "texts": texts}
+    )
     _write(
         folder / SCHEMA,
         {
@@ -74,6 +84,10 @@ def load_dataset_files(arrays_file: Path, encoders_file: Path, ids_file: Path, s
         for place, (spec, sizes) in enumerate(zip(config.counts, schema["count_sizes"], strict=True))
     )
     sequences = [spec.name for spec in config.features if spec.kind == "sequence"]
+    attributes: dict[str, Attribute] = dict(_group("attribute_numbers", arrays))
+    for name, texts in ids.get("texts", {}).items():
+        codes, ptr = arrays[f"attribute_codes/{name}"], arrays[f"attribute_ptr/{name}"]
+        attributes[name] = TextColumn(tuple(texts), codes, ptr)
     return Dataset(
         config,
         Encoders.from_state(_read(encoders_file)),
@@ -94,6 +108,8 @@ def load_dataset_files(arrays_file: Path, encoders_file: Path, ids_file: Path, s
         sequence_ends=_group("sequence_ends", arrays),
         fingerprint=schema["fingerprint"],
         notes=tuple(schema["notes"]),
+        attributes=attributes,
+        table_starts={},
     )
 
 

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..errors import DataError
+
+if TYPE_CHECKING:
+    from .pretrained import Pretrained
 
 OnBadRows = Literal["error", "drop"]
 
@@ -83,7 +86,8 @@ class RawTable:
 class Tables:
     """Events, and the users and items they speak of, exactly as read.
 
-    `fingerprint` is a sha256 over the bytes of all source files; `notes` are sentences a report must repeat.
+    `fingerprint` is a sha256 over the bytes of all source files; `notes` are sentences a report must repeat; `vectors`
+    are the pretrained ones of the features that have any.
     """
 
     events: pa.Table
@@ -92,6 +96,7 @@ class Tables:
     origin: dict[str, Origin]
     fingerprint: str
     notes: tuple[str, ...] = ()
+    vectors: Mapping[str, Pretrained] = field(default_factory=dict)
 
     def table(self, name: str) -> pa.Table:
         """One of the three tables by name; a DataError where it was not given."""

@@ -79,6 +79,7 @@ def curve_chart(
     y_range: tuple[float, float],
     diagonal: bool = False,
     whiskers: tuple[Sequence[float], Sequence[float]] | None = None,
+    legend_below: bool = False,
 ) -> str:
     """Lines with dots in a frame.
 
@@ -90,6 +91,7 @@ def curve_chart(
         y_range: ends of the y axis.
         diagonal: draw where x equals y.
         whiskers: low and high ends of each y of the first series.
+        legend_below: names under the frame, for lines that would run through them.
     """
     left, top, width, height = 44.0, 22.0, 300.0, 180.0
 
@@ -121,11 +123,13 @@ def curve_chart(
         parts.append(f'<polyline class="line {kind}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>')
         parts += [f'<circle class="dot {kind}" cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>' for x, y in points]
         if len(series) > 1:
-            parts.append(f'<circle class="dot {kind}" cx="{left + 8}" cy="{top + 12 + 14 * index}" r="4"/>')
-            parts.append(text(left + 16, top + 16 + 14 * index, name, "small"))
+            line = top + 14 * index + (height + 28 if legend_below else 16)
+            parts.append(f'<circle class="dot {kind}" cx="{left + 8}" cy="{line - 4}" r="4"/>')
+            parts.append(text(left + 16, line, name, "small"))
     parts.append(text(left + width, top + height + 28, x_label, "small", "end"))
     parts.append(text(2, 12, y_label, "small"))
-    return svg("".join(parts), top + height + 34, f"{y_label} against {x_label}")
+    under = 14 * (len(series) - 1) if legend_below else 0
+    return svg("".join(parts), top + height + 34 + under, f"{y_label} against {x_label}")
 
 
 def round_steps(low: float, high: float) -> list[float]:
@@ -135,30 +139,3 @@ def round_steps(low: float, high: float) -> list[float]:
     step = max(one * unit for one in (1, 2, 5) if one * unit <= span / 4)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(one * step, 12) for one in range(first, last + 1)]
-
-
-def heat_map(rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]]) -> str:
-    """A grid of cells, darker for larger shares, each with its number."""
-    left, row, parts = 96.0, 26.0, []
-    wide = (WIDTH - left - 2) / max(len(columns), 1)
-    highest = max([value for line in values for value in line], default=1.0) or 1.0
-    shared = columns[0][: columns[0].rfind(" ") + 1] if columns else ""  # of "expert 0", "expert 1": said once
-    if len(columns) < 2 or not all(name.startswith(shared) for name in columns):
-        shared = ""
-    parts.append(text(2, 12, shared.strip(), "small"))
-    for column, name in enumerate(columns):
-        short = name[len(shared) :][: max(int(wide / 6), 2)]
-        parts.append(text(left + wide * (column + 0.5) - 1, 12, short, "small", "middle"))
-    for index, (name, line) in enumerate(zip(rows, values, strict=True)):
-        y = 18 + index * row
-        parts.append(text(2, y + 17, name if len(name) <= 15 else name[:14] + "…"))
-        for column, value in enumerate(line):
-            x, strength = left + wide * column, value / highest
-            parts.append(
-                f'<rect class="cell" x="{x:.1f}" y="{y}" width="{wide - 2:.1f}" height="{row - 2}" '
-                f'fill-opacity="{0.06 + 0.94 * strength:.3f}"/>'
-            )
-            if wide >= 22:
-                kind = "small inverse" if strength > 0.5 else "small"
-                parts.append(text(x + wide / 2 - 1, y + 16, f"{value:.2f}".lstrip("0") or "0", kind, "middle"))
-    return svg("".join(parts), 22 + len(rows) * row, "share of each column in each row")

@@ -1,7 +1,8 @@
 """Where a two-stage recommender loses: the gap to a perfect NDCG, split over the stages so that the parts add up.
 
-A relevant item must survive every stage: some retriever has to find it, the approximate index must not miss it, no
-filter may drop it, the ranker has to put it on top, and the list rules have to leave it there. After each stage the
+A relevant item must survive every stage: some retriever has to find it, the approximate index must not miss it, merging
+several lists must not crowd it out, no filter may drop it, the ranker has to put it on top, and the list rules have to
+leave it there. After each stage the
 best NDCG still possible is the NDCG of a perfect order of what survived, so the ceilings fall from 1 to the NDCG
 delivered and each stage's loss is the step it takes down: the steps telescope, hence they add up exactly.
 """
@@ -23,12 +24,14 @@ from .metrics import ideal_ndcg, list_metrics, rank_metrics
 from .ragged import BoolArray, FloatArray, IntArray, Ragged, contains, locate
 from .report import bootstrap_of, user_metrics_json, with_intervals
 from .row_metrics import user_auc
+from .sources import source_metrics
 
 Json = dict[str, Any]
 
 ADVICE = {
     "retrieval": "the retrievers do not find what users want: train them longer, add one, or fetch more candidates",
     "ann": "the index misses what exact search finds: raise its search effort or rebuild it for a higher recall",
+    "merge": "merging crowds out what some retriever found: take more candidates, or change the quotas",
     "filters": "filters drop items users want: look at what they remove before touching any model",
     "ranking": "the ranker has the right items and orders them badly: work on its features, labels and losses",
     "rules": "the list rules push wanted items out: loosen caps, pins or the blend",
@@ -47,6 +50,9 @@ class FunnelTrace:
         candidates: int [U, C], what was left for the ranker after filters; by default all that was retrieved.
         scores: float [U, C], what the ranker (after blending) gave each candidate.
         truth_scores: float [E], what the ranker gives each item of `truth`, retrieved or not.
+        merged: int [U, C], what was kept when the lists were merged; by default all of them.
+        proposed: bool [U, C, S], which of the S retrievers, in the order of `retrieved`, named each candidate.
+        without: retriever name -> int [U, C], what merging keeps when it is left out.
     """
 
     truth: Ragged
@@ -56,11 +62,16 @@ class FunnelTrace:
     candidates: IntArray | None = None
     scores: FloatArray | None = None
     truth_scores: FloatArray | None = None
+    merged: IntArray | None = None
+    proposed: BoolArray | None = None
+    without: Mapping[str, IntArray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         lists = {**self.retrieved, **{f"index of {name}": rows for name, rows in self.ann.items()}, "final": self.final}
-        if self.candidates is not None:
-            lists["candidates"] = self.candidates
+        lists |= {f"all but {name}": rows for name, rows in self.without.items()}
+        lists |= {
+            name: rows for name, rows in (("candidates", self.candidates), ("merged", self.merged)) if rows is not None
+        }
         for name, rows in lists.items():
             if rows.ndim != 2 or len(rows) != len(self.truth):
                 raise DataError(f"lists '{name}' of shape {list(rows.shape)} for {len(self.truth)} users; pass [U, n]")
@@ -69,6 +80,12 @@ class FunnelTrace:
             raise DataError(f"exact lists of retrievers {sorted(self.retrieved)}, index lists of {sorted(self.ann)}")
         if self.scores is not None and (self.candidates is None or self.scores.shape != self.candidates.shape):
             raise DataError(f"ranker scores of shape {list(self.scores.shape)} without candidates of the same shape")
+        if self.proposed is not None:
+            expected = () if self.candidates is None else (*self.candidates.shape, len(self.retrieved))
+            if self.proposed.shape != expected:
+                raise DataError(
+                    f"proposers of shape {list(self.proposed.shape)}; pass [U, C, S] of the candidates and retrievers"
+                )
         if self.truth_scores is not None and (self.scores is None or len(self.truth_scores) != len(self.truth.items)):
             raise DataError(f"{len(self.truth_scores)} truth scores; pass one per truth item, with candidate scores")
 
@@ -84,9 +101,10 @@ def funnel_metrics(trace: FunnelTrace, *, num_items: int, config: EvaluationConf
     Returns:
         End-to-end metrics of the final lists (`ndcg@10`, ...); `oracle_ndcg@10`, a perfect ranker on these candidates;
         with truth scores `oracle_retrieval_ndcg@10`, a perfect retriever with this ranker; `retrievers`, recall of each
-        and of their union; `ranker`, its AUC, GAUC and NDCG among the candidates; `gap` = 1 - NDCG and `stages`, each
-        with `ceiling`, `loss` (they sum to the gap), `share` of the gap and `recall` of the relevant items it leaves;
-        and `verdict`, one sentence. Rates have an interval in `_ci`.
+        and of their union; with `proposed`, `sources`, what each of them contributes (`sources.source_metrics`);
+        `ranker`, its AUC, GAUC and NDCG among the candidates; `gap` = 1 - NDCG and `stages`, each with `ceiling`,
+        `loss` (they sum to the gap), `share` of the gap and `recall` of the relevant items it leaves; and `verdict`,
+        one sentence. Rates have an interval in `_ci`.
     """
     config = config or EvaluationConfig()
     k = min(config.list_k, trace.final.shape[1])
@@ -106,7 +124,7 @@ def funnel_metrics(trace: FunnelTrace, *, num_items: int, config: EvaluationConf
     survived = _survivors(trace)
     ceilings: dict[str, NDArray[np.float64]] = {}
     kept: dict[str, NDArray[np.float64]] = {}
-    for stage in ("retrieval", "ann", "filters"):
+    for stage in ("retrieval", "ann", "merge", "filters"):
         if stage in survived:
             count = np.bincount(truth.users[survived[stage]], minlength=len(truth))[users]
             ceilings[stage], kept[stage] = ideal_ndcg(count, truth.lengths[users], k), count / relevant
@@ -125,6 +143,12 @@ def funnel_metrics(trace: FunnelTrace, *, num_items: int, config: EvaluationConf
     ceilings[last] = final.values[f"ndcg@{k}"]
     kept[last] = final.values[f"recall@{k}"]
     out["retrievers"] = _retriever_recall(trace, users, boot)
+    if trace.proposed is not None and trace.candidates is not None:
+        lists = {**trace.retrieved, **trace.ann}
+        kept_items, shown = trace.candidates, trace.final[:, :k]
+        out["sources"] = source_metrics(
+            truth, list(lists), kept_items, trace.proposed, shown, lists, trace.without, users, boot
+        )
     out["gap"], out["stages"] = _attribute(ceilings, kept, boot)
     out["verdict"] = verdict(out, k)
     return out
@@ -162,6 +186,8 @@ def _survivors(trace: FunnelTrace) -> dict[str, BoolArray]:
     stages = {"retrieval": found(trace.retrieved)}
     if trace.ann:
         stages["ann"] = found({**trace.retrieved, **trace.ann})
+    if trace.merged is not None:
+        stages["merge"] = found({"merged": trace.merged})
     if trace.candidates is not None:
         stages["filters"] = found({"candidates": trace.candidates})
     return stages

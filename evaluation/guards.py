@@ -164,7 +164,7 @@ def index_faults(
 def filters_drop_relevant(stages: list[dict[str, Any]], limit: float = 0.05) -> list[Finding]:
     """Whether filters remove relevant items that had been retrieved: the stages of `funnel.funnel_metrics`."""
     recall = {stage["stage"]: stage.get("recall") for stage in stages}
-    before = recall.get("ann", recall.get("retrieval"))
+    before = recall.get("merge", recall.get("ann", recall.get("retrieval")))
     after = recall.get("filters")
     if not before or after is None or (lost := 1 - after / before) <= limit:
         return []

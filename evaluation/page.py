@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from .charts import curve_chart, funnel_chart, heat_map, interval_chart
+from .charts import curve_chart, funnel_chart, interval_chart
+from .gates_page import gates_section
 from .page_style import CSS
+from .training_page import training_section
 
 Json = Mapping[str, Any]
 
@@ -22,9 +24,9 @@ def render_html(report: Json) -> str:
     Args:
         report: the JSON of `recsys evaluate`. Read are `title`, `protocol`, `findings`, `funnel`, `retrieval`, `index`
             (with `curve`: [{`label`, `recall`, `p50_ms`}]), `ranking` (per task, with `reliability` and, before a
-            calibrator, `reliability_before`), `gates` (`rows`, `columns`, `values`), `slices`, `comparisons`,
-            `off_policy`, `examples` (`user`, `history`, `items` with `title`, `score`, `sources`, `hit`), `config`,
-            `data`. All are optional.
+            calibrator, `reliability_before`), `gates` (of `gates.gate_report`, with `epochs`), `blend`, `training` (per
+            stage, one record per epoch), `slices`, `comparisons`, `off_policy`, `examples` (`user`, `history`, `items`
+            with `title`, `score`, `sources`, `hit`), `config`, `data`. All are optional.
 
     Returns:
         A whole HTML document.
@@ -36,7 +38,9 @@ def render_html(report: Json) -> str:
         ("retrieval", "Retrieval", _retrieval),
         ("index", "Index", _index),
         ("ranking", "Ranking", _ranking),
-        ("gates", "Gates", _gates),
+        ("gates", "Gates", gates_section),
+        ("blend", "Blend of the tasks", _properties),
+        ("training", "Training", training_section),
         ("slices", "Slices", _slices),
         ("comparisons", "Comparison", _comparisons),
         ("off_policy", "Off-policy estimates", _off_policy),
@@ -100,7 +104,30 @@ def _funnel(funnel: Json) -> str:
         names = ("recall", "recall_ann", "recall_alone")
         rows = [[who, *(_cell(found, name) for name in names)] for who, found in funnel["retrievers"].items()]
         parts.append("<h3>Retrievers</h3>" + _table(["retriever", "recall", "by its index", "found by it alone"], rows))
-    return "".join(parts)
+    return "".join(parts) + _sources(funnel.get("sources") or {})
+
+
+def _sources(sources: Mapping[str, Json]) -> str:
+    """What each of several retrievers contributes."""
+    if len(sources) < 2:
+        return ""
+    cut = next(name.rpartition("@")[2] for name in next(iter(sources.values())) if "@" in name)
+    columns = {
+        "candidates": "credit_of_candidates",
+        "alone": "share_of_candidates_alone",
+        "recall lost": "recall_lost",
+        "recall gain": "recall_gain",
+        f"list@{cut}": f"credit_of_list@{cut}",
+        f"hits@{cut}": f"credit_of_hits@{cut}",
+        "hits alone": f"share_of_hits_alone@{cut}",
+    }
+    note = (
+        '<p class="soft">Shares of candidates, lists and hits; what several retrievers named is divided evenly among '
+        "them, so that a column sums to 1. Alone: what nobody else named. Recall lost is that of the candidates it "
+        "alone named; recall gain is what it adds to merging without it.</p>"
+    )
+    rows = [[who, *(_cell(found, name) for name in columns.values())] for who, found in sources.items()]
+    return f"<h3>What each retriever contributes</h3>{note}" + _table(["retriever", *columns], rows)
 
 
 def _retrieval(systems: Mapping[str, Json]) -> str:
@@ -167,11 +194,6 @@ def _ranking(tasks: Mapping[str, Json]) -> str:
         cards.append(f"<h3>Reliability of {escape(task)}</h3>{drawn}")
     parts.append(_side_by_side(*cards))
     return "".join(parts)
-
-
-def _gates(gates: Json) -> str:
-    note = '<p class="soft">Mean weight each gate (row) gives to each expert (column) on the test rows.</p>'
-    return note + heat_map(gates["rows"], gates["columns"], gates["values"])
 
 
 def _slices(slices: Sequence[Json]) -> str:

@@ -41,6 +41,7 @@ th { color: var(--soft); font-weight: 600; white-space: nowrap; }
 .chart .strong { font-weight: 600; }
 .chart .bar, .chart .cell { fill: var(--main); }
 .chart .lost { fill: var(--lost); }
+.chart .alarm { fill: none; stroke: var(--bad); stroke-width: 1.5; }
 .chart .frame { fill: none; stroke: var(--line); }
 .chart .grid { stroke: var(--line); }
 .chart .ideal { stroke: var(--soft); stroke-dasharray: 4 4; }

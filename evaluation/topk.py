@@ -42,7 +42,7 @@ def exact_topk(
     """The k items of highest inner product for each query.
 
     Args:
-        queries: float [U, D].
+        queries: float [U, D]; or [U, M, D], where an item's score is its highest with any of the M vectors.
         items: float [N, D].
         k: length of the lists.
         exclude: item rows that must not be recommended to each user, such as items already seen.
@@ -66,15 +66,10 @@ def exact_topk(
 
     def blocks(users: slice) -> Iterator[tuple[int, Tensor]]:
         part = query[users]
-        buffer = torch.empty(len(part) * min(item_block, num_items), device=device)
+        buffer = torch.empty(part.numel() // part.shape[-1] * min(item_block, num_items), device=device)
         for first in range(0, num_items, item_block):
-            columns = item[first : first + item_block]
-            out = buffer[: len(part) * len(columns)].view(len(part), len(columns))
-            if shift is None:
-                torch.mm(part, columns.T, out=out)
-            else:
-                torch.addmm(shift[first : first + item_block], part, columns.T, out=out)
-            yield first, out
+            columns = slice(first, first + item_block)
+            yield first, _products(part, item[columns], None if shift is None else shift[columns], buffer)
 
     with _full_precision():
         return _select(blocks, num_users, k, exclude, user_block=user_block, device=device)
@@ -130,7 +125,7 @@ def exact_ranks(
     """The rank of chosen items among the whole catalogue: 1 is the best, ties by the lower row, 0 an excluded item.
 
     Args:
-        queries: float [U, D].
+        queries: float [U, D] or [U, M, D], as in `exact_topk`.
         items: float [N, D].
         truth: the items whose rank is wanted, per user.
         exclude: item rows left out of the ranking of each user.
@@ -144,8 +139,7 @@ def exact_ranks(
     query, item, shift = _vectors(queries, items, bias, device)
 
     def score(users: slice) -> Tensor:
-        part = query[users]
-        return part @ item.T if shift is None else torch.addmm(shift, part, item.T)
+        return _products(query[users], item, shift)
 
     with _full_precision():
         return _ranks(score, len(item), truth, exclude, device=device, turn=contextlib.nullcontext())
@@ -267,7 +261,7 @@ def _vectors(
     device: torch.device,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     query, item = (torch.as_tensor(x).detach().to(device, torch.float32) for x in (queries, items))
-    if query.ndim != 2 or item.ndim != 2 or query.shape[1] != item.shape[1] or len(item) == 0:
+    if query.ndim not in (2, 3) or item.ndim != 2 or query.shape[-1] != item.shape[1] or len(item) == 0:
         raise DataError(
             f"queries of shape {list(query.shape)} and items of shape {list(item.shape)} have no inner product; "
             "pass [U, D] and [N, D] from the same model"
@@ -279,6 +273,14 @@ def _vectors(
         if vectors is not None and not bool(torch.isfinite(vectors).all()):
             raise DataError(f"{name} hold NaN or infinite numbers; the model diverged: lower its learning rate")
     return query, item, shift
+
+
+def _products(part: Tensor, items: Tensor, shift: Tensor | None, buffer: Tensor | None = None) -> Tensor:
+    """Scores [b, n] of items [n, D] for queries [b, D] or [b, M, D]."""
+    flat = part.flatten(0, -2)
+    out = None if buffer is None else buffer[: len(flat) * len(items)].view(len(flat), len(items))
+    scores = torch.mm(flat, items.T, out=out) if shift is None else torch.addmm(shift, flat, items.T, out=out)
+    return scores if part.ndim == 2 else scores.view(*part.shape[:-1], len(items)).amax(1)
 
 
 def _score_rows(score_block: ScoreBlock, users: slice, num_items: int, device: torch.device, copy: bool) -> Tensor:

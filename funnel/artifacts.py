@@ -80,6 +80,10 @@ class Run:
         """Parsed content of the JSON file called `name`."""
         return json.loads(self.file(name, mend).read_text(encoding="utf-8"))
 
+    def read_lines(self, name: str) -> list[Any]:
+        """Parsed lines of the JSON-lines file called `name`."""
+        return [json.loads(line) for line in self.file(name).read_text(encoding="utf-8").splitlines()]
+
     @contextlib.contextmanager
     def add_files(self, remove: Iterable[str] = ()) -> Iterator[Path]:
         """Add or replace files: yields an empty folder to write them in, published together when the block ends.

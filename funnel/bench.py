@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from ..data.split import Part
 from ..evaluation.funnel import FunnelTrace
 from ..evaluation.ragged import IntArray, Ragged
-from ..ranking.train import score_rows
-from ..retrieval.retriever import TOWER, Retriever
+from ..ranking.blend import blend
+from ..ranking.requests import SELECT
+from ..ranking.scoring import score_rows
+from ..retrieval.retriever import TOWER, Proposals, Retriever
 from ..retrieval.train import requests
 from ..training.progress import track
 from .funnel import Funnel, Ranked
@@ -56,12 +58,14 @@ class Bench:
     def lists(self, name: str, exact: bool = True) -> NDArray[np.int64]:
         """One retriever's best items of every request, int64 [B, depth], seen ones left out.
 
+        Where a baseline knows too little its list goes on by popularity: so it would be served, and so it is judged.
+
         Args:
             name: `two_tower` or a baseline.
             exact: score everything; otherwise ask the index.
         """
         histories = self.retriever.histories(self.asked[0], int(self.part))
-        return self.retriever.propose(name, self.queries, histories, self.depth, exact=exact)
+        return self.retriever.propose(name, self.queries, histories, self.depth, exact=exact, complete=True)
 
     @cached_property
     def systems(self) -> dict[str, NDArray[np.int64]]:
@@ -72,49 +76,61 @@ class Bench:
     @cached_property
     def trace(self) -> FunnelTrace:
         """What each stage of the funnel handed to the next."""
-        funnel = Funnel(self.stages)
+        funnel, retriever = Funnel(self.stages), self.retriever
         users, _, truth = self.asked
         count = self.stages.config.retrieval.num_candidates
         wanted = self.stages.config.evaluation.list_k
-        exact, ann, rows, scores, tops, truth_scores = [], [], [], [], [], []
+        several = len(retriever.proposers) > 1
+        exact, ann, without, found, ranked, truth_scores = [], [], [], [], [], []
         starts = range(0, len(users), BLOCK)
         for start in track(starts, "ranking", len(starts)):
             block = users[start : start + BLOCK]
-            found = self.retriever.candidates(block, int(self.part), count)
-            ranked = funnel.rank(block, found, int(self.part))
-            rows.append(ranked.rows)
-            scores.append(ranked.scores)
-            tops.append(ranked.top(wanted))
-            wanted_items = truth.items[truth.ptr[start] : truth.ptr[min(start + BLOCK, len(users))]]
-            owner = truth.users[truth.ptr[start] : truth.ptr[min(start + BLOCK, len(users))]] - start
-            truth_scores.append(self._truth_scores(funnel, block, ranked, owner, wanted_items))
-            histories = self.retriever.histories(block, int(self.part))
-            queries = self.queries[start : start + BLOCK]
-            lists = {
-                n: self.retriever.propose(n, queries, histories, count, exact=True) for n in self.retriever.proposers
-            }
+            answers = retriever.proposals(block, int(self.part), count)
+            merged = retriever.merged(answers)
+            one = retriever.describe(merged.rows, answers.queries, answers.histories, merged.ranks)
+            verdict = funnel.rank(block, one, int(self.part))
+            found.append(one)
+            ranked.append(verdict)
+            theirs = slice(truth.ptr[start], truth.ptr[start + len(block)])
+            missing = truth.users[theirs] - start, truth.items[theirs]
+            truth_scores.append(self._truth_scores(funnel, block, answers, verdict, *missing))
+            lists = dict(answers.lists)
+            if several:
+                left = {name: {other: lists[other] for other in lists if other != name} for name in lists}
+                without.append({name: retriever.joined(others).rows for name, others in left.items()})
+            if retriever.index is not None and TOWER in lists:
+                ann.append(lists[TOWER])
+                lists[TOWER] = retriever.propose(TOWER, answers.queries, answers.histories, count, exact=True)
             exact.append(lists)
-            if self.retriever.index is not None and TOWER in lists:
-                ann.append(self.retriever.propose(TOWER, queries, histories, count))
+        candidates = np.concatenate([one.rows for one in found])
         return FunnelTrace(
             truth,
-            {name: np.concatenate([part[name] for part in exact]) for name in self.retriever.proposers},
-            np.concatenate(tops),
+            _joined(exact),
+            np.concatenate([one.top(wanted) for one in ranked]),
             {TOWER: np.concatenate(ann)} if ann else {},
-            np.concatenate(rows),
-            np.concatenate(scores),
+            candidates,
+            np.concatenate([one.scores for one in ranked]),
             np.concatenate(truth_scores),
+            candidates if several else None,
+            np.concatenate([one.proposed for one in found]),
+            _joined(without),
         )
 
     def _truth_scores(
         self,
         funnel: Funnel,
         users: NDArray[np.int64],
+        answers: Proposals,
         ranked: Ranked,
         owner: IntArray,
         items: IntArray,
     ) -> NDArray[np.float64]:
-        """What the ranker gives each relevant item, as if the retriever had put the missed ones last: float64 [E]."""
+        """What the ranker gives each relevant item, had the retriever put the missed ones last: float64 [E].
+
+        A missed item is described and weighed as if it stood in the list that was served, which itself stays as it was:
+        scores are standardised among the served candidates, and `select` is shared out among them. Were the missed ones
+        counted too, each would take its own share off the sum that it is compared by, the more the more were missed.
+        """
         column = (ranked.rows[owner] == items[:, None]).argmax(1)
         inside = ranked.rows[owner, column] == items
         out = np.where(inside, ranked.scores[owner, column], -np.inf)
@@ -124,13 +140,15 @@ class Bench:
         nth = np.arange(len(missed)) - np.searchsorted(owner[missed], owner[missed])
         extra = np.full((len(users), int(nth.max()) + 1), -1, dtype=np.int64)
         extra[owner[missed], nth] = items[missed]
+        served = ranked.rows.shape[1]
         rows = np.concatenate([ranked.rows, extra], axis=1)
-        histories = self.retriever.histories(users, int(self.part))
-        queries = self.retriever.queries(users, int(self.part))
-        proposed = np.zeros((*rows.shape, len(self.retriever.proposers)), dtype=bool)
-        found = self.retriever.describe(rows, queries, histories, proposed)
+        nobody = np.zeros((*rows.shape, 1), dtype=np.int32)
+        found = self.retriever.describe(rows, answers.queries, answers.histories, nobody, served)
         whole = funnel.rank(users, found, int(self.part))
-        out[missed] = whole.scores[owner[missed], ranked.rows.shape[1] + nth]
+        tasks = dict(whole.tasks)
+        if SELECT in tasks:
+            tasks[SELECT] = tasks[SELECT] / np.maximum(tasks[SELECT][:, :served].sum(1, keepdims=True), 1e-30)
+        out[missed] = blend(tasks, funnel.blend)[owner[missed], served + nth]
         return out
 
     @cached_property
@@ -152,3 +170,8 @@ class Bench:
             for column, task in enumerate(dataset.config.tasks)
             if task.kind == "binary" and task.name in self.row_logits
         }
+
+
+def _joined(blocks: Sequence[Mapping[str, NDArray[np.int64]]]) -> dict[str, NDArray[np.int64]]:
+    """The lists of blocks of requests, name by name, as lists of all requests."""
+    return {name: np.concatenate([block[name] for block in blocks]) for name in (blocks[0] if blocks else ())}

@@ -1,7 +1,8 @@
 """The training of a whole run: towers -> companions -> their candidates -> warm start -> ranker -> calibration.
 
 Each stage learns from what the stage before hands it, never jointly: the ranker's requests stand at the start of the
-validation part, which no retriever was trained on, so the candidates it learns from are those it will meet.
+validation part, which no retriever was trained on, so the candidates it learns from are those it will meet. A run may
+also go on from an earlier one: on its data set, with its weights and its optimisers' moments.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from ..errors import ConfigError, RunError
 from ..evaluation.ragged import IntArray
 from ..ranking.requests import RequestSet
 from ..ranking.train import TrainedRanker, train_ranker
+from ..retrieval.baseline_categories import SameCategory, item_categories
 from ..retrieval.baseline_core import Baseline
+from ..retrieval.baseline_segment import SegmentPopularity, segment_traits, user_segments
 from ..retrieval.baselines import build_baseline
 from ..retrieval.index_tuning import build_index as build_checked_index
 from ..retrieval.index_types import IndexReport
@@ -31,14 +34,17 @@ from ..retrieval.retriever import Retriever
 from ..retrieval.train import query_vectors, requests, train_two_tower
 from ..retrieval.windows import TowerData
 from ..training.checkpoint import Checkpointer
+from ..training.history import History as TrainingHistory
 from ..training.runtime import Runtime, start_runtime
 from .artifacts import Run, RunWriter, open_run
-from .config import DATA_PATHS, RunConfig, config_hash, write_config
+from .config import RunConfig, config_hash, write_config
+from .continuation import SourceRun
 from .manifest import MANIFEST
-from .names import CONFIG, INDEX, INDEX_REPORT
+from .names import CONFIG, INDEX, INDEX_REPORT, RANKING_HISTORY, RETRIEVAL_HISTORY
 from .runs import RUNS
-from .stages import companion_names, load_stages, save_ranker, save_retriever, usable_scorers
-from .warm_start import warm_start_ranker, warm_start_towers
+from .stages import assemble_retriever, companion_names, load_stages, save_ranker, save_retriever
+from .start import Start
+from .transfer import check_transfer
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +68,8 @@ def train_run(
         run: folder to write; `runs/<name>` when None.
         stage: `retrieval`, `ranking`, or `all`. `ranking` stands on the retriever the run already has, if it has one.
         resume: continue from the checkpoints of a training that was killed.
-        source_run: a run whose weights are copied by raw id before training.
+        source_run: a run to go on from: its vocabularies grow, its events are history, its weights and its optimisers'
+            moments are where the training starts; for a ranker with a frozen encoder, the run the encoder is from.
         base: folder that the configuration's paths start from.
 
     Returns:
@@ -71,9 +78,19 @@ def train_run(
     path = run or RUNS / config.name
     runtime = start_runtime(config.runtime, config.seed)
     bad = BadRows(config.data.on_bad_rows)
-    dataset = load_dataset(config.data, base, config.seed, bad)
+    source = SourceRun.open(source_run) if source_run else None
+    if stage != "retrieval":
+        check_transfer(config.ranking.model, source)
+    begin = Start(source, transfer=config.ranking.model.keeps_encoder)
+    dataset = load_dataset(config.data, base, config.seed, bad, begin.dataset)
     for note in dataset.notes:
         log.warning("%s", note)
+    if source is not None and not begin.transfer:
+        carried = dataset.events.parts[dataset.events.source_rows < 0]
+        learn = int((carried == Part.TRAIN).sum())
+        log.info("%d events of %s carried on, %d of them to learn from", len(carried), source.name, learn)
+        if stage != "retrieval":
+            source.refuse_other_ranker(config, dataset)
     path.parent.mkdir(parents=True, exist_ok=True)
     if bad.count():
         rejected = path.with_name(f"{path.name}.bad-rows.csv")
@@ -82,22 +99,22 @@ def train_run(
     checkpoints = path.with_name(f".{path.name}.checkpoints")
     if not resume:
         shutil.rmtree(checkpoints, ignore_errors=True)
-    source = open_run(source_run) if source_run else None
     two_stages = bool(config.data.user and config.data.item)
     if stage == "retrieval" and not two_stages:
         raise ConfigError(
             "--stage retrieval needs data.user and data.item; these rows name none, train the ranker alone"
         )
     retriever: Retriever | None = None
+    learned: TrainingHistory | None = None
     if two_stages and stage != "ranking":
-        keeper = _checkpointer(checkpoints, "retrieval", config, dataset, resume)
-        retriever = _train_retriever(config, dataset, runtime, keeper, source)
+        keeper = _checkpointer(checkpoints, "retrieval", config, dataset, resume, begin)
+        retriever, learned = _train_retriever(config, dataset, runtime, keeper, begin)
     elif two_stages:
         retriever = _kept_retriever(path, config, dataset)
     trained: TrainedRanker | None = None
     if stage != "retrieval" and (config.data.tasks or retriever is not None):
-        keeper = _checkpointer(checkpoints, "ranking", config, dataset, resume)
-        trained = _train_second(config, dataset, retriever, runtime, keeper, source)
+        keeper = _checkpointer(checkpoints, "ranking", config, dataset, resume, begin)
+        trained = _train_second(config, dataset, retriever, runtime, keeper, begin)
     with RunWriter(
         path, seed=config.seed, config_hash=config_hash(config), data_fingerprint=dataset.fingerprint
     ) as writer:
@@ -106,29 +123,37 @@ def train_run(
         save_dataset(dataset, writer.folder / "data")
         if retriever is not None:
             save_retriever(retriever, dataset, writer.folder)
-            if stage == "ranking":
-                _keep_index(open_run(path), writer)
+            if learned is not None:
+                learned.write(writer.file(RETRIEVAL_HISTORY))
+            elif stage == "ranking":
+                _keep_retrieval(open_run(path), writer)
+                begin.keep_retrieval(open_run(path), writer)
         if trained is not None:
             save_ranker(trained, writer.folder)
-            trained.history.write(writer.file("ranking/history.jsonl"))
+            trained.history.write(writer.file(RANKING_HISTORY))
+        begin.write(writer)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return path
 
 
-def _checkpointer(folder: Path, stage: str, config: RunConfig, dataset: Dataset, resume: bool) -> Checkpointer:
-    """Checkpoints of one stage, which belong to the data, the seed and the sections its training depends on."""
+def _checkpointer(
+    folder: Path, stage: str, config: RunConfig, dataset: Dataset, resume: bool, begin: Start
+) -> Checkpointer:
+    """Checkpoints of one stage, which belong to data, seed, source, and the sections its training depends on."""
     sections = ("data", "retrieval", "ranking")[: 2 if stage == "retrieval" else 3]
     parts = [dataset.fingerprint, str(config.seed), *(config_hash(getattr(config, name)) for name in sections)]
+    parts += begin.identity
     return Checkpointer(folder / stage, CHECKPOINT_STEPS, resume=resume, fingerprint=" ".join(parts))
 
 
 def _train_retriever(
-    config: RunConfig, dataset: Dataset, runtime: Runtime, checkpointer: Checkpointer, source: Run | None
-) -> Retriever:
-    prepare = None if source is None else lambda model: warm_start_towers(model, dataset, source)
-    model, data, _ = train_two_tower(dataset, config.retrieval, runtime, config.seed, checkpointer, prepare)
-    companions = fit_companions(config, dataset, data)
-    return Retriever(model, data, companions, config.retrieval.proposers, usable_scorers(config, companions))
+    config: RunConfig, dataset: Dataset, runtime: Runtime, checkpointer: Checkpointer, begin: Start
+) -> tuple[Retriever, TrainingHistory]:
+    unfitted_companions(config, dataset)  # a wrong name or option fails now, not after the training
+    prepare = begin.of_towers(dataset)
+    model, data, history = train_two_tower(dataset, config.retrieval, runtime, config.seed, checkpointer, prepare)
+    begin.keep("retrieval", model)
+    return assemble_retriever(config, model, data, fit_companions(config, dataset, data)), history
 
 
 def fit_companions(config: RunConfig, dataset: Dataset, data: TowerData) -> dict[str, Baseline]:
@@ -137,13 +162,29 @@ def fit_companions(config: RunConfig, dataset: Dataset, data: TowerData) -> dict
     owner = np.repeat(np.arange(history.num_users), np.diff(history.ptr))
     known = history.parts < Part.VALID
     times = np.where(np.isfinite(history.times), history.times, np.nanmin(dataset.events.times) - 1.0)
-    fitted: dict[str, Baseline] = {}
+    companions = unfitted_companions(config, dataset)
+    for name, baseline in companions.items():
+        baseline.fit(owner[known], history.items[known], times[known], history.num_users, data.num_items)
+        log.info("fitted %s on %d events", name, int(known.sum()))
+    return companions
+
+
+def unfitted_companions(config: RunConfig, dataset: Dataset) -> dict[str, Baseline]:
+    """The baselines of a run with what they are told of users and items, before they learn from events.
+
+    Raises:
+        ConfigError: a baseline, an option, or a feature that one is to read does not exist.
+    """
+    built: dict[str, Baseline] = {}
     for name in companion_names(config, dataset):
         options = dict(config.retrieval.baseline_options.get(name, {}))
         baseline = build_baseline(str(options.pop("model", name)), **options)
-        fitted[name] = baseline.fit(owner[known], history.items[known], times[known], history.num_users, data.num_items)
-        log.info("fitted %s on %d events", name, int(known.sum()))
-    return fitted
+        if isinstance(baseline, SegmentPopularity):
+            baseline.describe_users(user_segments(dataset, segment_traits(dataset, config.retrieval.segments)))
+        elif isinstance(baseline, SameCategory):
+            baseline.describe_items(item_categories(dataset, baseline.settings.features))
+        built[name] = baseline
+    return built
 
 
 def _kept_retriever(path: Path, config: RunConfig, dataset: Dataset) -> Retriever | None:
@@ -158,9 +199,9 @@ def _kept_retriever(path: Path, config: RunConfig, dataset: Dataset) -> Retrieve
     if run.manifest.data_fingerprint != dataset.fingerprint:
         raise RunError(f"{path} was trained on other data; train both stages again, or name another --run")
     stages = load_stages(run, with_index=False)
-    places = dict.fromkeys(DATA_PATHS, "")  # where the tables lie may differ, for their content does not
     for section, old, new in (
-        ("data", stages.config.data.model_copy(update=places), config.data.model_copy(update=places)),
+        # where the tables lie may differ, for their content does not
+        ("data", stages.config.data.relocated(lambda _: ""), config.data.relocated(lambda _: "")),
         ("retrieval", stages.config.retrieval, config.retrieval),
     ):
         if stages.retriever is not None and old != new:
@@ -171,8 +212,10 @@ def _kept_retriever(path: Path, config: RunConfig, dataset: Dataset) -> Retrieve
     return stages.retriever
 
 
-def _keep_index(old: Run, writer: RunWriter) -> None:
-    """Copy the index of the run that is being replaced: the retriever stayed, so its vectors did."""
+def _keep_retrieval(old: Run, writer: RunWriter) -> None:
+    """Copy history and index from the run that is being replaced: the retriever stayed, so its vectors did."""
+    if RETRIEVAL_HISTORY in old:  # runs of earlier versions have none
+        shutil.copy(old.file(RETRIEVAL_HISTORY), writer.file(RETRIEVAL_HISTORY))
     if old.has_directory(INDEX):
         shutil.copytree(old.directory(INDEX), writer.folder / INDEX)
         shutil.copy(old.file(INDEX_REPORT), writer.file(INDEX_REPORT))
@@ -184,20 +227,15 @@ def _train_second(
     retriever: Retriever | None,
     runtime: Runtime,
     checkpointer: Checkpointer,
-    source: Run | None,
+    begin: Start,
 ) -> TrainedRanker:
     asked = None
     if retriever is not None and config.ranking.select.enabled:
         asked = select_requests(dataset, retriever, config)
-    return train_ranker(
-        dataset,
-        config.ranking,
-        runtime,
-        config.seed,
-        asked,
-        checkpointer,
-        lambda ranker: warm_start_ranker(ranker, dataset, retriever if config.ranking.warm_start else None, source),
-    )
+    prepare = begin.of_ranker(dataset, retriever if config.ranking.warm_start else None)
+    trained = train_ranker(dataset, config.ranking, runtime, config.seed, asked, checkpointer, prepare, config.blend)
+    begin.keep("ranking", trained.model)
+    return trained
 
 
 def select_requests(dataset: Dataset, retriever: Retriever, config: RunConfig) -> RequestSet:
@@ -269,6 +307,7 @@ def build_index(run: Path, factory: str = "", target_recall: float = 0.0) -> Ind
     rng = np.random.default_rng(config.seed)
     chosen = np.sort(rng.permutation(askers)[: 2 * config.index.check_queries])
     queries = query_vectors(retriever.model, retriever.data, chosen, retriever.data.ends(NOW)[chosen])
+    queries = queries.reshape(-1, queries.shape[-1])  # every interest of a user is a query of its own
     index, report = build_checked_index(
         retriever.item_vectors,
         queries,

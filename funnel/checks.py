@@ -55,7 +55,7 @@ def _columns(dataset: Dataset) -> list[Finding]:
 
 def _counts(dataset: Dataset) -> list[Finding]:
     events, found = dataset.events, []
-    train = np.flatnonzero(events.parts == Part.TRAIN)
+    train = np.flatnonzero(events.parts <= Part.TRAIN)
     for table in dataset.counts:
         codes = []
         for key in table.spec.keys:
@@ -72,7 +72,7 @@ def _counts(dataset: Dataset) -> list[Finding]:
 def _vocabularies(dataset: Dataset) -> list[Finding]:
     """Users and items that have a row of their own although no training row names them."""
     events, found = dataset.events, []
-    train = events.parts == Part.TRAIN
+    train = events.parts <= Part.TRAIN
     for side, entity, block in (("user", events.users, dataset.users), ("item", events.items, dataset.items)):
         seen = np.bincount(entity[train & (entity >= 0)], minlength=block.rows)
         for spec in dataset.config.features:

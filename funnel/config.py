@@ -25,8 +25,6 @@ from ..settings import Settings
 from ..training.runtime import RuntimeConfig
 from .settings_file import dump_table, dump_toml, load_settings
 
-DATA_PATHS = ("path", "events", "users", "items")
-
 
 class RunConfig(Settings):
     """Everything that decides a run."""
@@ -93,13 +91,6 @@ def write_config(config: RunConfig, base: Path, file: Path) -> None:
         base: folder its paths are relative to now.
         file: TOML file to write.
     """
-
-    def moved_to(path: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if isinstance(path, str):
-            return os.path.relpath(base / path, file.parent)
-        return tuple(os.path.relpath(base / one, file.parent) for one in path)
-
-    data = config.data.model_dump(include=set(DATA_PATHS))
-    moved = {key: moved_to(path) for key, path in data.items() if path}
-    here = config.model_copy(update={"data": config.data.model_copy(update=moved)})
+    moved = config.data.relocated(lambda path: os.path.relpath(base / path, file.parent))
+    here = config.model_copy(update={"data": moved})
     file.write_text(dump_toml(here), encoding="utf-8")

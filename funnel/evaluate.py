@@ -14,6 +14,7 @@ from ..data.split import Part
 from ..errors import RunError
 from ..evaluation.compare import TaskRows, compare
 from ..evaluation.funnel import funnel_metrics
+from ..evaluation.gates import unused_experts
 from ..evaluation.guards import (
     embeddings_collapsed,
     filters_drop_relevant,
@@ -33,12 +34,15 @@ from ..evaluation.slices import (
     user_slices,
     worst_slices,
 )
+from ..ranking.blend_search import searches
 from ..ranking.calibrate import sigmoid
+from ..ranking.gate_log import read_gates
 from ..retrieval.retriever import TOWER
 from .artifacts import Run, open_run
 from .bench import Bench
 from .checks import refuse_leaks
-from .names import EVALUATION, INDEX, INDEX_REPORT
+from .funnel import effective_blend
+from .names import EVALUATION, INDEX, INDEX_REPORT, RANKING_HISTORY, RETRIEVAL_HISTORY
 from .off_policy import off_policy_report
 from .stages import Stages, load_stages
 
@@ -82,9 +86,10 @@ def evaluate_run(run: Path, stage: str = "all") -> Json:
         result["ranking"], faults = _ranking(bench, values)
         findings += faults
         slices += _row_slices(bench, values)
-        gates = _gates(bench)
+        gates = _gates(bench, opened)
         if gates:
             result["gates"] = gates
+            findings += unused_experts(gates)
     if stages.retriever is not None and stage in ("funnel", "all"):
         trace = bench.trace
         result["funnel"] = funnel_metrics(
@@ -96,10 +101,13 @@ def evaluate_run(run: Path, stage: str = "all") -> Json:
         result["examples"] = _examples(bench, trace.final)
         if stages.dataset.events.propensities is not None and "ranking" in result:
             result["off_policy"] = off_policy_report(bench, next(iter(result["ranking"])))
+    if stages.model is not None:
+        result["blend"] = _blend(stages)
     if slices:
         judged_by = [f"ndcg@{stages.config.evaluation.list_k}", *(f"{task} auc" for task in result.get("ranking", {}))]
         result["slices"] = [one.to_json() for metric in judged_by for one in worst_slices(slices, metric)]
         result["all_slices"] = [one.to_json() for one in slices]
+    result["training"] = _training(opened)
     result["findings"] = summary(findings)
     result["config"] = opened.file("config.toml").read_text(encoding="utf-8")
     result["data"] = {"fingerprint": stages.dataset.fingerprint, "notes": list(stages.dataset.notes)}
@@ -144,7 +152,7 @@ def _retrieval(bench: Bench, values: dict[str, NDArray[Any]]) -> tuple[Json, lis
     if "popularity" in metrics:
         findings += worse_than_popularity(metrics[TOWER], metrics["popularity"], f"recall@{max(config.ks)}", config)
     if bench.retriever.index is not None:
-        some = bench.queries[:256]
+        some = bench.queries[:256].reshape(-1, bench.queries.shape[-1])
         answer = bench.retriever.index.search(some, min(10, stages.dataset.num_catalogue))
         findings += index_faults(some, bench.retriever.item_vectors, answer.rows, answer.scores, tolerance=0.05)
     return combine(reports), findings
@@ -188,19 +196,36 @@ def _ranking(bench: Bench, values: dict[str, NDArray[Any]]) -> tuple[Json, list[
     return out, findings
 
 
-def _gates(bench: Bench) -> Json:
-    """Mean gate weight of every expert on the first test rows, gate by gate."""
-    import torch
+def _training(run: Run) -> Json:
+    """What both stages went through: stage -> one record of numbers per epoch."""
+    stages = {"retrieval": RETRIEVAL_HISTORY, "ranking": RANKING_HISTORY}
+    return {
+        stage: [{key: value for key, value in record.items() if not isinstance(value, dict)} for record in lines]
+        for stage, lines in ((stage, run.read_lines(name)) for stage, name in stages.items() if name in run)
+    }
 
+
+def _gates(bench: Bench, run: Run) -> Json:
+    """The gate report on test rows, and on validation rows after every epoch of the training."""
     stages = bench.stages
     assert stages.ranker is not None
-    with torch.no_grad():
-        weights = stages.ranker.gate_weights(stages.dataset.batch(stages.dataset.rows(Part.TEST)[:4096]))
-    if not weights:
+    found: Json = read_gates(stages.ranker, stages.dataset, stages.dataset.rows(Part.TEST))
+    if not found:
         return {}
-    width = max(values.shape[1] for values in weights.values())
-    means = [[*values.mean(0).tolist(), *[None] * (width - values.shape[1])] for values in weights.values()]
-    return {"rows": list(weights), "columns": [f"expert {i}" for i in range(width)], "values": means}
+    epochs = run.read_lines(RANKING_HISTORY)
+    logged = [{"epoch": epoch["epoch"], **epoch["gates"]} for epoch in epochs if "gates" in epoch]
+    return {**found, "epochs": logged}
+
+
+def _blend(stages: Stages) -> Json:
+    """The table of weights that makes the lists, and where it comes from; a search's own account beside it."""
+    used, found = effective_blend(stages), stages.found_blend
+    if found is not None and searches(stages.config.blend):
+        return {"chosen_by": "search on the validation part", **found.to_json()}
+    configured = bool(stages.config.blend.weights) or used.kind == "task"
+    tasks = [task.name for task in stages.ranker.tasks] if stages.ranker is not None else []
+    weights = {used.task or tasks[0]: 1.0} if used.kind == "task" else used.weights or dict.fromkeys(tasks, 1.0)
+    return {"chosen_by": "configuration" if configured else "default", "kind": used.kind, "weights": dict(weights)}
 
 
 def _slices(bench: Bench, final: IntArray, metrics: UserMetrics) -> list[Any]:
@@ -232,7 +257,7 @@ def _row_slices(bench: Bench, values: dict[str, NDArray[Any]]) -> list[Any]:
     if dataset.config.time:
         columns["hour of day (UTC)"] = (dataset.events.times[rows] // 3600 % 24).astype(np.int64)
     if dataset.config.user:
-        train = dataset.events.users[dataset.rows(Part.TRAIN).numpy()]
+        train = dataset.events.users[dataset.events.parts <= Part.TRAIN]
         columns["training rows"] = history_buckets(
             np.bincount(train, minlength=dataset.num_users)[values["rows/users"]]
         )

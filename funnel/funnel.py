@@ -1,6 +1,6 @@
 """The whole funnel for given users: retrieve -> leave out what was seen -> rank -> blend -> the best k.
 
-Every request is computed by itself, so an answer does not depend on who else was asked about.
+No request looks at another one, so an answer does not depend on who else was asked about.
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ from numpy.typing import NDArray
 from ..data.dataset import NOW
 from ..errors import ConfigError, RunError
 from ..ranking.blend import BlendConfig, blend
-from ..ranking.calibrate import sigmoid
+from ..ranking.blend_search import searches
+from ..ranking.probabilities import task_probabilities
 from ..ranking.requests import SELECT, RequestRanker, request_batch
-from ..retrieval.baseline_core import Histories
+from ..retrieval.index_bitmap import Bitmap
+from ..retrieval.index_types import check_allowed
 from ..retrieval.retriever import CandidateSet
+from .answer import Asked, Explainer, Timings, answer, item
 from .artifacts import open_run
+from .ladder import POPULAR, Ladder, Offer, Rung
+from .selection import select_items
 from .stages import Stages, load_stages
 
-POPULAR = "popular"
-"""Source of an item nobody's taste was asked for."""
-REASONS = 3
-"""History items named as the reason for a recommendation."""
+BLOCK = 32
+"""Users answered at once; larger blocks leave the processor's caches."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,9 @@ class Funnel:
         self.stages = stages
         self.dataset = stages.dataset
         self.retriever = stages.retriever
-        self.blend = effective_blend(stages.config.blend, self._task_names())
+        self.blend = effective_blend(stages)
+        self.ladder = Ladder(self.dataset, self.retriever)
+        self.explainer = Explainer(self.dataset, self.retriever)
 
     @classmethod
     def load(cls, run: Path) -> Funnel:
@@ -80,13 +85,6 @@ class Funnel:
             return cls(load_stages(opened))
         except RunError as error:
             raise RunError(f"{run}: {error}") from None
-
-    def _task_names(self) -> list[str]:
-        model = self.stages.model
-        if model is None:
-            return [SELECT]
-        names = [task.name for task in self.stages.ranker.tasks] if self.stages.ranker is not None else []
-        return list(dict.fromkeys([*names, *([SELECT] if isinstance(model, RequestRanker) else [])]))
 
     def rank(self, users: NDArray[np.int64], found: CandidateSet, moment: int) -> Ranked:
         """Score every candidate with every task and blend.
@@ -98,18 +96,7 @@ class Funnel:
         """
         present = found.rows >= 0
         tasks = self._task_logits(users, found, moment)
-        probabilities: dict[str, NDArray[np.float32]] = {}
-        specs = {task.name: task for task in self.dataset.config.tasks}
-        for name, logits in tasks.items():
-            if name == SELECT:
-                shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-                probabilities[name] = (shifted / shifted.sum(1, keepdims=True)).astype(np.float32)
-            elif name in self.stages.calibrators:
-                probabilities[name] = self.stages.calibrators[name](logits).astype(np.float32)
-            elif specs[name].kind == "regression":
-                probabilities[name] = np.expm1(logits) if specs[name].log1p else logits
-            else:
-                probabilities[name] = sigmoid(logits).astype(np.float32)
+        probabilities = task_probabilities(tasks, self.dataset.config.tasks, self.stages.calibrators)
         scores = np.where(present, blend(probabilities, self.blend), -np.inf)
         return Ranked(found.rows, scores, probabilities)
 
@@ -124,112 +111,95 @@ class Funnel:
             logits = model(asked if isinstance(model, RequestRanker) else asked.batch)
         return {name: values.view(found.rows.shape).numpy() for name, values in logits.items()}
 
-    def recommend(self, users: Sequence[str], k: int = 10, explain: bool = False) -> list[dict[str, Any]]:
+    def select(
+        self, where: str = "", allow: Sequence[str] | None = None, block: Sequence[str] | None = None
+    ) -> Bitmap | None:
+        """Items to hand to `recommend` as `allowed`; see `selection.select_items`."""
+        return select_items(self.dataset, where, allow, block)
+
+    def recommend(
+        self, users: Sequence[str], k: int = 10, explain: bool = False, allowed: Bitmap | None = None
+    ) -> list[dict[str, Any]]:
         """Answers in the shape of the command line's JSON, one per user, in the order asked.
+
+        Users are computed in blocks: a user gets the same items alone and among others.
 
         Args:
             users: raw user ids; unknown ones get what is popular.
             k: items per answer.
             explain: add `why` to every item.
+            allowed: items that may be named (see `select`); all of the catalogue when None.
 
         Raises:
-            ConfigError: `k` exceeds the catalogue.
+            ConfigError: `k` exceeds the catalogue, or the filter speaks about another catalogue.
         """
-        if k > self.retriever.data.num_items:
-            raise ConfigError(f"k={k} exceeds the {self.retriever.data.num_items} items of the catalogue; lower k")
-        return [self._answer(str(user), k, explain) for user in users]
-
-    def _answer(self, user: str, k: int, explain: bool) -> dict[str, Any]:
-        started = time.perf_counter()
-        row = self.dataset.user_rows.get(user)
-        history = self.retriever.data.history
-        if row is None or (history.ptr[row + 1] == history.ptr[row] and not self._knows_by_features()):
-            return self._popular(user, row is not None, k, started)
-        asked = np.array([row], dtype=np.int64)
-        wanted = max(k, self.stages.config.retrieval.num_candidates)
-        found = self.retriever.candidates(asked, NOW, wanted)
-        retrieved = time.perf_counter()
-        ranked = self.rank(asked, found, NOW)
-        columns = [int(c) for c in ranked.order()[0, :k] if ranked.rows[0, c] >= 0]
-        items = [self._item(ranked, found, column) for column in columns]
-        if explain:
-            for item, column in zip(items, columns, strict=True):
-                item["why"] = self._why(row, int(ranked.rows[0, column]), item)
-        done = time.perf_counter()
-        return {
-            "user": user,
-            "known": True,
-            "items": items,
-            "candidates": int((found.rows >= 0).sum()),
-            "timings_ms": _milliseconds(started, retrieved, done),
-        }
-
-    def _knows_by_features(self) -> bool:
-        """Whether the user tower says something of users without history."""
-        return self.retriever.model.user_content is not None
-
-    def _item(self, ranked: Ranked, found: CandidateSet, column: int) -> dict[str, Any]:
-        row = int(ranked.rows[0, column])
-        sources = [name for name, yes in zip(self.retriever.proposers, found.proposed[0, column], strict=True) if yes]
-        return {
-            "item": self.dataset.item_ids[row],
-            "title": self.dataset.titles[row],
-            "score": float(ranked.scores[0, column]),
-            "tasks": {name: float(values[0, column]) for name, values in ranked.tasks.items()},
-            "sources": sources,
-        }
-
-    def _popular(self, user: str, known: bool, k: int, started: float) -> dict[str, Any]:
-        nobody = Histories(np.empty(0, dtype=np.int64), np.zeros(2, dtype=np.int64))
-        scores = self.retriever.companions["popularity"].score(nobody)[0]
-        best = np.argsort(-scores, kind="stable")[:k]
-        total = max(float(scores.sum()), 1e-12)
-        retrieved = time.perf_counter()
-        items = [
-            {
-                "item": self.dataset.item_ids[row],
-                "title": self.dataset.titles[row],
-                "score": float(scores[row]) / total,
-                "tasks": {},
-                "sources": [POPULAR],
-            }
-            for row in best
+        size = self.retriever.data.num_items
+        if k > size:
+            raise ConfigError(f"k={k} exceeds the {size} items of the catalogue; lower k")
+        if allowed is not None:
+            check_allowed(allowed, size)
+        rows = [self.dataset.user_rows.get(str(user), -1) for user in users]
+        asked = [
+            Asked(str(user), row, self.ladder.rung(row), self.ladder.eligible(row, allowed))
+            for user, row in zip(users, rows, strict=True)
         ]
-        timings = _milliseconds(started, retrieved, time.perf_counter())
-        return {"user": user, "known": known, "items": items, "candidates": len(items), "timings_ms": timings}
+        answers: dict[int, dict[str, Any]] = {}
+        for rung in Rung:
+            places = [place for place, one in enumerate(asked) if one.rung is rung]
+            for start in range(0, len(places), BLOCK):
+                block = places[start : start + BLOCK]
+                found = self._answers([asked[place] for place in block], rung, k, explain, allowed)
+                answers |= zip(block, found, strict=True)
+        return [answers[place] for place in range(len(asked))]
 
-    def _why(self, user: int, item: int, answer: Mapping[str, Any]) -> dict[str, Any]:
-        """Sources, per-task scores, and the items of the user's history nearest to the item in tower space."""
-        history = self.retriever.data.history
-        past = np.unique(history.items[history.ptr[user] : history.ptr[user + 1]])
-        vectors = self.retriever.item_vectors[:, : self.retriever.model.config.dim]
-        unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        near = unit[past] @ unit[item]
-        best = np.argsort(-near, kind="stable")[:REASONS]
-        return {
-            "sources": answer["sources"],
-            "tasks": answer["tasks"],
-            "because_of": [
-                {
-                    "item": self.dataset.item_ids[past[i]],
-                    "title": self.dataset.titles[past[i]],
-                    "similarity": float(near[i]),
-                }
-                for i in best
-            ],
-        }
+    def _answers(
+        self, asked: Sequence[Asked], rung: Rung, k: int, explain: bool, allowed: Bitmap | None
+    ) -> list[dict[str, Any]]:
+        """Answers to users of one rung."""
+        started = time.perf_counter()
+        if rung is Rung.POPULAR:
+            best, shares = self.ladder.popular(k, allowed)
+            shown = list(zip(best.tolist(), shares.tolist(), strict=True))
+            lists = [[item(self.dataset, row, score, {}, [POPULAR]) for row, score in shown] for _ in asked]
+            counts = [len(best)] * len(asked)
+            retrieved = time.perf_counter()
+        else:
+            users = np.array([one.row for one in asked], dtype=np.int64)
+            wanted = max(k, self.stages.config.retrieval.num_candidates)
+            offer = self.ladder.offer(rung, users, wanted, allowed)
+            retrieved = time.perf_counter()
+            ranked = self.rank(users, offer.found, NOW)
+            order = ranked.order()[:, :k]
+            lists = [self._items(ranked, offer, request, order[request]) for request in range(len(asked))]
+            counts = (offer.found.rows >= 0).sum(1).tolist()
+        if explain:
+            for one, items in zip(asked, lists, strict=True):
+                for said in items:
+                    said["why"] = self.explainer.why(one, self.dataset.item_rows[said["item"]], said)
+        share = Timings((retrieved - started) / len(asked), (time.perf_counter() - retrieved) / len(asked))
+        told = zip(asked, lists, counts, strict=True)
+        return [answer(one, k, items, count, share) for one, items, count in told]
+
+    def _items(self, ranked: Ranked, offer: Offer, request: int, columns: NDArray[np.int64]) -> list[dict[str, Any]]:
+        """One request's candidates in these columns, up to the first pad."""
+        items = []
+        for column in columns:
+            row = int(ranked.rows[request, column])
+            if row < 0:
+                break
+            named = offer.found.proposed[request, column]
+            sources = [name for name, yes in zip(offer.sources, named, strict=True) if yes]
+            tasks = {name: float(values[request, column]) for name, values in ranked.tasks.items()}
+            items.append(item(self.dataset, row, float(ranked.scores[request, column]), tasks, sources))
+        return items
 
 
-def effective_blend(config: BlendConfig, tasks: Sequence[str]) -> BlendConfig:
-    """The configured blend; `select` alone where no weights are given and the run learned it."""
-    if config.kind != "task" and not config.weights and SELECT in tasks:
+def effective_blend(stages: Stages) -> BlendConfig:
+    """The configured weights; else those found by search; else `select` alone where the run learned it."""
+    config, found = stages.config.blend, stages.found_blend
+    if found is not None and searches(config):
+        return config.model_copy(update={"weights": dict(found.weights)})
+    selects = stages.model is None or isinstance(stages.model, RequestRanker)
+    if config.kind != "task" and not config.weights and selects:
         return config.model_copy(update={"weights": {SELECT: 1.0}})
     return config
-
-
-def _milliseconds(started: float, retrieved: float, done: float) -> dict[str, float]:
-    return {
-        "retrieve": round(1000 * (retrieved - started), 3),
-        "rank": round(1000 * (done - retrieved), 3),
-        "total": round(1000 * (done - started), 3),
-    }

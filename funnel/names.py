@@ -5,4 +5,7 @@ from __future__ import annotations
 CONFIG = "config.toml"
 INDEX = "retrieval/index"
 INDEX_REPORT = "retrieval/index-report.json"
+WARM_START = "warm_start.json"
 EVALUATION = "metrics/evaluation.json"
+RETRIEVAL_HISTORY = "retrieval/history.jsonl"
+RANKING_HISTORY = "ranking/history.jsonl"

@@ -23,6 +23,8 @@ from .settings_errors import Source, explain
 
 S = TypeVar("S", bound=Settings)
 Table = dict[str, Any]
+EXTENDS = "extends"
+"""Top-level key of a file that changes another one."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,41 @@ def read_toml(file: Path) -> tuple[Table, str]:
         raise ConfigError(f"{file} is not valid TOML: {error}; mend that line") from error
 
 
+def read_extended(file: Path, above: tuple[Path, ...] = ()) -> tuple[Table, str]:
+    """The table in a TOML file on top of the file that its key `extends` names, and its own text.
+
+    Tables are merged key by key; anything else, lists too, is replaced. Paths in a file that is extended count from the
+    folder of the file that extends it.
+
+    Args:
+        file: TOML.
+        above: files that led here.
+
+    Raises:
+        ConfigError: a file is missing or no TOML, or the files extend one another in a circle.
+    """
+    table, text = read_toml(file)
+    base = table.pop(EXTENDS, None)
+    if base is None:
+        return table, text
+    if not isinstance(base, str):
+        raise ConfigError(f'{file}: {EXTENDS} is {base!r}, expected the path of a file, e.g. {EXTENDS} = "base.toml"')
+    under = file.parent / base
+    chain = (*above, file.resolve())
+    if under.resolve() in chain:
+        raise ConfigError(f"{file} extends {base}, which extends it in turn; take one of the two lines out")
+    return merged(read_extended(under, chain)[0], table), text
+
+
+def merged(under: Table, over: Table) -> Table:
+    """One table on top of another; tables within them too."""
+    both = dict(under)
+    for key, value in over.items():
+        before = both.get(key)
+        both[key] = merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+    return both
+
+
 def load_settings(model: type[S], file: Path, overrides: Sequence[str] = (), defaults: Table | None = None) -> S:
     """Read, override and validate.
 
@@ -108,7 +145,7 @@ def load_settings(model: type[S], file: Path, overrides: Sequence[str] = (), def
     Raises:
         ConfigError: one sentence for each mistake, one a line.
     """
-    table, text = read_toml(file)
+    table, text = read_extended(file)
     table = {**(defaults or {}), **table}
     parsed = [parse_override(override) for override in overrides]
     for override in parsed:

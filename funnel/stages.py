@@ -9,19 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from ..data import store
 from ..data.dataset import Dataset
 from ..errors import RunError
+from ..ranking.blend_search import FoundBlend
 from ..ranking.calibrate import Calibrator
 from ..ranking.ranker import Ranker
 from ..ranking.train import TrainedRanker, build_model
 from ..retrieval.baseline_core import Baseline
+from ..retrieval.baseline_segment import SEGMENT_POPULARITY, segment_traits
 from ..retrieval.baselines import baseline_from_state
 from ..retrieval.index import load_index
+from ..retrieval.index_types import CandidateIndex
 from ..retrieval.retriever import TOWER, Retriever
 from ..retrieval.train import build_two_tower
+from ..retrieval.two_tower import TwoTower
 from ..retrieval.windows import TowerData
 from .artifacts import Run
 from .config import RunConfig, load_config
@@ -32,6 +36,9 @@ VECTORS = "retrieval/item_vectors.npy"
 ITEM_IDS = "retrieval/item_ids.json"
 RANKER = "ranking/model.safetensors"
 CALIBRATORS = "ranking/calibrators.json"
+BLEND = "ranking/blend.json"
+TOWER_STATE = "retrieval/optimizer.safetensors"
+RANKER_STATE = "ranking/optimizer.safetensors"
 DATA = {part: f"data/{part}" for part in (store.ARRAYS, store.ENCODERS, store.IDS, store.SCHEMA)}
 
 
@@ -46,6 +53,7 @@ class Stages:
         model: second stage as it answers requests, None for a retrieval-only run.
         ranker: the ranker inside `model`.
         calibrators: per binary task.
+        found_blend: weights found by search on the validation part, if the run has them.
     """
 
     config: RunConfig
@@ -54,6 +62,7 @@ class Stages:
     model: nn.Module | None
     ranker: Ranker | None
     calibrators: Mapping[str, Calibrator]
+    found_blend: FoundBlend | None = None
 
 
 def save_weights(model: nn.Module, file: Path) -> None:
@@ -62,6 +71,14 @@ def save_weights(model: nn.Module, file: Path) -> None:
 
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, file)
+
+
+def save_state(state: Mapping[str, Tensor], file: Path) -> None:
+    """An optimiser's state as safetensors."""
+    from safetensors.torch import save_file
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, file)
 
 
 def load_weights(model: nn.Module, file: Path) -> None:
@@ -99,13 +116,15 @@ def companion_file(name: str) -> str:
 
 
 def save_ranker(trained: TrainedRanker, folder: Path) -> None:
-    """Ranker weights and calibrators."""
+    """Ranker weights, calibrators, and the blend where one was searched."""
     save_weights(trained.model, folder / RANKER)
     state = {
         task: {key: values.tolist() for key, values in calibrator.to_arrays().items()}
         for task, calibrator in trained.calibrators.items()
     }
     (folder / CALIBRATORS).write_text(json.dumps(state), encoding="utf-8")
+    if trained.blend is not None:
+        (folder / BLEND).write_text(json.dumps(trained.blend.to_json(), indent=1), encoding="utf-8")
 
 
 def load_stages(run: Run, with_index: bool = True) -> Stages:
@@ -132,7 +151,8 @@ def load_stages(run: Run, with_index: bool = True) -> Stages:
             task: Calibrator.from_arrays({key: np.asarray(values) for key, values in arrays.items()})
             for task, arrays in state.items()
         }
-    return Stages(config, dataset, retriever, model, ranker, calibrators)
+    found = FoundBlend(**run.read_json(BLEND)) if BLEND in run else None
+    return Stages(config, dataset, retriever, model, ranker, calibrators, found)
 
 
 def _load_retriever(run: Run, config: RunConfig, dataset: Dataset, with_index: bool) -> Retriever:
@@ -147,13 +167,30 @@ def _load_retriever(run: Run, config: RunConfig, dataset: Dataset, with_index: b
     index = None
     if with_index and run.has_directory(INDEX):
         index = load_index(run.directory(INDEX), dim=model.width)
-    return Retriever(model, data, companions, config.retrieval.proposers, usable_scorers(config, companions), index)
+    return assemble_retriever(config, model, data, companions, index)
+
+
+def assemble_retriever(
+    config: RunConfig,
+    model: TwoTower,
+    data: TowerData,
+    companions: Mapping[str, Baseline],
+    index: CandidateIndex | None = None,
+) -> Retriever:
+    """The first stage as the configuration wants it, of trained parts."""
+    wanted = config.retrieval
+    return Retriever(
+        model, data, companions, wanted.proposers, usable_scorers(config, companions), index, wanted.places
+    )
 
 
 def companion_names(config: RunConfig, dataset: Dataset) -> tuple[str, ...]:
-    """Baselines a run fits: those in its tables, its proposers and its scorers; no EASE for a large catalogue."""
+    """Baselines a run fits: those in its tables, its proposers and its scorers, and what new users get; no EASE for a
+    large catalogue.
+    """
     retrieval = config.retrieval
-    wanted = dict.fromkeys(("popularity", *retrieval.baselines, *retrieval.proposers, *retrieval.scorers))
+    ladder = ("popularity", *((SEGMENT_POPULARITY,) if segment_traits(dataset, retrieval.segments) else ()))
+    wanted = dict.fromkeys((*ladder, *retrieval.baselines, *retrieval.proposers, *retrieval.scorers))
     large = dataset.num_catalogue > retrieval.baseline_items
     kinds = {name: str(retrieval.baseline_options.get(name, {}).get("model", name)) for name in wanted}
     return tuple(name for name in wanted if name != TOWER and not (kinds[name] == "ease" and large))

@@ -24,6 +24,19 @@ def activate(x: Tensor, activation: str) -> Tensor:
     return torch.relu(x) if activation == "relu" else x
 
 
+def relu(x: Tensor) -> Tensor:
+    """`max(x, 0)` of a tensor nobody else reads; overwrites it where no gradient is wanted, in half the time."""
+    return torch.relu(x) if x.requires_grad else torch.relu_(x)
+
+
+class Rectifier(nn.Module):
+    """`relu` as a layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape."""
+        return relu(x)
+
+
 class HiddenGate(nn.Module):
     """GateNet's hidden gate: `g = a * act(W a)` after a hidden layer's activation `a`; no bias, as in the paper.
 

@@ -52,11 +52,14 @@ class EmbeddingTable(nn.Module):
     """
 
     pad_rows: Tensor
+    still_rows: Tensor
+    """int64 [S], ascending: rows that no training moves, the padding rows and frozen ones."""
 
     def __init__(self, sizes: Mapping[str, int], dim: int, std: float = 0.05) -> None:
         super().__init__()
         self.sizes = dict(sizes)
         self.dim = dim
+        self.std = std
         self.offsets: dict[str, int] = {}
         total = 0
         for name, rows in self.sizes.items():
@@ -64,12 +67,17 @@ class EmbeddingTable(nn.Module):
             total += rows
         self.weight = nn.Parameter(torch.randn(total, dim) * std)
         self.register_buffer("pad_rows", torch.tensor(list(self.offsets.values()), dtype=torch.int64), persistent=False)
+        self.register_buffer("still_rows", self.pad_rows, persistent=False)
         self.zero_padding()
 
     def zero_padding(self) -> None:
         """Put the padding rows back to zero; called after every step that may have moved them."""
         with torch.no_grad():
             self.weight.index_fill_(0, self.pad_rows, 0.0)
+
+    def freeze(self, rows: Tensor) -> None:
+        """Let no training move these rows of `weight` (int64 [m]) from where they are."""
+        self.still_rows = torch.cat([self.still_rows, rows.to(self.still_rows.device)]).unique()
 
     def offsets_of(self, vocabularies: Sequence[str]) -> Tensor:
         """First row of each vocabulary, int64 [F]; add it to vocabulary rows to get rows of `weight`."""

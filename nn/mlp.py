@@ -7,7 +7,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from .activation import HiddenGate
+from .activation import HiddenGate, Rectifier
 from .dropout import FastDropout
 from .split import SplitInput
 
@@ -36,7 +36,7 @@ class MLP(nn.Sequential):
     def __init__(self, width: int, hidden: Sequence[int], dropout: float = 0.0, hidden_gate: str = "none") -> None:
         layers: list[nn.Module] = []
         for size in hidden:
-            layers += [init_linear(nn.Linear(width, size), relu=True), nn.ReLU()]
+            layers += [init_linear(nn.Linear(width, size), relu=True), Rectifier()]
             if hidden_gate != "none":
                 layers.append(HiddenGate(size, hidden_gate))
             if dropout > 0:

@@ -7,6 +7,7 @@ and multiplied at once. Both are the same function, up to the rounding of float 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -69,7 +70,27 @@ class SplitInput:
             return F.linear(self.flat(), weight, bias)
         width = self.query.shape[1]
         once = F.linear(self.query, weight[:, :width], bias)
-        return F.linear(self.item, weight[:, width:]) + self.spread(once)
+        if once.shape[0] == 1:  # one query's part is a bias of its items: added within the product, not after it
+            return F.linear(self.item, weight[:, width:], once[0])
+        return F.linear(self.item, weight[:, width:]).add_(self.spread(once))
+
+    def linears(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> list[Tensor]:
+        """Several layers of the same input, `[x W^T + b for W, b]`, each [R, H_j].
+
+        Where every row has its own query they are one product with the weights side by side. Where queries are shared
+        the products are small, and copying the weights together would cost more than it saves.
+
+        Args:
+            weights: [H_j, D] each.
+            biases: [H_j] or None, one per weight.
+        """
+        if self.owner is not None:
+            return [self.linear(weight, bias) for weight, bias in zip(weights, biases, strict=True)]
+        bias = None
+        if any(b is not None for b in biases):
+            filled = [w.new_zeros(w.shape[0]) if b is None else b for w, b in zip(weights, biases, strict=True)]
+            bias = torch.cat(filled)
+        return list(torch.split(self.linear(torch.cat(list(weights)), bias), [w.shape[0] for w in weights], dim=1))
 
     @staticmethod
     def of(flat: Tensor) -> SplitInput:

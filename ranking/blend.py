@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from ..errors import ConfigError
 from ..settings import Settings
@@ -30,6 +31,11 @@ class BlendConfig(Settings):
     """Weight of each task; 0 leaves it out, below 0 counts against. Empty: 1 for every task."""
     task: str = ""
     """For `task`: which one; the first when empty."""
+    search: bool = False
+    """Search the weights on the validation part after training, and keep them with the run. `weights`, where given,
+    win: then nothing is searched."""
+    tries: int = Field(default=200, ge=1)
+    """Weights the search looks at."""
 
 
 def blend(probabilities: Mapping[str, Floats], config: BlendConfig) -> Floats:
@@ -51,12 +57,27 @@ def blend(probabilities: Mapping[str, Floats], config: BlendConfig) -> Floats:
         raise ConfigError(f"blend names {unknown}, which are no tasks; tasks: {names}")
     if config.kind == "task":
         return np.asarray(probabilities[config.task or names[0]], dtype=np.float64)
-    weights = {name: config.weights.get(name, 0.0) if config.weights else 1.0 for name in names}
-    score: Floats = np.zeros(np.shape(probabilities[names[0]]))
-    for name, weight in weights.items():
+    weights = _given(config, names)
+    return _score(_terms(probabilities, config), weights, config)
+
+
+def _given(config: BlendConfig, names: list[str]) -> NDArray[np.float64]:
+    """The configured weights, in the order of the names; 1 for each where there are none."""
+    return np.array([config.weights.get(name, 0.0) if config.weights else 1.0 for name in names])
+
+
+def _terms(probabilities: Mapping[str, Floats], config: BlendConfig) -> list[Floats]:
+    """What the weights multiply: logarithms for a product."""
+    values: list[Floats] = [np.asarray(table, dtype=np.float64) for table in probabilities.values()]
+    return [np.log(np.maximum(value, SMALLEST)) for value in values] if config.kind == "product" else values
+
+
+def _score(terms: list[Floats], weights: NDArray[np.float64], config: BlendConfig) -> Floats:
+    """The blend of the terms; a weight of 0 leaves its task out, whatever it says."""
+    score: Floats = np.zeros(np.shape(terms[0]))
+    for term, weight in zip(terms, weights.tolist(), strict=True):
         if weight != 0:
-            value = np.asarray(probabilities[name], dtype=np.float64)
-            score = score + weight * (np.log(np.maximum(value, SMALLEST)) if config.kind == "product" else value)
+            score = score + weight * term
     return np.exp(score) if config.kind == "product" else score
 
 
@@ -87,12 +108,12 @@ def search_blend_weights(
     if config.kind == "task":
         return config, objective(blend(probabilities, config))
     generator = np.random.default_rng(seed)
+    terms = _terms(probabilities, config)
 
-    def value(weights: Floats) -> float:
-        return objective(blend(probabilities, _with(config, names, weights)))
+    def value(weights: NDArray[np.float64]) -> float:
+        return objective(_score(terms, weights, config))
 
-    given = np.array([config.weights.get(name, 0.0) if config.weights else 1.0 for name in names])
-    starts = [given, np.full(len(names), 1.0 / len(names)), *np.eye(len(names))]
+    starts = [_given(config, names), np.full(len(names), 1.0 / len(names)), *np.eye(len(names))]
     found = [(value(weights), weights) for weights in starts]
     best_value, best = max(found, key=lambda pair: pair[0])
     left = max(0, tries - len(starts))
@@ -113,7 +134,7 @@ def search_blend_weights(
     return _with(config, names, best), best_value
 
 
-def _with(config: BlendConfig, names: list[str], weights: Floats) -> BlendConfig:
+def _with(config: BlendConfig, names: list[str], weights: NDArray[np.float64]) -> BlendConfig:
     """The configuration with these weights."""
     table = {name: float(weight) for name, weight in zip(names, weights, strict=True)}
     return config.model_copy(update={"weights": table})

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..nn.activation import HiddenGate
+from ..nn.activation import HiddenGate, relu
 from ..nn.dropout import FastDropout
 from ..nn.mlp import MLP, init_linear
 from ..nn.split import SplitInput
@@ -65,11 +65,8 @@ def read_together(x: SplitInput, readers: Sequence[FirstLayer]) -> list[Tensor]:
     weights, biases = zip(*(reader.first for reader in readers), strict=True)
     if len(readers) == 1:
         return [readers[0].finish(x.linear(weights[0], biases[0]))]
-    bias = None
-    if any(b is not None for b in biases):
-        bias = torch.cat([w.new_zeros(w.shape[0]) if b is None else b for w, b in zip(weights, biases, strict=True)])
-    parts = torch.split(x.linear(torch.cat(weights), bias), [w.shape[0] for w in weights], dim=1)
-    return [reader.finish(part) for reader, part in zip(readers, parts, strict=True)]
+    projected = x.linears(weights, biases)
+    return [reader.finish(part) for reader, part in zip(readers, projected, strict=True)]
 
 
 def mix(weights: Tensor, experts: Tensor) -> Tensor:
@@ -154,10 +151,8 @@ class Experts(nn.Module):
 
     def _activate(self, x: Tensor, level: int) -> Tensor:
         """Pre-activations [R, E, H] -> what the next layer reads."""
-        if self.normalise and level == len(self.hidden) - 1:
-            x = F.silu(F.layer_norm(x, (x.shape[-1],)))
-        else:
-            x = torch.relu(x)
+        last = level == len(self.hidden) - 1
+        x = F.silu(F.layer_norm(x, (x.shape[-1],))) if self.normalise and last else relu(x)
         if len(self.gates):
             x = self.gates[level](x.transpose(0, 1)).transpose(0, 1)
         dropped: Tensor = self.dropout(x)
@@ -193,13 +188,16 @@ class Gate(nn.Module):
         layer: nn.Linear = self.layers[0]  # type: ignore[assignment]
         return layer.weight, layer.bias
 
-    def finish(self, projected: Tensor) -> Tensor:
-        """First layer [R, N] -> weights [R, E], which sum to 1 in every row."""
+    def scores(self, projected: Tensor) -> Tensor:
+        """First layer [R, N] -> what the softmax is taken of, [R, E]."""
         x = projected
         for layer in list(self.layers)[1:]:
             x = layer(torch.relu(x))
-        if self.temperature != 1.0:
-            x = x / self.temperature
+        return x / self.temperature if self.temperature != 1.0 else x
+
+    def finish(self, projected: Tensor) -> Tensor:
+        """First layer [R, N] -> weights [R, E], which sum to 1 in every row."""
+        x = self.scores(projected)
         if self.training and self.dropout > 0:
             dropped = torch.rand_like(x) < self.dropout
             dropped = dropped & ~dropped.all(1, keepdim=True)  # a row that would lose every expert keeps them all

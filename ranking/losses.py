@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ..data.batch import Batch
 from ..data.schema import TaskSpec
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..settings import Settings
 
 
@@ -28,6 +28,11 @@ class LossConfig(Settings):
     larger weights also mean larger steps."""
     huber: float = Field(default=0.0, ge=0)
     """Regression: errors above this count linearly (Huber loss); 0 takes the squared error."""
+    kl_bound: tuple[str, str, str] | None = None
+    """Binary tasks (click, conversion given click, order) for which p(click) p(conversion) should equal p(order): adds
+    the symmetric KL divergence between the two, beside any ranker and any balance."""
+    kl_weight: float = Field(default=0.1, ge=0)
+    """Weight of that term; not published."""
 
 
 def row_losses(prediction: Tensor, label: Tensor, kind: str, huber: float = 0.0) -> Tensor:
@@ -116,13 +121,35 @@ def multi_task_loss(
         config: see `LossConfig`.
 
     Returns:
-        `loss/<task>` -> scalar.
+        `loss/<task>` -> scalar, and `aux/kl` where `config.kl_bound` asks for it.
+
+    Raises:
+        ConfigError: `config.kl_bound` names what is no binary task.
     """
     labels, masks, weight = sample_spaces(batch)
-    return {
+    losses = {
         f"loss/{task.name}": task_loss(logits[task.name], labels[:, column], masks[:, column], weight, task, config)
         for column, task in enumerate(tasks)
     }
+    if config.kl_bound is not None and config.kl_weight > 0:
+        check_kl_bound(tasks, config)
+        click, conversion, order = config.kl_bound
+        names = [task.name for task in tasks]
+        everywhere = masks[:, names.index(click)] & masks[:, names.index(order)]
+        apart = symmetric_kl(product_logit(logits[click], logits[conversion]), logits[order])
+        losses["aux/kl"] = config.kl_weight * masked_mean(apart, everywhere, weight, config.reduction)
+    return losses
+
+
+def check_kl_bound(tasks: Sequence[TaskSpec], config: LossConfig) -> None:
+    """Refuse a bound on tasks that are not there.
+
+    Raises:
+        ConfigError: the message names them.
+    """
+    binary = [task.name for task in tasks if task.kind == "binary"]
+    if missing := [name for name in config.kl_bound or () if name not in binary]:
+        raise ConfigError(f"kl_bound names {missing}, which are no binary tasks; binary tasks: {binary}")
 
 
 def product_logit(a: Tensor, b: Tensor) -> Tensor:

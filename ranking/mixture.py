@@ -24,6 +24,9 @@ from .ranker import Ranker, RankerConfig
 SHARED = "(shared)"
 """Name of the stream that belongs to no task."""
 
+SMALL_START = 0.1
+"""Factor on the last weights of towers that read normalised experts, at the start."""
+
 
 class ExpertConfig(RankerConfig):
     """Keys of every ranker with experts."""
@@ -46,6 +49,8 @@ class Mixture:
         weights: float [R, S, E] gate weights; zero for experts that a stream does not see.
         visible: experts each stream sees.
         mixed: float [R, S, H].
+        names: of the experts, such as `click 0` for the first of task click.
+        direct: float [R, S, E] what experts give a stream beside its gate (HoME's self gates), or None.
     """
 
     streams: tuple[str, ...]
@@ -53,17 +58,26 @@ class Mixture:
     weights: Tensor
     visible: tuple[tuple[int, ...], ...]
     mixed: Tensor
+    names: tuple[str, ...]
+    direct: Tensor | None = None
 
     @staticmethod
     def dense(streams: Sequence[str], experts: Tensor, gates: Sequence[Tensor]) -> Mixture:
         """Every stream sees every expert: experts [R, E, H] and one gate [R, E] per stream."""
         weights = torch.stack(list(gates), dim=1)
         every = tuple(range(experts.shape[1]))
-        return Mixture(tuple(streams), experts, weights, (every,) * len(gates), mix(weights, experts))
+        names = expert_names({"expert": experts.shape[1]})
+        return Mixture(tuple(streams), experts, weights, (every,) * len(gates), mix(weights, experts), names)
 
     def seen(self, stream: int) -> Tensor:
         """The stream's gate weights over the experts it sees, [R, visible]."""
         return self.weights[:, stream, list(self.visible[stream])]
+
+
+def expert_names(counts: Mapping[str, int], shared: int = 0) -> tuple[str, ...]:
+    """Names of all experts of a level from the number in each set, in order: `click 0`, `click 1`, `shared 0`."""
+    sets = [*counts.items(), ("shared", shared)]
+    return tuple(f"{owner} {place}" for owner, count in sets for place in range(count))
 
 
 def experts_per_task(setting: int | Mapping[str, int], tasks: Sequence[TaskSpec]) -> dict[str, int]:
@@ -81,6 +95,18 @@ def experts_per_task(setting: int | Mapping[str, int], tasks: Sequence[TaskSpec]
     if min(counts.values()) < 0:
         raise ConfigError(f"task_experts = {counts}: the number of experts cannot be negative")
     return {name: counts[name] for name in names}
+
+
+def build_experts(width: int, count: int, hidden: Sequence[int], config: ExpertConfig) -> Experts:
+    """`count` experts of the given widths, with the ranker's dropout, hidden gates and normalisation."""
+    return Experts(
+        width,
+        count,
+        hidden,
+        dropout=config.dropout,
+        hidden_gate=config.hidden_gate,
+        normalise=config.expert_norm,
+    )
 
 
 class ExtractionLevel(nn.Module):
@@ -117,23 +143,15 @@ class ExtractionLevel(nn.Module):
         blind = [task for task, count in task_experts.items() if count + shared_experts == 0]
         if blind:
             raise ConfigError(f"tasks {blind} see no expert: give them task_experts or set shared_experts above 0")
-
-        def experts(count: int) -> Experts:
-            return Experts(
-                width,
-                count,
-                hidden,
-                dropout=config.dropout,
-                hidden_gate=config.hidden_gate,
-                normalise=config.expert_norm,
-            )
-
-        self.task_experts = nn.ModuleDict({task: experts(count) for task, count in task_experts.items() if count})
-        self.shared_experts = experts(shared_experts) if shared_experts else None
+        self.task_experts = nn.ModuleDict(
+            {task: build_experts(width, count, hidden, config) for task, count in task_experts.items() if count}
+        )
+        self.shared_experts = build_experts(width, shared_experts, hidden, config) if shared_experts else None
         self.task_gates = nn.ModuleDict(
             {task: Gate(width, count + shared_experts, config.gate) for task, count in task_experts.items()}
         )
         total = sum(task_experts.values()) + shared_experts
+        self.names = expert_names(task_experts, shared_experts)
         self.shared_gate = Gate(width, total, config.gate) if shared_stream else None
         self.total, self.first_shared = total, total - shared_experts
         self.own: list[range] = []  # each task's own experts among all
@@ -165,7 +183,7 @@ class ExtractionLevel(nn.Module):
         weights = torch.stack([self._placed(stream, gate) for stream, gate in enumerate(gates)], dim=1)  # [R, S, E]
         shared = range(self.first_shared, self.total)
         visible = [(*own, *shared) for own in self.own] + [tuple(range(self.total))] * (len(gates) - self.num_tasks)
-        return Mixture(self.streams, outputs, weights, tuple(visible), mix(weights, outputs))
+        return Mixture(self.streams, outputs, weights, tuple(visible), mix(weights, outputs), self.names)
 
     def _readers(self) -> list[list[FirstLayer]]:
         """What reads each stream from below: the tasks' in order, then the shared one's."""
@@ -196,20 +214,21 @@ class MixtureRanker(Ranker):
         self.expert_config = config
 
     def add_towers(self, width: int) -> None:
-        """One tower per task on streams of the given width."""
-        self.towers = nn.ModuleDict({task.name: self.tower(task.name, width) for task in self.tasks})
+        """One tower per task on streams of the given width.
+
+        Normalised experts are of unit size however small their input, so their towers start small: training then
+        begins at the tasks' base rates as it does without normalisation.
+        """
+        towers = {task.name: self.tower(task.name, width) for task in self.tasks}
+        if self.expert_config.expert_norm:
+            with torch.no_grad():
+                for tower in towers.values():
+                    tower.output.weight.mul_(SMALL_START)
+        self.towers = nn.ModuleDict(towers)
 
     def build_experts(self, width: int, count: int) -> Experts:
         """`count` experts as configured."""
-        config = self.expert_config
-        return Experts(
-            width,
-            count,
-            config.expert_hidden,
-            dropout=config.dropout,
-            hidden_gate=config.hidden_gate,
-            normalise=config.expert_norm,
-        )
+        return build_experts(width, count, self.expert_config.expert_hidden, self.expert_config)
 
     def mixtures(self, x: SplitInput) -> list[Mixture]:
         """Model input -> the mixture of every level, lowest first."""
@@ -242,5 +261,5 @@ class MixtureRanker(Ranker):
         }
 
     def expert_outputs(self, batch: Batch) -> list[Tensor]:
-        """Expert outputs of every level, float [R, E, H]: what a report of dead or alike experts reads."""
+        """Expert outputs of every level, float [R, E, H]."""
         return [mixture.experts for mixture in self.batch_mixtures(batch)]

@@ -46,6 +46,11 @@ class RankerConfig(Settings):
     """GateNet's gate after every hidden layer of experts, trunks and towers: `tanh` (the paper's), `linear`,
     `sigmoid`."""
 
+    @property
+    def keeps_encoder(self) -> bool:
+        """Whether everything but the task networks is taken from another run and never moves."""
+        return False
+
 
 class Ranker(nn.Module):
     """Base of all rankers.
@@ -161,6 +166,18 @@ class Ranker(nn.Module):
                     self.output_bias(task).fill_(rate)
                 elif kinds[task] == "binary" and 0 < rate < 1:
                     self.output_bias(task).fill_(math.log(rate) - math.log1p(-rate))
+
+
+def ungrouped(groups: Mapping[str, Sequence[str]], tasks: Sequence[str]) -> list[str]:
+    """The tasks that no group names.
+
+    Raises:
+        ConfigError: a group names no task or an unknown one, or a task is named twice.
+    """
+    members = [task for group in groups.values() for task in group]
+    if set(members) - set(tasks) or len(set(members)) < len(members) or not all(groups.values()):
+        raise ConfigError(f"groups = {groups}: every group needs tasks, each task at most once and among {tasks}")
+    return [task for task in tasks if task not in members]
 
 
 def ranker_kinds() -> dict[str, type[Ranker]]:

@@ -149,21 +149,39 @@ class RequestRanker(nn.Module):
         config: see `SelectConfig`.
     """
 
+    opinion_mean: Tensor
+    opinion_scale: Tensor
+
     def __init__(self, ranker: Ranker, num_features: int, config: SelectConfig) -> None:
         super().__init__()
         self.ranker = ranker
         self.config = config
         self.others = [task.name for task in ranker.tasks if task.name != SELECT]
+        self.register_buffer("opinion_mean", torch.zeros(num_features))
+        self.register_buffer("opinion_scale", torch.ones(num_features))
         self.hidden = MLP(num_features + len(self.others), config.hidden, config.dropout)
         self.output = nn.Linear(self.hidden.width, 1)
         # At first the head says nothing, so that without a tower the order begins as the retriever's.
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
+    def fit_scale(self, requests: RequestSet) -> None:
+        """Learn where each opinion lies and how far it spreads: raw scores of different retrievers share no unit.
+
+        Args:
+            requests: those the task is trained on.
+        """
+        values = torch.from_numpy(requests.features[requests.rows >= 0])
+        if len(values):
+            self.opinion_mean.copy_(values.mean(0))
+            self.opinion_scale.copy_(values.std(0, correction=0).clamp(min=1e-6))
+
     def forward(self, requests: RequestBatch) -> dict[str, Tensor]:
         """Requests -> every task's logit and `select`, float [R]."""
-        logits = dict(self.ranker(requests.batch))
-        opinions = [requests.features, *(logits[name].detach().unsqueeze(1) for name in self.others)]
+        speaks = self.others or self.config.tower
+        logits = dict(self.ranker(requests.batch)) if speaks else {}
+        scaled = (requests.features - self.opinion_mean) / self.opinion_scale
+        opinions = [scaled, *(logits[name].detach().unsqueeze(1) for name in self.others)]
         select = requests.prior + self.output(self.hidden(torch.cat(opinions, dim=1))).squeeze(1)
         if self.config.tower:
             select = select + logits[SELECT]

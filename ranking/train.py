@@ -19,23 +19,22 @@ from ..data.loader import Loader
 from ..data.schema import TaskSpec
 from ..data.split import Part
 from ..errors import ConfigError
-from ..evaluation.metrics import rank_metrics
-from ..evaluation.ragged import Ragged, offsets
-from ..evaluation.row_metrics import auc, gauc, logloss
+from ..nn.pretrained import frozen_starts, start_tables
 from ..settings import Settings
 from ..training.checkpoint import Checkpointer
 from ..training.history import History
-from ..training.loop import FitOptions, evaluation_mode, fit
+from ..training.loop import FitOptions, fit
 from ..training.optim import OptimConfig, Optimizer
 from ..training.runtime import Runtime, seed_everything
 from .balance import Balance, BalanceConfig, build_balance, sum_of
+from .blend import BlendConfig
+from .blend_search import FoundBlend, find_blend
 from .calibrate import CalibrationConfig, Calibrator, fit_calibrator
-from .losses import LossConfig
+from .gate_log import read_gates, warn_of_unused
+from .losses import LossConfig, check_kl_bound
 from .ranker import Ranker, RankerConfig, build_ranker, ranker_class
 from .requests import SELECT, RequestBatch, RequestRanker, RequestSet, SelectConfig
-
-SCORE_ROWS = 8192
-"""Logged rows scored at once."""
+from .scoring import row_metrics, score_rows, select_ndcg
 
 
 class RankingConfig(Settings):
@@ -59,7 +58,8 @@ class RankingConfig(Settings):
     """How long to train. Metrics on validation: `auc`, `gauc`, `logloss` (means over binary tasks), the same with
     `/<task>`, and `select_ndcg@10` on held-out requests. `auto`: the last where there are requests, else `auc`."""
     warm_start: bool = True
-    """Begin with the retriever's embeddings of the features both stages read, when the widths agree."""
+    """Begin with the retriever's embeddings of the features both stages read; where the widths differ, with their
+    principal directions."""
 
     @field_validator("model", mode="before")
     @classmethod
@@ -146,12 +146,14 @@ class TrainedRanker:
         ranker: the ranker itself.
         calibrators: per binary task.
         history: of the training.
+        blend: weights found by search, where the configuration asks for it.
     """
 
     model: nn.Module
     ranker: Ranker
     calibrators: Mapping[str, Calibrator]
     history: History
+    blend: FoundBlend | None = None
 
 
 def build_model(
@@ -175,8 +177,7 @@ def build_model(
         return ranker, ranker
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
-        select = config.select if tasks else config.select.model_copy(update={"tower": True})
-        return RequestRanker(ranker, num_features, select), ranker
+        return RequestRanker(ranker, num_features, config.select), ranker
 
 
 def train_ranker(
@@ -186,7 +187,8 @@ def train_ranker(
     seed: int,
     requests: RequestSet | None = None,
     checkpointer: Checkpointer | None = None,
-    prepare: Callable[[Ranker], object] | None = None,
+    prepare: Callable[[Ranker, Optimizer], object] | None = None,
+    blend: BlendConfig | None = None,
 ) -> TrainedRanker:
     """Train on the training part; the best epoch on validation is kept, and calibrators are fitted there.
 
@@ -197,9 +199,11 @@ def train_ranker(
         seed: of weights, order and draws.
         requests: of the validation part, for `select`; None without a retriever.
         checkpointer: where to keep checkpoints, and whether to resume from one.
-        prepare: called with the fresh ranker before training, to warm-start it.
+        prepare: called with the fresh ranker and its optimiser before training, to warm-start them.
+        blend: the `[blend]` section, for a search of its weights.
     """
     tasks = dataset.config.tasks
+    check_kl_bound(tasks, config.loss)
     features = requests.features.shape[2] if requests is not None else 0
     model, ranker = build_model(config, dataset.layout, tasks, features, seed)
     seed_everything(seed)  # dropout draws from the global generator
@@ -211,8 +215,7 @@ def train_ranker(
         ranker.set_base_rates(
             {t.name: float(labels[chosen, i].sum() / seen[i]) for i, t in enumerate(tasks) if t.kind == "binary"}
         )
-    if prepare is not None:
-        prepare(ranker)
+    start_tables(ranker.tables(), dataset.table_starts)
     valid_rows = dataset.rows(Part.VALID)
     held: RequestSet | None = None
     fitted = requests
@@ -220,6 +223,8 @@ def train_ranker(
         out = held_out(dataset.num_users, config.select.holdout, seed)
         held = requests.take(np.flatnonzero(out[requests.users]))
         fitted = requests.take(np.flatnonzero(~out[requests.users]))
+        assert isinstance(model, RequestRanker)
+        model.fit_scale(fitted)
         if dataset.config.user:
             valid_rows = valid_rows[torch.from_numpy(out[dataset.events.users[valid_rows.numpy()]])]
     balance = build_balance(config.balance, tasks) if tasks else None
@@ -233,6 +238,9 @@ def train_ranker(
         assert fitted is not None
         loader = Loader(fitted, torch.arange(len(fitted)), config.select.requests_per_step, seed)
     optimizer = Optimizer(parts, config.optim, config.fit.epochs * len(loader))
+    if prepare is not None:
+        prepare(ranker, optimizer)
+        start_tables(ranker.tables(), frozen_starts(dataset.table_starts))
     step = RankingStep(model, ranker, balance, config, fitted if tasks else None, optimizer, seed)
 
     def evaluate() -> dict[str, float]:
@@ -242,6 +250,10 @@ def train_ranker(
         if held is not None and len(held):
             metrics["select_ndcg@10"] = select_ndcg(model, held)
         return metrics
+
+    def describe() -> dict[str, Any]:
+        report = read_gates(ranker, dataset, valid_rows)
+        return {"gates": report} if report else {}
 
     metric = config.fit.metric
     if metric == "auto":
@@ -253,71 +265,21 @@ def train_ranker(
         optimizer,
         options,
         evaluate=evaluate,
+        describe=describe,
         backward=step.backward,
         checkpointer=checkpointer,
         runtime=runtime,
         description="training the ranker",
     )
-    return TrainedRanker(model, ranker, fit_calibrators(ranker, dataset, valid_rows, config.calibration), history)
+    warn_of_unused(read_gates(ranker, dataset, valid_rows))
+    calibrators = fit_calibrators(ranker, dataset, valid_rows, config.calibration)
+    found = find_blend(blend or BlendConfig(), model, ranker, calibrators, dataset, held, valid_rows, seed)
+    return TrainedRanker(model, ranker, calibrators, history, found)
 
 
 def held_out(num_users: int, share: float, seed: int) -> NDArray[np.bool_]:
     """Which users' validation rows choose epochs and calibrators instead of training `select`: bool [U]."""
     return np.random.default_rng([seed, 15]).random(num_users) < share
-
-
-def score_rows(ranker: Ranker, dataset: Dataset, rows: Tensor) -> dict[str, NDArray[np.float32]]:
-    """Logit (or value) of every task on logged rows, task -> float32 [R]."""
-    parts: dict[str, list[NDArray[np.float32]]] = {}
-    with evaluation_mode(ranker):
-        for start in range(0, len(rows), SCORE_ROWS):
-            for name, logits in ranker(dataset.batch(rows[start : start + SCORE_ROWS])).items():
-                parts.setdefault(name, []).append(logits.numpy())
-    return {name: np.concatenate(found) for name, found in parts.items()}
-
-
-def row_metrics(ranker: Ranker, dataset: Dataset, rows: Tensor) -> dict[str, float]:
-    """`auc/<task>`, `gauc/<task>`, `logloss/<task>` of binary tasks on logged rows, and their means."""
-    logits = score_rows(ranker, dataset, rows)
-    events, chosen = dataset.events, rows.numpy()
-    metrics: dict[str, float] = {}
-    for column, task in enumerate(dataset.config.tasks):
-        mask = events.mask[chosen, column]
-        if task.kind != "binary" or not mask.any():
-            continue
-        labels = events.labels[chosen, column][mask].astype(np.float64)
-        scores = logits[task.name][mask].astype(np.float64)
-        found = {
-            "auc": auc(labels, scores),
-            "gauc": gauc(labels, scores, events.users[chosen][mask]) if dataset.config.user else None,
-            "logloss": logloss(labels, 1.0 / (1.0 + np.exp(-scores))),
-        }
-        metrics |= {f"{name}/{task.name}": value for name, value in found.items() if value is not None}
-    for name in ("auc", "gauc", "logloss"):
-        values = [value for key, value in metrics.items() if key.startswith(f"{name}/")]
-        if values:
-            metrics[name] = float(np.mean(values))
-    return metrics
-
-
-def select_scores(model: nn.Module, requests: RequestSet, block: int = 64) -> NDArray[np.float32]:
-    """`select` logits of all requests' candidates, float32 [Q, C]."""
-    parts = []
-    with evaluation_mode(model):
-        for start in range(0, len(requests), block):
-            chosen = torch.arange(start, min(start + block, len(requests)))
-            parts.append(model(requests.batch(chosen))[SELECT].view(len(chosen), -1).numpy())
-    return np.concatenate(parts)
-
-
-def select_ndcg(model: nn.Module, requests: RequestSet) -> float:
-    """NDCG@10 of the requests' candidates ordered by `select`; an item the retriever missed counts as not found."""
-    scores = select_scores(model, requests)
-    found = requests.target >= 0
-    of_target = np.take_along_axis(scores, np.maximum(requests.target, 0)[:, None], axis=1)
-    ranks = np.where(found, (scores > of_target).sum(1) + 1, 0)
-    one = np.ones(len(ranks), dtype=np.int64)
-    return float(rank_metrics(Ragged(ranks, offsets(one)), one, [10], ["ndcg"]).means()["ndcg@10"] or 0.0)
 
 
 def fit_calibrators(ranker: Ranker, dataset: Dataset, rows: Tensor, config: CalibrationConfig) -> dict[str, Calibrator]:

@@ -1,7 +1,8 @@
 """What every baseline shares: fitting on interactions, scoring whole catalogues from a history, saving as arrays.
 
-A baseline never asks who the user is. It scores from the history it is given at query time, so a new user, or an old
-one with newer events, needs no refit, and an evaluation decides alone what a model may look at.
+A baseline scores from the history it is given at query time, so a new user, or an old one with newer events, needs no
+refit, and an evaluation decides alone what a model may look at. (Popularity by segment looks at who asks instead,
+trending at when.)
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ class Histories(NamedTuple):
     """int `[E]` item rows; rows outside `[0, N)` are ignored."""
     ptr: NDArray[Any]
     """int `[B + 1]`, query b's events are `items[ptr[b]:ptr[b + 1]]`."""
+    users: NDArray[Any] | None = None
+    """int `[B]` user rows, where it is known who asks."""
+    asked_at: NDArray[np.float64] | None = None
+    """float64 `[B]` seconds, when each query is asked: nothing later may be looked at. Infinite: after all data."""
 
     def __len__(self) -> int:
         return len(self.ptr) - 1
@@ -41,7 +46,9 @@ class Histories(NamedTuple):
     def block(self, start: int, stop: int) -> Histories:
         """The queries `start` to `stop`, as histories of their own."""
         ptr = self.ptr[start : stop + 1]
-        return Histories(self.items[ptr[0] : ptr[-1]], ptr - ptr[0])
+        users = None if self.users is None else self.users[start:stop]
+        asked_at = None if self.asked_at is None else self.asked_at[start:stop]
+        return Histories(self.items[ptr[0] : ptr[-1]], ptr - ptr[0], users, asked_at)
 
     def weights(self, num_items: int, last: int | None = None, decay: float = 1.0) -> csr_array:
         """Queries by items, float32 `[B, N]`: `decay ** age` at each item's latest event, age 0 being the last event.

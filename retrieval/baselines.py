@@ -93,6 +93,9 @@ class RecentPopularity(Popularity):
 BASELINES: dict[str, str] = {
     "popularity": "baselines:Popularity",
     "recent_popularity": "baselines:RecentPopularity",
+    "trending": "baseline_trending:Trending",
+    "segment_popularity": "baseline_segment:SegmentPopularity",
+    "same_category": "baseline_categories:SameCategory",
     "item_knn": "baseline_items:ItemKNN",
     "ease": "baseline_items:EASE",
     "transition": "baseline_items:Transition",

@@ -4,8 +4,9 @@
     test       := "not" test | "(" expression ")" | column operator value | column ["not"] "in" "(" value, ... ")"
     operator   := =  ==  !=  <  <=  >  >=        value := number | "text" | 'text' | true | false
 
-A column is one value per item row, or a [N, M] array of several (tags, genres): then a row passes when any of its
-values does. A missing value (NaN, None, NaT) passes no comparison; `!=`, `not in` and `not` are exact opposites.
+A column is one value per item row, or several (tags, genres), a [N, M] array or a `TextColumn`: then a row passes when
+any of its values does. A missing value (NaN, None, NaT, no text at all) passes no comparison; `!=`, `not in` and `not`
+are exact opposites.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..data.attributes import TextColumn
 from ..errors import ConfigError
 from .index_bitmap import Bitmap
 
 BoolArray = NDArray[np.bool_]
 Value = str | int | float | bool
-Columns = Mapping[str, NDArray[Any]]
+Column = TextColumn | NDArray[Any]
 
 _DEEPEST = 100
 _TOKEN = re.compile(
@@ -59,16 +61,17 @@ class Filter:
         """The names of the columns that it reads."""
         return frozenset(self.condition.columns())
 
-    def bitmap(self, columns: Mapping[str, ArrayLike]) -> Bitmap:
+    def bitmap(self, columns: Mapping[str, ArrayLike | TextColumn]) -> Bitmap:
         """The item rows that satisfy it.
 
         Args:
-            columns: name -> values of the items in row order, [N] or [N, M].
+            columns: name -> values of the items in row order: [N], [N, M], or texts of N items.
 
         Raises:
             ConfigError: a column is missing, or holds something that its value cannot be compared with.
         """
-        arrays = {name: np.asarray(columns[name]) for name in self.columns if name in columns}
+        given = {name: columns[name] for name in self.columns if name in columns}
+        arrays = {name: v if isinstance(v, TextColumn) else np.asarray(v) for name, v in given.items()}
         lengths = {len(values) for values in arrays.values()}
         if len(lengths) > 1:
             raise ConfigError(f"the columns of filter {self.text!r} have different lengths ({sorted(lengths)})")
@@ -97,10 +100,10 @@ class _Table:
     """The columns at hand, and the words to complain with."""
 
     text: str
-    arrays: Columns
+    arrays: Mapping[str, Column]
     known: list[str]
 
-    def column(self, name: str, at: int) -> NDArray[Any]:
+    def column(self, name: str, at: int) -> Column:
         if name not in self.arrays:
             _fail(self.text, at, f"there is no column {name!r}; the items have {', '.join(self.known) or 'none'}")
         return self.arrays[name]
@@ -127,14 +130,15 @@ class _Compare:
         return {self.name}
 
     def mask(self, table: _Table) -> BoolArray:
-        values = table.column(self.name, self.at)
+        column = table.column(self.name, self.at)
+        values = _values(column)
         wanted = _comparable(table.text, self.name, values, self.value, self.value_at)
         if values.dtype.kind != "O" or self.sign == "=":
-            return _any_value(np.asarray(_COMPARE[self.sign](values, wanted), dtype=np.bool_))
+            return _any_value(column, np.asarray(_COMPARE[self.sign](values, wanted), dtype=np.bool_))
         present = np.frompyfunc(_present, 1, 1)(values).astype(np.bool_)
         passed = np.zeros(values.shape, dtype=np.bool_)
         passed[present] = _COMPARE[self.sign](values[present], wanted).astype(np.bool_)
-        return _any_value(passed)
+        return _any_value(column, passed)
 
 
 @dataclass(frozen=True)
@@ -149,12 +153,15 @@ class _Among:
         return {self.name}
 
     def mask(self, table: _Table) -> BoolArray:
-        values = table.column(self.name, self.at)
+        column = table.column(self.name, self.at)
+        values = _values(column)
         wanted = [_comparable(table.text, self.name, values, value, at) for value, at in self.members]
         if values.dtype.kind == "O":
             known = set(wanted)
-            return _any_value(np.frompyfunc(lambda entry: entry in known, 1, 1)(values).astype(np.bool_))
-        return _any_value(np.isin(values, np.array(wanted)))
+            return _any_value(column, np.frompyfunc(lambda entry: entry in known, 1, 1)(values).astype(np.bool_))
+        if values.dtype.kind == "f":  # 3.3 in single precision is not 3.3 in double: compare in the column's own
+            wanted = [values.dtype.type(value) for value in wanted]
+        return _any_value(column, np.isin(values, np.array(wanted)))
 
 
 @dataclass(frozen=True)
@@ -307,12 +314,20 @@ def _comparable(text: str, name: str, values: NDArray[Any], value: Value, at: in
         if kind not in "UTbiuf":
             _fail(text, at, f"column {name!r} is of type {values.dtype}, which no filter compares")
     if not fits:
-        _fail(text, at, f"column {name!r} holds {holds} and cannot be compared with {value!r}")
+        hint = "; put the value into quotes" if holds == "text" else ""
+        _fail(text, at, f"column {name!r} holds {holds} and cannot be compared with {value!r}{hint}")
     return value
 
 
-def _any_value(passed: BoolArray) -> BoolArray:
+def _values(column: Column) -> NDArray[Any]:
+    """What is compared: every value of an array, every distinct text of a text column."""
+    return np.array(column.values, dtype=object) if isinstance(column, TextColumn) else column
+
+
+def _any_value(column: Column, passed: BoolArray) -> BoolArray:
     """One answer per item row: any of its values."""
+    if isinstance(column, TextColumn):
+        return column.where(passed)
     if passed.ndim == 1:
         return passed
     answer: BoolArray = np.asarray(passed.any(axis=tuple(range(1, passed.ndim))))

@@ -24,7 +24,10 @@ BLOCK_ENTRIES = 1 << 25
 
 
 class _BlockedSoftmax(torch.autograd.Function):
-    """Weighted sum over rows of -log softmax(user @ items.T + bias)[target]; gradients are formed on the way."""
+    """Weighted sum over rows of -log softmax(user @ items.T + bias)[target]; gradients are formed on the way.
+
+    The second value, every row's own loss, carries no gradient.
+    """
 
     @staticmethod
     def forward(
@@ -37,7 +40,7 @@ class _BlockedSoftmax(torch.autograd.Function):
         target_shift: Tensor | None,
         column_ids: Tensor | None,
         reduced: bool | None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         need_user, need_items, need_bias = ctx.needs_input_grad[:3]
         grad_user = torch.empty_like(user) if need_user else None
         grad_items = torch.zeros_like(items) if need_items else None
@@ -80,11 +83,12 @@ class _BlockedSoftmax(torch.autograd.Function):
         if grad_bias is not None:
             grad_bias.index_add_(0, targets, weight, alpha=-1)
         ctx.grads = grad_user, grad_items, grad_bias
-        return losses @ weight
+        ctx.mark_non_differentiable(losses)
+        return losses @ weight, losses
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         scaled = tuple(None if part is None else part * grad for part in ctx.grads)
         return (*scaled, None, None, None, None, None)
 
@@ -121,10 +125,11 @@ def full_softmax_loss(
     """Mean cross-entropy of a softmax over all items, one positive per row, in bounded memory.
 
     `-log softmax(scale * user @ items.T + bias)[target]`, averaged over rows with `weight`. Differentiable once, in
-    user, items, bias and scale.
+    user, items, bias and scale. Of several vectors per row, an item's score is the log of the summed exponentials of
+    its products with each: the smooth form of the highest one.
 
     Args:
-        user: `[P, D]` user vectors.
+        user: `[P, D]` user vectors, or `[P, M, D]`.
         items: `[N, D]` item vectors, the whole catalogue.
         targets: `[P]` int64, row of `items` that is each row's positive.
         bias: `[N]` added to every item's logit (popularity).
@@ -142,7 +147,24 @@ def full_softmax_loss(
     user, items = (user * scale).to(dtype), items.to(dtype)
     bias = None if bias is None else bias.to(dtype)
     target_shift = None if target_shift is None else target_shift.detach().to(dtype)
-    loss: Tensor = _BlockedSoftmax.apply(  # type: ignore[no-untyped-call]
-        user, items, bias, targets, row_weights(user, weight), target_shift, column_ids, reduced
-    )
-    return loss
+    weight = row_weights(user, weight)
+    apply: Any = _BlockedSoftmax.apply
+    if user.dim() == 2:
+        loss: Tensor = apply(user, items, bias, targets, weight, target_shift, column_ids, reduced)[0]
+        return loss
+    # log sum_m Z_m moves as sum_m w_m log Z_m with fixed w = softmax(log Z), and so does the target's score. A first
+    # pass finds log Z, the second is the plain loss of P * M rows, weighted.
+    count = user.shape[1]
+    flat, each = user.flatten(0, 1), targets.repeat_interleave(count)
+    shift = None if target_shift is None else target_shift.repeat_interleave(count)
+    own = (user * items[targets].unsqueeze(1)).sum(2)  # [P, M]
+    own = own if bias is None else own + bias[targets].unsqueeze(1)
+    own = own if target_shift is None else own + target_shift.unsqueeze(1)
+    with torch.no_grad():
+        rows = apply(flat, items, bias, each, flat.new_zeros(len(flat)), shift, column_ids, reduced)[1]
+        log_total = rows.view_as(own) + own
+        share = log_total.softmax(1)
+        gap = torch.logsumexp(log_total, 1) - (share * log_total).sum(1)
+    spread = (weight.unsqueeze(1) * share).flatten()
+    plain: Tensor = apply(flat, items, bias, each, spread, shift, column_ids, reduced)[0]
+    return plain + ((share * own).sum(1) - torch.logsumexp(own, 1) + gap) @ weight

@@ -5,6 +5,9 @@ positive with a sample of items subtracts the log of how often each item gets in
 popular items are pushed down merely because they are met as negatives so often. The correction lives here alone;
 serving ranks by plain scores. Rows are averaged, so that a loss does not grow with the batch.
 
+User vectors are `[P, D]` in every loss, or `[P, M, D]` of M interests; then a score is the smooth best of M products
+(see `full_softmax_loss`).
+
 Sources: BCE and sampled softmax, Huang et al., CIKM 2013 (DSSM); in-batch softmax with log-q, Yi et al., RecSys 2019;
 mixed negatives, Yang et al., WWW 2020; positive left uncorrected, Khrylchenko et al., RecSys 2025 (arXiv 2507.09331).
 """
@@ -55,9 +58,16 @@ def bce_loss(
     Returns:
         Scalar.
     """
-    logits = scale * (user * item).sum(-1) + bias
+    logits = _pair_scores(user, item, scale) + bias
     losses = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
     return losses @ row_weights(losses, weight)
+
+
+def _pair_scores(user: Tensor, item: Tensor, scale: Tensor | float) -> Tensor:
+    """Score of each row's item `[P, D]` with its user vector `[P, D]`, or the smooth best of several `[P, M, D]`."""
+    if user.dim() == 2:
+        return scale * (user * item).sum(-1)
+    return torch.logsumexp(scale * (user * item[:, None]).sum(-1), 1)
 
 
 def sampled_softmax_loss(
@@ -87,15 +97,19 @@ def sampled_softmax_loss(
     Returns:
         Scalar.
     """
-    own = scale * (user * positive).sum(-1, keepdim=True)
-    others = scale * (user @ negatives.T if negatives.dim() == 2 else (negatives @ user[:, :, None])[..., 0])
+    own = _pair_scores(user, positive, scale)[:, None]
+    vectors = user if user.dim() == 3 else user[:, None]
+    shared = negatives.dim() == 2
+    each = scale * (vectors @ negatives.T if shared else vectors @ negatives.transpose(1, 2))  # [P, M, negatives]
+    others = each[:, 0] if user.dim() == 2 else torch.logsumexp(each, 1)
     if positive_log_q is not None:
         own = own - positive_log_q[:, None]
     if negative_log_q is not None:
         others = others - negative_log_q
     if positive_ids is not None and negative_ids is not None:
         others = others.masked_fill(negative_ids == positive_ids[:, None], -math.inf)
-    logits = torch.cat([own, others], dim=1).float()
+    logits = torch.cat([own, others], dim=1)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     losses = torch.logsumexp(logits, dim=1) - logits[:, 0]
     return losses @ row_weights(losses, weight)
 

@@ -8,6 +8,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .index_exact import ExactIndex
+from .index_faiss import FaissIndex
+from .index_types import CandidateIndex, SearchPlan
+
+EXACT_ITEMS = 20_000
+"""Largest catalogue searched exactly for hard negatives."""
+SEARCHED_BY = "IVF,SQ8"
+SEARCH_EFFORT = {"nprobe": 16}
+
 
 class NegativeColumns(NamedTuple):
     """Further columns of a softmax."""
@@ -78,6 +87,62 @@ class NegativeMemory:
         self._ids = state["ids"].to(device).clone()
         self._log_q = state["log_q"].to(device).clone()
         self._next, self._size = (int(value) for value in state["cursor"])
+
+
+class HardNegatives:
+    """Searches a snapshot of the item vectors for the items the model ranks highest: ANCE's asynchronous index
+    (Xiong et al., ICLR 2021), refreshed between steps.
+
+    Up to `EXACT_ITEMS` items the search is exact, above it a FAISS index of the snapshot is built at each refresh.
+
+    Args:
+        count: H, negatives per query.
+        skip_top: best remaining items passed over.
+        seed: of the index.
+    """
+
+    def __init__(self, count: int, skip_top: int = 0, seed: int = 0) -> None:
+        self.count = count
+        self.skip_top = skip_top
+        self.seed = seed
+        self._vectors = torch.empty(0, 0)
+        self._index: CandidateIndex | None = None
+
+    def refresh(self, vectors: Tensor) -> None:
+        """Search these item vectors `[N, D]` from now on; they are copied."""
+        self._vectors = vectors.detach().clone()
+        if len(vectors) <= EXACT_ITEMS:
+            self._index = ExactIndex(self._vectors.numpy())
+        else:
+            self._index = FaissIndex.build(self._vectors.numpy(), SEARCHED_BY, seed=self.seed)
+            self._index.use_plan(SearchPlan(k=len(vectors), effort=SEARCH_EFFORT))
+
+    def mine(self, queries: Tensor, exclude: Tensor) -> Tensor:
+        """The best-scored items of each query that are not its own; see `mine_hard_negatives`.
+
+        Args:
+            queries: `[P, D]` user vectors.
+            exclude: `[P, X]` int64 ids that are no negatives of the row, padded with -1.
+
+        Returns:
+            `[P, H]` int64, best first, -1 where there are no more.
+        """
+        index = self._index
+        assert index is not None, "refresh comes first"
+
+        def search(wanted: Tensor, k: int) -> Tensor:
+            return torch.from_numpy(index.search(wanted.float().numpy(), k).rows)
+
+        return mine_hard_negatives(queries, search, exclude, self.count, len(self._vectors), self.skip_top)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The snapshot that is searched; the index is a function of it."""
+        return {"vectors": self._vectors.clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Search what `state_dict` gave."""
+        if state["vectors"].numel():
+            self.refresh(state["vectors"])
 
 
 def mine_hard_negatives(

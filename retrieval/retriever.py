@@ -1,30 +1,34 @@
 """The first stage as a whole: towers, index and companions propose candidates and describe them to the ranker.
 
-*Proposers* each name their best items for a request; the lists are merged by reciprocal rank. *Scorers* then score
-every merged candidate, so that each retriever's opinion reaches the ranker as a feature, whoever proposed the item.
+*Proposers* each name their best items for a request and the lists are merged (`merge`). *Scorers* then score every
+merged candidate, so that each retriever's opinion reaches the ranker as a feature, whoever proposed the item.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.dataset import NOW
+from ..data.history import History
+from ..data.split import Part
 from ..errors import ConfigError
 from ..evaluation.ragged import Ragged
 from ..evaluation.topk import topk_of_scores
 from .baseline_core import Baseline, Histories
 from .index_bitmap import Bitmap, Exclusions
 from .index_types import CandidateIndex
+from .interests import best_products, search_interests, smooth_best
+from .merge import Merged, fill_up, merge
 from .train import item_vectors, query_vectors
 from .two_tower import TwoTower
 from .windows import TowerData
 
 TOWER = "two_tower"
-RECIPROCAL_OFFSET = 60.0
-"""Constant of reciprocal rank fusion (Cormack et al., SIGIR 2009): 1 / (60 + rank)."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +39,33 @@ class CandidateSet:
         rows: int64 [B, C] item rows, best first by the merged order; -1 pads.
         features: float32 [B, C, F] opinions of the scorers; see `Retriever.feature_names`.
         prior: float32 [B, C] the tower's log-softmax over the candidates; -inf at pads.
-        proposed: bool [B, C, S] which proposer named the candidate.
+        ranks: int32 [B, C, S] place of the candidate in each proposer's own list, 1 the best; 0 where it is not in it.
     """
 
     rows: NDArray[np.int64]
     features: NDArray[np.float32]
     prior: NDArray[np.float32]
-    proposed: NDArray[np.bool_]
+    ranks: NDArray[np.int32]
+
+    @property
+    def proposed(self) -> NDArray[np.bool_]:
+        """Which proposers named each candidate, bool [B, C, S]."""
+        return self.ranks > 0
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """What the proposers answered to B requests, before it is merged.
+
+    Attributes:
+        queries: float32 [B, width].
+        histories: of the B requests.
+        lists: proposer -> int64 [B, C] its item rows, best first; -1 pads.
+    """
+
+    queries: NDArray[np.float32]
+    histories: Histories
+    lists: Mapping[str, NDArray[np.int64]]
 
 
 class Retriever:
@@ -54,6 +78,7 @@ class Retriever:
         proposers: who names candidates; `two_tower` or companions.
         scorers: companions whose scores become features.
         index: searches the item vectors; the exact product when None (training, before an index exists).
+        quotas: places of each proposer among the candidates; None merges by reciprocal rank (see `merge`).
     """
 
     def __init__(
@@ -64,6 +89,7 @@ class Retriever:
         proposers: tuple[str, ...] = (TOWER,),
         scorers: tuple[str, ...] = (),
         index: CandidateIndex | None = None,
+        quotas: Mapping[str, int] | None = None,
     ) -> None:
         self.model = model
         self.data = data
@@ -71,6 +97,7 @@ class Retriever:
         self.proposers = proposers
         self.scorers = scorers
         self.index = index
+        self.quotas = quotas
         self.item_vectors = item_vectors(model, data)
         for name in (*proposers, *scorers):
             if name != TOWER and name not in companions:
@@ -78,15 +105,17 @@ class Retriever:
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """Columns of `CandidateSet.features`: per scorer the score, standardised among the candidates, and the log of
-        its rank among them; then the log of the history's length.
+        """Columns of `CandidateSet.features`: per scorer the score as it is (of the towers the log-probability), the
+        score standardised among the candidates, and the log of its rank among them; then the log of the history's
+        length.
         """
-        names = [f"{name}.{part}" for name in (TOWER, *self.scorers) for part in ("score", "log_rank")]
+        names = [f"{name}.{part}" for name in (TOWER, *self.scorers) for part in ("score", "standardised", "log_rank")]
         return (*names, "log_history")
 
     def histories(self, users: NDArray[np.int64], moment: int) -> Histories:
         """Everything positive the users did before a moment."""
-        return Histories(*self.data.history.csr(users, self.data.ends(moment)[users]))
+        history, ends = self.data.history, self.data.ends(moment)[users]
+        return Histories(*history.csr(users, ends), users, last_seen(history, users, ends, moment))
 
     def queries(self, users: NDArray[np.int64], moment: int) -> NDArray[np.float32]:
         """Query vectors of users at a moment, [B, width]."""
@@ -101,35 +130,63 @@ class Retriever:
         allowed: Bitmap | None = None,
         excluded: Ragged | None = None,
         exact: bool = False,
+        complete: bool = False,
     ) -> NDArray[np.int64]:
         """One proposer's k best items of each request, seen ones left out: int64 [B, k], -1 pads.
 
+        A companion's score of 0 means that it knows nothing of the item for this history, and it does not name it.
+
         Args:
             name: `two_tower` or a companion.
-            queries: float32 [B, width].
+            queries: float32 [B, width], or [B, M, width] of M interests.
             histories: of the B requests.
             k: length of the lists.
             allowed: items that may be named.
             excluded: item rows to leave out per request; the history when None.
             exact: score everything even where there is an index.
+            complete: go on, by popularity in training, with the items a companion knows nothing of.
         """
         seen = excluded or Ragged(np.asarray(histories.items, dtype=np.int64), np.asarray(histories.ptr))
         k = min(k, self.data.num_items)
         if name == TOWER and self.index is not None and not exact:
             out = Exclusions(np.asarray(seen.ptr, dtype=np.int64), np.asarray(seen.items, dtype=np.int64))
-            return self.index.search(queries, k, allowed, out).rows
+            return search_interests(self.index, queries, k, allowed, out)
         forbidden = None if allowed is None else ~allowed.mask()
 
         def block(rows: slice) -> NDArray[np.float32]:
             if name == TOWER:
-                scores = queries[rows] @ self.item_vectors.T
+                scores = best_products(queries[rows], self.item_vectors)
             else:
                 scores = self.companions[name].score(histories.block(rows.start, rows.stop))
+                rest = min(float(scores.min(initial=0)), 0.0) - 1 - self._unpopular if complete else -np.inf
+                scores = np.where(scores == 0, rest, scores)
             if forbidden is not None:
                 scores = np.where(forbidden, -np.inf, scores)
             return np.asarray(scores, dtype=np.float32)
 
         return topk_of_scores(block, len(histories), self.data.num_items, k, seen)[0]
+
+    @cached_property
+    def _unpopular(self) -> NDArray[np.float32]:
+        """Place of each item by popularity in training, as a share of the catalogue: float32 [N], 0 for the first."""
+        order = np.argsort(-self.data.popularity(Part.VALID).numpy(), kind="stable")
+        place = np.empty(len(order), dtype=np.float32)
+        place[order] = np.arange(len(order)) / len(order)
+        return place
+
+    def proposals(
+        self,
+        users: NDArray[np.int64],
+        moment: int,
+        num_candidates: int,
+        allowed: Bitmap | None = None,
+        excluded: Ragged | None = None,
+    ) -> Proposals:
+        """What every proposer answers; see `candidates`."""
+        histories, queries = self.histories(users, moment), self.queries(users, moment)
+        width = min(num_candidates, self.data.num_items)
+        lists = {name: self.propose(name, queries, histories, width, allowed, excluded) for name in self.proposers}
+        return Proposals(queries, histories, lists)
 
     def candidates(
         self,
@@ -141,6 +198,9 @@ class Retriever:
     ) -> CandidateSet:
         """Candidates of users at a moment.
 
+        Every request gets `num_candidates` of them while there are that many items that it may be given: where the
+        proposers know fewer, the first proposer's list goes on by popularity.
+
         Args:
             users: int64 [B] user rows.
             moment: a `Part`'s start, or `NOW`.
@@ -148,73 +208,97 @@ class Retriever:
             allowed: items that may be recommended; all of the catalogue when None.
             excluded: item rows to leave out per request; the history when None.
         """
-        histories = self.histories(users, moment)
-        queries = self.queries(users, moment)
-        width = min(num_candidates, self.data.num_items)
-        lists = [self.propose(name, queries, histories, width, allowed, excluded) for name in self.proposers]
-        rows = lists[0] if len(lists) == 1 else merge(lists, width, self.data.num_items)
-        proposed = np.stack([_member(rows, found, self.data.num_items) for found in lists], axis=2)
-        return self.describe(rows, queries, histories, proposed)
+        found = self.proposals(users, moment, num_candidates, allowed, excluded)
+        merged = self.merged(found, allowed, excluded)
+        return self.describe(merged.rows, found.queries, found.histories, merged.ranks)
+
+    def merged(self, found: Proposals, allowed: Bitmap | None = None, excluded: Ragged | None = None) -> Merged:
+        """The proposers' lists as one, filled up; `allowed` and `excluded` as the lists were made with."""
+        joined = self.joined(found.lists)
+        first, width = self.proposers[0], joined.rows.shape[1]
+        short = np.flatnonzero((joined.rows < 0).any(1))
+        if first == TOWER or not len(short):
+            return joined
+        rest = self.propose(first, found.queries, found.histories, width, allowed, excluded, complete=True)
+        return fill_up(joined, rest, 0)
+
+    def joined(self, lists: Mapping[str, NDArray[np.int64]]) -> Merged:
+        """Some proposers' lists merged as this retriever merges, not filled up: int64 [B, C] and int32 [B, C, S]."""
+        quotas = None if self.quotas is None else [self.quotas[name] for name in lists]
+        rows = list(lists.values())
+        return merge(rows, rows[0].shape[1], self.data.num_items, quotas)
 
     def describe(
         self,
         rows: NDArray[np.int64],
         queries: NDArray[np.float32],
         histories: Histories,
-        proposed: NDArray[np.bool_],
+        ranks: NDArray[np.int32],
+        served: int | None = None,
     ) -> CandidateSet:
-        """Opinions of all scorers on given candidates [B, C]."""
+        """Opinions of all scorers on given candidates.
+
+        Args:
+            rows: int64 [B, C] item rows; -1 pads.
+            queries: float32 [B, width].
+            histories: of the B requests.
+            ranks: int32 [B, C, S], see `CandidateSet`.
+            served: only the first so many candidates are those of the request; the others are described as they would
+                be in its list, and change nothing for it. All are when None.
+        """
         present = rows >= 0
         filled = np.where(present, rows, 0)
-        tower = np.einsum("bd,bcd->bc", queries, self.item_vectors[filled], optimize=True)
-        scale = self.model.scale
-        tower = tower * (scale if isinstance(scale, float) else scale.item())
+        tower = self._tower_scores(queries, filled)
         opinions = [tower, *(self.companions[name].score_pairs(histories, filled) for name in self.scorers)]
-        columns = [part for scores in opinions for part in _standardised(scores, present)]
+        served = rows.shape[1] if served is None else served
+        masked = np.where(present, tower, -np.inf)
+        own = masked[:, :served]
+        top = np.max(own, axis=1, keepdims=True, initial=-1e30)
+        prior = masked - top - np.log(np.maximum(np.exp(own - top).sum(1, keepdims=True), 1e-30))
+        prior = prior.astype(np.float32)
+        columns = []
+        for place, scores in enumerate(opinions):
+            raw = scores if place else prior  # a product of vectors has no zero; its log-probability has
+            columns += [np.where(present, raw, 0.0), *_standardised(scores, present, served)]
         length = np.log1p(np.diff(histories.ptr)).astype(np.float32)
         columns.append(np.broadcast_to(length[:, None], rows.shape))
-        masked = np.where(present, tower, -np.inf)
-        top = np.max(masked, axis=1, keepdims=True, initial=-1e30)
-        prior = masked - top - np.log(np.maximum(np.exp(masked - top).sum(1, keepdims=True), 1e-30))
-        return CandidateSet(rows, np.stack(columns, axis=2), prior.astype(np.float32), proposed)
+        return CandidateSet(rows, np.stack(columns, axis=2), prior, ranks)
+
+    def _tower_scores(self, queries: NDArray[np.float32], items: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What training would score the pairs of requests and items [B, C]."""
+        scale = self.model.scale
+        factor = scale if isinstance(scale, float) else scale.item()
+        return smooth_best(np.matmul(self.item_vectors[items], _columns(queries)) * factor)
+
+
+def _columns(queries: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Query vectors [B, width] or [B, M, width] as columns [B, width, M]."""
+    return queries[:, :, None] if queries.ndim == 2 else queries.transpose(0, 2, 1)
+
+
+def last_seen(history: History, users: NDArray[np.int64], ends: NDArray[np.int64], moment: int) -> NDArray[np.float64]:
+    """When requests are asked: at the user's last known event, infinite for `NOW` and for users without one; [B].
+
+    The time of the request itself is what an evaluation may not give away: it is the time of the event to predict.
+    """
+    known = (ends > history.ptr[users]) & (moment != NOW)
+    times = history.times[np.where(known, ends - 1, 0)] if len(history.times) else np.zeros(len(ends))
+    return np.where(known & np.isfinite(times), times, np.inf)
 
 
 def _standardised(
-    scores: NDArray[np.float32], present: NDArray[np.bool_]
+    scores: NDArray[np.float32], present: NDArray[np.bool_], served: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Scores standardised within each request, and log(1 + rank) among its candidates; 0 at pads."""
-    count = np.maximum(present.sum(1, keepdims=True), 1)
-    mean = np.where(present, scores, 0.0).sum(1, keepdims=True) / count
-    centred = np.where(present, scores - mean, 0.0)
-    deviation = np.sqrt((centred**2).sum(1, keepdims=True) / count)
-    order = np.argsort(np.where(present, -scores, np.inf), axis=1, kind="stable")
-    rank = np.empty_like(order)
-    np.put_along_axis(rank, order, np.broadcast_to(np.arange(order.shape[1]), order.shape), axis=1)
+    """Scores standardised among the first `served` of each request, and log(1 + rank) among them; 0 at pads."""
+    own, kept = scores[:, :served], present[:, :served]
+    count = np.maximum(kept.sum(1, keepdims=True), 1)
+    mean = np.where(kept, own, 0.0).sum(1, keepdims=True) / count
+    deviation = np.sqrt((np.where(kept, own - mean, 0.0) ** 2).sum(1, keepdims=True) / count)
+    order = np.argsort(np.where(kept, -own, np.inf), axis=1, kind="stable")
+    rank = np.empty(scores.shape, dtype=np.int64)
+    np.put_along_axis(rank[:, :served], order, np.broadcast_to(np.arange(order.shape[1]), order.shape), axis=1)
+    for column in range(served, scores.shape[1]):
+        rank[:, column] = (kept & (own >= scores[:, [column]])).sum(1)
     log_rank = np.where(present, np.log1p(rank), 0.0)
+    centred = np.where(present, scores - mean, 0.0)
     return (centred / np.maximum(deviation, 1e-6)).astype(np.float32), log_rank.astype(np.float32)
-
-
-def merge(lists: list[NDArray[np.int64]], k: int, num_items: int) -> NDArray[np.int64]:
-    """Reciprocal rank fusion of several lists [B, n] -> [B, k], -1 pads; ties by the lower item row."""
-    batch = len(lists[0])
-    keys, gains = [], []
-    for found in lists:
-        request, place = np.nonzero(found >= 0)
-        keys.append(request * num_items + found[request, place])
-        gains.append(1.0 / (RECIPROCAL_OFFSET + place + 1.0))
-    unique, inverse = np.unique(np.concatenate(keys), return_inverse=True)
-    total = np.bincount(inverse, weights=np.concatenate(gains))
-    request, item = unique // num_items, unique % num_items
-    order = np.lexsort((item, -total, request))
-    request, item = request[order], item[order]
-    place = np.arange(len(request)) - np.searchsorted(request, request)
-    rows = np.full((batch, k), -1, dtype=np.int64)
-    kept = place < k
-    rows[request[kept], place[kept]] = item[kept]
-    return rows
-
-
-def _member(rows: NDArray[np.int64], found: NDArray[np.int64], num_items: int) -> NDArray[np.bool_]:
-    """Which candidates [B, C] stand in another list [B, n]."""
-    request = np.arange(len(rows))[:, None] * num_items
-    return np.isin(request + rows, (request + found)[found >= 0]) & (rows >= 0)

@@ -1,15 +1,14 @@
-"""Training the towers: the loss of one batch of windows, and the retriever's validation metric."""
+"""Training the towers from a data set, and the retriever's validation metric."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
-from torch import Tensor
+from pydantic import Field, field_validator, model_validator
 
 from ..data.dataset import Dataset
 from ..data.split import Part
@@ -17,15 +16,15 @@ from ..errors import DataError
 from ..evaluation.metrics import rank_metrics
 from ..evaluation.ragged import Ragged
 from ..evaluation.topk import exact_ranks
-from ..settings import Settings
+from ..nn.pretrained import frozen_starts, start_tables
 from ..training.checkpoint import Checkpointer
 from ..training.history import History as TrainingHistory
 from ..training.loop import FitOptions, evaluation_mode, fit
 from ..training.optim import OptimConfig, Optimizer
 from ..training.runtime import Runtime, seed_everything
-from .full_softmax import full_softmax_loss
-from .losses import bce_loss, in_batch_softmax_loss, mixed_negative_softmax_loss, sampled_softmax_loss
-from .two_tower import TwoTower, TwoTowerConfig, Windows
+from .merge import check_proposers
+from .step import RetrievalStep, TowerLossConfig
+from .two_tower import TwoTower, TwoTowerConfig
 from .windows import TowerData, WindowLoader
 
 BLOCK = 256
@@ -34,21 +33,24 @@ SMALLEST_BATCH = 256
 """Fewest padded events per batch, however small the data."""
 
 
-class RetrievalConfig(Settings):
+BaselineOptions = dict[str, float | int | str | tuple[str, ...] | None]
+OPINIONS: dict[str, BaselineOptions] = {
+    "ease_recent": {"model": "ease", "decay": 0.9},
+    "item_knn_long": {"model": "item_knn", "last": 500, "decay": 1.0},
+    "transition_last": {"model": "transition", "orders": 1, "last": 1},
+    "trending_month": {"model": "trending", "window_days": 30},
+    "trending_season": {"model": "trending", "window_days": 180},
+}
+"""Baselines under further names and settings, known to every configuration: what they say together beats each alone."""
+
+
+class RetrievalConfig(TowerLossConfig):
     """The first stage: towers, their loss, how long to train them, and how many candidates they hand on."""
 
     positive: str = ""
     """Binary task whose label 1 makes an event a positive of retrieval; empty: every event is one."""
     tower: TwoTowerConfig = TwoTowerConfig()
     """What the towers are made of."""
-    loss: Literal["auto", "in_batch", "full_softmax", "mixed", "sampled", "bce"] = "auto"
-    """`in_batch`: softmax over the batch with log-q correction; `full_softmax`: over the whole catalogue; `mixed`:
-    in-batch plus `negatives` drawn evenly; `sampled`: only those; `bce`: each pair by itself. `auto`: `full_softmax`
-    up to `full_softmax_items` items, `mixed` above."""
-    full_softmax_items: int = Field(default=30_000, ge=1)
-    """Largest catalogue for which `auto` takes the softmax over all items."""
-    negatives: int = Field(default=1024, ge=1)
-    """Items drawn evenly from the catalogue per batch, for `mixed`, `sampled` and `bce`."""
     tokens: int = Field(default=3200, ge=1)
     """Padded history events per batch; fewer for small data, so that an epoch has about a hundred steps."""
     optim: OptimConfig = OptimConfig(
@@ -66,83 +68,51 @@ class RetrievalConfig(Settings):
     num_candidates: int = Field(default=200, ge=1)
     """Candidates handed to the ranker per request."""
     proposers: tuple[str, ...] = ("two_tower",)
-    """Who names candidates: `two_tower` and any of the baselines; several lists are merged by reciprocal rank."""
-    scorers: tuple[str, ...] = ("ease", "ease_recent", "item_knn", "transition", "recent_popularity")
+    """Who names candidates: `two_tower` and any of the baselines."""
+    merge: Literal["reciprocal_rank", "quota"] = "reciprocal_rank"
+    """How several lists become one. `reciprocal_rank`: an item counts the sum of 1 / (60 + rank) over the lists that
+    name it; `quota`: every proposer has its own places, see `quotas`."""
+    quotas: dict[str, int] = {}
+    """For `quota`: places of each proposer among the candidates, at most `num_candidates` together. What overlaps leave
+    free is filled in the same proportions."""
+    scorers: tuple[str, ...] = (
+        "ease",
+        "ease_recent",
+        "item_knn",
+        "item_knn_long",
+        "transition",
+        "transition_last",
+        "popularity",
+        "recent_popularity",
+        "trending_month",
+        "trending_season",
+    )
     """Baselines whose score and rank of every candidate become features of the ranker."""
     baselines: tuple[str, ...] = ("popularity", "recent_popularity", "item_knn", "ease")
     """Baselines fitted beside the towers and set beside them in every table."""
-    baseline_options: dict[str, dict[str, float | int | str | None]] = {"ease_recent": {"model": "ease", "decay": 0.9}}
-    """Settings of a baseline by name; `model` names the baseline behind a name of your own."""
+    baseline_options: dict[str, BaselineOptions] = Field(default={}, validate_default=True)
+    """Settings of a baseline by name; `model` names the baseline behind a name of your own. Known beforehand:
+    `ease_recent`, `item_knn_long`, `transition_last`, `trending_month`, `trending_season`."""
+    segments: tuple[str, ...] | None = None
+    """User features (categories, or numbers by bucket) that `segment_popularity` groups users by, for those without a
+    history; all categorical ones but the id when absent, none when empty."""
     baseline_items: int = Field(default=12_000, ge=1)
     """EASE is left out above this many items: it inverts an items x items matrix."""
 
+    @field_validator("baseline_options")
+    @classmethod
+    def _with_the_usual_ones(cls, given: dict[str, BaselineOptions]) -> dict[str, BaselineOptions]:
+        return {**OPINIONS, **given}
 
-class RetrievalStep:
-    """One batch of windows -> the loss. Holds what every step needs: item columns and sampling probabilities."""
+    @model_validator(mode="after")
+    def _places_for_every_proposer(self) -> Self:
+        check_proposers(self.proposers, self.places, self.num_candidates)
+        return self
 
-    def __init__(self, model: TwoTower, data: TowerData, config: RetrievalConfig, seed: int, reduced: bool) -> None:
-        self.model = model
-        self.data = data
-        self.config = config
-        self.reduced = reduced
-        self.generator = torch.Generator().manual_seed(seed)
-        counts = data.popularity(Part.VALID)
-        self.frequency = (counts / counts.sum()).float()  # [N] share of the positives
-        self.kind = config.loss
-        if self.kind == "auto":
-            self.kind = "full_softmax" if data.num_items <= config.full_softmax_items else "mixed"
-
-    def __call__(self, windows: Windows) -> dict[str, Tensor]:
-        """Windows -> {"loss": mean loss of the positions that predict an event}."""
-        model, data = self.model, self.data
-        target = windows.present.clone()
-        target[:, 0] &= windows.from_start  # the past of a stretch cut out of a history is not empty but unknown
-        targets = windows.items[target]  # [P]
-        if self.kind == "full_softmax":
-            content = model.embed_content(data.items)  # [N, D]
-            vectors = model.item_vectors(data.items, content)
-            users = model.states_before(windows, content[windows.items])[target]
-            loss = full_softmax_loss(users, vectors, targets, scale=model.scale, reduced=self.reduced)
-            return {"loss": loss}
-        drawn = torch.empty(0, dtype=torch.int64)
-        if self.kind != "in_batch":
-            drawn = torch.randint(data.num_items, (self.config.negatives,), generator=self.generator)
-        # Only the items of this batch are embedded: a step costs the same however large the catalogue is.
-        rows, inverse = torch.cat([windows.items.flatten(), drawn]).unique(return_inverse=True)
-        items = data.items.select(rows)
-        content = model.embed_content(items)
-        vectors = model.item_vectors(items, content)
-        events = inverse[: windows.items.numel()].view_as(windows.items)
-        users = model.states_before(windows, content[events])[target]
-        positives = vectors[events[target]]  # [P, width]
-        negatives = vectors[inverse[windows.items.numel() :]]  # [B', width]
-        return {"loss": self._sampled_loss(users, positives, targets, negatives, drawn)}
-
-    def _sampled_loss(
-        self, users: Tensor, positives: Tensor, targets: Tensor, negatives: Tensor, drawn: Tensor
-    ) -> Tensor:
-        scale, frequency = self.model.scale, self.frequency
-        if self.kind == "in_batch":
-            log_q = frequency[targets].log()
-            return in_batch_softmax_loss(users, positives, targets, log_q, scale, reduced=self.reduced)
-        if self.kind == "mixed":
-            return mixed_negative_softmax_loss(
-                users,
-                positives,
-                targets,
-                negatives,
-                drawn,
-                frequency[targets],
-                frequency[drawn],
-                self.data.num_items,
-                scale,
-                reduced=self.reduced,
-            )
-        if self.kind == "sampled":
-            return sampled_softmax_loss(users, positives, negatives, scale, positive_ids=targets, negative_ids=drawn)
-        paired = negatives[torch.randint(len(negatives), (len(users),), generator=self.generator)]
-        labels = torch.cat([torch.ones(len(users)), torch.zeros(len(users))])
-        return bce_loss(users.repeat(2, 1), torch.cat([positives, paired]), labels, scale)
+    @property
+    def places(self) -> dict[str, int] | None:
+        """The quotas where lists are merged by them, None where by reciprocal rank."""
+        return self.quotas if self.merge == "quota" else None
 
 
 def item_vectors(model: TwoTower, data: TowerData) -> NDArray[np.float32]:
@@ -154,7 +124,8 @@ def item_vectors(model: TwoTower, data: TowerData) -> NDArray[np.float32]:
 def query_vectors(
     model: TwoTower, data: TowerData, users: NDArray[np.int64], ends: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Vectors of users as they are before each pointer, float32 [B, width]; embedded in blocks of similar length.
+    """Vectors of users as they are before each pointer, float32 [B, width], or [B, M, width] of M > 1 interests;
+    embedded in blocks of similar length.
 
     Args:
         model: the towers.
@@ -162,14 +133,17 @@ def query_vectors(
         users: int64 [B] user rows.
         ends: int64 [B] pointers into `data.history`.
     """
-    out = np.empty((len(users), model.width), dtype=np.float32)
+    several = model.config.interests
+    out = np.empty((len(users), *((several,) if several > 1 else ()), model.width), dtype=np.float32)
     by_length = np.argsort(ends - data.history.ptr[users], kind="stable")
     with evaluation_mode(model):
-        content = model.embed_content(data.items)
         for start in range(0, len(users), BLOCK):
             chosen = by_length[start : start + BLOCK]
             windows = data.windows(users[chosen], ends[chosen])
-            out[chosen] = model.user_vectors(windows, content[windows.items]).numpy()
+            # Only the items of these histories are embedded: one user costs the same however large the catalogue is.
+            rows, place = windows.items.unique(return_inverse=True)
+            content = model.embed_content(data.items.select(rows))
+            out[chosen] = model.user_vectors(windows, content[place]).numpy()
     return out
 
 
@@ -225,7 +199,7 @@ def train_two_tower(
     runtime: Runtime,
     seed: int,
     checkpointer: Checkpointer | None = None,
-    prepare: Callable[[TwoTower], object] | None = None,
+    prepare: Callable[[TwoTower, Optimizer], object] | None = None,
 ) -> tuple[TwoTower, TowerData, TrainingHistory]:
     """Train the towers on the training part; the best epoch by `config.fit.metric` on validation is kept.
 
@@ -235,17 +209,19 @@ def train_two_tower(
         runtime: arithmetic.
         seed: of weights, order and draws.
         checkpointer: where to keep checkpoints, and whether to resume from one.
-        prepare: called with the fresh towers before training, to warm-start them.
+        prepare: called with the fresh towers and their optimiser before training, to warm-start them.
     """
     data = TowerData.of(dataset, config.tower, config.positive)
     model = build_two_tower(data, config.tower, seed)
     seed_everything(seed)  # dropout draws from the global generator
-    if prepare is not None:
-        prepare(model)
+    start_tables([model.table], dataset.table_starts)
     events = int((data.ends(Part.VALID) - data.history.ptr[:-1]).sum())
     tokens = min(config.tokens, max(SMALLEST_BATCH, events // 100))
     loader = WindowLoader(data, Part.VALID, tokens, seed)
     optimizer = Optimizer(model, config.optim, config.fit.epochs * len(loader))
+    if prepare is not None:
+        prepare(model, optimizer)
+        start_tables([model.table], frozen_starts(dataset.table_starts))
     step = RetrievalStep(model, data, config, seed, runtime.bf16)
     history = fit(
         step,
@@ -256,6 +232,7 @@ def train_two_tower(
         checkpointer=checkpointer,
         runtime=runtime,
         generators={"negatives": step.generator},
+        memories=step.memories,
         description="training the retriever",
     )
     return model, data, history

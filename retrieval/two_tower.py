@@ -35,12 +35,17 @@ class TwoTowerConfig(Settings):
     user_features: tuple[str, ...] | None = None
     """User features beside the history; all of them when absent, none when empty."""
     event_features: tuple[str, ...] = ("gap",)
-    """What describes each event of a history besides its item: `gap` (log2 seconds since the event before) and
-    categorical context features, those with `after_event` included."""
+    """What describes each event of a history besides its item: `gap` (log2 seconds since the event before),
+    `request_gap` (log2 seconds until the request: in training and evaluation the time of the user's next event, in
+    service the clock) and categorical context features, those with `after_event` included. A model that reads
+    `request_gap` knows when it is asked; compare it only with models that do."""
     history: SequenceConfig = SequenceConfig(encoder="mean", dropout=0.2)
     """How a history becomes a vector."""
     user_hidden: tuple[int, ...] = (128,)
     """Widths of the user tower's hidden layers, after the history encoder."""
+    interests: int = Field(default=1, ge=1)
+    """User vectors M per user (ComiRec, KDD 2020): an item's score is its best product with any of them; training
+    takes the smooth form of the best, so that every interest learns also what it must not claim."""
     similarity: Literal["cosine", "dot"] = "dot"
     """`cosine` of unit vectors divided by a learned temperature; or `dot` of free item vectors plus an item bias, which
     is one more dimension of the indexed vectors."""
@@ -84,6 +89,7 @@ class Windows:
         present: bool [B, L] where an event stands.
         from_start: bool [B] whether the window begins with the user's first event.
         times: float64 [B, L] seconds of the events; those of unknown time stand at the earliest known one.
+        to_learn: bool [B, L] events that are targets of a training; None where all are.
     """
 
     users: Block
@@ -92,6 +98,7 @@ class Windows:
     present: Tensor
     from_start: Tensor
     times: Tensor
+    to_learn: Tensor | None = None
 
     @property
     def lengths(self) -> Tensor:
@@ -157,7 +164,7 @@ class TwoTower(nn.Module):
         self.encoder = build_sequence_encoder(config.history, width, width * len(layout.events) if self.separate else 0)
         state = self.encoder.output_width + (width if has_user else 0)
         self.hidden = MLP(state, config.user_hidden, config.dropout)
-        self.output = init_linear(nn.Linear(self.hidden.width, width), relu=False)
+        self.output = init_linear(nn.Linear(self.hidden.width, width * config.interests), relu=False)
         self.norm = nn.LayerNorm(width) if config.similarity == "dot" else nn.Identity()
 
     @property
@@ -200,17 +207,20 @@ class TwoTower(nn.Module):
         return events + described * self.config.dim**0.5, None
 
     def _finish(self, states: Tensor, users: Block) -> Tensor:
-        """Encoder states [B, S, H] -> user vectors [B, S, width]."""
+        """Encoder states [B, S, H] -> user vectors [B, S, width], or [B, S, M, width] of M > 1 interests."""
         if self.user_content is not None:
             profile = self.user_content(users).unsqueeze(1).expand(-1, states.shape[1], -1)
             states = torch.cat([states, profile * self.config.dim**0.5], dim=2)
-        vectors = self.norm(self.output(self.hidden(states)))
+        vectors = self.output(self.hidden(states))
+        if self.config.interests > 1:
+            vectors = vectors.unflatten(-1, (self.config.interests, self.config.dim))
+        vectors = self.norm(vectors)
         if self.log_scale is not None:
-            return F.normalize(vectors, dim=2)
-        return vectors if self.bias is None else torch.cat([vectors, torch.ones_like(vectors[..., :1])], dim=2)
+            return F.normalize(vectors, dim=-1)
+        return vectors if self.bias is None else torch.cat([vectors, torch.ones_like(vectors[..., :1])], dim=-1)
 
     def states_before(self, windows: Windows, history: Tensor) -> Tensor:
-        """What the user tower says before every event of the windows: [B, L, width].
+        """What the user tower says before every event of the windows: [B, L, width], or [B, L, M, width].
 
         Args:
             windows: B windows of length L.
@@ -221,7 +231,7 @@ class TwoTower(nn.Module):
         return self._finish(self.encoder.before(states), windows.users)
 
     def user_vectors(self, windows: Windows, history: Tensor) -> Tensor:
-        """What the user tower says after the last event of each window: [B, width]."""
+        """What the user tower says after the last event of each window: [B, width], or [B, M, width]."""
         events, properties = self._events(windows, history)
         state = self.encoder.last(events, properties, windows.lengths, times=windows.times)
         return self._finish(state.unsqueeze(1), windows.users)[:, 0]

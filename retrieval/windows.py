@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -96,6 +97,10 @@ class TowerData:
                 events.append("event.gap")
                 sizes["event.gap"] = GAP_BUCKETS + UNKNOWN
                 columns.append(history.gap_buckets(GAP_BUCKETS) + UNKNOWN)
+            elif name == "request_gap":
+                events.append("event.request_gap")
+                sizes["event.request_gap"] = GAP_BUCKETS + UNKNOWN
+                columns.append(history.request_gap_buckets(GAP_BUCKETS, time.time()) + UNKNOWN)
             else:
                 events.append(name)
                 columns.append(_event_column(dataset, history, name))
@@ -131,6 +136,15 @@ class TowerData:
         return torch.where(known, times, times[known].min() if known.any() else 0.0)
 
     @cached_property
+    def to_learn(self) -> Tensor | None:
+        """Which events a training learns to predict, bool [E]; None where it is every one.
+
+        Events carried from an earlier run were learned there: they are history, and only the new ones are targets.
+        """
+        carried = (self.history.parts == Part.PRIOR) & (self.history.rows >= 0)
+        return torch.from_numpy(self.history.parts >= Part.TRAIN) if carried.any() else None
+
+    @cached_property
     def _ends(self) -> dict[int, NDArray[np.int64]]:
         return {}
 
@@ -148,6 +162,7 @@ class TowerData:
             present,
             (positions[:, 0] == start) | ~present[:, 0],
             self.times[flat].view_as(positions),
+            None if self.to_learn is None else self.to_learn[flat].view_as(positions),
         )
 
     def popularity(self, moment: int) -> Tensor:
@@ -164,7 +179,7 @@ def _event_column(dataset: Dataset, history: History, name: str) -> NDArray[np.i
     elif name in context:
         codes = dataset.row_query.categorical[:, context.index(name)].numpy()
     else:
-        known = ["gap", *dataset.event_codes, *context]
+        known = ["gap", "request_gap", *dataset.event_codes, *context]
         raise ConfigError(f'retrieval event feature "{name}" does not exist; there are: {", ".join(known)}')
     return np.where(history.rows >= 0, codes[np.maximum(history.rows, 0)], UNKNOWN)
 
@@ -187,6 +202,8 @@ class WindowSource:
         users = rows.numpy()
         ends = self.data.ends(self.moment)[users]
         spare = ends - self.data.history.ptr[users] - self.data.max_length
+        if self.data.to_learn is not None:  # the stretch ends with an event that is to be learned
+            spare = np.minimum(spare, ends - self.data.ends(Part.TRAIN)[users] - 1)
         rng = np.random.default_rng([self.seed, self.epoch, int(users[0])])
         moved = np.where(rng.random(len(users)) < 0.5, rng.random(len(users)) * (np.maximum(spare, 0) + 1), 0.0)
         return self.data.windows(users, ends - moved.astype(np.int64))
@@ -204,7 +221,8 @@ class WindowLoader(Loader[Windows]):
 
     def __init__(self, data: TowerData, moment: int, tokens: int, seed: int) -> None:
         lengths = np.minimum(data.ends(moment) - data.history.ptr[:-1], data.max_length)
-        users = np.flatnonzero(lengths > 0)
+        news = lengths if data.to_learn is None else data.ends(moment) - data.ends(Part.TRAIN)
+        users = np.flatnonzero(news > 0)
         super().__init__(WindowSource(data, moment, seed), torch.from_numpy(users), tokens, seed)
         self.lengths = lengths[users]
         # Cut the users, sorted by length, where a batch's padded size would pass `tokens`.

@@ -40,6 +40,12 @@ class Datasets:
         return path
 
 
+@pytest.fixture(autouse=True)
+def _wide_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables as a pipe gets them: parallel test runners say how wide their own terminal is."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture(scope="session")
 def datasets() -> Datasets:
     """Root of the public data sets: `datasets / "ml-100k/ml-100k.zip"` is a path, or a skip that names the file."""

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ class History:
         best: its metric; NaN before there is one.
         epochs_since_best: epochs in a row without a better metric.
         stopped_early: whether that were too many.
+        details: one per epoch where something describes the model in more than numbers: JSON values by name.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -34,6 +36,7 @@ class History:
     best: float = math.nan
     epochs_since_best: int = 0
     stopped_early: bool = False
+    details: list[dict[str, Any]] = field(default_factory=list)
 
     def judge(self, value: float, *, greater_is_better: bool, patience: int) -> bool:
         """Compare the last epoch's metric with the best so far; NaN is never better.
@@ -56,10 +59,11 @@ class History:
         return better
 
     def write(self, path: Path) -> None:
-        """One JSON object per epoch and line; numbers that are not finite become null."""
+        """One JSON object per epoch and line, with its details; numbers that are not finite become null."""
+        details: list[dict[str, Any]] = [{}] * (len(self.records) - len(self.details)) + self.details
         lines = [
-            json.dumps({name: value if math.isfinite(value) else None for name, value in record.items()})
-            for record in self.records
+            json.dumps({name: value if math.isfinite(value) else None for name, value in record.items()} | detail)
+            for record, detail in zip(self.records, details, strict=True)
         ]
         path.write_text("".join(f"{line}\n" for line in lines))
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from pydantic import Field
@@ -31,6 +31,17 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Backward = Callable[[dict[str, Tensor]], None]
+
+
+class Stateful(Protocol):
+    """Something besides the model that a training remembers from step to step."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All of it, as tensors that share no memory with what goes on."""
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue where `state_dict` was taken."""
+
 
 CUDA_CHECK_EVERY = 50  # steps between looks at the loss on a GPU, each of which waits for it
 
@@ -55,13 +66,17 @@ def fit(
     options: FitOptions,
     *,
     evaluate: Callable[[], Mapping[str, float]] | None = None,
+    describe: Callable[[], Mapping[str, Any]] | None = None,
     backward: Backward | None = None,
     checkpointer: Checkpointer | None = None,
     runtime: Runtime | None = None,
     generators: Mapping[str, torch.Generator] | None = None,
+    memories: Mapping[str, Stateful] | None = None,
     description: str = "training",
 ) -> History:
     """Train `optimizer.model`; afterwards it holds the best epoch's weights, or the last one's without a metric.
+
+    The optimiser then holds the state of that epoch too, if it keeps one (`OptimConfig.keep_state`).
 
     Args:
         step: batch -> terms of the loss, scalars by name; `loss` is the one to minimise.
@@ -69,12 +84,14 @@ def fit(
         optimizer: knows the model, which is in training mode during steps and in evaluation mode during `evaluate`.
         options: see `FitOptions`.
         evaluate: validation metrics by name, called after every epoch without gradients.
+        describe: JSON values by name for the history's details, called as `evaluate` is.
         backward: terms -> gradients on the parameters, for balances that weigh the tasks' gradients; by default
             `terms["loss"].backward()`.
         checkpointer: where to keep checkpoints, and whether to resume from one.
         runtime: arithmetic of the steps; float32 when None.
         generators: random generators that `step` or `evaluate` draw from, besides the global ones and those that
             modules hold as `generator`; they are part of the checkpoint.
+        memories: what else `step` keeps between calls, by name; part of the checkpoint too.
         description: shown left of the progress bar and in the log.
 
     Returns:
@@ -89,7 +106,7 @@ def fit(
         raise ConfigError(f'metric = "{options.metric}" needs validation rows, and there are none')
     model = optimizer.model
     drawn_from = {name: m.generator for name, m in model.named_modules() if _has_generator(m)}
-    training = _Training(loader, optimizer, {**drawn_from, **(generators or {})})
+    training = _Training(loader, optimizer, {**drawn_from, **(generators or {})}, memories or {})
     if checkpointer is not None and (snapshot := checkpointer.load()) is not None:
         training.restore(snapshot)
         log.info("%s: resumed after %d steps", description, optimizer.steps)
@@ -104,6 +121,9 @@ def fit(
                 if evaluate is not None:
                     with evaluation_mode(model):
                         record.update(evaluate())
+                if describe is not None:
+                    with evaluation_mode(model):
+                        history.details.append(dict(describe()))
                 if options.metric:
                     training.judge(record, options)
                 log.info("%s: %s", description, " ".join(f"{name} {value:.6g}" for name, value in record.items()))
@@ -113,6 +133,8 @@ def fit(
         model.train(mode)
     if training.best_weights:
         model.load_state_dict(training.best_weights)
+        if training.best_state:
+            optimizer.load_state_dict(training.best_state)
     return history
 
 
@@ -139,14 +161,22 @@ def _has_generator(module: nn.Module) -> bool:
 class _Training:
     """Everything that changes while `fit` runs, so that a checkpoint can hold it."""
 
-    def __init__(self, loader: Loader[Any], optimizer: Optimizer, generators: Mapping[str, torch.Generator]) -> None:
+    def __init__(
+        self,
+        loader: Loader[Any],
+        optimizer: Optimizer,
+        generators: Mapping[str, torch.Generator],
+        memories: Mapping[str, Stateful],
+    ) -> None:
         self.loader = loader
         self.optimizer = optimizer
         self.model = optimizer.model
         self.generators = generators
+        self.memories = memories
         self.history = History()
         self.totals = Totals()
         self.best_weights: dict[str, Tensor] = {}
+        self.best_state: dict[str, Tensor] = {}
 
     def close_epoch(self) -> Record:
         """Append the record of the epoch that just ended and start the next one's sums."""
@@ -167,6 +197,7 @@ class _Training:
             log.warning("%s is NaN after epoch %d, which is not taken as the best", options.metric, record["epoch"])
         if self.history.judge(value, greater_is_better=options.greater_is_better, patience=options.patience):
             self.best_weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+            self.best_state = self.optimizer.state_dict() if self.optimizer.config.keep_state else {}
 
     def snapshot(self) -> Snapshot:
         """The whole training, between two steps."""
@@ -174,6 +205,9 @@ class _Training:
         snapshot.add("model", self.model.state_dict())
         snapshot.add("optimizer", self.optimizer.state_dict())
         snapshot.add("best", self.best_weights)
+        snapshot.add("best_optimizer", self.best_state)
+        for name, memory in self.memories.items():
+            snapshot.add(f"memory/{name}", memory.state_dict())
         rng = capture_rng(self.generators)
         snapshot.add("rng", rng.tensors)
         snapshot.state = {
@@ -200,6 +234,9 @@ class _Training:
         self.model.load_state_dict(weights)
         self.optimizer.load_state_dict(snapshot.group("optimizer"))
         self.best_weights = snapshot.group("best")
+        self.best_state = snapshot.group("best_optimizer")
+        for name, memory in self.memories.items():
+            memory.load_state_dict(snapshot.group(f"memory/{name}"))
         self.totals.restore(**state["totals"], device=next(self.model.parameters()).device)
         self.history = History(**state["history"])
         restore_rng(Snapshot(snapshot.group("rng"), state["rng"]), self.generators)

@@ -45,6 +45,9 @@ class OptimConfig(Settings):
     """Peak learning rate of embedding tables; `lr` when absent."""
     table_weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled decay of the table rows a batch looked up."""
+    keep_state: bool = True
+    """Keep the optimiser's moments in the run, for a later training `--from` it; with `adam` they are twice as large as
+    the weights."""
 
 
 def lr_factor(config: OptimConfig, step: int, total_steps: int) -> float:

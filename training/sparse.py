@@ -30,7 +30,7 @@ class RowGradient:
     """Gradient of the rows that were looked up.
 
     Attributes:
-        rows: int64 [U] distinct rows, ascending; never a padding row.
+        rows: int64 [U] distinct rows, ascending; never a padding or frozen row.
         values: float [U, K] summed gradient of each.
     """
 
@@ -112,10 +112,10 @@ class TableOptimizer:
             self.slots["steps"] = weight.new_zeros(weight.shape[0])
         else:
             self.slots = {"square": weight.new_zeros(weight.shape[0])}
-        self._sum = RowSum(weight.shape[0], table.pad_rows)
+        self._sum = RowSum(weight.shape[0], table.still_rows)
 
     def gradient(self) -> RowGradient | None:
-        """The table's gradient, duplicates summed and padding rows left out; None without one."""
+        """The table's gradient, duplicates summed, padding and frozen rows left out; None without one."""
         grad = self.table.weight.grad
         if grad is None:
             return None

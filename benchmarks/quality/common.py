@@ -156,6 +156,14 @@ def load(source: Source) -> tuple[RunConfig, Dataset]:
     The public files are looked for where the configuration says, or in the folder RECSYS_DATASETS names.
     """
     started = time.perf_counter()
+    config, tables = read(source)
+    dataset = build_dataset(tables, config.data, config.seed)
+    say(f"{source.config}: {len(dataset.events):,} rows in {time.perf_counter() - started:.0f} s")
+    return config, dataset
+
+
+def read(source: Source) -> tuple[RunConfig, Tables]:
+    """A data set's configuration and raw tables."""
     config = load_config(CONFIGS / source.config, source.overrides)
     data = config.data.model_copy(update={"features": (*config.data.features, *source.features)})
     root = os.environ.get("RECSYS_DATASETS", "")
@@ -163,13 +171,8 @@ def load(source: Source) -> tuple[RunConfig, Dataset]:
     if root and "datasets" in parts:
         data = data.model_copy(update={"path": str(Path(root, *parts[parts.index("datasets") + 1 :]))})
     config = config.model_copy(update={"data": data})
-    bad = BadRows(data.on_bad_rows)
-    tables = read_configured(data, CONFIGS, bad)
-    if source.change is not None:
-        tables = source.change(tables)
-    dataset = build_dataset(tables, data, config.seed, bad)
-    say(f"{source.config}: {len(dataset.events):,} rows in {time.perf_counter() - started:.0f} s")
-    return config, dataset
+    tables = read_configured(data, CONFIGS, BadRows(data.on_bad_rows))
+    return config, tables if source.change is None else source.change(tables)
 
 
 def with_month(tables: Tables) -> Tables:

@@ -33,7 +33,8 @@ from recsys.data.split import Part
 from recsys.evaluation.row_metrics import auc
 from recsys.funnel.config import load_config
 from recsys.ranking.ranker import Ranker
-from recsys.ranking.train import RankingConfig, score_rows, train_ranker
+from recsys.ranking.scoring import score_rows
+from recsys.ranking.train import RankingConfig, train_ranker
 from recsys.training.loop import evaluation_mode
 
 FIGURE = "esmm-truth.png"

@@ -46,9 +46,11 @@ from recsys.errors import ConfigError
 from recsys.funnel.config import RunConfig
 from recsys.funnel.warm_start import warm_start_ranker
 from recsys.ranking.ranker import Ranker
-from recsys.ranking.train import score_rows, train_ranker
+from recsys.ranking.scoring import score_rows
+from recsys.ranking.train import train_ranker
 from recsys.retrieval.retriever import Retriever
 from recsys.retrieval.train import train_two_tower
+from recsys.training.optim import Optimizer
 
 SOURCES = {
     "census": Source("census-income.toml"),
@@ -156,12 +158,12 @@ class Lab:
         dataset = self.data_of(variant, seed)
         config = ranking_config(variant, self.recipe, dataset.task_names, width)
         runtime = self.session.runtime(seed)
-        prepare: Callable[[Ranker], object] | None = None
+        prepare: Callable[[Ranker, Optimizer], object] | None = None
         if variant.warm:
             retriever = self._retriever(seed)
 
-            def prepare(ranker: Ranker) -> object:
-                return warm_start_ranker(ranker, dataset, retriever, None)
+            def prepare(ranker: Ranker, optimizer: Optimizer) -> object:
+                return warm_start_ranker(ranker, dataset, retriever)
 
         ranker = train_ranker(dataset, config, runtime, seed, prepare=prepare).ranker
         parts = {**PARTS, **({"train": Part.TRAIN} if name == BASELINE else {})}

@@ -119,6 +119,14 @@ def stem(width: int, tasks: Sequence[str]) -> Table:
     return {"kind": "stem", "task_experts": 1, "shared_experts": 1, "expert_hidden": [width]}
 
 
+def home(width: int, tasks: Sequence[str]) -> Table:
+    """One shared expert, one per group and one per task on two levels; watching apart from reacting."""
+    watching = [task for task in tasks if task in ("click", "long_view")]
+    groups = {"watch": watching} if 0 < len(watching) < len(tasks) else {}
+    counts = {"shared_experts": 1, "group_experts": 1, "task_experts": 1}
+    return {"kind": "home", "groups": groups, **counts, "expert_hidden": [width]}
+
+
 def aitm(width: int, tasks: Sequence[str]) -> Table:
     """Trunks of two layers with transfers, in the order of the tasks; none implies another, hence no calibrator."""
     return {"kind": "aitm", "tower_hidden": [width, 32], "calibrator": 0.0}
@@ -158,6 +166,7 @@ def _architectures() -> dict[str, Variant]:
         "ple": Variant(group, "two levels of CGC", ple),
         "aitm": Variant(group, "trunks in a row with transfers", aitm),
         "stem": Variant(group, "a table per task beside a shared one, gradients stopped between tasks", stem, copies=0),
+        "home": Variant(group, "groups of tasks on two levels, feature gates and self gates", home),
         "meituan": Variant(group, "tasks part at the last layer", meituan),
         "esmm": Variant(group, "long view = click x long view given click", esmm, needs="clicks"),
         "dupn": Variant(group, "DUPN: one user vector for all tasks", dupn, needs="history"),

@@ -1,13 +1,14 @@
 """Replaying KuaiRand's days: train day by day, from scratch every day, or never again, and test on the next day.
 
-For every test day, four ways to have a ranker that morning. `daily`: yesterday's ranker, moved to today's vocabularies
-by raw id, trained for one epoch on yesterday's rows alone. `full`: a new ranker trained on all days so far. `counts`:
-the first day's ranker with fresh counts, histories and vocabularies, and no training. `never`: everything as it was on
-the first test day, counts and vocabularies included. All start from the same ranker on the first test day, which
-therefore is the same for all of them and no part of the means.
+For every test day, several ways to have a ranker that morning. `daily` is what `recsys train --from` does: it goes on
+from yesterday's ranker for one epoch on yesterday's rows alone, on yesterday's data set: vocabularies grow, bucket
+edges stay, earlier events are history and counts, the optimiser's moments go on, new videos begin near videos like
+them. `daily_fresh` forgets the moments, `daily_plain` begins new videos as unknown ones. `full`: a new ranker trained
+on all days so far. `counts`: the first ranker on the day's data set, untrained. `never`: everything as it was on the
+first test day, counts and vocabularies included.
 
-Not carried over from day to day: Adam's moments, and the edges of the numeric buckets, which are fitted on each day's
-training rows (their embeddings are carried over in order). Seconds are processor time of training, one thread.
+All start from the same ranker on the first test day, which therefore is the same for all of them and no part of the
+means. Seconds are processor time of training, one thread; building the day's data set is counted by itself.
 
     python benchmarks/quality/replay.py --seeds 1,2,3
 """
@@ -18,6 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,35 +28,41 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from recsys.benchmarks.quality.common import Session, Source, load, parser, pick, run, say, start
+from recsys.benchmarks.quality.common import Session, Source, parser, pick, read, run, say, start
 from recsys.benchmarks.quality.paired import Labelled, row_metrics
 from recsys.benchmarks.quality.ranking_variants import RECIPES, ranking_config, variants
 from recsys.benchmarks.quality.results import Book, Json, Record, provenance
+from recsys.data.build import build_dataset
 from recsys.data.dataset import Dataset
+from recsys.data.schema import DataConfig
 from recsys.data.split import Part
 from recsys.data.tables import Tables
-from recsys.data.vocabulary import FIRST, UNKNOWN
-from recsys.funnel.warm_start import copy_dense, copy_rows
+from recsys.data.vocabulary import UNKNOWN
+from recsys.funnel.continuation import Learned, remember, take_up
 from recsys.ranking.ranker import Ranker
-from recsys.ranking.train import RankingConfig, build_model, score_rows, train_ranker
+from recsys.ranking.scoring import score_rows
+from recsys.ranking.train import RankingConfig, build_model, train_ranker
+from recsys.training.optim import Optimizer
 
 FIRST_DAY = datetime.fromisoformat("2022-04-24T23:52:10+08:00")
 DAYS = 14
 FIGURE = "replay-kuairand.png"
 POLICIES = {
     "full": "trained from scratch on all days so far, every day",
-    "daily": "yesterday's ranker, one epoch on yesterday's rows",
-    "counts": "the first ranker with fresh counts and histories, never trained again",
+    "daily": "--from yesterday's run, one epoch on yesterday's rows",
+    "daily_fresh": "as daily, without the optimiser's moments",
+    "daily_plain": "as daily, new videos begin at the unknown row",
+    "counts": "the first ranker on fresh counts and histories, never trained again",
     "never": "everything frozen on the first test day",
 }
+GOING_ON = ("daily", "daily_fresh", "daily_plain")
+SMOKE_USERS = 20
+"""In a smoke test, one in so many users is looked at."""
 
 
-@dataclass
-class Trained:
-    """A ranker and the data whose vocabularies it was built on."""
-
-    ranker: Ranker
-    dataset: Dataset
+def beginning(day: int) -> datetime:
+    """When a day of the log begins, 0 being the first."""
+    return FIRST_DAY + timedelta(days=day)
 
 
 @dataclass
@@ -66,55 +74,34 @@ class Log:
     rows: list[int] = field(default_factory=list)
 
 
-def beginning(day: int) -> datetime:
-    """When a day of the log begins, 0 being the first."""
-    return FIRST_DAY + timedelta(days=day)
+@dataclass
+class Days:
+    """The log, cut into days. `seconds` counts what building data sets cost, by kind and test day."""
 
+    session: Session
+    seconds: dict[str, list[float]] = field(default_factory=dict)
 
-def day_data(day: int, last: int) -> Dataset:
-    """Rows before `day` train, days `day` to `last` test, later ones do not exist yet."""
-    end = beginning(last + 1).timestamp() * 1000
+    @cached_property
+    def read(self) -> tuple[DataConfig, Tables]:
+        """The section and the raw tables."""
+        config, tables = read(Source("kuairand.toml"))
+        if self.session.smoke:
+            users = pc.cast(tables.events["user_id"], pa.int64()).to_numpy()
+            tables = tables.keep("events", users % SMOKE_USERS == 0)
+        return config.data, tables
 
-    def known(tables: Tables) -> Tables:
-        times = pc.cast(tables.events["time_ms"], pa.int64())
-        return tables.keep("events", pc.less(times, int(end)).to_numpy(zero_copy_only=False))
-
-    moment = beginning(day).isoformat()
-    split = (f'data.split.valid_from="{moment}"', f'data.split.test_from="{moment}"')
-    return load(Source("kuairand.toml", split, known))[1]
-
-
-def moved(trained: Trained, dataset: Dataset, config: RankingConfig, seed: int) -> Ranker:
-    """The ranker on another day's vocabularies: known values keep their rows, new ones begin as the unknown value."""
-    _, ranker = build_model(config, dataset.layout, dataset.config.tasks, 0, seed)
-    carry(trained, dataset, ranker)
-    return ranker
-
-
-def carry(trained: Trained, dataset: Dataset, ranker: Ranker) -> None:
-    """Copy a trained ranker's weights into a new one by raw id."""
-    mine, theirs = dataset.encoders.vocabularies, trained.dataset.encoders.vocabularies
-    for table, old in zip(ranker.tables(), trained.ranker.tables(), strict=True):
-        with torch.no_grad():
-            for name in table.sizes:
-                if name in old.sizes and name in mine:
-                    table.rows_of(name)[FIRST:] = old.rows_of(name)[UNKNOWN]
-        copy_rows(table, mine, old, theirs)
-    copy_dense(ranker, trained.ranker)
-
-
-def only_day(dataset: Dataset, day: int) -> Dataset:
-    """The same data with only one day's rows to train on; earlier ones stay in histories and counts."""
-    events = dataset.events
-    early = (events.parts == Part.TRAIN) & (events.times < beginning(day).timestamp())
-    return replace(dataset, events=replace(events, parts=np.where(early, Part.PRIOR, events.parts).astype(np.int8)))
-
-
-def shorter(dataset: Dataset, rows: int) -> Dataset:
-    """For a smoke test: only the first so many training rows."""
-    parts = dataset.events.parts.copy()
-    parts[np.flatnonzero(parts == Part.TRAIN)[rows:]] = Part.PRIOR
-    return replace(dataset, events=replace(dataset.events, parts=parts))
+    def build(self, kind: str, first: int, day: int, last: int, source: Dataset | None = None) -> Dataset:
+        """Days `first` to `day` - 1 train, days `day` to `last` test, later ones do not exist yet."""
+        config, tables = self.read
+        times = pc.cast(tables.events["time_ms"], pa.int64()).to_numpy()
+        low, high = (beginning(when).timestamp() * 1000 for when in (first, last + 1))
+        moment = beginning(day).isoformat()
+        split = config.split.model_copy(update={"valid_from": moment, "test_from": moment})
+        began = time.process_time()
+        kept = tables.keep("events", (times >= low if first else times > 0) & (times < high))
+        dataset = build_dataset(kept, config.model_copy(update={"split": split}), 1, source=source)
+        self.seconds.setdefault(kind, []).append(time.process_time() - began)
+        return dataset
 
 
 def quality(ranker: Ranker, dataset: Dataset, rows: torch.Tensor) -> dict[str, float]:
@@ -125,68 +112,95 @@ def quality(ranker: Ranker, dataset: Dataset, rows: torch.Tensor) -> dict[str, f
     return row_metrics(chosen, score_rows(ranker, dataset, rows))
 
 
+def as_unknown(ranker: Ranker, known: int) -> None:
+    """Videos behind the known rows begin as the unknown one."""
+    with torch.no_grad():
+        for table in ranker.tables():
+            rows = table.rows_of("video_id")
+            rows[known:] = rows[UNKNOWN]
+
+
 @dataclass
 class Replay:
     """The rankers of all policies and seeds, morning by morning."""
 
     session: Session
     config: RankingConfig
-    first: int
+    days: Days
     policies: Sequence[str]
     logs: dict[tuple[str, int], Log] = field(default_factory=dict)
-    begun: dict[int, Trained] = field(default_factory=dict)
-    today: dict[int, Trained] = field(default_factory=dict)
+    begun: dict[int, Learned] = field(default_factory=dict)
+    today: dict[tuple[str, int], Learned] = field(default_factory=dict)
 
     def train(
-        self, dataset: Dataset, seed: int, epochs: int, lr: float, source: Trained | None
-    ) -> tuple[Ranker, float]:
-        """Train on the training rows, from scratch or from another ranker."""
-        fit = self.config.fit.model_copy(update={"epochs": epochs, "metric": "auto"})
+        self, dataset: Dataset, seed: int, epochs: int, lr: float, source: Learned | None, policy: str = ""
+    ) -> tuple[Learned, float]:
+        """Train on the training rows, from scratch or on from what was learned."""
+        fit = self.config.fit.model_copy(update={"epochs": epochs, "metric": ""})
         optim = self.config.optim.model_copy(update={"lr": lr})
         config = self.config.model_copy(update={"fit": fit, "optim": optim})
         runtime = self.session.runtime(seed)
+        used: list[Optimizer] = []
         began = time.process_time()
 
-        def prepare(ranker: Ranker) -> None:
+        def prepare(ranker: Ranker, optimizer: Optimizer) -> None:
+            used.append(optimizer)
             if source is not None:
-                carry(source, dataset, ranker)
+                kept = replace(source, state={}) if policy == "daily_fresh" else source
+                take_up(ranker, optimizer, dataset, kept)
+                if policy == "daily_plain":
+                    as_unknown(ranker, len(source.dataset.encoders.vocabularies["video_id"]))
 
         ranker = train_ranker(dataset, config, runtime, seed, prepare=prepare).ranker
-        return ranker, time.process_time() - began
+        seconds = time.process_time() - began
+        return Learned(ranker, dataset, remember(used[0], ranker)), seconds
 
-    def morning(self, day: int, dataset: Dataset, seed: int) -> None:
-        """Every policy's ranker of a test day, and what it reaches."""
-        args = self.session.args
-        if self.session.smoke:
-            dataset = shorter(dataset, 4000)
-        epochs, lr = (1 if self.session.smoke else self.config.fit.epochs), self.config.optim.lr
-        rows, test = len(dataset.rows(Part.TRAIN)), dataset.rows(Part.TEST)
-        if day == self.first:
-            ranker, seconds = self.train(dataset, seed, epochs, lr, None)
-            self.begun[seed] = self.today[seed] = Trained(ranker, dataset)
-            for policy in self.policies:
-                self.log(policy, seed, quality(ranker, dataset, test), seconds, rows)
-            return
-        if "full" in self.policies:
-            ranker, seconds = self.train(dataset, seed, epochs, lr, None)
-            self.log("full", seed, quality(ranker, dataset, test), seconds, rows)
-        if "daily" in self.policies:
-            new = only_day(dataset, day - 1)
-            ranker, seconds = self.train(new, seed + day, 1, args.daily_lr, self.today[seed])
-            self.today[seed] = Trained(ranker, dataset)
-            self.log("daily", seed, quality(ranker, dataset, test), seconds, len(new.rows(Part.TRAIN)))
+    def first(self, dataset: Dataset, seed: int) -> None:
+        """The ranker that all policies have on the first morning."""
+        epochs = 1 if self.session.smoke else self.config.fit.epochs
+        learned, seconds = self.train(dataset, seed, epochs, self.config.optim.lr, None)
+        self.begun[seed] = learned
+        rows, found = len(dataset.rows(Part.TRAIN)), self.judge(learned)
+        for policy in self.policies:
+            self.today[policy, seed] = learned
+            self.log(policy, seed, found, seconds, rows)
+
+    def full(self, dataset: Dataset, seed: int) -> None:
+        """A morning after a night of training on everything."""
+        epochs = 1 if self.session.smoke else self.config.fit.epochs
+        learned, seconds = self.train(dataset, seed, epochs, self.config.optim.lr, None)
+        self.log("full", seed, self.judge(learned), seconds, len(dataset.rows(Part.TRAIN)))
+
+    def going_on(self, dataset: Dataset, seed: int, day: int) -> None:
+        """A morning after a night of training on one day."""
+        for policy in [name for name in GOING_ON if name in self.policies]:
+            before = self.today[policy, seed]
+            learned, seconds = self.train(dataset, seed + 1000 * day, 1, self.session.args.daily_lr, before, policy)
+            self.today[policy, seed] = learned
+            self.log(policy, seed, self.judge(learned), seconds, len(dataset.rows(Part.TRAIN)))
         if "counts" in self.policies:
-            ranker = moved(self.begun[seed], dataset, self.config, seed)
-            self.log("counts", seed, quality(ranker, dataset, test), 0.0, 0)
+            self.log("counts", seed, self.judge(self.moved(dataset, seed)), 0.0, 0)
+
+    def moved(self, dataset: Dataset, seed: int) -> Learned:
+        """The first ranker on another day's data set, untrained."""
+        _, ranker = build_model(self.config, dataset.layout, dataset.config.tasks, 0, seed)
+        take_up(ranker, Optimizer(ranker, self.config.optim, 1), dataset, self.begun[seed])
+        return Learned(ranker, dataset, {})
 
     def frozen(self, dataset: Dataset, days: Sequence[int], seed: int) -> None:
         """The first ranker on all test days, in the encoding of the first."""
         rows = dataset.rows(Part.TEST)
         times = dataset.events.times[rows.numpy()]
-        ranker = moved(self.begun[seed], dataset, self.config, seed)
+        ranker = self.moved(dataset, seed).model
+        assert isinstance(ranker, Ranker)
         for day in days:
             inside = (times >= beginning(day).timestamp()) & (times < beginning(day + 1).timestamp())
             self.log("never", seed, quality(ranker, dataset, rows[torch.from_numpy(inside)]), 0.0, 0)
+
+    def judge(self, learned: Learned) -> dict[str, float]:
+        """What a ranker reaches on the test rows of its data set."""
+        assert isinstance(learned.model, Ranker)
+        return quality(learned.model, learned.dataset, learned.dataset.rows(Part.TEST))
 
     def log(self, policy: str, seed: int, metrics: dict[str, float], seconds: float, rows: int) -> None:
         """Keep one day of one policy."""
@@ -245,12 +259,13 @@ def record(session: Session, replay: Replay, policy: str, fingerprint: str, days
         command=session.command_of(policy),
         seeds=session.seeds,
         data=fingerprint,
-        settings=settings | {"first_test_day": replay.first},
+        settings=settings | {"first_test_day": days[0]},
         per_seed=per_seed,
         extra={
             "days": [f"{beginning(day) + timedelta(hours=12):%Y-%m-%d}" for day in days],
             "by_day": by_day,
             "seconds_by_day": np.mean([log.seconds for log in every], axis=0).tolist(),
+            "build_seconds_by_day": replay.days.seconds.get("daily" if policy in GOING_ON else policy, []),
         },
         **found,
     )
@@ -268,32 +283,37 @@ def main() -> None:
         print("\n".join(POLICIES))
         return
     names = pick(dict.fromkeys(POLICIES, "policies"), args.variants, args.shard)
-    days = range(args.first, (args.first + 2 if session.smoke else args.last) + 1)
-    first = day_data(days[0], days[0])
+    test_days = range(args.first, (args.first + 2 if session.smoke else args.last) + 1)
+    days = Days(session)
+    first = today = days.build("first", 0, test_days[0], test_days[0])
     tasks = first.task_names
     recipe = RECIPES["kuairand"]
     config = ranking_config(variants(recipe, tasks, True)["shared_bottom"], recipe, tasks, recipe.width)
-    replay = Replay(session, config, days[0], names)
-    for day in days:
-        dataset = first if day == days[0] else day_data(day, day)
+    replay = Replay(session, config, days, names)
+    for seed in session.seeds:
+        replay.first(first, seed)
+    for day in test_days[1:]:
+        today = days.build("daily", day - 1, day, day, today)
+        whole = days.build("full", 0, day, day) if "full" in names else None
         for seed in session.seeds:
-            replay.morning(day, dataset, seed)
-        reached = [
-            f"{name} {replay.logs[name, session.seeds[0]].metrics[-1]['auc']:.4f}" for name in names if name != "never"
-        ]
+            if whole is not None:
+                replay.full(whole, seed)
+            replay.going_on(today, seed, day)
+        shown = [name for name in names if name != "never"]
+        reached = [f"{name} {replay.logs[name, session.seeds[0]].metrics[-1]['auc']:.4f}" for name in shown]
         say(f"{beginning(day) + timedelta(hours=12):%d %B}: {', '.join(reached)}")
     if "never" in names:
-        whole = day_data(days[0], days[-1])
+        ahead = days.build("never", 0, test_days[0], test_days[-1], first)
         for seed in session.seeds:
-            replay.frozen(whole, days[1:], seed)
+            replay.frozen(ahead, test_days[1:], seed)
     columns = {f"auc/{task}": f"AUC {task}" for task in tasks} | {f"gauc/{task}": f"GAUC {task}" for task in tasks}
     columns |= {"auc": "AUC, mean", "gauc": "GAUC, mean", "seconds": "seconds of training", "rows": "rows trained on"}
     about = [" ".join(text.split()) for text in (__doc__ or "").split("\n\n")[1:3]]
     title = "KuaiRand, day by day"
     book = Book("replay-kuairand", title, about, columns, session.command, folder=args.out, figures=[FIGURE])
     for name in names:
-        book.add(record(session, replay, name, first.fingerprint, days))
-    draw(book.variants(), days, args.out / FIGURE)
+        book.add(record(session, replay, name, first.fingerprint, test_days))
+    draw(book.variants(), test_days, args.out / FIGURE)
 
 
 if __name__ == "__main__":

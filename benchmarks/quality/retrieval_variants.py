@@ -114,9 +114,21 @@ def variants(smoke: bool = False) -> dict[str, Variant]:
             group, "with the user's own features", merged(encoder(large, "lstm"), {"tower": {"user_features": None}})
         ),
     }
+    request = {"tower": {"event_features": ["gap", "stars", "month", "request_gap"]}}
+    found["lstm_request"] = Variant(
+        "the time of the request is known (another protocol)",
+        "lstm, told the time between the last event and the request",
+        merged(encoder(large, "lstm"), request),
+    )
     group = "losses (mean of the last 20)"
     for loss in ("in_batch", "mixed", "sampled", "bce"):
         found[f"mean_{loss}"] = Variant(group, f"loss: {loss}", merged(mean, {"loss": loss}))
+    memory = {"loss": "in_batch", "memory": 8192}
+    found["mean_in_batch_memory"] = Variant(group, "loss: in_batch and 8,192 of earlier batches", merged(mean, memory))
+    found["mean_hard"] = Variant(group, "full softmax and 16 hard negatives", merged(mean, {"hard_negatives": 16}))
+    mixed_hard = {"loss": "mixed", "hard_negatives": 16}
+    found["mean_mixed_hard"] = Variant(group, "loss: mixed and 16 hard negatives", merged(mean, mixed_hard))
+    found["mean_interests"] = Variant(group, "4 user vectors", merged(mean, {"tower": {"interests": 4}}))
     cosine = {"tower": {"similarity": "cosine"}}
     found["mean_cosine"] = Variant(group, "full softmax of cosines with a learned temperature", merged(mean, cosine))
     for name in ("decayed_mean", "lstm"):
@@ -151,7 +163,8 @@ def retrieval_config(table: Table, base: RetrievalConfig, features: set[str], it
     """
     wanted = merged({"tower": {"user_features": [], "event_features": ["gap", "stars", "month"]}}, table)
     tower = dict(wanted["tower"])
-    tower["event_features"] = [name for name in tower["event_features"] if name == "gap" or name in features]
+    own = ("gap", "request_gap")
+    tower["event_features"] = [name for name in tower["event_features"] if name in own or name in features]
     if tower.get("item_features") == "id":
         tower["item_features"] = [item_id]
     elif base.tower.item_features is not None:

@@ -13,8 +13,10 @@ from typing import Any
 
 from recsys.benchmarks.quality.results import RESULTS, Json, write_whole
 
-LOWER = ("logloss", "mse", "rmse", "excess", "seconds")
+LOWER = ("logloss", "mse", "rmse", "excess", "seconds", "unused", "dead")
 """Metrics of which less is better."""
+NEUTRAL = ("entropy", "zeros", "similarity")
+"""Metrics that describe: more is neither better nor worse."""
 PLAIN = ("seconds", "dense", "parameters", "rows", "label_correlation")
 """Columns without a best value."""
 INTRODUCTION = """# Results
@@ -70,7 +72,7 @@ def _chosen(book: Json) -> str:
 def _best(metric: str, records: Any) -> str:
     """The best mean of a column as it is shown; "" where none is."""
     values = [record["mean"][metric] for record in records if record["mean"].get(metric) is not None]
-    if not values or metric in PLAIN or len(values) < 2:
+    if not values or metric in PLAIN or metric.startswith(NEUTRAL) or len(values) < 2:
         return ""
     if metric.startswith("bias"):
         return _number(metric, min(values, key=abs))

@@ -11,6 +11,7 @@ from ...errors import ConfigError, DataError
 from ..options import JsonOption, RunOption
 
 CHUNK = 1024
+"""Users answered before their answers are printed."""
 
 
 def recommend(
@@ -20,18 +21,34 @@ def recommend(
     ] = None,
     run: RunOption = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many items each user gets.")] = 10,
+    where: Annotated[
+        str, typer.Option("--where", metavar="CONDITION", help="Only items whose attributes satisfy this.")
+    ] = "",
+    allow: Annotated[
+        Path | None, typer.Option("--allow", metavar="FILE", help="Only these items: text file, one item id a line.")
+    ] = None,
+    block: Annotated[
+        Path | None, typer.Option("--block", metavar="FILE", help="Never these items: text file, one item id a line.")
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Say of each item why it is there.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Recommend items: retrieve candidates, drop what the user has seen, rank, and return the best k.
 
-    Unknown users get what is popular, and the answer says so.
+    Each answer says what it rests on: the user's history, or for new users their own features, what is popular among
+    users like them, or what is popular at all. Whatever the filters, k items come back while k of them exist.
 
-    Example: recsys recommend --user 42 -k 5 --explain
+    A condition compares columns of the items with values: = != < <= > >= in (...), joined by and, or, not, ( ).
+
+    Example: recsys recommend --user 42 -k 5 --where "genres = 'Comedy' and year < 1995"
     """
-    asked = [*(user or []), *(_read_users(users) if users else [])]
+    asked = [*(user or []), *(_read_ids(users, "--users", "user") if users else [])]
     if not asked:
         raise ConfigError("no user was named; give --user ID, or many with --users FILE")
+    if where and not where.strip():
+        raise ConfigError("--where is blank; give a condition, such as \"genres = 'Comedy' and year < 1995\"")
+    allowed_ids = _read_ids(allow, "--allow", "item") if allow else None
+    blocked_ids = _read_ids(block, "--block", "item", may_be_empty=True) if block else None
 
     from ...funnel.runs import find_run
 
@@ -41,22 +58,24 @@ def recommend(
     from .. import render
 
     funnel = Funnel.load(folder)
+    allowed = funnel.select(where, allowed_ids, blocked_ids)
     for start in range(0, len(asked), CHUNK):
-        for answer in funnel.recommend(asked[start : start + CHUNK], k, explain=explain):
+        for answer in funnel.recommend(asked[start : start + CHUNK], k, explain=explain, allowed=allowed):
             if json:
                 render.print_json(answer)
             else:
                 render.print_recommendation(answer)
 
 
-def _read_users(file: Path) -> list[str]:
+def _read_ids(file: Path, option: str, what: str, may_be_empty: bool = False) -> list[str]:
+    """Raw ids of a text file, blank lines left out."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError as error:
-        raise ConfigError(f"there is no file {file}; --users takes a text file with one user id a line") from error
+        raise ConfigError(f"there is no file {file}; {option} takes a text file with one {what} id a line") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{file} is no UTF-8 text ({error}); --users takes one user id a line") from error
+        raise DataError(f"{file} is no UTF-8 text ({error}); {option} takes one {what} id a line") from error
     ids = [line.strip() for line in lines if line.strip()]
-    if not ids:
-        raise DataError(f"{file} names no user; expected one user id a line")
+    if not ids and not may_be_empty:
+        raise DataError(f"{file} names no {what}; expected one {what} id a line")
     return ids

@@ -20,7 +20,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on exactly where a killed training stopped.")] = False,
     source: Annotated[
         Path | None,
-        typer.Option("--from", metavar="RUN", help="Warm start: copy what this run learned, matched by raw id."),
+        typer.Option("--from", metavar="RUN", help="Go on from this run: its weights, moments, values and history."),
     ] = None,
 ) -> None:
     """Train the retriever and the ranker that a configuration describes, and write a run folder.

@@ -3,8 +3,8 @@
 The history passes DUPN's property-gated LSTM and attention (`nn.sequence`) and gives a representation; the other user
 and context features pass an MLP and give a profile; the user vector is the two side by side. Every task is a small
 MLP on user vector and item features. The candidate enters neither LSTM nor attention, which is what lets 10,000 items
-share one pass over the history. `frozen` trains the task networks alone: transfer of the representation to a new
-task.
+share one pass over the history. `frozen` trains the task networks alone: transfer of another run's representation to a
+new task (see `funnel.transfer`).
 
 Shapes: history [Q, L] and profile features -> user vector [Q, hidden + profile_hidden[-1]]; with items [R, Di] one
 logit [R] per task. Sibling: any ranker takes the same encoder by `input.history.encoder = "dupn"`; this one keeps its
@@ -14,6 +14,7 @@ user vector apart from everything about the item. Abstract read, equations recon
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from pydantic import Field
@@ -41,7 +42,13 @@ class DUPNConfig(RankerConfig):
     tower_hidden: tuple[int, ...] = (64, 32)
     """Widths of every task's network."""
     frozen: bool = False
-    """Leave embeddings, encoder and profile network as they are and train the tasks' networks alone."""
+    """Transfer to new tasks: embeddings, encoder and profile network are those of the run named with `--from` and stay
+    exactly as they are; only the tasks' networks are trained."""
+
+    @property
+    def keeps_encoder(self) -> bool:
+        """See `RankerConfig.keeps_encoder`."""
+        return self.frozen
 
 
 class DUPN(Ranker, kind="dupn"):
@@ -66,9 +73,22 @@ class DUPN(Ranker, kind="dupn"):
         self.profile = MLP(query_width - self.representation, config.profile_hidden, config.dropout, config.hidden_gate)
         width = self.representation + self.profile.width + self.inputs.width - query_width
         self.towers = nn.ModuleDict({task.name: self.tower(task.name, width) for task in tasks})
-        if config.frozen:
+        self.frozen = config.frozen
+        if self.frozen:
             self.inputs.requires_grad_(False)
             self.profile.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """See `nn.Module.train`; a frozen user part is what it was, dropout and all, so it always evaluates."""
+        super().train(mode)
+        if self.frozen:
+            self.inputs.eval()
+            self.profile.eval()
+        return self
+
+    def shared_layer(self) -> list[nn.Parameter]:
+        """The table, which every task trains; a frozen one no task does."""
+        return [] if self.frozen else super().shared_layer()
 
     def user_vector(self, x: SplitInput) -> Tensor:
         """Model input with Q queries -> [Q, hidden + profile]: history first, then profile."""

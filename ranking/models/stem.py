@@ -22,7 +22,7 @@ from ...errors import ConfigError
 from ...nn.inputs import InputLayer
 from ...nn.split import SplitInput
 from ..layers import Gate, mix
-from ..mixture import ExpertConfig, Mixture, MixtureRanker, experts_per_task
+from ..mixture import ExpertConfig, Mixture, MixtureRanker, expert_names, experts_per_task
 
 
 class STEMConfig(ExpertConfig):
@@ -49,6 +49,7 @@ class STEM(MixtureRanker, kind="stem"):
         if min(counts.values()) < 1:
             raise ConfigError(f"task_experts = {counts}: every task of stem needs at least 1, to read its own tables")
         total = sum(counts.values()) + config.shared_experts
+        self.expert_names = expert_names(counts, config.shared_experts)
         self.task_inputs = nn.ModuleDict({name: InputLayer(config.input, layout) for name in counts})
         self.task_experts = nn.ModuleDict(
             {name: self.build_experts(self.width, count) for name, count in counts.items()}
@@ -72,7 +73,8 @@ class STEM(MixtureRanker, kind="stem"):
             mixed.append(mix(weight, torch.cat([*seen, common], dim=1)))
         experts = torch.cat([*outputs.values(), common], dim=1)
         every = tuple(range(experts.shape[1]))
-        return [Mixture(tuple(own), experts, torch.cat(weights, 1), (every,) * len(own), torch.cat(mixed, 1))]
+        streams, gates = tuple(own), torch.cat(weights, 1)
+        return [Mixture(streams, experts, gates, (every,) * len(own), torch.cat(mixed, 1), self.expert_names)]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Batch of R rows -> task -> float [R]."""

@@ -99,7 +99,7 @@ def test_matched_variants_are_as_large_as_the_shared_bottom(toy: Any, data: str)
     offered = variants(RECIPES[data], [task.name for task in tasks], has_history=True)
     chosen = {n: v for n, v in offered.items() if v.matched and v.group == "architectures" and v.needs != "history"}
     _, target = fit_width(offered["shared_bottom"], RECIPES[data], toy.layout, tasks)
-    assert {"mmoe", "cgc", "ple", "stem", "separate_trunks"} <= set(chosen)
+    assert {"mmoe", "cgc", "ple", "stem", "home", "separate_trunks"} <= set(chosen)
     for name, variant in chosen.items():
         width, dense = fit_width(variant, RECIPES[data], toy.layout, tasks)
         assert abs(dense - target) < 0.05 * target, f"{name} at width {width}: {dense} of {target}"

@@ -29,7 +29,8 @@ def answer(user: str, k: int, explain: bool = False) -> dict[str, Any]:
     if explain:
         item["why"] = {"because_of": [{"item": "1", "title": "Another film", "similarity": 0.5}]}
     timings = {"retrieve": 0.3, "rank": 0.9, "total": 1.4}
-    return {"user": user, "known": user != "x", "items": [item] * k, "candidates": 500, "timings_ms": timings}
+    known = {"user": user, "known": user != "x", "rung": "popular" if user == "x" else "history"}
+    return known | {"items": [item] * k, "candidates": 500, "eligible": 900, "short": 0, "timings_ms": timings}
 
 
 @pytest.fixture
@@ -37,11 +38,12 @@ def funnel(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int, bool]]
     """A funnel that answers at once and remembers what it was asked."""
     calls: list[tuple[list[str], int, bool]] = []
 
-    def recommend(users: list[str], k: int, explain: bool = False) -> list[dict[str, Any]]:
+    def recommend(users: list[str], k: int, explain: bool = False, allowed: object = None) -> list[dict[str, Any]]:
         calls.append((users, k, explain))
         return [answer(user, k, explain) for user in users]
 
-    fake = SimpleNamespace(Funnel=SimpleNamespace(load=lambda run: SimpleNamespace(recommend=recommend)))
+    loaded = SimpleNamespace(recommend=recommend, select=lambda where, allow, block: None)
+    fake = SimpleNamespace(Funnel=SimpleNamespace(load=lambda run: loaded))
     monkeypatch.setitem(sys.modules, "recsys.funnel.funnel", fake)
     monkeypatch.setattr("recsys.funnel.runs.find_run", lambda run=None: Path("runs/a"))
     return calls
@@ -173,7 +175,7 @@ def test_json_answers_are_one_object_a_line_and_nothing_else(
     assert [one["user"] for one in answers] == ["x", "7", "8"]
     assert [one["known"] for one in answers] == [False, True, True]
     assert answers[0]["items"][0]["tasks"] == {"click": None}  # NaN is no JSON
-    assert set(answers[0]) == {"user", "known", "items", "candidates", "timings_ms"}
+    assert set(answers[0]) >= {"user", "known", "items", "candidates", "timings_ms"}
     assert funnel == [(["x", "7", "8"], 2, True)]
 
 
@@ -185,8 +187,10 @@ def test_people_read_titles_and_learn_that_a_user_is_unknown(
     assert "A film" in known
     assert "0.9100" in known
     assert "two_tower" in known
+    assert "rung: history" in known
     assert "unknown" not in known
     assert "unknown" in unknown
+    assert "rung: popular" in unknown
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,11 @@ def variants() -> list[Any]:
             options["mixed"] = MIXED
         if kind == "escm2":
             options["dr"] = {"estimator": "dr"}
+        if kind == "shared_bottom":
+            options["scenes"] = {"scenes": "tab", "groups": {"both": ("click", "watch")}}
+        if kind == "home":
+            options["groups"] = {"groups": {"watch": ("watch",)}, "feature_gate_maps": 1, "task_experts": 2}
+            options["bare"] = {"self_gate": False, "feature_gate_rank": 0, "expert_norm": False}
         if kind in {"esmm", "escm2"}:
             options["field_sum"] = {"pooling": "field_sum", "cvr_hidden": (7,)}
         found += [pytest.param(kind, keys, id=f"{kind}-{name}") for name, keys in options.items()]
@@ -94,6 +99,7 @@ def test_the_registry_finds_the_models_of_the_project() -> None:
         "ple",
         "aitm",
         "stem",
+        "home",
         "meituan",
         "dupn",
     }

@@ -98,6 +98,10 @@ def test_gaps_are_octaves_of_the_time_since_the_users_event_before() -> None:
     )
     # user 0: first event unknown, 0 s, 1 s, 30 years (capped); user 1: an event before the log, unknown, 3 s
     assert history.gap_buckets(20).tolist() == [0, 1, 2, 19, 0, 0, 3]
+    # until the next event, and after a user's last one until now; unknown around an event from before the log
+    now = times[3] + 3
+    assert history.request_gap_buckets(20, now)[:4].tolist() == [1, 2, 19, 3]
+    assert history.request_gap_buckets(20, times[5] + 1)[4:].tolist() == [0, 3, 2]
 
 
 def test_without_a_time_column_the_order_of_the_file_is_the_order_of_events(shop: Any) -> None:

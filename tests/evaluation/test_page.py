@@ -18,6 +18,7 @@ import pytest
 from recsys.evaluation.compare import TaskRows, compare
 from recsys.evaluation.config import EvaluationConfig
 from recsys.evaluation.funnel import FunnelTrace, funnel_metrics
+from recsys.evaluation.gates import GateLevel, gate_report
 from recsys.evaluation.guards import embeddings_collapsed
 from recsys.evaluation.page import render_html
 from recsys.evaluation.ragged import Ragged
@@ -26,6 +27,24 @@ from recsys.evaluation.slices import history_buckets, row_slices
 
 SECTIONS = ("findings", "funnel", "retrieval", "index", "ranking", "gates", "slices", "comparisons", "off_policy",
             "examples", "data", "config")  # fmt: skip
+
+
+def gates(rng: np.random.Generator) -> dict[str, Any]:
+    """Two levels after three epochs; the second hides the other task's experts, and `like` leaves one unused."""
+    names = ("click 0", "click 1", "like 0", "like 1", "shared 0", "shared 1")
+    reports = []
+    for epoch in (1, 2, 3):
+        levels = []
+        for seen in (((0, 1, 2, 3, 4, 5),) * 2, ((0, 1, 4, 5), (2, 3, 4, 5))):
+            weights = np.zeros((50, 2, 6))
+            for stream, places in enumerate(seen):
+                weights[:, stream, list(places)] = rng.dirichlet(np.ones(len(places)) * epoch, 50)
+            weights[:, 1, 4] += weights[:, 1, 5]
+            weights[:, 1, 5] = 0.0
+            outputs = np.maximum(rng.normal(size=(50, 6, 8)), 0)
+            levels.append(GateLevel(("click", "like"), names, weights, outputs, seen))
+        reports.append({"epoch": epoch, **gate_report(levels)})
+    return {**reports[-1], "epochs": reports}
 
 
 def full_report() -> dict[str, Any]:
@@ -72,11 +91,7 @@ def full_report() -> dict[str, Any]:
             ],
         },
         "ranking": tasks,
-        "gates": {
-            "rows": ["click", "like"],
-            "columns": [f"expert {i}" for i in range(8)],
-            "values": rng.dirichlet(np.ones(8), 2).tolist(),
-        },
+        "gates": gates(rng),
         "slices": [one.to_json() for one in row_slices(label, p, rows, {"history_length": lengths}, config)],
         "comparisons": [one.to_json() for one in compare(None, {"click": TaskRows(label, p, p**2, rows)}, config)],
         "off_policy": {"ips": 0.31, "ips_ci": [0.28, 0.35], "snips": 0.3, "rows": 4000, "effective_sample_size": 812.0},
@@ -157,11 +172,12 @@ def test_an_empty_report_and_undefined_numbers() -> None:
 
 def test_text_from_the_data_is_escaped() -> None:
     evil = '"><img src=x onerror=alert(1)>'
+    level = GateLevel((evil,), (evil, evil + "2"), np.full((4, 1, 2), 0.5), np.eye(4)[:, None].repeat(2, 1), ((0, 1),))
     page = render_html(
         {
             "title": evil,
             "retrieval": {evil: {"recall@10": 0.1, "ndcg@10": 0.1}},
-            "gates": {"rows": [evil], "columns": [evil], "values": [[1.0]]},
+            "gates": gate_report([level]) | {"epochs": [{"epoch": 1, **gate_report([level])}]},
             "examples": [{"user": evil, "history": [evil], "items": [{"title": evil, "sources": [evil]}]}],
             "findings": [{"severity": "error", "name": evil, "sentence": evil}],
             "slices": [

@@ -48,6 +48,20 @@ def test_equal_to_a_full_sort_with_ties(items: int, k: int, block: tuple[int, in
         np.testing.assert_array_equal(scores, want_scores)
 
 
+def test_of_several_query_vectors_the_best_product_counts() -> None:
+    query, item = whole_numbers(5, 3 * 19, 150)
+    several = query.reshape(19, 3, -1)
+    scores = (several @ item.T).max(1)
+    bias = np.random.default_rng(5).integers(-5, 6, 150).astype(np.float32)
+    exclude = Ragged.from_lists([[user, user + 30] for user in range(19)])
+    rows, found = exact_topk(several, item, 12, exclude, bias=bias, block=(4, 64))
+    want_rows, want_scores = sort_all(scores + bias, 12, exclude)
+    np.testing.assert_array_equal(rows, want_rows)
+    np.testing.assert_array_equal(found, want_scores)
+    truth = Ragged.from_lists([[row[2], row[7]] for row in want_rows])
+    assert (exact_ranks(several, item, truth, exclude, bias=bias).items.reshape(-1, 2) == [3, 8]).all()
+
+
 def test_equal_scores_everywhere_give_the_first_rows() -> None:
     rows, _ = exact_topk(np.ones((4, 2), np.float32), np.ones((900, 2), np.float32), 7, block=(2, 128))
     assert (rows == np.arange(7)).all()

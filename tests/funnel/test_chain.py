@@ -22,9 +22,9 @@ from recsys.funnel.artifacts import open_run
 from recsys.funnel.chain import build_index, select_requests, train_run
 from recsys.funnel.config import load_config
 from recsys.funnel.funnel import Funnel
-from recsys.funnel.names import INDEX, INDEX_REPORT
+from recsys.funnel.names import INDEX, INDEX_REPORT, RETRIEVAL_HISTORY
 from recsys.funnel.runs import find_run
-from recsys.funnel.stages import RANKER, TOWERS, VECTORS, load_stages
+from recsys.funnel.stages import RANKER, RANKER_STATE, TOWER_STATE, TOWERS, VECTORS, load_stages
 from recsys.retrieval.train import build_two_tower
 from recsys.retrieval.windows import TowerData
 
@@ -75,6 +75,25 @@ def test_a_training_killed_in_both_stages_goes_on_bit_for_bit(tiny_run: Any, tmp
     train_run(config, killed, base=tiny_run.world, resume=True)
     assert_equal(weights(killed), weights(whole))
     assert not (tmp_path / ".killed.checkpoints").exists()
+
+
+def test_a_training_from_a_run_killed_in_both_stages_goes_on_bit_for_bit(days: Any, tmp_path: Path) -> None:
+    """Moments included; and only with the source it began with."""
+    config = days.tiny.config("retrieval.fit.epochs=6", "ranking.fit.epochs=4")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train_run(config, whole, base=days.second, source_run=days.run)
+    for stage in ("retrieval", "ranking"):
+        resume = stage == "ranking"
+        child = in_child(train_run, config, killed, base=days.second, source_run=days.run, resume=resume)
+        kill_at_checkpoint(child, tmp_path / ".killed.checkpoints" / stage)
+    twin = train_run(days.tiny.config("retrieval.fit.epochs=1", "seed=9"), tmp_path / "twin", base=days.first)
+    for other in (None, whole, twin):
+        with pytest.raises(RecsysError, match="another configuration or other data"):
+            train_run(config, killed, base=days.second, source_run=other, resume=True)
+    train_run(config, killed, base=days.second, source_run=days.run, resume=True)
+    assert_equal(weights(killed), weights(whole))
+    for name in (TOWER_STATE, RANKER_STATE):
+        assert_equal(load_file(open_run(killed).file(name)), load_file(open_run(whole).file(name)))
 
 
 def test_a_training_goes_on_only_with_the_configuration_it_began_with(tiny_run: Any, tmp_path: Path) -> None:
@@ -138,10 +157,13 @@ def test_stage_by_stage_is_the_same_as_both_at_once(tiny_run: Any, tmp_path: Pat
     train_run(tiny_run.config(), run, base=tiny_run.world, stage="retrieval")
     assert RANKER not in open_run(run)
     first = weights(run)
+    learned = open_run(run).file(RETRIEVAL_HISTORY).read_text()
+    assert len(learned.splitlines()) == 3
     build_index(run)
     built = open_run(run).read_json(INDEX_REPORT)
     train_run(tiny_run.config(), run, base=tiny_run.world, stage="ranking")
     assert open_run(run).read_json(INDEX_REPORT) == built
+    assert open_run(run).file(RETRIEVAL_HISTORY).read_text() == learned
     retriever = load_stages(open_run(run)).retriever
     assert retriever is not None
     assert retriever.index is not None

@@ -8,9 +8,10 @@ from typing import Literal, Self
 import pytest
 from pydantic import Field, field_validator, model_validator
 
+import recsys
 from recsys.errors import ConfigError
 from recsys.funnel.config import RunConfig, config_hash, load_config, write_config
-from recsys.funnel.settings_file import dump_toml, load_settings, parse_override
+from recsys.funnel.settings_file import dump_toml, load_settings, parse_override, read_extended
 from recsys.settings import Settings
 
 
@@ -233,3 +234,35 @@ def test_a_name_that_is_no_folder_name_is_refused(tmp_path: Path, name: str) -> 
 def test_every_section_is_documented() -> None:
     for name, field in RunConfig.model_fields.items():
         assert field.description, name
+
+
+def test_a_file_that_extends_another_changes_what_it_names_and_keeps_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text("a = 1\nlist = [1, 2]\n[t]\nx = 1\ny = 2\n[t.deep]\nz = 3\n")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/middle.toml").write_text('extends = "../base.toml"\n[t]\ny = 20\n')
+    (tmp_path / "top.toml").write_text('extends = "folder/middle.toml"\na = 5\nlist = [7]\n[t.deep]\nw = 4\n')
+    assert read_extended(tmp_path / "top.toml")[0] == {
+        "a": 5,
+        "list": [7],
+        "t": {"x": 1, "y": 20, "deep": {"z": 3, "w": 4}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('extends = "top.toml"', "extends top.toml, which extends it in turn"),
+        ('extends = "nowhere.toml"', "there is no configuration file .*nowhere.toml"),
+        ("extends = 3", "extends is 3, expected the path of a file"),
+    ],
+)
+def test_what_cannot_be_extended_is_said(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "top.toml").write_text(text)
+    with pytest.raises(ConfigError, match=sentence):
+        read_extended(tmp_path / "top.toml")
+
+
+def test_every_configuration_that_is_shipped_can_be_read() -> None:
+    folder = Path(recsys.__path__[0]) / "configs"
+    for file in sorted(folder.glob("*.toml")):
+        assert load_config(file).name == file.stem

@@ -15,12 +15,13 @@ from recsys.data.split import Part
 from recsys.errors import RunError
 from recsys.funnel.artifacts import open_run
 from recsys.funnel.bench import Bench
-from recsys.funnel.chain import train_run
+from recsys.funnel.chain import build_index, train_run
 from recsys.funnel.evaluate import compare_runs, evaluate_run
 from recsys.funnel.funnel import Funnel
 from recsys.funnel.names import EVALUATION
 from recsys.funnel.stages import Stages, load_stages
-from recsys.ranking.train import score_rows
+from recsys.ranking.scoring import score_rows
+from recsys.retrieval.retriever import Retriever
 
 K = 5
 SYSTEMS = {"two_tower", "popularity", "item_knn", "ease"}
@@ -128,11 +129,14 @@ def test_retrieval_is_judged_on_the_whole_catalogue_without_what_was_seen(
     histories = retriever.histories(users, Part.TEST)
     scores = {"two_tower": retriever.queries(users, Part.TEST) @ retriever.item_vectors.T}
     scores |= {name: retriever.companions[name].score(histories) for name in ("popularity", "item_knn")}
+    popularity = np.bincount(retriever.data.history.items[retriever.data.history.parts < Part.VALID], minlength=80)
     for name, matrix in scores.items():
         lists = {}
         for row, user in enumerate(users.tolist()):
             unseen = [item for item in range(80) if item not in asked[user][0]]
-            lists[user] = sorted(unseen, key=lambda item, row=row, m=matrix: (-m[row, item], item))  # type: ignore[misc]
+            known = [item for item in unseen if name == "two_tower" or matrix[row, item] != 0]
+            best = sorted(known, key=lambda item, row=row, m=matrix: (-m[row, item], item))  # type: ignore[misc]
+            lists[user] = best + sorted(set(unseen) - set(known), key=lambda item: (-popularity[item], item))
         for k in (5, 20):
             for metric, value in by_hand(lists, asked, k).items():
                 assert result["retrieval"][name][metric] == pytest.approx(value, abs=1e-6), (name, metric)
@@ -185,7 +189,9 @@ def test_tasks_are_judged_on_the_rows_of_their_sample_space(result: dict[str, An
 
 
 def test_the_score_of_a_missed_item_is_the_one_it_would_have_had(stages: Stages) -> None:
-    """The perfect retriever of the report: what was missed joins the end of the candidates and is scored like them."""
+    """The perfect retriever of the report: a missed item stands to the served ones as it would in one list with them,
+    whatever else was missed.
+    """
     bench = Bench(stages, Part.TEST, 20)
     trace, retriever, funnel = bench.trace, bench.retriever, Funnel(stages)
     assert trace.truth_scores is not None
@@ -199,17 +205,89 @@ def test_the_score_of_a_missed_item_is_the_one_it_would_have_had(stages: Stages)
         inside = np.isin(wanted, named)
         for item, score in zip(wanted[inside], given[inside], strict=True):
             assert score == trace.scores[row, np.flatnonzero(named == item)[0]]
-        missed = wanted[~inside]
-        several += len(missed) > 1
-        rows = np.concatenate([named, missed])[None, :]
-        nobody = np.zeros((*rows.shape, 1), dtype=bool)
-        found = retriever.describe(
-            rows, retriever.queries(users, Part.TEST), retriever.histories(users, Part.TEST), nobody
-        )
-        alone = funnel.rank(users, found, int(Part.TEST)).scores[0, len(named) :]
-        assert np.argsort(alone).tolist() == np.argsort(given[~inside]).tolist()
-        assert given[~inside] == pytest.approx(alone, rel=0.2)  # the others of its block are a little longer
+        several += (~inside).sum() > 1
+        for item, score in zip(wanted[~inside], given[~inside], strict=True):
+            rows = np.append(named, item)[None, :]
+            nobody = np.zeros((*rows.shape, 1), dtype=np.int32)
+            found = retriever.describe(
+                rows, retriever.queries(users, Part.TEST), retriever.histories(users, Part.TEST), nobody, len(named)
+            )
+            together = funnel.rank(users, found, int(Part.TEST)).scores[0]
+            assert score / trace.scores[row] == pytest.approx(together[-1] / together[:-1], rel=1e-3)
     assert several > 3
+
+
+@pytest.fixture(scope="module")
+def crowd(tiny_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose candidates come from four retrievers by quota, with its index."""
+    names = ("two_tower", "item_knn", "same_category", "recent_popularity")
+    quotas = ", ".join(f"{name} = {places}" for name, places in zip(names, (8, 4, 4, 4), strict=True))
+    config = tiny_run.config(
+        f"retrieval.proposers={json.dumps(names)}", "retrieval.merge=quota", f"retrieval.quotas={{{quotas}}}"
+    )
+    run = train_run(config, tmp_path_factory.mktemp("crowd") / "run", base=tiny_run.world)
+    build_index(run)
+    return run
+
+
+def test_several_retrievers_are_told_apart_to_the_hits(crowd: Path) -> None:
+    found = evaluate_run(crowd)
+    sources = found["funnel"]["sources"]
+    assert list(sources) == ["two_tower", "item_knn", "same_category", "recent_popularity"]
+    for credit in ("credit_of_candidates", f"credit_of_list@{K}", f"credit_of_hits@{K}"):
+        assert sum(one[credit] for one in sources.values()) == pytest.approx(1.0)
+    assert [one["stage"] for one in found["funnel"]["stages"]][:4] == ["retrieval", "ann", "merge", "filters"]
+    stages = load_stages(open_run(crowd))
+    assert stages.retriever is not None
+    trace = Bench(stages, Part.TEST, 20).trace
+    for row, user in enumerate(Bench(stages, Part.TEST, 20).asked[0]):
+        alone = stages.retriever.candidates(np.array([user]), int(Part.TEST), 20)
+        assert trace.candidates is not None
+        assert trace.proposed is not None
+        assert np.array_equal(trace.candidates[row], alone.rows[0])
+        assert np.array_equal(trace.proposed[row], alone.proposed[0])
+    assert set(trace.without) == set(sources)
+    left_out = Retriever(
+        stages.retriever.model,
+        stages.retriever.data,
+        stages.retriever.companions,
+        ("two_tower", "same_category", "recent_popularity"),
+        index=stages.retriever.index,
+        quotas=stages.config.retrieval.quotas,
+    )
+    rest = left_out.candidates(Bench(stages, Part.TEST, 20).asked[0], int(Part.TEST), 20)
+    assert np.array_equal(rest.rows, trace.without["item_knn"])
+
+
+def test_a_single_retriever_is_the_source_of_everything(result: dict[str, Any]) -> None:
+    sources = result["funnel"]["sources"]
+    assert list(sources) == ["two_tower"]
+    assert sources["two_tower"]["credit_of_candidates"] == 1.0
+    assert sources["two_tower"]["recall_lost"] == pytest.approx(sources["two_tower"]["recall"])
+    assert "merge" not in [one["stage"] for one in result["funnel"]["stages"]]
+
+
+def test_both_trainings_are_told_epoch_by_epoch(result: dict[str, Any]) -> None:
+    training = result["training"]
+    assert [record["epoch"] for record in training["retrieval"]] == [1, 2, 3]
+    assert [record["epoch"] for record in training["ranking"]] == [1, 2]
+    assert all({"loss", "ndcg@10"} <= record.keys() for record in training["retrieval"])
+    assert all({"loss", "select_ndcg@10"} <= record.keys() for record in training["ranking"])
+
+
+def test_sources_are_shown_to_people(crowd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "report.html"
+    assert main(["evaluate", "--run", str(crowd), "--stage", "funnel", "--report", str(page)]) == 0
+    shown, drawn = capsys.readouterr().out, page.read_text(encoding="utf-8")
+    assert "Sources" in shown
+    for text in (
+        "What each retriever contributes",
+        "same_category",
+        "hits@5",
+        "recall gain",
+        "The ranker, 2",
+    ):
+        assert text in drawn
 
 
 def test_the_result_is_kept_in_the_run(folder: Path, result: dict[str, Any]) -> None:

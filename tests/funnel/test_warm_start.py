@@ -1,4 +1,4 @@
-"""Warm starts: rows follow their raw ids, new rows stay fresh, and the counts are told."""
+"""The chain: the ranker begins with the retriever's rows, matched by raw id, in its own width and at its own spread."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import torch
 from recsys.data.build import load_dataset
 from recsys.data.vocabulary import FIRST, UNKNOWN, Vocabulary
 from recsys.funnel.artifacts import open_run
-from recsys.funnel.chain import train_run
-from recsys.funnel.stages import load_stages
-from recsys.funnel.warm_start import Copied, copy_dense, copy_rows, warm_start_ranker, warm_start_towers
+from recsys.funnel.names import WARM_START
+from recsys.funnel.stages import Stages, load_stages
+from recsys.funnel.warm_start import Copied, copy_dense, copy_rows, copy_towers, to_width, warm_start_ranker
 from recsys.nn.embedding import EmbeddingTable
-from recsys.ranking.ranker import build_ranker
+from recsys.ranking.ranker import Ranker, build_ranker
 from recsys.retrieval.train import build_two_tower
 from recsys.retrieval.windows import TowerData
 
@@ -30,12 +30,23 @@ def table(known: dict[str, Vocabulary], dim: int = 4, **others: int) -> Embeddin
     return EmbeddingTable({name: len(v) for name, v in known.items()} | others, dim, 1.0)
 
 
+def ranker_of_width(stages: Stages, width: int) -> Ranker:
+    config = stages.config.ranking.model
+    config = config.model_copy(update={"input": config.input.model_copy(update={"embedding_dim": width})})
+    return build_ranker(config, stages.dataset.layout, stages.dataset.config.tasks, 0)
+
+
+@pytest.fixture(scope="module")
+def stages(tiny_run: Any) -> Stages:
+    return load_stages(open_run(tiny_run.folder), with_index=False)
+
+
 def test_rows_follow_their_raw_values() -> None:
     here, there = vocabularies(item="cabx", tab="pq"), vocabularies(item="abcd", shop="z")
     target, source = table(here, gap=6), table(there, gap=6)
     fresh, given = target.weight.detach().clone(), source.weight.detach().clone()
     report = copy_rows(target, here, source, there)
-    assert report == [Copied("item", 3, 1, 1), Copied("gap", 6, 0, 0)]
+    assert report == [Copied("item", 3, 1, 1), Copied("gap", 4, 0, 0)]
     assert str(report[0]) == "item: 3 kept, 1 new, 1 dropped"
     mine, theirs = target.rows_of("item"), source.rows_of("item")
     for row, value in enumerate("cab"):
@@ -57,14 +68,116 @@ def test_a_copy_is_no_bond() -> None:
     assert not torch.equal(target.rows_of("item"), source.rows_of("item"))
 
 
-def test_other_widths_and_other_buckets_are_left_alone() -> None:
+def test_other_buckets_are_left_alone() -> None:
+    known = vocabularies(item="ab")
+    target = table(known, price=9)
+    before = target.rows_of("price").detach().clone()
+    report = copy_rows(target, known, table(known, price=8), known)
+    assert [entry.vocabulary for entry in report] == ["item"]
+    assert torch.equal(target.rows_of("price"), before)
+
+
+def test_a_wider_table_holds_the_rows_and_zeros() -> None:
+    rows = torch.randn(9, 4)
+    wide, share = to_width(rows, 6)
+    assert share == 1.0
+    assert torch.equal(wide[:, :4], rows)
+    assert not wide[:, 4:].any()
+    assert torch.equal(to_width(rows, 4)[0], rows)
+
+
+def test_a_narrower_table_holds_the_directions_that_vary_most() -> None:
+    """No other linear map of this width tells the values' rows apart as well (Eckart and Young, 1936)."""
+    generator = torch.Generator().manual_seed(2)
+    rows = (
+        torch.randn(60, 12, generator=generator)
+        * torch.arange(1, 13) ** -1.0
+        @ torch.randn(12, 12, generator=generator)
+    )
+    narrow, share = to_width(rows, 3)
+    values = (rows[FIRST:] - rows[FIRST:].mean(0)).double()
+    assert narrow[FIRST:].mean(0).abs().max() < 1e-5
+    gram = values @ values.T
+
+    def lost(reduced: torch.Tensor) -> float:
+        return float((gram - reduced.double() @ reduced.double().T).norm())
+
+    singular = torch.linalg.svdvals(values)
+    assert lost(narrow[FIRST:]) == pytest.approx(float((singular[3:] ** 4).sum().sqrt()), rel=1e-4)
+    assert share == pytest.approx(float((singular[:3] ** 2).sum() / (singular**2).sum()))
+    for seed in range(20):
+        basis, _ = torch.linalg.qr(
+            torch.randn(12, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        )
+        assert lost(values @ basis) > lost(narrow[FIRST:])
+
+
+def test_a_direction_does_not_depend_on_the_sign_a_library_gives_it() -> None:
+    rows = torch.randn(40, 6)
+    top = to_width(rows, 2)[0]
+    again = to_width(rows + 3.0, 2)[0]  # moved as a whole: the same differences
+    assert torch.allclose(top[FIRST:], again[FIRST:], atol=1e-4)
+
+
+def test_few_values_and_none_at_all_have_directions_too() -> None:
+    for count in (0, 1, 2):
+        narrow, share = to_width(torch.randn(FIRST + count, 8), 3)
+        assert narrow.shape == (FIRST + count, 3)
+        assert torch.isfinite(narrow).all()
+        assert share == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("width", [4, 8, 12])
+def test_the_ranker_begins_with_the_retrievers_directions_at_its_own_spread(stages: Stages, width: int) -> None:
+    assert stages.retriever is not None
+    ranker = ranker_of_width(stages, width)
+    (mine,) = ranker.tables()
+    names = ("user_id", "item_id", "category")
+    spread = {name: mine.rows_of(name)[FIRST:].std().item() for name in names}
+    theirs = stages.retriever.model.table
+    given = theirs.weight.detach().clone()
+    report = {entry.vocabulary: entry for entry in warm_start_ranker(ranker, stages.dataset, stages.retriever)}
+    assert set(names) <= set(report)
+    for name in names:
+        copied, source = mine.rows_of(name).detach(), theirs.rows_of(name).detach()
+        assert copied[FIRST:].std().item() == pytest.approx(spread[name], rel=1e-3)
+        assert not copied[0].any()
+        expected = to_width(source, width)[0][FIRST:]
+        assert torch.nn.functional.cosine_similarity(copied[FIRST:].flatten(), expected.flatten(), dim=0) > 0.9999
+        assert report[name].kept == len(stages.dataset.encoders.vocabularies[name].values)
+        assert (report[name].variance < 1) == (width < theirs.dim and report[name].kept > width + 1), report[name]
+    with torch.no_grad():
+        mine.weight += 1.0
+    assert torch.equal(theirs.weight, given)
+
+
+def test_fields_of_the_ranker_alone_are_not_touched(stages: Stages) -> None:
+    assert stages.retriever is not None
+    ranker = ranker_of_width(stages, 4)
+    (mine,) = ranker.tables()
+    alone = [name for name in mine.sizes if name not in stages.retriever.model.table.sizes]
+    before = {name: mine.rows_of(name).detach().clone() for name in alone}
+    warm_start_ranker(ranker, stages.dataset, stages.retriever)
+    assert alone
+    assert all(torch.equal(mine.rows_of(name), rows) for name, rows in before.items())
+
+
+def test_a_training_does_it_and_says_so(tiny_run: Any) -> None:
+    report = open_run(tiny_run.folder).read_json(WARM_START)
+    assert report["ranking"]["from"] == "the retriever"
+    kept = {entry["vocabulary"]: entry for entry in report["ranking"]["vocabularies"]}
+    known = load_stages(open_run(tiny_run.folder), with_index=False).dataset.encoders.vocabularies
+    assert kept["item_id"]["kept"] == len(known["item_id"].values)
+    assert np.all([entry["dropped"] == entry["new"] == 0 for entry in kept.values()])
+
+
+def test_tables_of_another_width_are_resized_only_when_asked() -> None:
     known = vocabularies(item="ab")
     target = table(known, price=9)
     before = target.weight.detach().clone()
     assert copy_rows(target, known, table(known, dim=5, price=9), known) == []
     assert torch.equal(target.weight, before)
-    report = copy_rows(target, known, table(known, price=8), known)
-    assert [entry.vocabulary for entry in report] == ["item"]
+    assert len(copy_rows(target, known, table(known, dim=5, price=9), known, resize=True)) == 2
 
 
 def test_dense_layers_of_equal_name_and_shape_are_copied() -> None:
@@ -76,25 +189,8 @@ def test_dense_layers_of_equal_name_and_shape_are_copied() -> None:
     assert torch.equal(one[1].weight, before)
 
 
-def test_the_ranker_begins_with_the_retrievers_directions_at_its_own_spread(tiny_run: Any) -> None:
-    stages = load_stages(open_run(tiny_run.folder), with_index=False)
-    assert stages.retriever is not None
-    config = stages.config.ranking.model
-    config = config.model_copy(update={"input": config.input.model_copy(update={"embedding_dim": 8})})
-    ranker = build_ranker(config, stages.dataset.layout, stages.dataset.config.tasks, 0)
-    (mine,) = ranker.tables()
-    spread = {name: mine.rows_of(name)[FIRST:].std().item() for name in ("user_id", "item_id")}
-    report = warm_start_ranker(ranker, stages.dataset, stages.retriever, None)
-    theirs = stages.retriever.model.table
-    assert {"user_id", "item_id", "category"} <= {entry.vocabulary for entry in report}
-    for name in ("user_id", "item_id"):
-        copied, given = mine.rows_of(name).detach()[FIRST:], theirs.rows_of(name).detach()[FIRST:]
-        assert torch.nn.functional.cosine_similarity(copied, given).min() > 0.9999
-        assert copied.std().item() == pytest.approx(spread[name], rel=1e-3)
-
-
-def test_the_towers_of_an_older_run_move_to_new_data_by_raw_id(tiny_run: Any, tmp_path: Path) -> None:
-    """New data: other users and items first, so that every row has another number."""
+def test_towers_move_to_other_data_by_raw_id(tiny_run: Any, stages: Stages, tmp_path: Path) -> None:
+    """Other users and items first, so that every row has another number."""
     for name in ("users.csv", "items.csv"):
         shutil.copy(tiny_run.world / name, tmp_path / name)
     lines = (tiny_run.world / "events.csv").read_text().splitlines()
@@ -102,17 +198,13 @@ def test_the_towers_of_an_older_run_move_to_new_data_by_raw_id(tiny_run: Any, tm
     config = tiny_run.config()
     dataset = load_dataset(config.data, tmp_path, 0)
     data = TowerData.of(dataset, config.retrieval.tower, config.retrieval.positive)
-    model = build_two_tower(data, config.retrieval.tower, 5)
-    source = open_run(tiny_run.folder)
-    report = warm_start_towers(model, dataset, source)
-    old = load_stages(source, with_index=False)
-    assert old.retriever is not None
-    mine, theirs = dataset.encoders.vocabularies["item_id"].values, old.dataset.encoders.vocabularies["item_id"].values
+    towers = build_two_tower(data, config.retrieval.tower, 5)
+    assert stages.retriever is not None
+    old = stages.retriever.model
+    report = copy_towers(towers, dataset, old, stages.dataset)
+    mine, theirs = (one.encoders.vocabularies["item_id"].values for one in (dataset, stages.dataset))
     assert mine != theirs
-    for table_here, table_there in (
-        (model.table, old.retriever.model.table),
-        (model.bias, old.retriever.model.bias),
-    ):
+    for table_here, table_there in ((towers.table, old.table), (towers.bias, old.bias)):
         assert table_here is not None
         assert table_there is not None
         for row, value in enumerate(mine):
@@ -121,21 +213,4 @@ def test_the_towers_of_an_older_run_move_to_new_data_by_raw_id(tiny_run: Any, tm
                 assert torch.equal(table_here.rows_of("item_id")[FIRST + row], there)
     kept = next(entry for entry in report if entry.vocabulary == "item_id")
     assert kept.kept == len(set(mine) & set(theirs))
-    assert torch.equal(model.output.weight, old.retriever.model.output.weight)
-
-
-def test_training_from_a_run_starts_where_it_ended(tiny_run: Any, tmp_path: Path) -> None:
-    """With steps of almost no length, the new run is the old one."""
-    still = ["retrieval.optim.lr=1e-12", "ranking.optim.lr=1e-12", "retrieval.fit.epochs=1", "ranking.fit.epochs=1"]
-    still += ["retrieval.optim.weight_decay=0", "ranking.warm_start=true"]
-    config = tiny_run.config(*still)
-    run = train_run(config, tmp_path / "run", base=tiny_run.world, source_run=tiny_run.folder)
-    old, new = (load_stages(open_run(folder), with_index=False) for folder in (tiny_run.folder, run))
-    assert old.retriever is not None
-    assert new.retriever is not None
-    assert np.allclose(old.retriever.item_vectors, new.retriever.item_vectors, atol=1e-5)
-    assert old.ranker is not None
-    assert new.ranker is not None
-    theirs = dict(old.ranker.named_parameters())
-    for name, parameter in new.ranker.named_parameters():
-        assert torch.allclose(parameter, theirs[name], atol=1e-5), name
+    assert torch.equal(towers.output.weight, old.output.weight)

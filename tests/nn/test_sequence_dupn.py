@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from recsys.data.batch import SideLayout
 from recsys.nn.sequence import DUPNEncoder, PropertyGatedLSTM, SequenceConfig, build_sequence_encoder
 from recsys.nn.sequence_recurrent import masked_softmax
+from recsys.retrieval.two_tower import TowerLayout, TwoTower, TwoTowerConfig
 
 B, L, DE, DP, H = 3, 9, 5, 4, 6
 
@@ -138,3 +144,45 @@ def test_masked_softmax_of_nothing_is_zero_with_zero_gradient() -> None:
     (weights * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
     assert torch.equal(scores.grad[0], torch.zeros(3))
     assert scores.grad[1, :2].abs().min() > 0
+
+
+def python_calls(work: Callable[[], object]) -> int:
+    """Calls that the interpreter makes meanwhile, into Python and into PyTorch alike."""
+    count = 0
+
+    def seen(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(seen)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_python_takes_no_step_per_event(training: bool) -> None:
+    def calls(length: int, peephole: bool = False) -> int:
+        config = SequenceConfig(encoder="dupn", hidden=H, layers=2, peephole=peephole)
+        encoder = build_sequence_encoder(config, DE, DP).train(training)
+        e, p, lengths = torch.randn(B, length, DE), torch.randn(B, length, DP), torch.full((B,), length)
+        work = encoder.last if not training else encoder
+        work(e, p, lengths)  # what happens once happens now
+        return python_calls(lambda: work(e, p, lengths))
+
+    assert calls(5) == calls(80)
+    assert calls(80, peephole=True) > calls(5, peephole=True) + 75  # the count would notice
+
+
+def test_rankers_and_towers_have_the_same_encoder(toy: Any) -> None:
+    history = SequenceConfig(encoder="dupn", hidden=H, attention_hidden=4)
+    ranker = toy.ranker("dupn", input={"history": {"hidden": H}})
+    layout = TowerLayout(SideLayout(("item",)), SideLayout(), ("gap",), {"item": 9, "gap": 5}, "item")
+    tower = TwoTower(TwoTowerConfig(dim=DE, history=history), layout)
+    inside = ranker.inputs.encoder.query.encoders["history"]
+    assert type(inside) is type(tower.encoder) is DUPNEncoder
+    assert inside.state_dict().keys() == tower.encoder.state_dict().keys()
+    assert tower.encoder.property_width == DE  # event features steer the gates in the tower, too
+    assert inside.property_width == 4

@@ -28,6 +28,16 @@ def test_linear_equals_the_linear_of_the_concatenation(queries: int, bias: bool)
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("queries", [1, 3, 12])
+@pytest.mark.parametrize("shared", [False, True])
+def test_layers_read_together_are_the_layers_one_by_one(queries: int, shared: bool) -> None:
+    x = several(queries) if shared else SplitInput(torch.randn(12, 4), torch.randn(12, 5))
+    layers = [nn.Linear(9, width, bias=width != 3) for width in (7, 3, 5)]
+    found = x.linears([layer.weight for layer in layers], [layer.bias for layer in layers])
+    for layer, part in zip(layers, found, strict=True):
+        torch.testing.assert_close(part, layer(x.flat()), rtol=1e-5, atol=1e-5)
+
+
 def test_without_owner_row_meets_row() -> None:
     x = SplitInput(torch.randn(6, 4), torch.randn(6, 5))
     weight = torch.randn(3, 9)

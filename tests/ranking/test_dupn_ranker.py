@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from recsys.errors import ConfigError
+from recsys.ranking.balance import BalanceConfig, build_balance
 from recsys.ranking.losses import LossConfig
+from recsys.training.optim import OptimConfig, Optimizer
 
 LOSS = LossConfig()
 
@@ -44,6 +46,40 @@ def test_frozen_transfer_leaves_the_user_part_untouched(toy: Any) -> None:
     torch.stack(list(ranker.losses(toy.batch(48), LOSS).values())).sum().backward()
     moved = {name.split(".")[0] for name, p in ranker.named_parameters() if p.grad is not None}
     assert moved == {"towers"}
+
+
+def test_a_frozen_user_vector_is_the_same_in_training(toy: Any) -> None:
+    history = {"history": {"dropout": 0.5, "fast": True}}
+    frozen, free = (toy.ranker("dupn", frozen=held, dropout=0.5, input=history) for held in (True, False))
+    batch = toy.batch(24)
+    reference = free.eval().user_vectors(batch)
+    assert torch.equal(frozen.train().user_vectors(batch), reference)
+    assert not torch.allclose(free.train().user_vectors(batch), reference)
+    assert frozen.towers.training  # dropout goes on where something learns
+
+
+def test_no_step_moves_what_is_frozen(toy: Any) -> None:
+    """Weight decay and moments included: whatever the optimiser does, it does to the towers."""
+    ranker = toy.ranker("dupn", frozen=True)
+    before = {name: tensor.clone() for name, tensor in ranker.state_dict().items()}
+    optimizer = Optimizer(ranker, OptimConfig(lr=0.1, weight_decay=0.1, table_weight_decay=0.1, clip_norm=1.0), 3)
+    for seed in range(3):
+        optimizer.zero_grad()
+        torch.stack(list(ranker.losses(toy.batch(48, seed), LOSS).values())).sum().backward()
+        optimizer.step()
+    moved = {name for name, tensor in ranker.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert {name.split(".")[0] for name in moved} == {"towers"}
+    assert all(f"towers.{task.name}.output.weight" in moved for task in toy.tasks)
+    assert not optimizer.tables
+
+
+@pytest.mark.parametrize("balance", ["gradnorm", "pcgrad", "uncertainty"])
+def test_balances_manage_without_a_shared_layer(toy: Any, balance: str) -> None:
+    ranker = toy.ranker("dupn", frozen=True)
+    balancer = build_balance(BalanceConfig(kind=balance), toy.tasks)
+    balancer.backward(ranker.losses(toy.batch(48), LOSS), ranker)
+    assert all(p.grad is None for name, p in ranker.named_parameters() if not name.startswith("towers"))
+    assert any(p.grad is not None for name, p in ranker.named_parameters() if name.startswith("towers"))
 
 
 def test_history_order_and_properties_matter(toy: Any) -> None:

@@ -12,7 +12,8 @@ import torch
 from recsys.data.split import Part
 from recsys.errors import ConfigError
 from recsys.ranking.requests import PADDED, SELECT, RequestRanker, RequestSet, SelectConfig, request_batch
-from recsys.ranking.train import LoggedRows, RankingConfig, build_model, select_ndcg, select_scores
+from recsys.ranking.scoring import request_logits, select_ndcg
+from recsys.ranking.train import LoggedRows, RankingConfig, build_model
 
 QUERIES, CANDIDATES, OPINIONS = 10, 7, 5
 
@@ -50,7 +51,7 @@ def model(dataset: Any, *, tower: bool = True, tasks: bool = True, seed: int = 1
 
 
 def test_before_training_the_order_is_the_retrievers(dataset: Any, asked: RequestSet) -> None:
-    scores = select_scores(model(dataset, tower=False), asked)
+    scores = request_logits(model(dataset, tower=False), asked)[SELECT]
     present = asked.rows >= 0
     assert np.allclose(scores[present], asked.prior[present], atol=1e-6)
     for row in range(QUERIES):
@@ -143,8 +144,8 @@ def test_logged_rows_have_no_label_for_select(dataset: Any) -> None:
 
 def test_ndcg_of_select_counts_a_missed_item_as_not_found(dataset: Any, asked: RequestSet) -> None:
     found = model(dataset)
-    scores = select_scores(found, asked, block=3)
-    assert np.allclose(scores, select_scores(found, asked), atol=1e-5)
+    scores = request_logits(found, asked, block=3)[SELECT]
+    assert np.allclose(scores, request_logits(found, asked)[SELECT], atol=1e-5)
     gains = []
     for row, target in zip(scores, asked.target, strict=True):
         rank = 1 + (row > row[target]).sum()
@@ -152,10 +153,28 @@ def test_ndcg_of_select_counts_a_missed_item_as_not_found(dataset: Any, asked: R
     assert select_ndcg(found, asked) == pytest.approx(np.mean(gains), abs=1e-6)
 
 
-def test_without_tasks_select_keeps_its_tower(dataset: Any) -> None:
+def test_without_tasks_and_tower_the_retrievers_opinions_are_all_that_is_read(dataset: Any, asked: RequestSet) -> None:
     found = model(dataset, tower=False, tasks=False)
-    assert [task.name for task in found.ranker.tasks] == [SELECT]
-    assert found.config.tower
+    before = request_logits(found, asked)
+    assert list(before) == [SELECT]
+    with torch.no_grad():
+        for parameter in found.ranker.parameters():
+            parameter.add_(1.0)
+    assert np.array_equal(request_logits(found, asked)[SELECT], before[SELECT])
+
+
+def test_opinions_are_scaled_by_what_the_training_requests_show(dataset: Any, asked: RequestSet) -> None:
+    """In whatever unit a retriever scores, the head sees the same."""
+    stretched = replace(asked, features=asked.features * 50 + 7)
+    first, second = model(dataset), model(dataset)
+    second.load_state_dict(first.state_dict())
+    for one, requests in ((first, asked), (second, stretched)):
+        with torch.no_grad():
+            one.output.weight.fill_(0.1)
+        one.fit_scale(requests)
+    mine = request_logits(first, asked)[SELECT]
+    assert np.allclose(mine, request_logits(second, stretched)[SELECT], atol=1e-3)
+    assert not np.allclose(mine, request_logits(second, asked)[SELECT], atol=1e-3)
 
 
 def test_nothing_to_rank_by_is_an_error(dataset: Any) -> None:

@@ -93,3 +93,63 @@ def test_objectives_of_one_tower_are_not_mixed_up(toy: Any) -> None:
 def test_groups_that_make_no_sense_are_refused(toy: Any, groups: dict[str, tuple[str, ...]]) -> None:
     with pytest.raises(ConfigError, match="groups"):
         toy.ranker("shared_bottom", groups=groups)
+
+
+def routed(toy: Any, **keys: Any) -> Any:
+    return toy.ranker("shared_bottom", scenes="tab", **keys)
+
+
+def in_scene(toy: Any, codes: list[int]) -> Any:
+    """Rows that differ in nothing but their scene's vocabulary row."""
+    batch = toy.batch(24)
+    same = batch.select(torch.zeros(len(codes), dtype=torch.int64))
+    categorical = same.query.categorical.clone()
+    categorical[:, 1] = torch.tensor(codes)
+    return replace(same, query=replace(same.query, categorical=categorical))
+
+
+def test_a_row_is_routed_to_the_tower_of_its_scene(toy: Any) -> None:
+    ranker = routed(toy, groups={"both": ("click", "watch")})  # tab has 4 rows: padding, unknown and 2 scenes
+    batch = toy.batch(24)
+    codes = batch.query.categorical[:, 1]
+    h = ranker.bottom(ranker.embed(batch))
+    for task, group, place in (("click", "both", 0), ("watch", "both", 1), ("conversion", "conversion", 0)):
+        towers = ranker.towers[group]
+        own = torch.stack([tower(h).reshape(24, -1)[:, place] for tower in towers.scenes], dim=1)
+        expected = own.mean(1)
+        for scene in (0, 1):
+            expected = torch.where(codes == scene + 2, own[:, scene], expected)
+        torch.testing.assert_close(ranker(batch)[task], expected + towers.bias[place])
+
+
+def test_a_scene_trains_its_own_towers_and_the_trunk(toy: Any) -> None:
+    ranker, batch = routed(toy), in_scene(toy, [2] * 8)
+    ranker.losses(batch, LOSS)["loss/click"].backward()
+    first, second = ranker.towers["click"].scenes
+    assert any(grad.any() for grad in grads(first))
+    assert not any(grad.any() for grad in grads(second))
+    assert any(grad.any() for grad in grads(ranker.bottom))
+
+
+def test_an_unknown_scene_takes_the_mean_of_all(toy: Any) -> None:
+    ranker = routed(toy)
+    with torch.no_grad():  # the scene's own embedding aside, so that rows differ by their route alone
+        ranker.inputs.encoder.table.weight.zero_()
+    padded, unknown, first, second = ranker(in_scene(toy, [0, 1, 2, 3]))["click"].tolist()
+    assert first != second
+    assert unknown == padded == pytest.approx((first + second) / 2, abs=1e-6)
+    ranker.set_base_rates({"click": 0.01})
+    after = ranker(in_scene(toy, [1, 2]))["click"]
+    torch.testing.assert_close(after - torch.tensor([unknown, first]), torch.logit(torch.tensor(0.01)).expand(2))
+
+
+def test_the_scene_of_the_query_holds_for_all_its_candidates(toy: Any) -> None:
+    ranker, batch = routed(toy), toy.requests(candidates=5, queries=3, seed=3)
+    once, repeated = ranker(batch), ranker(toy.spread(batch))
+    for task in once:
+        torch.testing.assert_close(once[task], repeated[task], rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_no_scene_is_refused(toy: Any) -> None:
+    with pytest.raises(ConfigError, match="no categorical feature"):
+        toy.ranker("shared_bottom", scenes="nothing")

@@ -20,15 +20,8 @@ from recsys.funnel.artifacts import open_run
 from recsys.funnel.chain import select_requests
 from recsys.funnel.stages import load_stages
 from recsys.ranking.requests import SELECT, RequestSet
-from recsys.ranking.train import (
-    RankingConfig,
-    TrainedRanker,
-    held_out,
-    row_metrics,
-    score_rows,
-    select_ndcg,
-    train_ranker,
-)
+from recsys.ranking.scoring import row_metrics, score_rows, select_ndcg
+from recsys.ranking.train import RankingConfig, TrainedRanker, held_out, train_ranker
 from recsys.training.runtime import Runtime
 
 RUNTIME = Runtime(torch.device("cpu"), 1, bf16=False)
@@ -107,7 +100,7 @@ def test_rows_are_scored_alike_in_any_block(world: tuple[Dataset, RequestSet], m
     ranker = train(world, ranking()).ranker
     rows = dataset.rows(Part.VALID)
     whole = score_rows(ranker, dataset, rows)
-    monkeypatch.setattr("recsys.ranking.train.SCORE_ROWS", 37)
+    monkeypatch.setattr("recsys.ranking.scoring.SCORE_ROWS", 37)
     blocks = score_rows(ranker, dataset, rows)
     for name in ("click", "conversion"):
         assert len(whole[name]) == len(rows)
@@ -132,7 +125,7 @@ def test_every_task_starts_at_its_rate(world: tuple[Dataset, RequestSet]) -> Non
     dataset, asked = world
     seen: dict[str, float] = {}
 
-    def look(ranker: Any) -> None:
+    def look(ranker: Any, _: object) -> None:
         seen.update({name: torch.sigmoid(ranker.output_bias(name)).item() for name in ("click", "conversion")})
 
     train_ranker(dataset, ranking(), RUNTIME, 0, asked, prepare=look)

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from recsys.errors import ConfigError, DataError
 from recsys.retrieval import cooccurrence
+from recsys.retrieval.baseline_categories import SameCategory
 from recsys.retrieval.baselines import BASELINES, Histories, baseline_from_state, build_baseline
 
 U, N = 40, 15
@@ -37,7 +38,15 @@ def matrix(users: np.ndarray, items: np.ndarray) -> np.ndarray:
 
 
 def fitted(name: str, **options: object) -> Any:
-    return build_baseline(name, **options).fit(*log(), U, N)
+    return unfitted(name, **options).fit(*log(), U, N)
+
+
+def unfitted(name: str, **options: object) -> Any:
+    """A baseline that has been told what it must know of the items."""
+    model = build_baseline(name, **options)
+    if isinstance(model, SameCategory):
+        model.describe_items(np.array([[item % 4, 4 + item % 3 if item % 2 else -1] for item in range(N)], np.int32))
+    return model
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -49,7 +58,7 @@ def test_pairs_blocks_and_a_saved_copy_agree_with_whole_rows(name: str, tmp_path
     assert np.isfinite(scores).all()
     candidates = np.random.default_rng(1).integers(0, N, (6, 4))
     np.testing.assert_allclose(
-        model.score_pairs(queries, candidates), np.take_along_axis(scores, candidates, 1), rtol=1e-6
+        model.score_pairs(queries, candidates), np.take_along_axis(scores, candidates, 1), rtol=1e-6, atol=1e-6
     )
     for row in range(6):
         np.testing.assert_allclose(model.score(queries.block(row, row + 1))[0], scores[row], rtol=1e-6)
@@ -63,12 +72,12 @@ def test_pairs_blocks_and_a_saved_copy_agree_with_whole_rows(name: str, tmp_path
 def test_the_order_of_the_log_does_not_matter(name: str) -> None:
     users, items, times = log()
     order = np.random.default_rng(2).permutation(len(users))
-    shuffled = build_baseline(name).fit(users[order], items[order], times[order], U, N)
+    shuffled = unfitted(name).fit(users[order], items[order], times[order], U, N)
     np.testing.assert_allclose(shuffled.score(histories()), fitted(name).score(histories()), rtol=1e-5, atol=1e-7)
 
 
 def test_a_score_comes_from_the_history_that_is_asked_about() -> None:
-    for name in ("item_knn", "ease", "transition"):
+    for name in ("item_knn", "ease", "transition", "same_category"):
         scores = fitted(name).score(histories())
         assert (scores[1] == 0).all()  # no history: nothing to say
         assert (scores[[0, 2, 3, 5]] != 0).any(1).all()
@@ -136,7 +145,7 @@ def test_history_weights_take_the_latest_occurrence_and_forget() -> None:
     assert weights[1].sum() == 0
     assert weights[4].tolist() == [0, 0, 0, 0, 0.25, *[0] * 10]
     assert (weights[5] > 0).sum() == 3
-    items, ptr = histories()
+    items, ptr, *_ = histories()
     np.testing.assert_array_equal(Histories(items, ptr[3:6]).weights(N, 3, 0.5).toarray(), weights[3:5])
     assert (histories().weights(N).toarray()[5] == ([1.0] * 14 + [0.0])).all()
 

@@ -13,6 +13,7 @@ from recsys.retrieval.filters import parse_filter
 COLUMNS = {
     "category": np.array(["a", "b", "a", "c", "b"]),
     "price": np.array([1.0, 5.0, np.nan, 3.0, 9.5]),
+    "weight": np.array([3.3, 0.1, 2.0, 3.3, np.nan], dtype=np.float32),
     "stock": np.array([0, 3, 300, 7, 1], dtype=np.uint16),
     "new": np.array([True, False, True, False, False]),
     "brand": np.array(["x", None, "y", "x", float("nan")], dtype=object),
@@ -34,6 +35,8 @@ COLUMNS = {
         ('category in ("a", "c")', [0, 2, 3]),
         ("stock not in [0, 300]", [1, 3, 4]),
         ("stock = 70000", []),
+        ("weight in (3.3, 0.1)", [0, 1, 3]),  # neither of them exact in single precision
+        ("weight = 3.3", [0, 3]),
         ("price = 5 or category = 'c' and stock > 100", [1]),
         ("(price = 5 or category = 'c') and stock < 100", [1, 3]),
         ("new = true", [0, 2]),

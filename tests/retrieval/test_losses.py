@@ -54,6 +54,44 @@ def test_full_softmax_equals_the_dense_formula_in_value_and_every_gradient() -> 
 
 
 @pytest.mark.usefixtures("_blocks")
+@pytest.mark.parametrize("kind", ["full", "in_batch", "sampled"])
+def test_several_interests_are_one_softmax_over_their_smooth_best(kind: str) -> None:
+    """Value and gradients against the dense formula: score = log sum over m of exp(product with interest m)."""
+    generator = torch.Generator().manual_seed(4)
+    user = torch.randn(7, 3, 5, generator=generator, dtype=torch.float64)
+    items = torch.randn(11, 5, generator=generator, dtype=torch.float64)
+    ids = torch.randint(0, 11, (7,), generator=generator)
+    weight = torch.rand(7, generator=generator, dtype=torch.float64)
+    bias = torch.randn(11, generator=generator, dtype=torch.float64)
+    columns = {"full": torch.arange(11), "in_batch": ids, "sampled": torch.arange(6, 11)}[kind]
+
+    def ours(user: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        if kind == "full":
+            return full_softmax_loss(user, items, ids, bias, weight, scale=1.7)
+        if kind == "in_batch":
+            return in_batch_softmax_loss(user, items[ids], ids, -bias[ids], 1.7, weight)
+        return sampled_softmax_loss(
+            user, items[ids], items[6:], 1.7, positive_ids=ids, negative_ids=columns, weight=weight
+        )
+
+    def dense(user: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        scores = torch.logsumexp(1.7 * user @ items[columns].T, 1)  # [P, columns]
+        own = torch.logsumexp(1.7 * (user * items[ids][:, None]).sum(2), 1)
+        if kind != "sampled":
+            scores, own = scores + bias[columns], own + bias[ids]
+        others = scores.masked_fill(columns == ids[:, None], -math.inf)
+        losses = torch.logsumexp(torch.cat([own[:, None], others], 1), 1) - own
+        return losses @ (weight / weight.sum())
+
+    found = []
+    for loss in (ours, dense):
+        leaves = user.clone().requires_grad_(), items.clone().requires_grad_()
+        value = loss(*leaves)
+        found.append([value, *torch.autograd.grad(value, leaves)])
+    for mine, expected in zip(*found, strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-6, atol=1e-8)
+
+
 def test_full_softmax_passes_a_numerical_gradient_check() -> None:
     targets, ids = torch.tensor([1, 0, 4, 4, 2, 3]), torch.tensor([7, 8, 9, 7, 5])
     shift = vectors(6, seed=1).detach()

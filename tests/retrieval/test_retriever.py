@@ -18,7 +18,8 @@ from recsys.retrieval.baseline_core import Baseline
 from recsys.retrieval.baselines import build_baseline
 from recsys.retrieval.index_bitmap import Bitmap
 from recsys.retrieval.index_tuning import build_index
-from recsys.retrieval.retriever import TOWER, Retriever, merge
+from recsys.retrieval.merge import merge
+from recsys.retrieval.retriever import TOWER, Retriever
 from recsys.retrieval.train import build_two_tower, item_vectors
 from recsys.retrieval.two_tower import TwoTowerConfig
 from recsys.retrieval.windows import TowerData
@@ -34,11 +35,11 @@ def parts(shop: Any) -> tuple[Any, TowerData, dict[str, Baseline]]:
     history = data.history
     owner = np.repeat(np.arange(history.num_users), np.diff(history.ptr))
     known = history.parts < Part.VALID
+    wanted = {name: build_baseline(name) for name in BASELINES}
+    wanted["taciturn"] = build_baseline("item_knn", neighbours=2, last=1)  # knows two items, of whom it knows any
     fitted = {
-        name: build_baseline(name).fit(
-            owner[known], history.items[known], np.zeros(known.sum()), history.num_users, data.num_items
-        )
-        for name in BASELINES
+        name: baseline.fit(owner[known], history.items[known], np.zeros(known.sum()), history.num_users, data.num_items)
+        for name, baseline in wanted.items()
     }
     return dataset, data, fitted
 
@@ -89,7 +90,7 @@ def test_the_scale_of_training_changes_no_order(parts: Any) -> None:
         found.model.log_scale.fill_(-1.5)
     after = found.candidates(USERS, NOW, 10)
     assert np.array_equal(after.rows, before.rows)
-    assert np.allclose(after.features, before.features, atol=1e-4)
+    assert np.allclose(after.features[..., 1:], before.features[..., 1:], atol=1e-4)
     assert not np.allclose(after.prior, before.prior, atol=1e-2)
 
 
@@ -137,7 +138,7 @@ def test_opinions_are_standardised_scores_and_log_ranks(parts: Any) -> None:
     found = retriever(parts, proposers=(TOWER, "popularity"), scorers=("ease", "item_knn"))
     lists = found.candidates(USERS, Part.TEST, 8)
     assert lists.features.shape == (24, 8, len(found.feature_names))
-    assert found.feature_names[:2] == ("two_tower.score", "two_tower.log_rank")
+    assert found.feature_names[:3] == ("two_tower.score", "two_tower.standardised", "two_tower.log_rank")
     assert found.feature_names[-1] == "log_history"
     histories = found.histories(USERS, Part.TEST)
     for user in USERS:
@@ -145,7 +146,9 @@ def test_opinions_are_standardised_scores_and_log_ranks(parts: Any) -> None:
         rows = lists.rows[user][own]
         tower = found.queries(np.array([user]), Part.TEST)[0] @ found.item_vectors[rows].T
         ease = found.companions["ease"].score(histories.block(int(user), int(user) + 1))[0][rows]
-        for scores, place in ((tower, 0), (ease, 2)):
+        assert np.allclose(lists.features[user, own, 0], lists.prior[user, own])
+        assert np.allclose(lists.features[user, own, 3], ease, atol=1e-5)
+        for scores, place in ((tower, 1), (ease, 4)):
             centred = (scores - scores.mean()) / max(scores.std(), 1e-6)
             assert np.allclose(lists.features[user, own, place], centred, atol=1e-3)
             if len(np.unique(scores)) == len(scores):
@@ -168,25 +171,7 @@ def test_the_prior_is_the_towers_log_probability_among_the_candidates(parts: Any
         assert np.allclose(lists.prior[user][: len(rows)], wanted, atol=1e-4)
 
 
-def test_lists_are_merged_by_reciprocal_rank(parts: Any) -> None:
-    lists = [np.array([[3, 1, 2, -1], [5, -1, -1, -1]]), np.array([[1, 4, -1, -1], [6, 5, -1, -1]])]
-
-    def fused(request: int) -> list[int]:
-        gain: dict[int, float] = {}
-        for found in lists:
-            for place, item in enumerate(found[request].tolist()):
-                if item >= 0:
-                    gain[item] = gain.get(item, 0) + 1 / (61 + place)
-        return sorted(gain, key=lambda item: (-gain[item], item))
-
-    rows = merge(lists, 4, 10)
-    for request in (0, 1):
-        wanted = fused(request)[:4]
-        assert rows[request].tolist() == wanted + [-1] * (4 - len(wanted))
-    assert merge(lists, 2, 10).tolist() == [row[:2] for row in rows.tolist()]
-
-
-def test_every_candidate_says_who_proposed_it(parts: Any) -> None:
+def test_every_candidate_says_who_proposed_it_and_where(parts: Any) -> None:
     found = retriever(parts, proposers=(TOWER, "popularity"))
     lists = found.candidates(USERS, NOW, 6)
     histories, queries = found.histories(USERS, NOW), found.queries(USERS, NOW)
@@ -194,8 +179,88 @@ def test_every_candidate_says_who_proposed_it(parts: Any) -> None:
     for user in USERS:
         for place, item in enumerate(lists.rows[user]):
             if item >= 0:
-                assert lists.proposed[user, place].tolist() == [item in rows[user] for rows in own]
+                places = [rows[user].tolist().index(item) + 1 if item in rows[user] else 0 for rows in own]
+                assert lists.ranks[user, place].tolist() == places
                 assert lists.proposed[user, place].any()
+
+
+@pytest.mark.parametrize("quotas", [None, {"two_tower": 2, "item_knn": 3, "popularity": 1}])
+def test_lists_are_merged_as_configured(parts: Any, quotas: dict[str, int] | None) -> None:
+    found = retriever(parts, proposers=(TOWER, "item_knn", "popularity"), quotas=quotas)
+    lists = found.candidates(USERS, Part.TEST, 6)
+    histories, queries = found.histories(USERS, Part.TEST), found.queries(USERS, Part.TEST)
+    own = [found.propose(name, queries, histories, 6) for name in found.proposers]
+    wanted = merge(own, 6, found.data.num_items, None if quotas is None else list(quotas.values()))
+    assert np.array_equal(lists.rows, wanted.rows)
+    assert np.array_equal(lists.ranks, wanted.ranks)
+
+
+def test_a_companion_names_nothing_it_knows_nothing_of(parts: Any) -> None:
+    found = retriever(parts)
+    histories, queries = found.histories(USERS, Part.TEST), found.queries(USERS, Part.TEST)
+    popularity = found.data.popularity(Part.VALID).numpy()
+    silent = 0
+    for name in (*BASELINES, "taciturn"):
+        scores = found.companions[name].score(histories)
+        known = found.propose(name, queries, histories, 20)
+        whole = found.propose(name, queries, histories, 20, complete=True)
+        for user in USERS:
+            seen = set(histories.items[histories.ptr[user] : histories.ptr[user + 1]].tolist())
+            named = known[user][known[user] >= 0]
+            assert set(named.tolist()) == {i for i in range(20) if scores[user, i] != 0 and i not in seen}
+            assert whole[user][: len(named)].tolist() == named.tolist()
+            rest = whole[user][len(named) :]
+            others = set(range(20)) - seen - set(named.tolist())
+            assert rest[rest >= 0].tolist() == sorted(others, key=lambda item: (-popularity[item], item))
+            silent += len(others)
+    assert silent > 100
+
+
+@pytest.mark.parametrize("first", ["taciturn", "popularity", TOWER])
+@pytest.mark.parametrize("quotas", [None, 3])
+def test_no_request_gets_fewer_than_there_are(parts: Any, first: str, quotas: int | None) -> None:
+    """Even where one retriever knows two items, alone or among others, and much of the catalogue was seen."""
+    proposers = (first, "item_knn") if first == TOWER else (first,)
+    own = None if quotas is None else dict.fromkeys(proposers, quotas)
+    found = retriever(parts, proposers=proposers, quotas=own)
+    for moment in (Part.VALID, Part.TEST, NOW):
+        histories = found.histories(USERS, moment)
+        for k in (3, 9, 20):
+            lists = found.candidates(USERS, moment, k)
+            for user in USERS:
+                seen = set(histories.items[histories.ptr[user] : histories.ptr[user + 1]].tolist())
+                row = lists.rows[user][lists.rows[user] >= 0].tolist()
+                assert len(row) == len(set(row)) == min(k, 20 - len(seen))
+                assert seen.isdisjoint(row)
+                assert lists.proposed[user, : len(row)].any(1).all()
+    if first == "taciturn":
+        answers = found.proposals(USERS, NOW, 9)
+        assert (answers.lists["taciturn"] >= 0).sum() < (found.merged(answers).rows >= 0).sum()
+
+
+def test_what_is_described_beside_the_served_list_changes_nothing_in_it(parts: Any) -> None:
+    found = retriever(parts, scorers=("ease", "item_knn"))
+    answers = found.proposals(USERS, Part.TEST, 5)
+    served = found.merged(answers)
+    alone = found.describe(served.rows, answers.queries, answers.histories, served.ranks)
+    others = np.stack([np.setdiff1d(np.arange(20), row)[:4] for row in served.rows])
+    longer = np.concatenate([served.rows, others], axis=1)
+    nobody = np.zeros((*longer.shape, 1), dtype=np.int32)
+    both = found.describe(longer, answers.queries, answers.histories, nobody, 5)
+    assert np.array_equal(both.features[:, :5], alone.features)
+    assert np.array_equal(both.prior[:, :5], alone.prior)
+    for column in range(4):  # nor does one beside it change another
+        one = found.describe(longer[:, [*range(5), 5 + column]], answers.queries, answers.histories, nobody[:, :6], 5)
+        assert np.allclose(one.features[:, 5], both.features[:, 5 + column], atol=1e-6)
+        assert np.allclose(one.prior[:, 5], both.prior[:, 5 + column], atol=1e-6)
+    scores = [answers.queries[user] @ found.item_vectors[longer[user]].T for user in USERS]
+    for user, own in enumerate(scores):
+        if (served.rows[user] < 0).any():
+            continue
+        expected = own[5:] - np.log(np.exp(own[:5].astype(np.float64)).sum())
+        assert np.allclose(both.prior[user, 5:], expected, atol=1e-4)
+        better = (own[:5, None] >= own[None, 5:]).sum(0)
+        assert np.allclose(both.features[user, 5:, 2], np.log1p(better), atol=1e-6)
 
 
 def test_one_request_gets_the_answer_it_gets_among_others(parts: Any) -> None:
@@ -210,7 +275,7 @@ def test_one_request_gets_the_answer_it_gets_among_others(parts: Any) -> None:
 @pytest.mark.parametrize("role", ["proposers", "scorers"])
 def test_a_retriever_that_was_not_fitted_is_named(parts: Any, role: str) -> None:
     with pytest.raises(
-        ConfigError, match='no retriever is called "als"; there are: two_tower, popularity, item_knn, ease'
+        ConfigError, match='no retriever is called "als"; there are: two_tower, popularity, item_knn, ease, taciturn'
     ):
         retriever(parts, **{role: ("als",)})
 

@@ -16,12 +16,14 @@ from recsys.data.dataset import Dataset
 from recsys.data.readers import read_tables
 from recsys.data.schema import DataConfig
 from recsys.data.split import Part
+from recsys.evaluation.topk import exact_ranks
 from recsys.funnel.artifacts import open_run
 from recsys.funnel.stages import VECTORS, load_stages
 from recsys.nn.sequence import SequenceConfig
+from recsys.retrieval.negatives import HardNegatives
+from recsys.retrieval.step import RetrievalStep
 from recsys.retrieval.train import (
     RetrievalConfig,
-    RetrievalStep,
     build_two_tower,
     item_vectors,
     query_vectors,
@@ -30,7 +32,8 @@ from recsys.retrieval.train import (
     validation_metrics,
 )
 from recsys.retrieval.two_tower import TwoTowerConfig
-from recsys.retrieval.windows import TowerData
+from recsys.retrieval.windows import TowerData, WindowLoader
+from recsys.training.checkpoint import Checkpointer
 from recsys.training.loop import FitOptions
 from recsys.training.optim import OptimConfig
 from recsys.training.runtime import Runtime
@@ -89,6 +92,93 @@ def test_two_planted_clusters_are_learned(planted: Dataset, loss: str, similarit
     for row, past in enumerate(seen.items.reshape(len(users), -1)):
         scores[row, past] = -np.inf
     assert (scores.argmax(1) == truth.items).mean() > 0.95
+
+
+@pytest.mark.learns
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"memory": 100, "memory_after": 20},
+        {"hard_negatives": 3, "hard_refresh": 5},
+        {"hard_negatives": 4, "hard_skip": 1, "hard_weight": 1.0, "loss": "full_softmax"},
+    ],
+)
+def test_further_negatives_still_learn_the_clusters(planted: Dataset, extra: dict[str, Any]) -> None:
+    config = retrieval("in_batch").model_copy(update=extra)
+    model, data, history = train_two_tower(planted, config, RUNTIME, seed=1)
+    users, seen, truth = requests(data, Part.TEST)
+    ranks = exact_ranks(
+        query_vectors(model, data, users, data.ends(Part.TEST)[users]), item_vectors(model, data), truth, seen
+    )
+    assert (ranks.items == 1).mean() > 0.95
+    assert ("hard" in history.records[0]) == ("hard_negatives" in extra)
+
+
+@pytest.mark.learns
+def test_several_interests_serve_a_user_of_both_clusters(planted: Dataset) -> None:
+    """A score is the best product of any interest, in training, in validation and in exact search."""
+    model, data, _ = train_two_tower(planted, retrieval(interests=3), RUNTIME, seed=1)
+    users, seen, truth = requests(data, Part.TEST)
+    queries, items = query_vectors(model, data, users, data.ends(Part.TEST)[users]), item_vectors(model, data)
+    assert queries.shape == (30, 3, model.width)
+    scores = (queries @ items.T).max(1)
+    for row, past in enumerate(seen.items.reshape(len(users), -1)):
+        scores[row, past] = -np.inf
+    assert (scores.argmax(1) == truth.items).mean() > 0.95
+    assert validation_metrics(model, data, Part.TEST)["recall@10"] == 1.0
+
+
+def test_the_memory_holds_earlier_batches_and_waits_for_its_turn(planted: Dataset) -> None:
+    config = retrieval("in_batch").model_copy(update={"memory": 50, "memory_after": 2})
+    data = TowerData.of(planted, config.tower, "")
+    model = build_two_tower(data, config.tower, 0)
+    loader = WindowLoader(data, Part.VALID, 40, 0)
+    batches = list(loader)[:4]
+    plain = RetrievalStep(model, data, retrieval("in_batch"), 0, reduced=False)
+    step = RetrievalStep(model, data, config, 0, reduced=False)
+    differences = [abs((step(batch)["loss"] - plain(batch)["loss"]).item()) for batch in batches]
+    assert differences[:2] == [0.0, 0.0], "the memory is not used before its turn"
+    assert min(differences[2:]) > 1e-3
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_hard_negatives_are_the_best_items_of_the_snapshot_but_the_target(planted: Dataset, count: int) -> None:
+    vectors = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    queries = torch.randn(9, 6, generator=torch.Generator().manual_seed(1))
+    targets = (queries @ vectors.T).argsort(1, descending=True)[:, [1]]  # the second best is the target
+    hard = HardNegatives(count, skip_top=1)
+    hard.refresh(vectors)
+    vectors.neg_()  # the snapshot is a copy
+    expected = (queries @ -vectors.T).argsort(1, descending=True)[:, 2 : count + 2]
+    assert torch.equal(hard.mine(queries, targets), expected)
+    again = HardNegatives(count, skip_top=1)
+    again.load_state_dict(hard.state_dict())
+    assert torch.equal(again.mine(queries, targets), expected)
+
+
+@pytest.mark.parametrize("extra", [{"memory": 60, "memory_after": 3}, {"hard_negatives": 3, "hard_refresh": 7}])
+def test_what_a_step_remembers_is_part_of_a_checkpoint(
+    planted: Dataset, tmp_path: Path, extra: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the middle of an epoch and resumed: the same weights, bit for bit."""
+    config = retrieval("in_batch", epochs=3).model_copy(update=extra)
+    whole = train_two_tower(planted, config, RUNTIME, 1)[0].state_dict()
+    keeper = Checkpointer(tmp_path, every_steps=4)
+    original, calls = RetrievalStep.__call__, 0
+
+    def killed(self: RetrievalStep, windows: Any) -> dict[str, torch.Tensor]:
+        nonlocal calls
+        calls += 1
+        if calls == 18:
+            raise KeyboardInterrupt
+        return original(self, windows)
+
+    monkeypatch.setattr(RetrievalStep, "__call__", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_two_tower(planted, config, RUNTIME, 1, keeper)
+    monkeypatch.undo()
+    resumed = train_two_tower(planted, config, RUNTIME, 1, Checkpointer(tmp_path, every_steps=4, resume=True))[0]
+    assert all(torch.equal(whole[name], value) for name, value in resumed.state_dict().items())
 
 
 def test_auto_takes_the_softmax_over_everything_for_a_small_catalogue(planted: Dataset) -> None:

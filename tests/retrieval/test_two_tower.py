@@ -14,6 +14,7 @@ from recsys.data.batch import Block
 from recsys.data.build import build_dataset
 from recsys.data.dataset import NOW
 from recsys.data.readers import read_tables
+from recsys.data.split import Part
 from recsys.nn.sequence import SequenceConfig
 from recsys.retrieval.train import build_two_tower, item_vectors, query_vectors
 from recsys.retrieval.two_tower import TwoTower, TwoTowerConfig, Windows
@@ -255,3 +256,18 @@ def test_the_same_seed_draws_the_same_towers_and_moves_no_other_generator(datase
     one, other = towers(dataset)[0].state_dict(), towers(dataset)[0].state_dict()
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_request_gap_of_a_window_ends_with_the_time_of_the_event_to_predict(dataset: Any) -> None:
+    """It is the time between the last known event and the next one, also across the parts' border, and nothing more."""
+    _, data = towers(dataset, event_features=("gap", "request_gap"))
+    history, ends = data.history, data.ends(Part.TEST)
+    users = np.flatnonzero((ends > history.ptr[:-1]) & (ends < history.ptr[1:]))
+    windows = data.windows(users, ends[users])
+    last = windows.properties[torch.arange(len(users)), windows.lengths - 1]
+    following = data.properties[torch.from_numpy(ends[users])]
+    assert torch.equal(last[:, 1], following[:, 0]), "the gap of the next event is the request gap of the last"
+    asked_now = data.ends(NOW)
+    everyone = np.flatnonzero(asked_now > history.ptr[:-1])
+    late = data.windows(everyone, asked_now[everyone])
+    assert (late.properties[torch.arange(len(everyone)), late.lengths - 1, 1] > last[:, 0].max()).all(), "years ago"

@@ -151,7 +151,7 @@ def test_towers_read_the_features_they_are_told_to(dataset: Any) -> None:
     ("keys", "sentence"),
     [
         ({"item_features": ("gerne",)}, 'cannot read "gerne"; there are: item_id, genre, price, tags, text'),
-        ({"event_features": ("star",)}, 'event feature "star" does not exist; there are: gap, stars, tab'),
+        ({"event_features": ("star",)}, 'event feature "star" does not exist; there are: gap, request_gap, stars, tab'),
         ({"positive": "buy"}, 'retrieval.positive = "buy" is no task; tasks: click, like'),
     ],
 )

@@ -74,6 +74,7 @@ def train(
     epochs: int = EPOCHS,
     hidden: int = 8,
     first_is_best: bool = False,
+    optimizers: list[Optimizer] | None = None,
 ) -> tuple[Net, History]:
     """A small training that keeps the last epoch's weights as its best, or the first's.
 
@@ -88,6 +89,8 @@ def train(
     optimizer = Optimizer(
         model, OptimConfig(lr=0.01, schedule="cosine", clip_norm=1.0, weight_decay=0.01), EPOCHS * len(loader)
     )
+    if optimizers is not None:
+        optimizers.append(optimizer)
     noise = torch.Generator().manual_seed(6)
 
     def step(batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
@@ -221,6 +224,20 @@ def test_the_best_weights_are_resumed_too(tmp_path: Path) -> None:
     assert alone[1].best_epoch == 1
     train(tmp_path, epochs=2, first_is_best=True)
     assert_same(train(tmp_path, resume=True, first_is_best=True), alone)
+
+
+def test_the_optimiser_ends_where_the_kept_weights_do(tmp_path: Path) -> None:
+    """A later training takes up both: moments of another epoch would push the weights where they had already been."""
+    used: list[Optimizer] = []
+    train(None, first_is_best=True, optimizers=used)
+    train(None, epochs=1, optimizers=used)
+    train(tmp_path, epochs=2, first_is_best=True)
+    train(tmp_path, resume=True, first_is_best=True, optimizers=used)
+    whole, first, resumed = (optimizer.state_dict() for optimizer in used)
+    assert int(first["steps"]) == STEPS_PER_EPOCH
+    for name, value in first.items():
+        assert torch.equal(whole[name], value), name
+        assert torch.equal(resumed[name], value), name
 
 
 def test_the_generators_matter(

@@ -192,6 +192,22 @@ def test_the_history_is_written_as_json_lines(tmp_path: Path) -> None:
     assert [json.loads(line) for line in lines] == [{"epoch": 1, "loss": 0.1}, {"epoch": 2, "loss": None}]
 
 
+def test_every_epoch_is_described_as_it_is_evaluated(tmp_path: Path) -> None:
+    training = Training()
+    modes: list[bool] = []
+
+    def describe() -> dict[str, object]:
+        modes.append(training.model.training or torch.is_grad_enabled())
+        return {"gates": {"epoch": len(modes)}}
+
+    options = FitOptions(epochs=2)
+    history = fit(training.step, training.loader, training.optimizer, options, describe=describe)
+    assert modes == [False, False]
+    history.write(tmp_path / "history.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [(line["epoch"], line["gates"]) for line in lines] == [(1, {"epoch": 1}), (2, {"epoch": 2})]
+
+
 def test_reduced_arithmetic_reaches_the_backward_pass_and_no_further() -> None:
     training = Training()
     switch = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]

@@ -1,0 +1,141 @@
+"""What a user is answered from, by how much is known of them: history, own features, segment, popularity.
+
+The ladder is climbed down until something is known. `history`: the user tower reads what the user did. `features`: the
+same tower without a history, from the user's own features. `segment`: what is popular among users of the same traits.
+`popular`: what is popular among everybody, the only thing to say of a user nobody has heard of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data.dataset import NOW, Dataset
+from ..data.vocabulary import FIRST
+from ..retrieval.baseline_core import Histories
+from ..retrieval.baseline_segment import SEGMENT_POPULARITY, SegmentPopularity
+from ..retrieval.index_bitmap import Bitmap
+from ..retrieval.merge import places
+from ..retrieval.retriever import TOWER, CandidateSet, Retriever
+
+POPULARITY = "popularity"
+POPULAR = "popular"
+"""Source of an item nobody's taste was asked for."""
+
+
+class Rung(StrEnum):
+    """What an answer rests on, best first."""
+
+    HISTORY = "history"
+    FEATURES = "features"
+    SEGMENT = "segment"
+    POPULAR = "popular"
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Candidates of requests that stand on one rung.
+
+    Attributes:
+        found: B requests of C candidates.
+        sources: name of each column of `found.proposed`.
+    """
+
+    found: CandidateSet
+    sources: tuple[str, ...]
+
+
+class Ladder:
+    """Who stands on which rung, and what they are offered there.
+
+    Args:
+        dataset: encoded data.
+        retriever: the first stage, with `popularity` among its companions.
+    """
+
+    def __init__(self, dataset: Dataset, retriever: Retriever) -> None:
+        self.dataset = dataset
+        self.retriever = retriever
+
+    def rung(self, user: int) -> Rung:
+        """The rung of a user row; -1 is a user nobody knows."""
+        if user < 0:
+            return Rung.POPULAR
+        history = self.retriever.data.history
+        if history.ptr[user + 1] > history.ptr[user]:
+            return Rung.HISTORY
+        if self._profiled[user]:
+            return Rung.FEATURES
+        return Rung.SEGMENT if self._grouped[user] else Rung.POPULAR
+
+    @cached_property
+    def _profiled(self) -> NDArray[np.bool_]:
+        """Users of whom the tower reads a feature with a known value, the id apart: bool [U]."""
+        data = self.retriever.data
+        known = np.zeros(self.dataset.num_users, dtype=np.bool_)
+        if self.retriever.model.user_content is None or TOWER not in self.retriever.proposers:
+            return known
+        specs = {spec.name: spec for spec in self.dataset.config.features}
+        for column, name in enumerate(data.layout.user.categorical):
+            if specs[name].source != self.dataset.config.user:
+                codes = data.users.categorical[:, column].numpy()
+                known |= (codes >= FIRST) & (codes != self.dataset.encoders.missing_row(name))
+        for bag in data.users.bags:
+            known |= (bag >= FIRST).any(1).numpy()
+        for vector in data.users.vectors:
+            known |= (vector != 0).any(1).numpy()
+        return known
+
+    @cached_property
+    def _grouped(self) -> NDArray[np.bool_]:
+        """Users with a known trait, bool [U]."""
+        baseline = self.retriever.companions.get(SEGMENT_POPULARITY)
+        if not isinstance(baseline, SegmentPopularity):
+            return np.zeros(self.dataset.num_users, dtype=np.bool_)
+        return np.asarray((baseline.segments >= 0).any(1))
+
+    def offer(self, rung: Rung, users: NDArray[np.int64], count: int, allowed: Bitmap | None) -> Offer:
+        """Candidates of known users who stand on the same rung; fewer than `count` only where no more are eligible.
+
+        Args:
+            rung: any but `popular`, which needs no second stage (see `popular`).
+            users: int64 [B] user rows.
+            count: candidates wanted.
+            allowed: items that may be named; all when None.
+        """
+        if rung is Rung.SEGMENT:
+            sources: tuple[str, ...] = (SEGMENT_POPULARITY,)
+            histories, queries = self.retriever.histories(users, NOW), self.retriever.queries(users, NOW)
+            rows = self.retriever.propose(sources[0], queries, histories, count, allowed, complete=True)
+            found = self.retriever.describe(rows, queries, histories, places(rows)[:, :, None])
+        else:
+            sources = self.retriever.proposers
+            found = self.retriever.candidates(users, NOW, count, allowed)
+        used = max(1, int((found.rows >= 0).sum(1).max(initial=0)))  # nobody need rank columns of pads
+        cut = {name: getattr(found, name)[:, :used] for name in ("rows", "features", "prior", "ranks")}
+        return Offer(replace(found, **cut), sources)
+
+    def popular(self, count: int, allowed: Bitmap | None) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """What is popular among everybody: item rows [n <= count], and each one's share of all positive events."""
+        nobody = Histories(np.empty(0, dtype=np.int64), np.zeros(2, dtype=np.int64))
+        scores = self.retriever.companions[POPULARITY].score(nobody)[0].astype(np.float64)
+        shares = scores / max(float(scores.sum()), 1e-12)
+        if allowed is not None:
+            scores = np.where(allowed.mask(), scores, -np.inf)
+        best = np.argsort(-scores, kind="stable")[:count]
+        best = best[scores[best] > -np.inf]
+        return best, shares[best]
+
+    def eligible(self, user: int, allowed: Bitmap | None) -> int:
+        """How many items may be named to a user row (-1: nobody known): allowed ones the user has not had."""
+        data = self.retriever.data
+        seen = np.empty(0, dtype=np.int64)
+        if user >= 0:
+            seen = np.unique(data.history.items[data.history.ptr[user] : data.history.ptr[user + 1]]).astype(np.int64)
+        if allowed is None:
+            return data.num_items - len(seen)
+        return allowed.count - int(allowed.contains(seen).sum())

@@ -1,0 +1,91 @@
+"""What a trained ranker says of the validation part: logits of logged rows and of requests, and their metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..data.dataset import Dataset
+from ..evaluation.metrics import rank_metrics
+from ..evaluation.ragged import Ragged, offsets
+from ..evaluation.row_metrics import auc, gauc, logloss
+from ..training.loop import evaluation_mode
+from .ranker import Ranker
+from .requests import SELECT, RequestSet
+
+Floats = NDArray[np.floating[Any]]
+
+SCORE_ROWS = 8192
+"""Logged rows scored at once."""
+TOP = 10
+"""Length of the list that NDCG judges."""
+
+
+def score_rows(ranker: Ranker, dataset: Dataset, rows: Tensor) -> dict[str, NDArray[np.float32]]:
+    """Logit (or value) of every task on logged rows, task -> float32 [R]."""
+    parts: dict[str, list[NDArray[np.float32]]] = {}
+    with evaluation_mode(ranker):
+        for start in range(0, len(rows), SCORE_ROWS):
+            for name, logits in ranker(dataset.batch(rows[start : start + SCORE_ROWS])).items():
+                parts.setdefault(name, []).append(logits.numpy())
+    return {name: np.concatenate(found) for name, found in parts.items()}
+
+
+def row_metrics(ranker: Ranker, dataset: Dataset, rows: Tensor) -> dict[str, float]:
+    """`auc/<task>`, `gauc/<task>`, `logloss/<task>` of binary tasks on logged rows, and their means."""
+    logits = score_rows(ranker, dataset, rows)
+    events, chosen = dataset.events, rows.numpy()
+    metrics: dict[str, float] = {}
+    for column, task in enumerate(dataset.config.tasks):
+        mask = events.mask[chosen, column]
+        if task.kind != "binary" or not mask.any():
+            continue
+        labels = events.labels[chosen, column][mask].astype(np.float64)
+        scores = logits[task.name][mask].astype(np.float64)
+        found = {
+            "auc": auc(labels, scores),
+            "gauc": gauc(labels, scores, events.users[chosen][mask]) if dataset.config.user else None,
+            "logloss": logloss(labels, 1.0 / (1.0 + np.exp(-scores))),
+        }
+        metrics |= {f"{name}/{task.name}": value for name, value in found.items() if value is not None}
+    for name in ("auc", "gauc", "logloss"):
+        values = [value for key, value in metrics.items() if key.startswith(f"{name}/")]
+        if values:
+            metrics[name] = float(np.mean(values))
+    return metrics
+
+
+def request_logits(model: nn.Module, requests: RequestSet, block: int = 64) -> dict[str, NDArray[np.float32]]:
+    """Logits of all requests' candidates, task -> float32 [Q, C], `select` among them."""
+    parts: dict[str, list[NDArray[np.float32]]] = {}
+    with evaluation_mode(model):
+        for start in range(0, len(requests), block):
+            chosen = torch.arange(start, min(start + block, len(requests)))
+            for name, logits in model(requests.batch(chosen)).items():
+                parts.setdefault(name, []).append(logits.view(len(chosen), -1).numpy())
+    return {name: np.concatenate(found) for name, found in parts.items()}
+
+
+def select_ndcg(model: nn.Module, requests: RequestSet) -> float:
+    """NDCG@10 of the requests' candidates ordered by `select`; an item the retriever missed counts as not found."""
+    return request_ndcg(request_logits(model, requests)[SELECT], requests.target)
+
+
+def request_ndcg(scores: Floats, target: NDArray[np.int64]) -> float:
+    """Mean NDCG@10 of the one item taken per request; an item the retriever missed counts as not found.
+
+    Args:
+        scores: float [Q, C], -inf at pads; ties keep the order of the columns, as in service.
+        target: int64 [Q] column of the item taken, -1 where it is missing.
+    """
+    places = np.maximum(target, 0)[:, None]
+    own = np.take_along_axis(scores, places, axis=1)
+    before = np.arange(scores.shape[1]) < places
+    ranks = np.where(target >= 0, ((scores > own) | ((scores == own) & before)).sum(1) + 1, 0)
+    one = np.ones(len(ranks), dtype=np.int64)
+    found = rank_metrics(Ragged(ranks, offsets(one)), one, [TOP], ["ndcg"]).means()
+    return float(found[f"ndcg@{TOP}"] or 0.0)

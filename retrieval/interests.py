@@ -1,0 +1,75 @@
+"""Searching with several vectors per user: an item's score is the best of its products (ComiRec, KDD 2020)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .index_bitmap import Bitmap, Exclusions
+from .index_types import CandidateIndex
+
+Floats = NDArray[np.float32]
+
+
+def best_products(queries: Floats, items: Floats) -> Floats:
+    """Score of every item: queries [B, D] or [B, M, D], items [N, D] -> float32 [B, N]."""
+    products = queries @ items.T
+    return np.asarray(products if queries.ndim == 2 else products.max(axis=1), dtype=np.float32)
+
+
+def smooth_best(products: Floats) -> Floats:
+    """The score training gives pairs: log of the summed exponentials over the last axis, [B, C, M] -> [B, C]."""
+    if products.shape[-1] == 1:
+        return np.asarray(products[..., 0], dtype=np.float32)
+    top = products.max(axis=-1, keepdims=True)
+    return np.asarray(top[..., 0] + np.log(np.exp(products - top).sum(axis=-1)), dtype=np.float32)
+
+
+def search_interests(
+    index: CandidateIndex,
+    queries: Floats,
+    k: int,
+    allowed: Bitmap | None = None,
+    excluded: Exclusions | None = None,
+) -> NDArray[np.int64]:
+    """The k items of the best products: an item among the k best of all is among the k best of its own interest.
+
+    Args:
+        index: of the item vectors.
+        queries: float32 [B, D], or [B, M, D] of M interests.
+        k: items per request.
+        allowed: items that may be found.
+        excluded: rows that single requests must not get.
+
+    Returns:
+        int64 [B, k] item rows, best first, -1 pads.
+    """
+    if queries.ndim == 2:
+        return index.search(queries, k, allowed, excluded).rows
+    count, several, _ = queries.shape
+    repeated = None if excluded is None else _repeated(excluded, several)
+    found = index.search(queries.reshape(count * several, -1), k, allowed, repeated)
+    rows, scores = found.rows.reshape(count, -1), found.scores.reshape(count, -1)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    rows = np.take_along_axis(rows, order, axis=1)
+    # Of an item found by several interests the first, best place stands.
+    by_row = np.argsort(rows, axis=1, kind="stable")
+    ordered = np.take_along_axis(rows, by_row, axis=1)
+    again = np.zeros(rows.shape, dtype=bool)
+    np.put_along_axis(again, by_row[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+    usable = (rows >= 0) & ~again
+    place = np.cumsum(usable, axis=1) - 1
+    best = np.full((count, k), -1, dtype=np.int64)
+    kept = usable & (place < k)
+    request = np.nonzero(kept)[0]
+    best[request, place[kept]] = rows[kept]
+    return best
+
+
+def _repeated(excluded: Exclusions, times: int) -> Exclusions:
+    """Every request's rows for each of its vectors."""
+    lengths = np.repeat(np.diff(excluded.offsets), times)
+    ptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    starts = np.repeat(excluded.offsets[:-1], times)
+    flat = np.arange(ptr[-1]) - np.repeat(ptr[:-1], lengths) + np.repeat(starts, lengths)
+    return Exclusions(ptr, excluded.rows[flat])

@@ -1,0 +1,60 @@
+"""The tiny world in two days, for runs that go on from another."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recsys.data.build import load_dataset
+from recsys.data.dataset import Dataset
+from recsys.funnel.chain import train_run
+from recsys.funnel.config import RunConfig
+from recsys.funnel.continuation import SourceRun
+
+LATE_ITEMS, LATE_USERS = range(61, 81), range(100, 121)
+"""Ids that nobody met on the first day."""
+
+
+@dataclass(frozen=True)
+class Days:
+    """The tiny world in two days, each a folder of its own, and a run of the first."""
+
+    tiny: Any
+    first: Path
+    second: Path
+    run: Path
+
+    def dataset(self, config: RunConfig | None = None) -> Dataset:
+        """The second day on the first."""
+        data = (config or self.tiny.config()).data
+        return load_dataset(data, self.second, 1, source=SourceRun.open(self.run).stages.dataset)
+
+
+@pytest.fixture(scope="module")
+def days(tiny_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Days:
+    root = tmp_path_factory.mktemp("days")
+    folders = [root / "first", root / "second"]
+    with (tiny_run.world / "events.csv").open() as handle:
+        header, *rows = list(csv.reader(handle))
+    user, item, time = (header.index(name) for name in ("user_id", "item_id", "timestamp"))
+    cut = sorted(row[time] for row in rows)[len(rows) * 6 // 10]
+    for folder in folders:
+        folder.mkdir()
+        early = folder.name == "first"
+        shutil.copy(tiny_run.world / "users.csv", folder)
+        kept = [r for r in rows if (r[time] < cut) == early]
+        if early:
+            kept = [r for r in kept if int(r[item]) not in LATE_ITEMS and int(r[user]) not in LATE_USERS]
+        with (folder / "events.csv").open("w", newline="") as handle:
+            csv.writer(handle).writerows([header, *kept])
+        lines = (tiny_run.world / "items.csv").read_text().splitlines()
+        late = {str(number) for number in LATE_ITEMS}
+        listed = [n for n in lines if not early or n.split(",")[0].strip('"') not in late]
+        (folder / "items.csv").write_text("\n".join(listed) + "\n")
+    run = train_run(tiny_run.config(), root / "run", base=folders[0])
+    return Days(tiny_run, folders[0], folders[1], run)
