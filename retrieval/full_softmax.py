@@ -167,4 +167,5 @@ def full_softmax_loss(
         gap = torch.logsumexp(log_total, 1) - (share * log_total).sum(1)
     spread = (weight.unsqueeze(1) * share).flatten()
     plain: Tensor = apply(flat, items, bias, each, spread, shift, column_ids, reduced)[0]
-    return plain + ((share * own).sum(1) - torch.logsumexp(own, 1) + gap) @ weight
+    joint: Tensor = plain + ((share * own).sum(1) - torch.logsumexp(own, 1) + gap) @ weight
+    return joint
