@@ -27,6 +27,9 @@ recsys train configs/movielens-1m.toml --set seed=2 --set ranking.model.kind=ple
 
 A value is read as TOML, a bare word as text. The resolved configuration, every key spelt out, is kept in the run as
 `config.toml`, and can be trained from again.
+
+A file that begins with `extends = "other.toml"` says only what it changes in the other one: tables are merged, anything
+else is replaced.
 """
 
 WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text", Path: "path", Any: "anything"}

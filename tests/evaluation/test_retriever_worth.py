@@ -10,6 +10,7 @@ import pytest
 from recsys.errors import DataError
 from recsys.evaluation.config import EvaluationConfig
 from recsys.evaluation.funnel import FunnelTrace, funnel_metrics
+from recsys.evaluation.guards import filters_drop_relevant
 from recsys.evaluation.ragged import Ragged
 
 USERS, ITEMS, C, K = 60, 50, 12, 4
@@ -133,6 +134,8 @@ def test_what_merging_crowds_out_is_a_loss_of_merging_and_not_of_filters() -> No
     assert list(stages) == ["retrieval", "merge", "filters", "ranking", "rules"]
     assert stages["merge"]["loss"] > 0.01
     assert stages["filters"]["loss"] == 0
+    assert stages["merge"]["recall"] < 0.9 * stages["retrieval"]["recall"]
+    assert filters_drop_relevant(found["stages"]) == []
     assert sum(one["loss"] for one in stages.values()) == pytest.approx(found["gap"])
 
 

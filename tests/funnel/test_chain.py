@@ -6,6 +6,7 @@ import multiprocessing
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from recsys.data.build import load_dataset
 from recsys.data.split import Part
 from recsys.errors import RecsysError, RunError
 from recsys.funnel.artifacts import open_run
-from recsys.funnel.chain import build_index, select_requests, train_run
+from recsys.funnel.chain import build_index, fit_companions, select_requests, train_run
 from recsys.funnel.config import load_config
 from recsys.funnel.funnel import Funnel
 from recsys.funnel.names import INDEX, INDEX_REPORT, RETRIEVAL_HISTORY
@@ -227,6 +228,22 @@ def test_changes_in_the_test_part_reach_no_training_request(tiny_run: Any, tmp_p
         made.append(select_requests(dataset, retriever, config))
     for name in ("users", "rows", "features", "prior", "target"):
         assert np.array_equal(getattr(made[0], name), getattr(made[1], name)), name
+
+
+def test_companions_learn_from_training_events_alone(tiny_run: Any) -> None:
+    config = tiny_run.config('retrieval.baselines=["popularity", "same_category", "item_knn"]')
+    dataset = load_dataset(config.data, tiny_run.world, 0)
+    later = dataset.events.parts >= Part.VALID
+    moved = np.where(later, (dataset.events.items * 7 + 1) % dataset.num_catalogue, dataset.events.items)
+    other = replace(dataset, events=replace(dataset.events, items=moved))
+    fitted = [
+        fit_companions(config, one, TowerData.of(one, config.retrieval.tower, config.retrieval.positive))
+        for one in (dataset, other)
+    ]
+    assert not np.array_equal(dataset.events.items, moved)
+    assert {"popularity", "same_category", "item_knn", "ease"} <= fitted[0].keys() == fitted[1].keys()
+    for name, baseline in fitted[0].items():
+        assert_equal(baseline.state(), fitted[1][name].state())
 
 
 def test_a_training_request_is_an_item_taken_among_candidates_not_taken(tiny_run: Any) -> None:

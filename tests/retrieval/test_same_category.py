@@ -86,6 +86,8 @@ def test_the_first_multi_valued_feature_is_taken_then_the_first_categorical_one(
     bare = shop.dataset("time", features=features)
     assert np.array_equal(item_categories(bare), item_categories(bare, ("genre",)))
     assert item_categories(bare).shape[1] == 1
+    per_item = (item_categories(dataset, ("genre", "tags")) >= 0).sum(1)
+    assert per_item.tolist() == (1 + (found >= 0).sum(1)).tolist()  # what is missing is no category of another feature
     both = item_categories(dataset, ("tags", "genre"))
     assert both.shape[1] == found.shape[1] + 1
     assert len(np.unique(both[both >= 0])) == len(np.unique(found[found >= 0])) + len(
