@@ -265,7 +265,7 @@ def record(session: Session, replay: Replay, policy: str, fingerprint: str, days
             "days": [f"{beginning(day) + timedelta(hours=12):%Y-%m-%d}" for day in days],
             "by_day": by_day,
             "seconds_by_day": np.mean([log.seconds for log in every], axis=0).tolist(),
-            "build_seconds_by_day": replay.days.seconds.get("daily" if policy in GOING_ON else policy, []),
+            "build_seconds_by_day": replay.days.seconds.get("daily" if policy in (*GOING_ON, "counts") else policy, []),
         },
         **found,
     )
