@@ -23,7 +23,19 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from recsys.benchmarks.quality.common import Arrays, Done, Session, Source, joined, load, parser, pick, run, say, start
+from recsys.benchmarks.quality.common import (
+    Arrays,
+    Done,
+    Session,
+    Source,
+    load,
+    of_seeds,
+    parser,
+    pick,
+    run,
+    say,
+    start,
+)
 from recsys.benchmarks.quality.paired import Labelled, difference, row_metrics
 from recsys.benchmarks.quality.ranking_variants import RECIPES, ranking_config, variants
 from recsys.benchmarks.quality.results import Book, Json, Record
@@ -176,13 +188,10 @@ class Chain:
             about=STARTS[name.removesuffix("_tenth")],
             command=self.session.command_of(name),
             seeds=tuple(seeds),
-            commit=joined(abouts, "commit"),
             data=self.dataset.fingerprint,
-            machine=joined(abouts, "machine"),
-            date=max(about["date"] for about in abouts),
             settings=self.settings(name),
-            per_seed={str(seed): about["metrics"] for seed, (about, _) in found.items()},
             extra=extra,
+            **of_seeds(found),
         )
 
 

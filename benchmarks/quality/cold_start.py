@@ -39,9 +39,9 @@ from recsys.benchmarks.quality.common import (
     Done,
     Session,
     Source,
-    joined,
     load,
     merged,
+    of_seeds,
     parser,
     pick,
     run,
@@ -264,7 +264,6 @@ class Lab:
         variant = self.variants[name]
         own = seeds if variant.tower is not None else seeds[:1]
         found = {seed: self.seed(name, seed) for seed in own}
-        abouts = [about for about, _ in found.values()]
         intervals: Json = {}
         for key in next(iter(found.values()))[1]:
             values = np.mean([arrays[key] for _, arrays in found.values()], axis=0)[:, None]
@@ -276,13 +275,10 @@ class Lab:
             about=variant.about,
             command=self.session.command_of(name),
             seeds=tuple(seeds),
-            commit=joined(abouts, "commit"),
             data=self.dataset.fingerprint,
-            machine=joined(abouts, "machine"),
-            date=max(about["date"] for about in abouts),
             settings=self.settings(name),
-            per_seed={str(seed): about["metrics"] for seed, (about, _) in found.items()},
             extra={"intervals": intervals},
+            **of_seeds(found),
         )
 
 

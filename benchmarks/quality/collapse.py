@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from recsys.benchmarks.quality.common import Done, Session, joined, parser, pick, run, say, start
+from recsys.benchmarks.quality.common import Done, Session, origin, parser, pick, run, say, start
 from recsys.benchmarks.quality.results import Book, Json, Record
 from recsys.benchmarks.quality.synthetic import (
     EXPERT,
@@ -174,12 +174,10 @@ def record(session: Session, done: Done, name: str, base: Json | None, correlati
         about=CURES[cure][0],
         command=session.command_of(f'"{name}"'),
         seeds=session.seeds,
-        commit=joined(every, "commit"),
         data="generated",
-        machine=joined(every, "machine"),
-        date=max(about["date"] for about in every),
         settings=settings,
         per_seed=per_seed,
+        **origin(every),
     )
 
 

@@ -255,6 +255,19 @@ def joined(abouts: Sequence[Json], key: str) -> str:
     return ", ".join(sorted({about[key] for about in abouts}))
 
 
+def origin(abouts: Sequence[Json]) -> dict[str, Any]:
+    """Where and when a `Record` was measured: commit, machine and date."""
+    newest = max(about["date"] for about in abouts)
+    return {"commit": joined(abouts, "commit"), "machine": joined(abouts, "machine"), "date": newest}
+
+
+def of_seeds(found: Mapping[int, tuple[Json, Arrays]]) -> dict[str, Any]:
+    """What a `Record` takes from its seeds: their origin, and every seed's metrics."""
+    abouts = {str(seed): about for seed, (about, _) in found.items()}
+    per_seed = {seed: about["metrics"] for seed, about in abouts.items()}
+    return {**origin(list(abouts.values())), "per_seed": per_seed}
+
+
 def say(text: str) -> None:
     """Progress, on stderr."""
     print(text, file=sys.stderr, flush=True)

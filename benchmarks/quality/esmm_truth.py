@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.benchmarks.quality.common import CONFIGS, Arrays, Done, Session, joined, parser, pick, run, say, start
+from recsys.benchmarks.quality.common import CONFIGS, Arrays, Done, Session, origin, parser, pick, run, say, start
 from recsys.benchmarks.quality.results import Book, Json, Record
 from recsys.data.build import load_dataset
 from recsys.data.dataset import NOW, Dataset
@@ -166,13 +166,11 @@ def record(session: Session, done: Done, name: str, size: Mapping[str, int]) -> 
         about=MODELS[name][0],
         command=session.command_of(name),
         seeds=session.seeds,
-        commit=joined(every, "commit"),
         data="simulated",
-        machine=joined(every, "machine"),
-        date=max(about["date"] for about in every),
         settings=settings,
         per_seed={seed: about["metrics"] for seed, about in abouts.items()},
         extra={"by_decile": np.mean(curves, axis=0).tolist()},
+        **origin(every),
     )
 
 

@@ -27,7 +27,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.benchmarks.quality import trees
-from recsys.benchmarks.quality.common import Arrays, Done, Session, Source, joined, load, parser, pick, run, say, start
+from recsys.benchmarks.quality.common import (
+    Arrays,
+    Done,
+    Session,
+    Source,
+    load,
+    of_seeds,
+    parser,
+    pick,
+    run,
+    say,
+    start,
+)
 from recsys.benchmarks.quality.paired import Labelled, difference, row_metrics
 from recsys.benchmarks.quality.ranking_variants import (
     RECIPES,
@@ -187,7 +199,6 @@ class Lab:
     def record(self, name: str, seeds: Sequence[int]) -> Record:
         """Train what is missing and gather the seeds."""
         found = {seed: self.seed(name, seed, self.session.args.again) for seed in seeds}
-        abouts = [about for about, _ in found.values()]
         variant = self.variants.get(name)
         ensemble: dict[str, float] = {}
         if len(seeds) > 1:
@@ -201,13 +212,10 @@ class Lab:
             about="LightGBM, one model per task, no ids and no sequences" if variant is None else variant.about,
             command=self.session.command_of(name),
             seeds=tuple(seeds),
-            commit=joined(abouts, "commit"),
             data=self.dataset.fingerprint,
-            machine=joined(abouts, "machine"),
-            date=max(about["date"] for about in abouts),
             settings=self.settings(name)[2],
-            per_seed={str(seed): about["metrics"] for seed, (about, _) in found.items()},
             extra={"ensemble": ensemble} if ensemble else {},
+            **of_seeds(found),
         )
 
     def compare(self, book: Book, names: Sequence[str]) -> None:

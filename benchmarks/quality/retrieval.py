@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recsys.benchmarks.quality.common import Arrays, Done, Session, joined, load, parser, pick, run, say, start
+from recsys.benchmarks.quality.common import Arrays, Done, Session, load, of_seeds, parser, pick, run, say, start
 from recsys.benchmarks.quality.results import Book, Json, Record
 from recsys.benchmarks.quality.retrieval_rows import Asked, Towers, second_stage, user_values
 from recsys.benchmarks.quality.retrieval_variants import (
@@ -219,7 +219,6 @@ class Lab:
         variant = self.variants[name]
         own = seeds if not variant.baseline or variant.baseline in FACTORS else seeds[:1]
         found = {seed: self.seed(name, seed, self.session.args.again) for seed in own}
-        abouts = [about for about, _ in found.values()]
         section = self.section(name) if not variant.baseline else self.config.retrieval
         asked = Asked.of(TowerData.of(self.dataset, section.tower, section.positive), Part.TEST)
         each = [user_values(Ragged(arrays["test/ranks"], asked.truth.ptr), asked) for _, arrays in found.values()]
@@ -233,13 +232,10 @@ class Lab:
             about=variant.about,
             command=self.session.command_of(name),
             seeds=tuple(seeds),
-            commit=joined(abouts, "commit"),
             data=self.dataset.fingerprint,
-            machine=joined(abouts, "machine"),
-            date=max(about["date"] for about in abouts),
             settings=self.settings(name),
-            per_seed={str(seed): about["metrics"] for seed, (about, _) in found.items()},
             extra={"intervals": intervals, **asked.describe(), **self.ensemble(name, own)},
+            **of_seeds(found),
         )
 
 

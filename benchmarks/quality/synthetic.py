@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from recsys.benchmarks.quality.common import Done, Session, joined, parser, pick, run, say, start
+from recsys.benchmarks.quality.common import Done, Session, origin, parser, pick, run, say, start
 from recsys.benchmarks.quality.results import Book, Json, Record
 from recsys.data.batch import Batch, Block, Layout, SideLayout
 from recsys.data.schema import TaskSpec
@@ -151,13 +151,11 @@ def record(session: Session, done: Done, model: str, correlation: float, plan: P
         about=LABELS[model],
         command=session.command_of(f'"{name_of(model, correlation)}"'),
         seeds=session.seeds,
-        commit=joined(every, "commit"),
         data="generated",
-        machine=joined(every, "machine"),
-        date=max(about["date"] for about in every),
         settings=settings,
         per_seed=per_seed,
         extra={"quantiles": dict(zip(("10", "50", "90"), np.quantile(errors, [0.1, 0.5, 0.9]).tolist(), strict=True))},
+        **origin(every),
     )
 
 
