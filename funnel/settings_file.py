@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from ..errors import ConfigError
-from ..settings import Settings
+from ..settings import Settings, merged, with_defaults
 from .settings_errors import Source, explain
 
 S = TypeVar("S", bound=Settings)
@@ -124,17 +124,8 @@ def read_extended(file: Path, above: tuple[Path, ...] = ()) -> tuple[Table, str]
     return merged(read_extended(under, chain)[0], table), text
 
 
-def merged(under: Table, over: Table) -> Table:
-    """One table on top of another; tables within them too."""
-    both = dict(under)
-    for key, value in over.items():
-        before = both.get(key)
-        both[key] = merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
-    return both
-
-
 def load_settings(model: type[S], file: Path, overrides: Sequence[str] = (), defaults: Table | None = None) -> S:
-    """Read, override and validate.
+    """Read, override, complete (`with_defaults`) and validate.
 
     Args:
         model: the class of the whole file.
@@ -152,7 +143,7 @@ def load_settings(model: type[S], file: Path, overrides: Sequence[str] = (), def
         apply_override(table, override)
     source = Source(str(file), text, tuple((override.keys, override.text) for override in parsed))
     try:
-        return model.model_validate_json(json.dumps(table, default=_date), strict=True)
+        return model.model_validate_json(json.dumps(with_defaults(model, table), default=_date), strict=True)
     except ValidationError as error:
         raise ConfigError("\n".join(explain(error, model, table, source))) from error
     except ConfigError as error:

@@ -20,7 +20,7 @@ from ..data.schema import TaskSpec
 from ..data.split import Part
 from ..errors import ConfigError
 from ..nn.pretrained import frozen_starts, start_tables
-from ..settings import Settings
+from ..settings import Settings, with_defaults
 from ..training.checkpoint import Checkpointer
 from ..training.history import History
 from ..training.loop import FitOptions, fit
@@ -68,7 +68,8 @@ class RankingConfig(Settings):
             return value
         table = {"kind": "mmoe", **(value or {})}
         # From a configuration file everything is plain JSON; strict, so that "8" is no 8 here either.
-        return ranker_class(str(table["kind"])).Config.model_validate_json(json.dumps(table), strict=True)
+        config = ranker_class(str(table["kind"])).Config
+        return config.model_validate_json(json.dumps(with_defaults(config, table)), strict=True)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,6 @@ from recsys.benchmarks.quality.common import (
     Session,
     Source,
     load,
-    merged,
     of_seeds,
     parser,
     pick,
@@ -73,6 +72,7 @@ from recsys.retrieval.train import (
 )
 from recsys.retrieval.two_tower import TwoTower
 from recsys.retrieval.windows import TowerData
+from recsys.settings import merged
 
 OVERRIDES = ("data.split.kind=column", "data.split.column=part")
 SOURCES = {

@@ -280,12 +280,3 @@ def run(main: Callable[[], None]) -> None:
     except RecsysError as error:
         say(f"error: {error}")
         raise SystemExit(error.exit_code) from None
-
-
-def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested tables, the second's values winning."""
-    out = dict(base)
-    for key, value in over.items():
-        before = out.get(key)
-        out[key] = merged(before, value) if isinstance(before, Mapping) and isinstance(value, Mapping) else value
-    return out

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recsys.benchmarks.quality.common import merged
 from recsys.data.dataset import Dataset
 from recsys.data.split import Part
 from recsys.evaluation.metrics import rank_metrics
@@ -26,6 +25,7 @@ from recsys.retrieval.retriever import Retriever
 from recsys.retrieval.train import item_vectors, query_vectors, requests
 from recsys.retrieval.two_tower import TwoTower
 from recsys.retrieval.windows import TowerData
+from recsys.settings import merged
 from recsys.training.progress import track
 from recsys.training.runtime import Runtime
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from recsys.benchmarks.quality.common import Source, k_core, keep_ratings, merged, with_month
+from recsys.benchmarks.quality.common import Source, k_core, keep_ratings, with_month
 from recsys.data.schema import FeatureSpec
 from recsys.data.tables import Tables
 from recsys.retrieval.train import RetrievalConfig
+from recsys.settings import merged
 
 Table = dict[str, Any]
 MONTH = (FeatureSpec(name="month", side="context", after_event=True),)

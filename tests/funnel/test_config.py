@@ -266,3 +266,45 @@ def test_every_configuration_that_is_shipped_can_be_read() -> None:
     folder = Path(recsys.__path__[0]) / "configs"
     for file in sorted(folder.glob("*.toml")):
         assert load_config(file).name == file.stem
+
+
+class Stop(Settings):
+    """A stand-in for a section that sections above it declare differently."""
+
+    epochs: int = 10
+    metric: str = ""
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+class Stage(Settings):
+    """A section whose own default for `stop` is not that of `Stop`."""
+
+    stop: Stop = Stop(metric="ndcg@10", betas=(0.9, 0.98))
+
+
+class TwoStages(Settings):
+    """A whole file; what it declares for a stage goes above what the stage declares."""
+
+    name: str = ""
+    first: Stage = Stage()
+    second: Stage = Stage(stop=Stop(metric="auc"))
+
+
+@pytest.mark.parametrize("overrides", [(), ("first.stop.epochs=3", "second.stop.epochs=3")])
+def test_a_section_given_in_part_keeps_the_defaults_its_owner_declares(
+    tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    file = tmp_path / "two.toml"
+    file.write_text("" if overrides else "[first.stop]\nepochs = 3\n[second.stop]\nepochs = 3\n")
+    config = load_settings(TwoStages, file, overrides)
+    assert config.first.stop == Stop(epochs=3, metric="ndcg@10", betas=(0.9, 0.98))
+    assert config.second.stop == Stop(epochs=3, metric="auc")
+    assert load_settings(TwoStages, file, ("first.stop.metric=auc",)).first.stop.metric == "auc"
+
+
+def test_a_short_training_by_command_line_still_keeps_the_best_epoch(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('name = "short"\n[data]\nsource = "movielens"\npath = "."\n[retrieval.fit]\nepochs = 2\n')
+    config = load_config(file, ["ranking.optim.lr=1e-3"])
+    assert config.retrieval.fit.metric == RunConfig(name="short", data=config.data).retrieval.fit.metric == "ndcg@10"
+    assert config.ranking.optim.schedule == "cosine"
