@@ -130,8 +130,8 @@ class Lab:
         if variant.needs == "clicks":
             dataset = _with_conversion(dataset)
         if variant.distil:
-            _, teacher = self.seed(BASELINE, seed)
-            dataset = _distilled(dataset, teacher, variant.distil)
+            teachers = [self.seed(BASELINE, teacher)[1] for teacher in self.session.seeds]
+            dataset = _distilled(dataset, teachers, variant.distil)
         return dataset
 
     def settings(self, name: str) -> tuple[int, int, Json]:
@@ -143,6 +143,8 @@ class Lab:
         width, dense = fit_width(variant, self.recipe, dataset.layout, dataset.config.tasks)
         config = ranking_config(variant, self.recipe, dataset.task_names, width)
         marks = {"warm": variant.warm, "distil": variant.distil, "bf16": self.session.args.bf16}
+        if variant.distil:
+            marks["teachers"] = list(self.session.seeds)
         return width, dense, {"ranking": config.model_dump(mode="json"), "seed_of_split": self.config.seed, **marks}
 
     def seed(self, name: str, seed: int, again: bool = False) -> tuple[Json, Arrays]:
@@ -261,12 +263,13 @@ def _with_conversion(dataset: Dataset) -> Dataset:
     return replace(dataset, events=events, config=dataset.config.model_copy(update={"tasks": tasks}))
 
 
-def _distilled(dataset: Dataset, teacher: Arrays, share: float) -> Dataset:
-    """Training labels mixed with the single-task models' probabilities; validation and test labels as they are."""
+def _distilled(dataset: Dataset, teachers: Sequence[Arrays], share: float) -> Dataset:
+    """Training labels mixed with the teachers' mean probability; validation and test labels as they are."""
     rows = dataset.rows(Part.TRAIN).numpy()
     labels = dataset.events.labels.copy()
     for column, task in enumerate(dataset.task_names):
-        probability = 1.0 / (1.0 + np.exp(-teacher[f"train/{task}"].astype(np.float64)))
+        logit = np.mean([teacher[f"train/{task}"] for teacher in teachers], axis=0, dtype=np.float64)
+        probability = 1.0 / (1.0 + np.exp(-logit))
         labels[rows, column] = (1.0 - share) * labels[rows, column] + share * probability
     return replace(dataset, events=replace(dataset.events, labels=labels))
 

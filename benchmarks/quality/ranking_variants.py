@@ -60,7 +60,7 @@ class Variant:
         matched: whether the width is searched; otherwise it is the recipe's.
         copies: input layers, 0 for one per task (and a shared one); divides the rank of the cross layers.
         warm: begin with the embeddings of a retriever trained on the same rows.
-        distil: share of the single-task models' predictions in the training labels.
+        distil: share of what the single-task models of all seeds predict together in the training labels.
         needs: `history`, `rare` or `clicks`: what the data must have.
     """
 
@@ -193,12 +193,15 @@ def _cures() -> dict[str, Variant]:
             group, f"{kind} balance", bottom, balance={"kind": kind}, matched=False
         )
         found[f"ple_{kind}"] = Variant(group, f"{kind} balance", ple, balance={"kind": kind})
-    about = "training labels half the single-task models' predictions"
+    about = "training labels half what the single-task models of all seeds predict together"
     found["shared_bottom_distilled"] = Variant(group, about, bottom, matched=False, distil=0.5)
+    found["separate_trunks_distilled"] = Variant(group, about, trunks, distil=0.5)
     found["ple_distilled"] = Variant(group, about, ple, distil=0.5)
-    about += ", rare tasks weigh 5"
-    found["shared_bottom_distilled_w5"] = Variant(
-        group, about, bottom, matched=False, distil=0.5, raised=5.0, needs="rare"
+    found["shared_bottom_distilled_w2.5"] = Variant(
+        group, about + ", rare tasks weigh 2.5", bottom, matched=False, distil=0.5, raised=2.5, needs="rare"
+    )
+    found["shared_bottom_taught"] = Variant(
+        group, about.replace("half", "nothing but"), bottom, matched=False, distil=1.0
     )
     return found
 
