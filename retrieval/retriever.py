@@ -29,6 +29,8 @@ from .two_tower import TwoTower
 from .windows import TowerData
 
 TOWER = "two_tower"
+TIED = 1e-4
+"""Difference of standardised scores below which two candidates share a rank."""
 
 
 @dataclass(frozen=True)
@@ -289,16 +291,27 @@ def last_seen(history: History, users: NDArray[np.int64], ends: NDArray[np.int64
 def _standardised(
     scores: NDArray[np.float32], present: NDArray[np.bool_], served: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Scores standardised among the first `served` of each request, and log(1 + rank) among them; 0 at pads."""
+    """Scores standardised among the first `served` of each request, and log(1 + rank) among them; 0 at pads.
+
+    Scores that are all but equal share the better rank: which of two items with the same vector comes first is decided by
+    the rounding of their products, which is not the same alone and in a block of requests.
+    """
     own, kept = scores[:, :served], present[:, :served]
     count = np.maximum(kept.sum(1, keepdims=True), 1)
     mean = np.where(kept, own, 0.0).sum(1, keepdims=True) / count
     deviation = np.sqrt((np.where(kept, own - mean, 0.0) ** 2).sum(1, keepdims=True) / count)
-    order = np.argsort(np.where(kept, -own, np.inf), axis=1, kind="stable")
-    rank = np.empty(scores.shape, dtype=np.int64)
-    np.put_along_axis(rank[:, :served], order, np.broadcast_to(np.arange(order.shape[1]), order.shape), axis=1)
+    deviation = np.maximum(deviation, 1e-6)
+    standardised = np.where(present, scores - mean, 0.0) / deviation
+    rank = np.zeros(scores.shape, dtype=np.int64)
+    best = np.where(kept, standardised[:, :served], -np.inf)
+    order = np.argsort(-best, axis=1, kind="stable")
+    falling = np.take_along_axis(best, order, axis=1)
+    with np.errstate(invalid="ignore"):
+        lower = falling[:, :-1] - falling[:, 1:] > TIED
+    first = np.where(lower, np.arange(1, best.shape[1]), 0)  # where a new rank begins, and 0 inside a tie
+    shared = np.maximum.accumulate(np.pad(first, ((0, 0), (1, 0))), axis=1)
+    np.put_along_axis(rank[:, :served], order, shared, axis=1)
     for column in range(served, scores.shape[1]):
-        rank[:, column] = (kept & (own >= scores[:, [column]])).sum(1)
+        rank[:, column] = (best > standardised[:, [column]] + TIED).sum(1)
     log_rank = np.where(present, np.log1p(rank), 0.0)
-    centred = np.where(present, scores - mean, 0.0)
-    return (centred / np.maximum(deviation, 1e-6)).astype(np.float32), log_rank.astype(np.float32)
+    return standardised.astype(np.float32), log_rank.astype(np.float32)

@@ -7,6 +7,7 @@ catalogue, the other items of the batch, earlier batches, items drawn evenly, an
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -62,12 +63,17 @@ class RetrievalStep:
 
     def __init__(self, model: TwoTower, data: TowerData, config: TowerLossConfig, seed: int, reduced: bool) -> None:
         self.model = model
-        self.data = data
         self.config = config
         self.reduced = reduced
         self.generator = torch.Generator().manual_seed(seed)
         counts = data.popularity(Part.VALID)
-        self.frequency = (counts / counts.sum()).float()  # [N] share of the positives
+        # Items without a training event are no negatives: they would teach the unknown id, whose row they share, that
+        # what is new is never wanted. From here on an item is its place among the others.
+        known = torch.nonzero(counts)[:, 0]
+        self.items = data.items.select(known)
+        self.place = torch.zeros(data.num_items, dtype=torch.int64)
+        self.place[known] = torch.arange(len(known))
+        self.frequency = (counts[known] / counts.sum()).float()  # [n] share of the positives
         self.kind = config.loss
         if self.kind == "auto":
             self.kind = "full_softmax" if data.num_items <= config.full_softmax_items else "mixed"
@@ -99,13 +105,13 @@ class RetrievalStep:
         target[:, 0] &= windows.from_start  # the past of a stretch cut out of a history is not empty but unknown
         if windows.to_learn is not None:
             target &= windows.to_learn
+        windows = replace(windows, items=self.place[windows.items])
         targets = windows.items[target]  # [P]
         if self.hard is not None and self.steps % self.config.hard_refresh == 0:
             self.hard.refresh(self._all_vectors())
         self.steps += 1
         if self.kind == "full_softmax":
-            content = self.model.embed_content(self.data.items)  # [N, D]
-            vectors = self.model.item_vectors(self.data.items, content)
+            content, vectors = self.model.embed_items(self.items)  # [n, D], [n, width]
             users = self.model.states_before(windows, content[windows.items])[target]
             loss = full_softmax_loss(users, vectors, targets, scale=self.model.scale, reduced=self.reduced)
         else:
@@ -122,11 +128,9 @@ class RetrievalStep:
         model = self.model
         drawn = torch.empty(0, dtype=torch.int64)
         if self.kind != "in_batch":
-            drawn = torch.randint(self.data.num_items, (self.config.negatives,), generator=self.generator)
+            drawn = torch.randint(self.items.rows, (self.config.negatives,), generator=self.generator)
         rows, inverse = torch.cat([windows.items.flatten(), drawn]).unique(return_inverse=True)
-        items = self.data.items.select(rows)
-        content = model.embed_content(items)
-        vectors = model.item_vectors(items, content)
+        content, vectors = model.embed_items(self.items.select(rows))
         events = inverse[: windows.items.numel()].view_as(windows.items)
         positives = vectors[events[target]]  # [P, width]
         users = self.model.states_before(windows, content[events])[target]
@@ -153,7 +157,7 @@ class RetrievalStep:
                 drawn,
                 frequency[targets],
                 frequency[drawn],
-                self.data.num_items,
+                self.items.rows,
                 scale,
                 reduced=self.reduced,
             )
@@ -183,12 +187,11 @@ class RetrievalStep:
         )
 
     def _vectors_of(self, rows: Tensor) -> Tensor:
-        items = self.data.items.select(rows)
-        return self.model.item_vectors(items, self.model.embed_content(items))
+        return self.model.embed_items(self.items.select(rows))[1]
 
     def _all_vectors(self) -> Tensor:
         with torch.no_grad():
-            return self.model.item_vectors(self.data.items, self.model.embed_content(self.data.items))
+            return self.model.embed_items(self.items)[1]
 
 
 def _nearest(users: Tensor, positives: Tensor) -> Tensor:

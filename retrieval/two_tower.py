@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.batch import Block, SideLayout
+from ..data.vocabulary import UNKNOWN
 from ..nn.embedding import EmbeddingTable, mean_share
 from ..nn.mlp import MLP, init_linear
 from ..nn.sequence import SequenceConfig, build_sequence_encoder
@@ -177,13 +178,21 @@ class TwoTower(nn.Module):
         """Factor on the product while training: 1 / temperature for cosine, 1 for dot. It cannot change an order."""
         return 1.0 if self.log_scale is None else self.log_scale.clamp(max=5.0).exp()
 
-    def embed_content(self, items: Block) -> Tensor:
-        """Item columns of R items -> content [R, D]: what histories are made of, and what item vectors come from."""
+    def embed_items(self, items: Block) -> tuple[Tensor, Tensor]:
+        """Content [R, D] and vectors [R, width] of R items; in training some ids are hidden, and with them their bias.
+
+        The row of the unknown id thus learns what an item without one is worth: the start of every new item.
+        """
         if self.training and self.config.id_dropout > 0 and self.item_id_column >= 0:
             hidden = torch.rand(items.rows) < self.config.id_dropout
             categorical = items.categorical.clone()
-            categorical[hidden, self.item_id_column] = 1
+            categorical[hidden, self.item_id_column] = UNKNOWN
             items = Block(categorical, items.numeric, items.bags, (), items.vectors)
+        content = self.embed_content(items)
+        return content, self.item_vectors(items, content)
+
+    def embed_content(self, items: Block) -> Tensor:
+        """Item columns of R items -> content [R, D]: what histories are made of, and what item vectors come from."""
         content: Tensor = self.item_content(items)
         return content
 

@@ -101,12 +101,14 @@ def keep_memory() -> None:
 
     A training step frees and takes the same large buffers again and again; given back, every one of them is zeroed
     page by page by the kernel before it can be used again (a tenth of a retriever's step, measured). Does nothing
-    where the library has no such knob.
+    where the library has no such knob. Compiled kernels, on the other hand, are kept for the last 64 shapes only.
     """
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
         library.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
         library.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+    # Batches of histories have ever new shapes, and the CPU library keeps a compiled kernel of megabytes for each.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
 def seed_everything(seed: int) -> None:

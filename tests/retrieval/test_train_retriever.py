@@ -276,3 +276,51 @@ def test_saved_vectors_are_those_the_saved_model_makes(tiny_run: Any) -> None:
     assert stages.retriever is not None
     kept = np.load(run.file(VECTORS), allow_pickle=False)
     assert np.array_equal(kept, item_vectors(stages.retriever.model, stages.retriever.data))
+
+
+@pytest.fixture(scope="module")
+def with_new(planted: Dataset) -> Dataset:
+    """The same clusters, and five items that nobody met, of the kind of the first cluster."""
+    names = list(planted.item_ids)
+    owners, items = planted.events.users, planted.events.items
+    events = pd.DataFrame(
+        {
+            "user_id": [planted.user_ids[user] for user in owners],
+            "item_id": [names[item] for item in items],
+            "timestamp": planted.events.times,
+        }
+    )
+    kinds = ["one" if int(name) < 10 else "two" for name in names] + ["one"] * 5
+    table = pd.DataFrame({"item_id": [*names, *(f"new{i}" for i in range(5))], "kind": kinds})
+    spec = planted.config.model_dump()
+    spec["features"] = (*spec["features"], {"name": "kind", "side": "item"})
+    tables = read_tables(events.sort_values("timestamp"), None, table)
+    return build_dataset(tables, DataConfig.model_validate(spec), 0)
+
+
+@pytest.mark.parametrize("loss", ["full_softmax", "mixed", "sampled", "bce"])
+def test_what_nobody_met_is_no_negative(with_new: Dataset, loss: str) -> None:
+    """The row that all new items share learns nothing from their not being taken."""
+    config = retrieval(loss, epochs=2)
+    config = config.model_copy(update={"hard_negatives": 3, "hard_refresh": 1})
+    data = TowerData.of(with_new, config.tower, config.positive)
+    before = build_two_tower(data, config.tower, 0)
+    model, _, _ = train_two_tower(with_new, config, RUNTIME, 0)
+    assert model.bias is not None
+    for table, old in ((model.table, before.table), (model.bias, before.bias)):
+        rows, fresh = table.rows_of("item_id"), old.rows_of("item_id")
+        assert torch.allclose(rows[1], fresh[1], atol=1e-3)  # weight decay apart
+        assert not torch.allclose(rows[2:], fresh[2:], atol=1e-2)
+
+
+@pytest.mark.learns
+def test_a_new_item_is_found_by_its_content(with_new: Dataset) -> None:
+    model, data, _ = train_two_tower(with_new, retrieval(epochs=10, id_dropout=0.3), RUNTIME, 0)
+    users = np.flatnonzero(data.ends(Part.TEST) > data.history.ptr[:-1])
+    first = data.history.items[data.history.ptr[users]]
+    kind = data.items.categorical[:, data.layout.item.categorical.index("kind")].numpy()
+    scores = query_vectors(model, data, users, data.ends(Part.TEST)[users]) @ item_vectors(model, data).T
+    new = np.flatnonzero(data.popularity(Part.TEST).numpy() == 0)
+    assert len(new) == 5
+    mine = kind[first] == kind[new[0]]
+    assert scores[mine][:, new].mean() > scores[~mine][:, new].mean() + 1.0

@@ -238,16 +238,24 @@ def test_users_without_history_and_items_nobody_met_have_vectors(shop: Any) -> N
     assert not np.allclose(matrix[six], matrix[seven])
 
 
-def test_hiding_ids_happens_in_training_only_and_leaves_content(dataset: Any) -> None:
+def test_hiding_ids_happens_in_training_only_and_leaves_content_and_no_bias_of_its_own(dataset: Any) -> None:
     model, data = towers(dataset, id_dropout=0.9)
-    assert torch.equal(model.embed_content(data.items), model.embed_content(data.items))
+    assert model.bias is not None
+    with torch.no_grad():
+        model.bias.weight.normal_()
+    assert all(
+        torch.equal(*pair) for pair in zip(model.embed_items(data.items), model.embed_items(data.items), strict=True)
+    )
     model.train()
-    seen = model.embed_content(data.items)
+    seen, vectors = model.embed_items(data.items)
     unknown = data.items.categorical.clone()
     unknown[:, 0] = 1
-    hidden = model.eval().embed_content(replace(data.items, categorical=unknown))
+    hidden, without = model.eval().embed_items(replace(data.items, categorical=unknown))
     same = torch.isclose(seen, hidden, atol=1e-6).all(1)
     assert 0.6 < same.float().mean() <= 1
+    assert torch.allclose(vectors[same], without[same], atol=1e-6)
+    own = model.embed_items(data.items)[1]
+    assert torch.allclose(vectors[~same], own[~same], atol=1e-6)
 
 
 def test_the_same_seed_draws_the_same_towers_and_moves_no_other_generator(dataset: Any) -> None:
