@@ -22,6 +22,7 @@ from ..data.store import save_dataset
 from ..data.tables import BadRows
 from ..errors import ConfigError, RunError
 from ..evaluation.ragged import IntArray
+from ..ranking.distil import DistilConfig
 from ..ranking.requests import RequestSet
 from ..ranking.train import TrainedRanker, train_ranker
 from ..retrieval.baseline_categories import SameCategory, item_categories
@@ -233,7 +234,11 @@ def _train_second(
     if retriever is not None and config.ranking.select.enabled:
         asked = select_requests(dataset, retriever, config)
     prepare = begin.of_ranker(dataset, retriever if config.ranking.warm_start else None)
-    trained = train_ranker(dataset, config.ranking, runtime, config.seed, asked, checkpointer, prepare, config.blend)
+    section = config.ranking
+    if section.distil.share > 0 and begin.dataset is not None:
+        log.info("ranking.distil rests: the new rows alone are too few to train teachers on")
+        section = section.model_copy(update={"distil": DistilConfig()})
+    trained = train_ranker(dataset, section, runtime, config.seed, asked, checkpointer, prepare, config.blend)
     begin.keep("ranking", trained.model)
     return trained
 

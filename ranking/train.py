@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,11 +31,14 @@ from .balance import Balance, BalanceConfig, build_balance, sum_of
 from .blend import BlendConfig
 from .blend_search import FoundBlend, find_blend
 from .calibrate import CalibrationConfig, Calibrator, fit_calibrator
+from .distil import DistilConfig, taught
 from .gate_log import read_gates, warn_of_unused
 from .losses import LossConfig, check_kl_bound
 from .ranker import Ranker, RankerConfig, build_ranker, ranker_class
 from .requests import SELECT, RequestBatch, RequestRanker, RequestSet, SelectConfig
 from .scoring import row_metrics, score_rows, select_ndcg
+
+log = logging.getLogger(__name__)
 
 
 class RankingConfig(Settings):
@@ -46,6 +50,8 @@ class RankingConfig(Settings):
     """How rows become one number per task."""
     balance: BalanceConfig = BalanceConfig()
     """How tasks are weighed against one another."""
+    distil: DistilConfig = DistilConfig()
+    """Single-task models trained first, as teachers: for when sharing makes a task worse than a network of its own."""
     select: SelectConfig = SelectConfig()
     """The listwise task over the retriever's candidates."""
     calibration: CalibrationConfig = CalibrationConfig(kind="platt")
@@ -205,6 +211,8 @@ def train_ranker(
     """
     tasks = dataset.config.tasks
     check_kl_bound(tasks, config.loss)
+    if tasks and config.distil.share > 0:
+        dataset = _taught(dataset, config, runtime, seed)
     features = requests.features.shape[2] if requests is not None else 0
     model, ranker = build_model(config, dataset.layout, tasks, features, seed)
     seed_everything(seed)  # dropout draws from the global generator
@@ -276,6 +284,26 @@ def train_ranker(
     calibrators = fit_calibrators(ranker, dataset, valid_rows, config.calibration)
     found = find_blend(blend or BlendConfig(), model, ranker, calibrators, dataset, held, valid_rows, seed)
     return TrainedRanker(model, ranker, calibrators, history, found)
+
+
+def _taught(dataset: Dataset, config: RankingConfig, runtime: Runtime, seed: int) -> Dataset:
+    """The data with labels partly predicted by single-task models, trained here one after the other."""
+    wanted = config.distil
+    shared = {name: getattr(config.model, name) for name in RankerConfig.model_fields if name != "kind"}
+    teacher = config.model_copy(
+        update={
+            "model": ranker_class("single_task").Config.model_validate({**shared, "hidden": wanted.hidden}),
+            "distil": DistilConfig(),
+            "balance": BalanceConfig(),
+            "calibration": CalibrationConfig(kind="none"),
+            "fit": config.fit.model_copy(update={"metric": "auto"} if config.fit.metric.startswith(SELECT) else {}),
+        }
+    )
+    rows, said = dataset.rows(Part.TRAIN), []
+    for place in range(wanted.teachers):
+        log.info("teacher %d of %d: a network for every task alone", place + 1, wanted.teachers)
+        said.append(score_rows(train_ranker(dataset, teacher, runtime, seed + place).ranker, dataset, rows))
+    return taught(dataset, rows, said, wanted.share)
 
 
 def held_out(num_users: int, share: float, seed: int) -> NDArray[np.bool_]:

@@ -293,8 +293,8 @@ def _standardised(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Scores standardised among the first `served` of each request, and log(1 + rank) among them; 0 at pads.
 
-    Scores that are all but equal share the better rank: which of two items with the same vector comes first is decided by
-    the rounding of their products, which is not the same alone and in a block of requests.
+    Scores that are all but equal share the better rank: which of two items with the same vector comes first is decided
+    by the rounding of their products, which is not the same alone and in a block of requests.
     """
     own, kept = scores[:, :served], present[:, :served]
     count = np.maximum(kept.sum(1, keepdims=True), 1)

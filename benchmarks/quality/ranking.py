@@ -57,6 +57,7 @@ from recsys.data.split import Part
 from recsys.errors import ConfigError
 from recsys.funnel.config import RunConfig
 from recsys.funnel.warm_start import warm_start_ranker
+from recsys.ranking.distil import taught
 from recsys.ranking.ranker import Ranker
 from recsys.ranking.scoring import score_rows
 from recsys.ranking.train import train_ranker
@@ -130,8 +131,8 @@ class Lab:
         if variant.needs == "clicks":
             dataset = _with_conversion(dataset)
         if variant.distil:
-            teachers = [self.seed(BASELINE, teacher)[1] for teacher in self.session.seeds]
-            dataset = _distilled(dataset, teachers, variant.distil)
+            teachers = [_part(self.seed(BASELINE, teacher)[1], "train") for teacher in self.session.seeds]
+            dataset = taught(dataset, dataset.rows(Part.TRAIN), teachers, variant.distil)
         return dataset
 
     def settings(self, name: str) -> tuple[int, int, Json]:
@@ -261,17 +262,6 @@ def _with_conversion(dataset: Dataset) -> Dataset:
     tasks = (*dataset.config.tasks, TaskSpec(name="long_given_click", column="long_view", where="click"))
     events = replace(events, labels=np.hstack([events.labels, labels]), mask=np.hstack([events.mask, mask]))
     return replace(dataset, events=events, config=dataset.config.model_copy(update={"tasks": tasks}))
-
-
-def _distilled(dataset: Dataset, teachers: Sequence[Arrays], share: float) -> Dataset:
-    """Training labels mixed with the teachers' mean probability; validation and test labels as they are."""
-    rows = dataset.rows(Part.TRAIN).numpy()
-    labels = dataset.events.labels.copy()
-    for column, task in enumerate(dataset.task_names):
-        logit = np.mean([teacher[f"train/{task}"] for teacher in teachers], axis=0, dtype=np.float64)
-        probability = 1.0 / (1.0 + np.exp(-logit))
-        labels[rows, column] = (1.0 - share) * labels[rows, column] + share * probability
-    return replace(dataset, events=replace(dataset.events, labels=labels))
 
 
 def _few_rows(dataset: Dataset, count: int) -> Dataset:

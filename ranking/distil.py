@@ -1,0 +1,63 @@
+"""Learning from single-task models: a ranker for all tasks whose training labels are partly what they predict.
+
+A network that shares its layers between tasks can be worse at some of them than a network for that task alone (the
+see-saw of Tang et al., RecSys 2020). Here the networks for one task each, trained first and averaged over several
+seeds, become its teachers: with share s every training label y turns into `(1 - s) y + s p`, p the teachers' mean
+prediction (distillation, Hinton et al., arXiv 1503.02531, section 2, at temperature 1; of single-task teachers into a
+multi-task student, Clark et al., arXiv 1907.04829). Validation and test labels stay what they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from ..data.dataset import Dataset
+from ..data.schema import TaskSpec
+from ..settings import Settings
+
+Predictions = Mapping[str, NDArray[np.floating[Any]]]
+"""Task -> logits (binary) or values (regression) of the training rows [R]."""
+
+
+class DistilConfig(Settings):
+    """Whether single-task models are trained first, to teach."""
+
+    share: float = Field(default=0.0, ge=0, le=0.5)
+    """Share of the teachers' prediction in a training label; 0 trains no teachers. At most half, so that a label still
+    says what happened."""
+    teachers: int = Field(default=3, ge=1)
+    """Single-task models per task, which differ in their seed; training them takes this many times as long, or more."""
+    hidden: tuple[int, ...] = (256,)
+    """Widths of their layers between input and tower; input, towers and dropout are the ranker's own."""
+
+
+def taught(dataset: Dataset, rows: Tensor, teachers: Sequence[Predictions], share: float) -> Dataset:
+    """The same data with the teachers' mean prediction mixed into the labels of some rows.
+
+    Args:
+        dataset: encoded data.
+        rows: int64 [R] training rows.
+        teachers: one or more predictions of these rows; logits are averaged before they become probabilities.
+        share: s, 0 to 1.
+    """
+    chosen = rows.numpy()
+    labels = dataset.events.labels.copy()
+    for column, task in enumerate(dataset.config.tasks):
+        if all(task.name in teacher for teacher in teachers):
+            mean = np.stack([teacher[task.name] for teacher in teachers]).astype(np.float64).mean(0)
+            labels[chosen, column] = (1.0 - share) * labels[chosen, column] + share * _as_label(mean, task)
+    return replace(dataset, events=replace(dataset.events, labels=labels))
+
+
+def _as_label(prediction: NDArray[np.float64], task: TaskSpec) -> NDArray[np.float64]:
+    """On the scale of the label: a probability, or the value before any logarithm."""
+    if task.kind == "binary":
+        return np.asarray(1.0 / (1.0 + np.exp(-prediction)))
+    return np.expm1(prediction) if task.log1p else prediction

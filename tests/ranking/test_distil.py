@@ -1,0 +1,102 @@
+"""Teachers: what they predict enters training labels in the stated share and nothing else, and students learn of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from recsys.data.dataset import Dataset
+from recsys.data.schema import TaskSpec
+from recsys.data.split import Part
+from recsys.evaluation.row_metrics import logloss
+from recsys.funnel.artifacts import open_run
+from recsys.funnel.stages import load_stages
+from recsys.ranking.distil import taught
+from recsys.ranking.scoring import score_rows
+from recsys.ranking.train import RankingConfig, train_ranker
+from recsys.training.runtime import Runtime
+
+RUNTIME = Runtime(torch.device("cpu"), 1, bf16=False)
+
+
+@pytest.fixture(scope="module")
+def dataset(tiny_run: Any) -> Dataset:
+    return load_stages(open_run(tiny_run.folder), with_index=False).dataset
+
+
+def predictions(dataset: Dataset, values: float) -> dict[str, np.ndarray]:
+    rows = len(dataset.rows(Part.TRAIN))
+    return {name: np.full(rows, values, dtype=np.float32) for name in dataset.task_names}
+
+
+def ranking(kind: str = "shared_bottom", epochs: int = 2, **distil: Any) -> RankingConfig:
+    table = {
+        "model": {"kind": kind, "input": {"embedding_dim": 4}, "tower_hidden": [8]},
+        "batch_size": 256,
+        "optim": {"lr": 5e-3, "warmup_steps": 5},
+        "fit": {"epochs": epochs, "metric": ""},
+        "calibration": {"kind": "none"},
+        "distil": distil,
+    }
+    return RankingConfig.model_validate(table)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_training_labels_are_mixed_in_the_stated_share_and_no_others(dataset: Dataset, share: float) -> None:
+    teachers = [predictions(dataset, logit) for logit in (-3.0, 1.0)]
+    rows = dataset.rows(Part.TRAIN).numpy()
+    before, after = dataset.events.labels, taught(dataset, torch.from_numpy(rows), teachers, share).events.labels
+    said = 1 / (1 + np.exp(1.0))  # the mean of the logits is -1
+    np.testing.assert_allclose(after[rows], (1 - share) * before[rows] + share * said, rtol=1e-5)
+    others = np.setdiff1d(np.arange(len(before)), rows)
+    assert len(others)
+    np.testing.assert_array_equal(after[others], before[others])
+
+
+def test_a_number_that_is_learned_as_its_logarithm_is_mixed_as_itself(dataset: Dataset) -> None:
+    task = TaskSpec(name="seconds", column="seconds", kind="regression", log1p=True)
+    events = replace(dataset.events, labels=np.full((len(dataset.events), 1), 8.0, dtype=np.float32))
+    numbers = replace(dataset, events=events, config=dataset.config.model_copy(update={"tasks": (task,)}))
+    rows = numbers.rows(Part.TRAIN)
+    said = {"seconds": np.full(len(rows), np.log1p(4.0))}
+    found = taught(numbers, rows, [said], 0.5).events.labels[rows.numpy(), 0]
+    np.testing.assert_allclose(found, 6.0, rtol=1e-6)
+
+
+def test_a_student_of_good_teachers_predicts_better_than_from_noisy_labels_alone(dataset: Dataset) -> None:
+    """Labels are drawn from known probabilities; the teachers know these, the student meets them in training only."""
+    rng = np.random.default_rng(5)
+    rows, valid = dataset.rows(Part.TRAIN), dataset.rows(Part.VALID)
+    truth = rng.normal(size=dataset.num_catalogue)[dataset.events.items]  # a logit per item
+    drawn = (rng.random(len(truth)) < 1 / (1 + np.exp(-truth))).astype(np.float32)
+    events = replace(dataset.events, labels=np.stack([drawn, drawn], 1), mask=np.ones((len(truth), 2), bool))
+    noisy = replace(dataset, events=events)
+    said = dict.fromkeys(dataset.task_names, truth[rows.numpy()])
+    probability = 1 / (1 + np.exp(-truth[valid.numpy()]))
+
+    def error(data: Dataset) -> float:
+        ranker = train_ranker(data, ranking(epochs=3), RUNTIME, 1).ranker
+        found = 1 / (1 + np.exp(-score_rows(ranker, noisy, valid)["click"].astype(np.float64)))
+        return float(np.mean((found - probability) ** 2))
+
+    assert error(taught(noisy, rows, [said], 0.5)) < 0.9 * error(noisy)
+
+
+def test_a_share_trains_teachers_and_changes_the_student(dataset: Dataset, caplog: pytest.LogCaptureFixture) -> None:
+    plain, own = (train_ranker(dataset, ranking(), RUNTIME, seed).ranker for seed in (1, 1))
+    rows = dataset.rows(Part.VALID)
+    with caplog.at_level("INFO"):
+        student = train_ranker(dataset, ranking(share=0.5, teachers=2, hidden=[8]), RUNTIME, 1).ranker
+    assert [record.message for record in caplog.records if "teacher" in record.message] == [
+        "teacher 1 of 2: a network for every task alone",
+        "teacher 2 of 2: a network for every task alone",
+    ]
+    logits = [score_rows(ranker, dataset, rows)["click"] for ranker in (plain, own, student)]
+    np.testing.assert_array_equal(logits[0], logits[1])
+    assert not np.allclose(logits[0], logits[2])
+    labels = dataset.events.labels[rows.numpy(), 0].astype(np.float64)
+    assert logloss(labels, 1 / (1 + np.exp(-logits[2].astype(np.float64)))) < np.log(2)
