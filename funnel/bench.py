@@ -69,8 +69,10 @@ class Bench:
 
     @cached_property
     def systems(self) -> dict[str, NDArray[np.int64]]:
-        """Every retriever's exact lists by name, the towers first."""
-        names = [TOWER, *self.retriever.companions]
+        """The exact lists of towers, baselines and proposers by name; a mere opinion for the ranker is no row."""
+        wanted = self.stages.config.retrieval
+        shown = {*wanted.baselines, *wanted.proposers}
+        names = [TOWER, *(name for name in self.retriever.companions if name in shown)]
         return {name: self.lists(name) for name in track(names, "retrieving", len(names))}
 
     @cached_property

@@ -88,7 +88,7 @@ class RetrievalConfig(TowerLossConfig):
         "trending_season",
     )
     """Baselines whose score and rank of every candidate become features of the ranker."""
-    baselines: tuple[str, ...] = ("popularity", "recent_popularity", "item_knn", "ease")
+    baselines: tuple[str, ...] = ("popularity", "recent_popularity", "item_knn", "ease", "transition")
     """Baselines fitted beside the towers and set beside them in every table."""
     baseline_options: dict[str, BaselineOptions] = Field(default={}, validate_default=True)
     """Settings of a baseline by name; `model` names the baseline behind a name of your own. Known beforehand:
