@@ -42,12 +42,14 @@ from recsys.benchmarks.quality.common import (
 )
 from recsys.benchmarks.quality.paired import Labelled, difference, row_metrics
 from recsys.benchmarks.quality.ranking_variants import (
+    BASELINE,
     RECIPES,
     Recipe,
     Variant,
     dense_parameters,
     fit_width,
     ranking_config,
+    single,
     variants,
 )
 from recsys.benchmarks.quality.results import Book, Json, Record
@@ -75,10 +77,6 @@ TITLES = {
     "census2": "Census-Income, task group 2: college degree and never married",
     "kuairand": "KuaiRand-Pure, 25 April - 8 May 2022: click, long view, like, profile entry",
 }
-BASELINE = "single_task"
-BASE = "shared_bottom"
-ABLATIONS = ("gates", "histories")
-"""Groups that change one thing in `BASE`."""
 TREES = "lightgbm"
 PARTS = {"valid": Part.VALID, "test": Part.TEST}
 
@@ -131,7 +129,7 @@ class Lab:
         if variant.needs == "clicks":
             dataset = _with_conversion(dataset)
         if variant.distil:
-            teachers = [_part(self.seed(BASELINE, teacher)[1], "train") for teacher in self.session.seeds]
+            teachers = [_part(self.seed(variant.versus, teacher)[1], "train") for teacher in self.session.seeds]
             dataset = taught(dataset, dataset.rows(Part.TRAIN), teachers, variant.distil)
         return dataset
 
@@ -181,7 +179,7 @@ class Lab:
                 return warm_start_ranker(ranker, dataset, retriever)
 
         ranker = train_ranker(dataset, config, runtime, seed, prepare=prepare).ranker
-        parts = {**PARTS, **({"train": Part.TRAIN} if name == BASELINE else {})}
+        parts = {**PARTS, **({"train": Part.TRAIN} if variant.model is single else {})}
         arrays: Arrays = {}
         for part, which in parts.items():
             for task, logits in score_rows(ranker, dataset, dataset.rows(which)).items():
@@ -224,16 +222,14 @@ class Lab:
     def compare(self, book: Book, names: Sequence[str]) -> None:
         """Differences to the single-task models, of gates and histories to the plain shared bottom."""
         records = book.variants()
-        missing = [base for base in (BASELINE, BASE) if base not in records]
-        if missing:
-            say(f"no differences yet to {', '.join(missing)}; measure them and run --compare")
+        bases = {name: self.variants[name].versus if name in self.variants else BASELINE for name in names}
+        if missing := set(bases.values()) - set(records):
+            say(f"no differences yet to {', '.join(sorted(missing))}; measure them and run --compare")
         baselines = {
             base: [self.seed(base, seed)[1] for seed in records[base]["seeds"]]
-            for base in (BASELINE, BASE)
-            if base in records
+            for base in set(bases.values()) & set(records)
         }
-        for name in names:
-            base = BASE if name in self.variants and self.variants[name].group in ABLATIONS else BASELINE
+        for name, base in bases.items():
             known = name in records and "versus" in records[name]["extra"] and not self.session.args.compare
             if name == base or name not in records or base not in baselines or known:
                 continue

@@ -9,7 +9,7 @@ table shows the count as it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from recsys.data.batch import Layout
@@ -22,6 +22,9 @@ Table = dict[str, Any]
 Model = Callable[[int, Sequence[str]], Table]
 """(width, tasks) -> keys of `[ranking.model]`."""
 WIDTHS = (4, 1024)
+BASELINE = "single_task"
+BASE = "shared_bottom"
+"""What gates and histories change one thing in."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,9 @@ class Variant:
         matched: whether the width is searched; otherwise it is the recipe's.
         copies: input layers, 0 for one per task (and a shared one); divides the rank of the cross layers.
         warm: begin with the embeddings of a retriever trained on the same rows.
-        distil: share of what the single-task models of all seeds predict together in the training labels.
+        distil: share in the training labels of what the single-task models of `versus` predict, all seeds together.
+        train: changes of the recipe's training.
+        versus: row that differences are taken from.
         needs: `history`, `rare` or `clicks`: what the data must have.
     """
 
@@ -75,6 +80,8 @@ class Variant:
     copies: int = 1
     warm: bool = False
     distil: float = 0.0
+    train: Table = field(default_factory=dict)
+    versus: str = BASELINE
     needs: str = ""
 
 
@@ -206,6 +213,18 @@ def _cures() -> dict[str, Variant]:
     return found
 
 
+def _long() -> dict[str, Variant]:
+    """What a further epoch does to the shared bottom, its teachers and their student, where two are the recipe."""
+    group, versus = "three epochs", "single_task_long"
+    shared: Table = {"train": {"fit": {"epochs": 3}}, "matched": False, "versus": versus, "needs": "rare"}
+    about = "labels half what the single-task models of this table predict together"
+    return {
+        versus: Variant(group, "one whole network per task", single, **shared),
+        "shared_bottom_long": Variant(group, "one trunk for all tasks", bottom, **shared),
+        "shared_bottom_distilled_long": Variant(group, about, bottom, distil=0.5, **shared),
+    }
+
+
 def _gates() -> dict[str, Variant]:
     group, found = "gates", {}
     for kind in ("vector", "bit"):
@@ -248,7 +267,8 @@ def variants(recipe: Recipe, tasks: Sequence[str], has_history: bool) -> dict[st
         "clicks": {"click", "long_view"} <= set(tasks),
         "": True,
     }
-    every = {**_architectures(), **_weights(), **_cures(), **_gates(), **_histories()}
+    ablations = {name: replace(one, versus=BASE) for name, one in {**_gates(), **_histories()}.items()}
+    every = {**_architectures(), **_weights(), **_cures(), **_long(), **ablations}
     return {name: variant for name, variant in every.items() if offered[variant.needs]}
 
 
@@ -265,7 +285,7 @@ def ranking_config(variant: Variant, recipe: Recipe, tasks: Sequence[str], width
     balance = dict(variant.balance)
     if variant.raised != 1.0:
         balance["weights"] = dict.fromkeys(recipe.rare, variant.raised)
-    table = {**recipe.train, "model": model, "balance": balance, "warm_start": False}
+    table = {**merged(recipe.train, variant.train), "model": model, "balance": balance, "warm_start": False}
     return RankingConfig.model_validate({**table, "select": {"enabled": False}, "calibration": {"kind": "none"}})
 
 
