@@ -76,8 +76,10 @@ from recsys.settings import merged
 
 OVERRIDES = ("data.split.kind=column", "data.split.column=part")
 SOURCES = {
-    "movielens": Source("movielens-1m.toml", OVERRIDES, hide),
-    "ml-100k": Source("movielens-1m.toml", (*OVERRIDES, "data.path=../../shared/datasets/ml-100k/ml-100k.zip"), hide),
+    "movielens": Source("movielens-1m-mean.toml", OVERRIDES, hide),
+    "ml-100k": Source(
+        "movielens-1m-mean.toml", (*OVERRIDES, "data.path=../../shared/datasets/ml-100k/ml-100k.zip"), hide
+    ),
 }
 TRAITS = ("gender", "age", "occupation")
 USERS, ITEMS, RANKED = "new users", "new items", "new users, ranked"
