@@ -70,9 +70,35 @@ def request_logits(model: nn.Module, requests: RequestSet, block: int = 64) -> d
     return {name: np.concatenate(found) for name, found in parts.items()}
 
 
-def select_ndcg(model: nn.Module, requests: RequestSet) -> float:
-    """NDCG@10 of the requests' candidates ordered by `select`; an item the retriever missed counts as not found."""
-    return request_ndcg(request_logits(model, requests)[SELECT], requests.target)
+def select_metrics(model: nn.Module, requests: RequestSet) -> dict[str, float]:
+    """How the requests' candidates are ordered by `select`.
+
+    Returns:
+        `select_ndcg@10`, in which an item the retriever missed counts as not found; and `select_loss`, the softmax
+        cross-entropy of the item taken among its candidates, where it is among any: it hears every rank, and so tells
+        epochs apart with fewer requests.
+    """
+    scores = request_logits(model, requests)[SELECT]
+    return {
+        f"select_ndcg@{TOP}": request_ndcg(scores, requests.target),
+        "select_loss": request_loss(scores, requests.target),
+    }
+
+
+def request_loss(scores: Floats, target: NDArray[np.int64]) -> float:
+    """Mean softmax cross-entropy of the item taken; 0 where no request has it.
+
+    Args:
+        scores: float [Q, C], -inf at pads.
+        target: int64 [Q] column of the item taken, -1 where it is missing.
+    """
+    there = target >= 0
+    if not there.any():
+        return 0.0
+    known = scores[there].astype(np.float64)
+    top = known.max(1)
+    mass = np.log(np.exp(known - top[:, None]).sum(1)) + top
+    return float((mass - known[np.arange(len(known)), target[there]]).mean())
 
 
 def request_ndcg(scores: Floats, target: NDArray[np.int64]) -> float:

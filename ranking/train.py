@@ -36,7 +36,7 @@ from .gate_log import read_gates, warn_of_unused
 from .losses import LossConfig, check_kl_bound
 from .ranker import Ranker, RankerConfig, build_ranker, ranker_class
 from .requests import SELECT, RequestBatch, RequestRanker, RequestSet, SelectConfig
-from .scoring import row_metrics, score_rows, select_ndcg
+from .scoring import row_metrics, score_rows, select_metrics
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,8 @@ class RankingConfig(Settings):
     """How weights move."""
     fit: FitOptions = FitOptions(epochs=2, metric="auto")
     """How long to train. Metrics on validation: `auc`, `gauc`, `logloss` (means over binary tasks), the same with
-    `/<task>`, and `select_ndcg@10` on held-out requests. `auto`: the last where there are requests, else `auc`."""
+    `/<task>`, and on held-out requests `select_ndcg@10` and `select_loss`. `auto`: the least `select_loss` where there
+    are requests, else the greatest `auc`."""
     warm_start: bool = True
     """Begin with the retriever's embeddings of the features both stages read; where the widths differ, with their
     principal directions."""
@@ -257,17 +258,18 @@ def train_ranker(
             balance.begin_epoch(loader.epoch)
         metrics = row_metrics(ranker, dataset, valid_rows) if tasks and len(valid_rows) else {}
         if held is not None and len(held):
-            metrics["select_ndcg@10"] = select_ndcg(model, held)
+            metrics |= select_metrics(model, held)
         return metrics
 
     def describe() -> dict[str, Any]:
         report = read_gates(ranker, dataset, valid_rows)
         return {"gates": report} if report else {}
 
-    metric = config.fit.metric
-    if metric == "auto":
-        metric = "select_ndcg@10" if held is not None and len(held) else "auc" if len(valid_rows) else ""
-    options = config.fit.model_copy(update={"metric": metric})
+    options = config.fit
+    if options.metric == "auto":
+        asks = held is not None and len(held) > 0
+        metric = "select_loss" if asks else "auc" if len(valid_rows) else ""
+        options = options.model_copy(update={"metric": metric, "greater_is_better": not asks})
     history = fit(
         step,
         loader,

@@ -12,7 +12,7 @@ import torch
 from recsys.data.split import Part
 from recsys.errors import ConfigError
 from recsys.ranking.requests import PADDED, SELECT, RequestRanker, RequestSet, SelectConfig, request_batch
-from recsys.ranking.scoring import request_logits, select_ndcg
+from recsys.ranking.scoring import request_logits, request_loss, select_metrics
 from recsys.ranking.train import LoggedRows, RankingConfig, build_model
 
 QUERIES, CANDIDATES, OPINIONS = 10, 7, 5
@@ -146,11 +146,16 @@ def test_ndcg_of_select_counts_a_missed_item_as_not_found(dataset: Any, asked: R
     found = model(dataset)
     scores = request_logits(found, asked, block=3)[SELECT]
     assert np.allclose(scores, request_logits(found, asked)[SELECT], atol=1e-5)
-    gains = []
+    gains, losses = [], []
     for row, target in zip(scores, asked.target, strict=True):
         rank = 1 + (row > row[target]).sum()
         gains.append(1 / np.log2(rank + 1) if target >= 0 else 0.0)
-    assert select_ndcg(found, asked) == pytest.approx(np.mean(gains), abs=1e-6)
+        losses += [np.log(np.exp(row - row[target]).sum())] if target >= 0 else []
+    assert 0 < len(losses) < len(gains)
+    metrics = select_metrics(found, asked)
+    assert metrics["select_ndcg@10"] == pytest.approx(np.mean(gains), abs=1e-6)
+    assert metrics["select_loss"] == pytest.approx(np.mean(losses), abs=1e-5)
+    assert request_loss(scores, np.full_like(asked.target, -1)) == 0.0
 
 
 def test_without_tasks_and_tower_the_retrievers_opinions_are_all_that_is_read(dataset: Any, asked: RequestSet) -> None:

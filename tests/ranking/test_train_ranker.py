@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from recsys.funnel.artifacts import open_run
 from recsys.funnel.chain import select_requests
 from recsys.funnel.stages import load_stages
 from recsys.ranking.requests import SELECT, RequestSet
-from recsys.ranking.scoring import row_metrics, score_rows, select_ndcg
+from recsys.ranking.scoring import row_metrics, score_rows, select_metrics
 from recsys.ranking.train import RankingConfig, TrainedRanker, held_out, train_ranker
 from recsys.training.runtime import Runtime
 
@@ -87,12 +88,16 @@ def test_requests_of_held_out_users_never_train(world: tuple[Dataset, RequestSet
     assert not same(before.model, train((dataset, replace(asked, target=target)), config).model)
 
 
-def test_the_best_epoch_is_the_one_that_stays(world: tuple[Dataset, RequestSet]) -> None:
+@pytest.mark.parametrize(("metric", "key", "best"), [("auto", "select_loss", min), ("select_ndcg@10",) * 2 + (max,)])
+def test_the_best_epoch_is_the_one_that_stays(
+    world: tuple[Dataset, RequestSet], metric: str, key: str, best: Callable[[list[float]], float]
+) -> None:
     dataset, asked = world
-    trained = train(world, ranking(epochs=5, metric="auto"))
-    values = [record[f"{SELECT}_ndcg@10"] for record in trained.history.records]
+    trained = train(world, ranking(epochs=5, metric=metric))
+    values = [record[key] for record in trained.history.records]
+    assert len(set(values)) > 1
     held = asked.take(np.flatnonzero(held_out(dataset.num_users, 0.15, 0)[asked.users]))
-    assert select_ndcg(trained.model, held) == pytest.approx(max(values), abs=1e-9)
+    assert select_metrics(trained.model, held)[key] == pytest.approx(best(values), abs=1e-9)
 
 
 def test_rows_are_scored_alike_in_any_block(world: tuple[Dataset, RequestSet], monkeypatch: pytest.MonkeyPatch) -> None:
