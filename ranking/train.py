@@ -269,7 +269,7 @@ def train_ranker(
     if options.metric == "auto":
         asks = held is not None and len(held) > 0
         metric = "select_loss" if asks else "auc" if len(valid_rows) else ""
-        options = options.model_copy(update={"metric": metric, "greater_is_better": not asks})
+        options = options.model_copy(update={"metric": metric})
     history = fit(
         step,
         loader,

@@ -53,10 +53,15 @@ class FitOptions(Settings):
     """Most passes over the training rows."""
     metric: str = ""
     """Validation metric that picks the best epoch, whose weights are kept. Empty: the last epoch's are."""
-    greater_is_better: bool = True
-    """Whether a larger value of `metric` is better."""
+    greater_is_better: bool | None = None
+    """Whether a larger value of `metric` is better; when absent, the name says so: less where it speaks of a loss."""
     patience: int = Field(default=2, ge=0)
     """Epochs in a row without a better `metric` before training stops; 0 never stops early."""
+
+    @property
+    def upwards(self) -> bool:
+        """Whether `metric` is to grow."""
+        return "loss" not in self.metric if self.greater_is_better is None else self.greater_is_better
 
 
 def fit(
@@ -195,7 +200,7 @@ class _Training:
         value = record[options.metric]
         if math.isnan(value):
             log.warning("%s is NaN after epoch %d, which is not taken as the best", options.metric, record["epoch"])
-        if self.history.judge(value, greater_is_better=options.greater_is_better, patience=options.patience):
+        if self.history.judge(value, greater_is_better=options.upwards, patience=options.patience):
             self.best_weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
             self.best_state = self.optimizer.state_dict() if self.optimizer.config.keep_state else {}
 

@@ -138,7 +138,7 @@ def settings_of(name: str, smoke: bool) -> RankingConfig:
     model = {"dropout": 0.1, "tower_hidden": [32], "input": {"embedding_dim": 8}, **MODELS[name][1]}
     table = {
         "model": model,
-        "fit": {"epochs": 1 if smoke else 3, "metric": "logloss/conversion", "greater_is_better": False, "patience": 0},
+        "fit": {"epochs": 1 if smoke else 3, "metric": "logloss/conversion", "patience": 0},
         "select": {"enabled": False},
         "calibration": {"kind": "none"},
         "warm_start": False,

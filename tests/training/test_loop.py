@@ -132,6 +132,14 @@ def test_the_best_epoch(values: list[float], options: dict[str, object], best: i
     assert history.best == values[best - 1]
 
 
+@pytest.mark.parametrize(
+    ("metric", "stated", "upwards"),
+    [("auc", None, True), ("logloss/click", None, False), ("select_loss", None, False), ("select_loss", True, True)],
+)
+def test_a_loss_is_to_fall_unless_said_otherwise(metric: str, stated: bool | None, upwards: bool) -> None:
+    assert FitOptions(metric=metric, greater_is_better=stated).upwards == upwards
+
+
 def test_without_a_metric_the_last_weights_stay() -> None:
     training = Training()
     history = training.fit([0.9, 0.1, 0.1, 0.1], epochs=4)
