@@ -37,7 +37,7 @@ class TowerLossConfig(Settings):
     """Items drawn evenly from the catalogue per batch, for `mixed`, `sampled` and `bce`."""
     memory: int = Field(default=0, ge=0)
     """Item vectors of earlier batches kept as further negatives (cross-batch memory); for `in_batch` only."""
-    memory_after: int = Field(default=1000, ge=0)
+    memory_after: int = Field(default=200, ge=0)
     """Steps before the memory is used: while the towers move fast, yesterday's vectors mislead."""
     hard_negatives: int = Field(default=0, ge=0)
     """Items per position that the model itself ranks highest, found by searching its own item vectors: a second
