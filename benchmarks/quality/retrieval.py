@@ -206,9 +206,9 @@ class Lab:
         return {"test/ranks": ranks.items}, metrics | {"seconds": time.perf_counter() - started}
 
     def ensemble(self, name: str, seeds: Sequence[int]) -> Json:
-        """Metrics of the seeds' concatenated towers."""
+        """Metrics of the seeds' concatenated towers; none of towers with several user vectors, which have no order."""
         variant = self.variants[name]
-        if variant.baseline or len(seeds) < 2:
+        if variant.baseline or len(seeds) < 2 or self.section(name).tower.interests > 1:
             return {}
         several = [self.towers(name, seed) for seed in seeds]
         found = self._funnel(name, several, seeds[0]) if variant.second else self._rank(Towers.averaged(several))
