@@ -25,7 +25,12 @@ from .windows import TowerData
 
 
 class TowerLossConfig(Settings):
-    """What the towers' loss compares the next item with."""
+    """What the towers learn to predict, and what the loss compares it with."""
+
+    horizon: int = Field(default=1, ge=1)
+    """How far ahead a state looks: it learns one of its next `horizon` events, drawn anew each time. 1, the next event,
+    is right where the next event is asked for; where all of a later period is, as after a global time split, what
+    comes next within a session says little, and some hundred are better."""
 
     loss: Literal["auto", "in_batch", "full_softmax", "mixed", "sampled", "bce"] = "auto"
     """`in_batch`: softmax over the batch with log-q correction; `full_softmax`: over the whole catalogue; `mixed`:
@@ -106,7 +111,8 @@ class RetrievalStep:
         if windows.to_learn is not None:
             target &= windows.to_learn
         windows = replace(windows, items=self.place[windows.items])
-        targets = windows.items[target]  # [P]
+        ahead = events_ahead(len(target), target.shape[1], self.config.horizon, self.generator)  # [U, L]
+        targets = windows.items.gather(1, ahead)[target]  # [P]
         if self.hard is not None and self.steps % self.config.hard_refresh == 0:
             self.hard.refresh(self._all_vectors())
         self.steps += 1
@@ -115,13 +121,13 @@ class RetrievalStep:
             users = self.model.states_before(windows, content[windows.items])[target]
             loss = full_softmax_loss(users, vectors, targets, scale=self.model.scale, reduced=self.reduced)
         else:
-            users, loss = self._sampled(windows, target, targets)
+            users, loss = self._sampled(windows, ahead, target, targets)
         if self.hard is None:
             return {"loss": loss}
         hard = self._hard_loss(users, targets)
         return {"loss": loss + self.config.hard_weight * hard, "softmax": loss.detach(), "hard": hard.detach()}
 
-    def _sampled(self, windows: Windows, target: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _sampled(self, windows: Windows, ahead: Tensor, target: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """User vectors [P, width] and the loss, with only the items of this batch embedded: a step costs the same
         however large the catalogue is.
         """
@@ -132,7 +138,7 @@ class RetrievalStep:
         rows, inverse = torch.cat([windows.items.flatten(), drawn]).unique(return_inverse=True)
         content, vectors = model.embed_items(self.items.select(rows))
         events = inverse[: windows.items.numel()].view_as(windows.items)
-        positives = vectors[events[target]]  # [P, width]
+        positives = vectors[events.gather(1, ahead)[target]]  # [P, width]
         users = self.model.states_before(windows, content[events])[target]
         negatives = vectors[inverse[windows.items.numel() :]]  # [B', width]
         return users, self._sampled_loss(users, positives, targets, negatives, drawn)
@@ -192,6 +198,19 @@ class RetrievalStep:
     def _all_vectors(self) -> Tensor:
         with torch.no_grad():
             return self.model.embed_items(self.items)[1]
+
+
+def events_ahead(users: int, length: int, horizon: int, generator: torch.Generator) -> Tensor:
+    """Which event each state of a window learns to predict, int64 [U, L] columns.
+
+    The state before event t learns one of the events t ... t + horizon - 1, or of as many as the window still holds,
+    each as likely.
+    """
+    columns = torch.arange(length).expand(users, length)
+    if horizon == 1:
+        return columns
+    room = (length - columns).clamp(max=horizon)
+    return columns + (torch.rand(users, length, generator=generator) * room).long()
 
 
 def _nearest(users: Tensor, positives: Tensor) -> Tensor:

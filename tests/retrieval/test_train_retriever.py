@@ -21,7 +21,7 @@ from recsys.funnel.artifacts import open_run
 from recsys.funnel.stages import VECTORS, load_stages
 from recsys.nn.sequence import SequenceConfig
 from recsys.retrieval.negatives import HardNegatives
-from recsys.retrieval.step import RetrievalStep
+from recsys.retrieval.step import RetrievalStep, events_ahead
 from recsys.retrieval.train import (
     RetrievalConfig,
     build_two_tower,
@@ -324,3 +324,31 @@ def test_a_new_item_is_found_by_its_content(with_new: Dataset) -> None:
     assert len(new) == 5
     mine = kind[first] == kind[new[0]]
     assert scores[mine][:, new].mean() > scores[~mine][:, new].mean() + 1.0
+
+
+@pytest.mark.parametrize("horizon", [1, 4, 50])
+def test_a_state_learns_events_ahead_of_it_and_none_behind(horizon: int) -> None:
+    ahead = events_ahead(400, 12, horizon, torch.Generator().manual_seed(3))
+    own = torch.arange(12)
+    last = (own + horizon - 1).clamp(max=11)
+    assert torch.equal(ahead.amin(0), own)  # never the past, and the next event too
+    assert torch.equal(ahead.amax(0), last)
+    if horizon == 4:
+        shares = torch.bincount(ahead[:, 2] - 2, minlength=4) / 400
+        assert torch.allclose(shares, torch.full((4,), 0.25), atol=0.08)
+
+
+@pytest.mark.parametrize("loss", ["full_softmax", "mixed"])
+def test_with_a_horizon_a_state_expects_what_comes_later(planted: Dataset, loss: str) -> None:
+    """Every user's second event is item 9 or 19: who looks two events ahead expects these from the start."""
+
+    def first_two(horizon: int) -> set[str]:
+        config = retrieval(loss, similarity="dot").model_copy(update={"horizon": horizon})
+        model, data, _ = train_two_tower(planted, config, RUNTIME, seed=1)
+        users = np.array([0])
+        nobody = query_vectors(model, data, users, data.history.ptr[users])
+        best = np.argsort(-(nobody @ item_vectors(model, data).T)[0])[:2]
+        return {str(planted.item_ids[row]) for row in best}
+
+    assert first_two(2) == {"9", "19"}
+    assert not first_two(1) & {"9", "19"}
