@@ -100,6 +100,11 @@ def variants(smoke: bool = False) -> dict[str, Variant]:
         "dssm_ids_w20": Variant(group, "mean of the last 20 ids, ids only", merged(mean, ids)),
         "mean": Variant(group, "mean of the last 20, content and event features", mean),
         "decayed_mean": Variant(group, "means with learned decay rates", encoder(mean, "decayed_mean")),
+        "decayed_mean_ahead": Variant(
+            group,
+            "the same, learning one of the next 200 events",
+            merged(encoder(mean, "decayed_mean"), {"horizon": 200}),
+        ),
         "transformer_ids": Variant(
             group, "causal transformer of 2 layers, ids only", merged(encoder(small, "transformer", layers=2), ids)
         ),
@@ -135,7 +140,7 @@ def variants(smoke: bool = False) -> dict[str, Variant]:
     for name in ("decayed_mean", "lstm"):
         about = "retrained with the validation part, as many epochs"
         found[f"{name}+valid"] = Variant("retrained", about, tower=name, retrained=True)
-    for name in ("mean", "decayed_mean", "lstm"):
+    for name in ("mean", "decayed_mean", "decayed_mean_ahead", "lstm"):
         for second, words in (("select", "listwise task alone"), ("full", "configured ranker and tasks")):
             title = f"funnel_{second}_{name}"
             found[title] = Variant("whole funnel", f"{words} over {name}", tower=name, second=second)
