@@ -227,15 +227,18 @@ def _long() -> dict[str, Variant]:
 
 def _gates() -> dict[str, Variant]:
     group, found = "gates", {}
-    for kind in ("vector", "bit"):
-        for sharing in ("private", "shared"):
-            for act in ("sigmoid", "tanh", "linear", "relu"):
-                gate = {"kind": kind, "sharing": sharing, "activation": act}
-                about = f"GateNet: {kind}-wise, field-{sharing}, {act}"
-                found[f"field_{kind}_{sharing}_{act}"] = Variant(group, about, bottom, input={"field_gate": gate})
+    fields = [("vector", "private", act) for act in ("sigmoid", "tanh", "linear", "relu")]
+    fields += [("vector", "shared", "sigmoid"), ("bit", "private", "sigmoid"), ("bit", "shared", "sigmoid")]
+    for kind, sharing, act in fields:
+        inputs: Table = {"field_gate": {"kind": kind, "sharing": sharing, "activation": act}}
+        about = f"GateNet: {kind}-wise, field-{sharing}, {act}"
+        found[f"field_{kind}_{sharing}_{act}"] = Variant(group, about, bottom, input=inputs)
     for act in ("tanh", "linear", "sigmoid"):
         about = f"GateNet: gate after every hidden layer, {act}"
         found[f"hidden_{act}"] = Variant(group, about, bottom, keys={"hidden_gate": act})
+    about = "GateNet: both at their defaults (vector-wise, field-private, sigmoid; hidden tanh)"
+    inputs = {"field_gate": {"kind": "vector", "sharing": "private", "activation": "sigmoid"}}
+    found["field_and_hidden"] = Variant(group, about, bottom, input=inputs, keys={"hidden_gate": "tanh"})
     joint: dict[str, Table] = {"full": {}, "rank32": {"rank": 32}, "rank32_scale2": {"rank": 32, "scale": 2.0}}
     for name, keys in joint.items():
         about = f"GemNN: gate on the concatenated embeddings, {name.replace('_', ', ')}"
