@@ -15,7 +15,6 @@ same switch stands beside it.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -24,9 +23,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from recsys.benchmarks.provenance import write_speed
 from recsys.nn.precision import bf16_is_fast, recurrent_autocast
 from recsys.nn.sequence import SequenceConfig, SequenceEncoder, build_sequence_encoder
-from recsys.training.runtime import RuntimeConfig, machine_class, start_runtime
+from recsys.training.runtime import RuntimeConfig, start_runtime
 
 CPU = torch.device("cpu")
 
@@ -164,8 +164,6 @@ def main() -> None:
             )
     if options.out:
         result = {
-            "benchmark": "dupn_step",
-            "machine": machine_class(),
             "threads": runtime.threads,
             "batch": options.batch,
             "sizes": {"event": sizes[0], "properties": sizes[1], "hidden": sizes[2]},
@@ -173,7 +171,7 @@ def main() -> None:
             "seed": options.seed,
             "rows": rows,
         }
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+        write_speed(options.out, "dupn_step", result)
 
 
 if __name__ == "__main__":

@@ -30,9 +30,9 @@ import numpy as np
 import torch
 
 from recsys.benchmarks.index_vectors import KINDS, make_vectors
+from recsys.benchmarks.provenance import write_speed
 from recsys.retrieval.index import Bitmap, ExactIndex, FaissIndex, load_index
 from recsys.retrieval.index_tuning import build_index, recall_of
-from recsys.training.runtime import machine_class
 
 WANTED = (
     ("recall@k on new queries", "fresh_recall", 0.98, "at least"),
@@ -70,8 +70,6 @@ def main() -> None:
         return
     results: list[dict[str, Any]] = []
     document = {
-        "benchmark": "index_recall_latency",
-        "machine": machine_class(),
         "n": options.n,
         "dim": options.dim,
         "k": options.k,
@@ -88,7 +86,7 @@ def main() -> None:
             results.append(measure(kind, factory, vectors, queries, options, rng))
             show(results[-1])
             if options.out:  # after every index: hours of measuring should survive the last of them failing
-                options.out.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+                write_speed(options.out, "index_recall_latency", document)
 
 
 def measure(

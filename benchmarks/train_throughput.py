@@ -11,7 +11,6 @@ before anything is timed.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import time
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from recsys.benchmarks.provenance import write_speed
 from recsys.data.batch import Batch, Block, Layout, SideLayout
 from recsys.data.build import load_dataset
 from recsys.data.loader import Loader, RowSource
@@ -34,7 +34,7 @@ from recsys.ranking.models.mmoe import MMoEConfig
 from recsys.ranking.ranker import Ranker, build_ranker
 from recsys.training.loop import FitOptions, fit
 from recsys.training.optim import OptimConfig, Optimizer
-from recsys.training.runtime import RuntimeConfig, machine_class, start_runtime
+from recsys.training.runtime import RuntimeConfig, start_runtime
 
 EXPERTS, HIDDEN, TOWER, DIM = 8, 16, 8, 4
 LR, BETA1, BETA2, EPS = 1e-3, 0.9, 0.999, 1e-8
@@ -232,8 +232,6 @@ def main() -> None:
     print(f"ratio   {ratio:>10.3f} (median of {options.repeats} pairs)")
     if options.out:
         result = {
-            "benchmark": "train_throughput",
-            "machine": machine_class(),
             "threads": runtime.threads,
             "bf16": runtime.bf16,
             "data": "synthetic" if options.synthetic else "census-income",
@@ -245,7 +243,7 @@ def main() -> None:
             "ratio": ratio,
             "repeats": [{"library": a, "bare": b} for a, b in speeds],
         }
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+        write_speed(options.out, "train_throughput", result)
 
 
 if __name__ == "__main__":

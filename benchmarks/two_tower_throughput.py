@@ -27,7 +27,6 @@ import argparse
 import contextlib
 import importlib.util
 import io
-import json
 import statistics
 import time
 import tomllib
@@ -43,6 +42,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recsys.benchmarks.provenance import write_speed
 from recsys.data.build import build_dataset
 from recsys.data.dataset import Dataset
 from recsys.data.raw import read_configured
@@ -59,7 +59,7 @@ from recsys.retrieval.two_tower import TwoTowerConfig, Windows
 from recsys.retrieval.windows import TowerData, WindowLoader
 from recsys.training.loop import FitOptions, fit
 from recsys.training.optim import Optimizer
-from recsys.training.runtime import Runtime, RuntimeConfig, machine_class, start_runtime
+from recsys.training.runtime import Runtime, RuntimeConfig, start_runtime
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "movielens-1m.toml"
 DIM, HISTORY, NEGATIVES = 64, 50, 3
@@ -291,8 +291,6 @@ def main() -> None:
             print(f"{name:<32} best recall@100 {best['recall@100']:.4f} after {best['seconds']:.0f} s of training")
     if options.out:
         result = {
-            "benchmark": "two_tower_throughput",
-            "machine": machine_class(),
             "threads": runtime.threads,
             "torch_rechub": version("torch-rechub"),
             "users_with_events": options.users or len(dataset.user_ids),
@@ -303,7 +301,7 @@ def main() -> None:
             "ratio_to_example": ratios,
             "recall": curves,
         }
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+        write_speed(options.out, "two_tower_throughput", result)
 
 
 if __name__ == "__main__":

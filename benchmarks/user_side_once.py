@@ -22,7 +22,6 @@ side, 12 on the user's) lowers it.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -32,10 +31,11 @@ from typing import Any
 
 import torch
 
+from recsys.benchmarks.provenance import write_speed
 from recsys.data.batch import Batch, Block, Layout, SequenceField, SideLayout
 from recsys.data.schema import TaskSpec
 from recsys.ranking.ranker import Ranker, build_ranker, ranker_class, ranker_kinds
-from recsys.training.runtime import RuntimeConfig, machine_class, start_runtime
+from recsys.training.runtime import RuntimeConfig, start_runtime
 
 TASKS = (TaskSpec(name="click"), TaskSpec(name="conversion", where="click"), TaskSpec(name="like"))
 USERS, VIDEOS, AUTHORS, TAGS, GAPS = 20_000, 8_000, 5_000, 60, 40
@@ -177,8 +177,6 @@ def main() -> None:
             )
     if options.out:
         result = {
-            "benchmark": "user_side_once",
-            "machine": machine_class(),
             "threads": runtime.threads,
             "candidates": options.candidates,
             "history_length": LENGTH,
@@ -193,7 +191,7 @@ def main() -> None:
             "seed": options.seed,
             "rows": rows,
         }
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+        write_speed(options.out, "user_side_once", result)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import DataError
-from .tables import BadRows, Origin, Part, RawTable, Tables
+from .tables import BadRows, Origin, RawTable, Span, Tables
 from .text import check_columns, parse_text
 
 Source = str | Path | Any
@@ -200,7 +200,7 @@ def _from_arrow(table: pa.Table, name: str, columns: Sequence[str] | None, diges
     if columns is not None:
         check_columns(table.column_names, columns, name)
         table = table.select(columns)
-    return RawTable(table, Origin((Part(name, table.num_rows, first_line=None),)), digest)
+    return RawTable(table, Origin((Span(name, table.num_rows, first_line=None),)), digest)
 
 
 def _nearest(path: Path) -> str:

@@ -26,7 +26,7 @@ OnBadRows = Literal["error", "drop"]
 
 
 @dataclass(frozen=True)
-class Part:
+class Span:
     """One file's share of a table: its name, its number of rows, and the line each row stands on."""
 
     name: str
@@ -42,7 +42,7 @@ class Part:
             return f"{'row' if self.first_line is None else 'line'} {self.lines[row]}"
         return f"row {row + 1}" if self.first_line is None else f"line {self.first_line + row}"
 
-    def take(self, keep: NDArray[np.bool_]) -> Part:
+    def take(self, keep: NDArray[np.bool_]) -> Span:
         """The part that remains after rows were dropped; `keep` is a `[rows]` mask."""
         lines = self.lines
         if lines is None:
@@ -54,7 +54,7 @@ class Part:
 class Origin:
     """The files a table was read from, in row order."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[Span, ...]
 
     def __str__(self) -> str:
         return ", ".join(part.name for part in self.parts)

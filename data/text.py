@@ -15,7 +15,7 @@ import pyarrow.csv as pacsv
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .tables import BadRow, BadRows, Origin, Part, RawTable
+from .tables import BadRow, BadRows, Origin, Span, RawTable
 
 _BLOCK = 8 << 20
 """Bytes parsed at a time; no row may be longer."""
@@ -174,12 +174,12 @@ def _check_utf8(body: bytes, name: str, header: Sequence[str], delimiter: str, f
         ) from None
 
 
-def _locate(body: bytes, name: str, rows: int, ragged: int, first_line: int, quoting: bool) -> Part:
+def _locate(body: bytes, name: str, rows: int, ragged: int, first_line: int, quoting: bool) -> Span:
     """The line of each row, ragged ones included: counted only where rows and lines do not go one to one."""
     lines = body.count(b"\n") + (not body.endswith(b"\n"))
     total = rows + ragged
     if lines == total:
-        return Part(name, total, first_line)
+        return Span(name, total, first_line)
     data = np.frombuffer(body, dtype=np.uint8)
     ends = np.flatnonzero(data == ord("\n"))
     if not body.endswith(b"\n"):
@@ -199,8 +199,8 @@ def _locate(body: bytes, name: str, rows: int, ragged: int, first_line: int, quo
     else:
         starting = ~blank
     if int(starting.sum()) != total:
-        return Part(name, total, first_line=None)  # stray quotation marks: rows can be counted, lines cannot
-    return Part(name, total, first_line, number[starting])
+        return Span(name, total, first_line=None)  # stray quotation marks: rows can be counted, lines cannot
+    return Span(name, total, first_line, number[starting])
 
 
 def _unclosed(body: bytes, name: str, first_line: int) -> None:
@@ -216,7 +216,7 @@ def _unclosed(body: bytes, name: str, first_line: int) -> None:
     )
 
 
-def _set_aside(part: Part, ragged: Sequence[Any], table: str, bad: BadRows) -> Part:
+def _set_aside(part: Span, ragged: Sequence[Any], table: str, bad: BadRows) -> Span:
     width = ragged[0].expected_columns
     numbers: NDArray[np.int64] = np.array([row.number - 1 for row in ragged], dtype=np.int64)
     records = [

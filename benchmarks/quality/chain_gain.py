@@ -23,6 +23,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from recsys.benchmarks.provenance import Json
 from recsys.benchmarks.quality.common import (
     Arrays,
     Done,
@@ -38,7 +39,7 @@ from recsys.benchmarks.quality.common import (
 )
 from recsys.benchmarks.quality.paired import Labelled, difference, row_metrics
 from recsys.benchmarks.quality.ranking_variants import RECIPES, ranking_config, variants
-from recsys.benchmarks.quality.results import Book, Json, Record
+from recsys.benchmarks.quality.results import Book, Record
 from recsys.data.dataset import Dataset
 from recsys.data.split import Part
 from recsys.data.vocabulary import FIRST

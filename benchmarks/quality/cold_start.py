@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from recsys.benchmarks.provenance import Json
 from recsys.benchmarks.quality.cold_start_rows import STAGES, Asked, Genres, hide, new_items, new_users
 from recsys.benchmarks.quality.common import (
     Arrays,
@@ -47,7 +48,7 @@ from recsys.benchmarks.quality.common import (
     say,
     start,
 )
-from recsys.benchmarks.quality.results import Book, Json, Record
+from recsys.benchmarks.quality.results import Book, Record
 from recsys.data.dataset import Dataset
 from recsys.data.split import Part
 from recsys.data.vocabulary import FIRST, UNKNOWN

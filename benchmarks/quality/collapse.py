@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from recsys.benchmarks.provenance import Json
 from recsys.benchmarks.quality.common import Done, Session, origin, parser, pick, run, say, start
-from recsys.benchmarks.quality.results import Book, Json, Record
+from recsys.benchmarks.quality.results import Book, Record
 from recsys.benchmarks.quality.synthetic import (
     EXPERT,
     EXPERTS,

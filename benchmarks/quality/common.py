@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from recsys.benchmarks.quality.results import RESULTS, ROOT, Json, provenance
+from recsys.benchmarks.provenance import RESULTS, ROOT, Json, provenance
 from recsys.data.build import build_dataset
 from recsys.data.dataset import Dataset
 from recsys.data.raw import read_configured

@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.benchmarks.provenance import Json
 from recsys.benchmarks.quality.common import CONFIGS, Arrays, Done, Session, origin, parser, pick, run, say, start
-from recsys.benchmarks.quality.results import Book, Json, Record
+from recsys.benchmarks.quality.results import Book, Record
 from recsys.data.build import load_dataset
 from recsys.data.dataset import NOW, Dataset
 from recsys.data.simulate import SimulateConfig, Truth, is_world, load_truth, simulate

@@ -26,6 +26,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.benchmarks.provenance import Json
 from recsys.benchmarks.quality import trees
 from recsys.benchmarks.quality.common import (
     Arrays,
@@ -52,7 +53,7 @@ from recsys.benchmarks.quality.ranking_variants import (
     single,
     variants,
 )
-from recsys.benchmarks.quality.results import Book, Json, Record
+from recsys.benchmarks.quality.results import Book, Record
 from recsys.data.dataset import Dataset
 from recsys.data.schema import TaskSpec
 from recsys.data.split import Part

@@ -11,19 +11,13 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from recsys.training.runtime import machine_class
+from recsys.benchmarks.provenance import RESULTS, Json, write_whole
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "docs" / "results"
-Json = dict[str, Any]
 Metrics = Mapping[str, float]
 
 
@@ -136,14 +130,6 @@ class Book:
         write_whole(self.path, text + "\n")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """One process at a time changes the files of a folder."""
@@ -156,17 +142,3 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def provenance() -> dict[str, str]:
-    """Commit, machine and day of a run that happens now."""
-    return {"commit": _commit(), "machine": machine_class(), "date": datetime.now(UTC).date().isoformat()}
-
-
-def _commit() -> str:
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs/results")
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")

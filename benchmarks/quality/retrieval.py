@@ -28,8 +28,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from recsys.benchmarks.provenance import Json
 from recsys.benchmarks.quality.common import Arrays, Done, Session, load, of_seeds, parser, pick, run, say, start
-from recsys.benchmarks.quality.results import Book, Json, Record
+from recsys.benchmarks.quality.results import Book, Record
 from recsys.benchmarks.quality.retrieval_rows import Asked, Towers, second_stage, user_values
 from recsys.benchmarks.quality.retrieval_variants import (
     FACTORS,

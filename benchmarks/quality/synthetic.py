@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from recsys.benchmarks.provenance import Json
 from recsys.benchmarks.quality.common import Done, Session, origin, parser, pick, run, say, start
-from recsys.benchmarks.quality.results import Book, Json, Record
+from recsys.benchmarks.quality.results import Book, Record
 from recsys.data.batch import Batch, Block, Layout, SideLayout
 from recsys.data.schema import TaskSpec
 from recsys.data.synthetic import SyntheticConfig, SyntheticTasks

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recsys.benchmarks.quality.results import RESULTS, Json, write_whole
+from recsys.benchmarks.provenance import RESULTS, Json, write_whole
 
 LOWER = ("logloss", "mse", "rmse", "excess", "seconds", "unused", "dead")
 """Metrics of which less is better."""

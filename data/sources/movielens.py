@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..tables import BadRows, Origin, Part, RawTable, Tables
+from ..tables import BadRows, Origin, RawTable, Span, Tables
 from .files import SourceFiles
 
 _RATINGS = ("user_id", "item_id", "rating", "timestamp")
@@ -117,7 +117,7 @@ def _load_latest(files: SourceFiles, bad: BadRows | None) -> Tables:
     user_ids = pc.unique(named.table["user_id"]).drop_null()
     nothing = pa.nulls(len(user_ids), pa.string())
     profiles = pa.table({"user_id": user_ids, "gender": nothing, "age": nothing, "occupation": nothing, "zip": nothing})
-    users = RawTable(profiles, Origin((Part(f"users of {events.origin}", len(user_ids), None),)), events.digest)
+    users = RawTable(profiles, Origin((Span(f"users of {events.origin}", len(user_ids), None),)), events.digest)
     note = "this edition of MovieLens has no user profiles: gender, age, occupation and zip are missing for everybody"
     return _tables(files, named, users, replace(films, table=items), (note,))
 
