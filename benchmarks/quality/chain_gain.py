@@ -139,10 +139,9 @@ class Chain:
 
     def seed(self, name: str, seed: int, again: bool = False) -> tuple[Json, Arrays]:
         """One training, or what is left of it from an earlier run unless `again`."""
-        path = self.done.path(name, seed, self.settings(name))
-        found = None if again else self.done.load(path)
-        if found is not None:
-            return found
+        return self.done.seed(name, seed, self.settings(name), lambda: self._train(name, seed), again)
+
+    def _train(self, name: str, seed: int) -> tuple[dict[str, float], Arrays]:
         share = SHARES["_tenth" if name.endswith("_tenth") else ""]
         dataset = self.dataset if share == 1 else one_in(self.dataset, share)
         if not name.startswith("cold"):
@@ -161,9 +160,8 @@ class Chain:
             if part == "test":
                 arrays |= logits
         metrics |= {f"variance/{e.vocabulary}": e.variance for e in self.reports.get(name, []) if e.variance < 1}
-        about = self.done.save(path, metrics, arrays)
         say(f"  seed {seed}: test {metrics['test/auc']:.4f}, validation {metrics['valid/auc']:.4f}")
-        return about, arrays
+        return metrics, arrays
 
     def record(self, name: str, group: str, seeds: Sequence[int]) -> Record:
         """Train what is missing, gather the seeds, and take the differences to the cold start."""

@@ -160,21 +160,22 @@ class Lab:
     def tower(self, variant: Variant, seed: int) -> tuple[TwoTower, TowerData, dict[str, float]]:
         """Trained towers: from an earlier row, or now; several rows stand on the same ones."""
         section = self.section(variant)
-        path = self.done.path("tower", seed, section.tower.model_dump(mode="json") | {"bf16": self.session.args.bf16})
-        data = TowerData.of(self.dataset, section.tower, section.positive)
-        found = self.done.load(path)
-        if found is None:
+        settings = section.tower.model_dump(mode="json") | {"bf16": self.session.args.bf16}
+
+        def now() -> tuple[dict[str, float], Arrays]:
             started = time.perf_counter()
             model, data, _ = train_two_tower(self.dataset, section, self.session.runtime(seed), seed)
             about = {"seconds": time.perf_counter() - started}
             about |= {f"valid/{key}": value for key, value in validation_metrics(model, data).items()}
-            arrays = {key: tensor.numpy() for key, tensor in model.state_dict().items()}
-            found = self.done.save(path, about, arrays), arrays
+            return about, {key: tensor.numpy() for key, tensor in model.state_dict().items()}
+
+        about, arrays = self.done.seed("tower", seed, settings, now)
+        data = TowerData.of(self.dataset, section.tower, section.positive)
         model = build_two_tower(data, section.tower, seed)
-        model.load_state_dict({key: torch.from_numpy(values) for key, values in found[1].items()})
+        model.load_state_dict({key: torch.from_numpy(values) for key, values in arrays.items()})
         if variant.mean_row:
             set_mean_row(model, data)
-        kept = {key: value for key, value in found[0]["metrics"].items() if key in ("seconds", "valid/ndcg@10")}
+        kept = {key: value for key, value in about["metrics"].items() if key in ("seconds", "valid/ndcg@10")}
         return model, data, kept
 
     @cached_property
@@ -253,14 +254,14 @@ class Lab:
 
     def seed(self, name: str, seed: int) -> tuple[Json, Arrays]:
         """One seed's values, or what is left of them from an earlier run."""
-        path = self.done.path(name, seed, self.settings(name))
-        found = None if self.session.args.again else self.done.load(path)
-        if found is not None:
-            return found
-        values, about = self.measure(name, seed)
-        metrics = {key: float(each.mean()) for key, each in values.items()} | about
-        say(f"  seed {seed}: " + " ".join(f"{key} {metrics[key]:.4f}" for key in list(values)[:3]))
-        return self.done.save(path, metrics, dict(values)), dict(values)
+
+        def now() -> tuple[dict[str, float], Arrays]:
+            values, about = self.measure(name, seed)
+            metrics = {key: float(each.mean()) for key, each in values.items()} | about
+            say(f"  seed {seed}: " + " ".join(f"{key} {metrics[key]:.4f}" for key in list(values)[:3]))
+            return metrics, dict(values)
+
+        return self.done.seed(name, seed, self.settings(name), now, self.session.args.again)
 
     def record(self, name: str, seeds: Sequence[int]) -> Record:
         """Train what is missing and gather the seeds."""

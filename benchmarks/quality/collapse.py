@@ -26,28 +26,24 @@ import numpy as np
 import torch
 
 from recsys.benchmarks.provenance import Json
-from recsys.benchmarks.quality.common import Done, Session, origin, parser, pick, run, say, start
+from recsys.benchmarks.quality.common import Arrays, Done, Session, of_seeds, parser, pick, run, say, start
 from recsys.benchmarks.quality.results import Book, Record
 from recsys.benchmarks.quality.synthetic import (
     EXPERT,
     EXPERTS,
     INPUT,
     TASKS,
-    TEST_ROWS,
     TOWER,
-    WIDTH,
     Plan,
     as_batch,
     layout,
+    train,
 )
-from recsys.data.synthetic import SyntheticConfig, SyntheticTasks
 from recsys.ranking.gate_log import ROWS, mixture_report
 from recsys.ranking.layers import Gate
-from recsys.ranking.losses import LossConfig
 from recsys.ranking.mixture import MixtureRanker
 from recsys.ranking.ranker import RankerConfig, build_ranker, ranker_class
 from recsys.training.loop import evaluation_mode
-from recsys.training.optim import OptimConfig, Optimizer
 
 FIGURE = "collapse.png"
 
@@ -114,18 +110,10 @@ def disturb(ranker: MixtureRanker, condition: Condition) -> None:
 def measure(config: RankerConfig, condition: Condition, correlation: float, seed: int, plan: Plan) -> dict[str, float]:
     """One run: draw tasks, train on fresh rows, measure on fresh rows."""
     started = time.perf_counter()
-    tasks = SyntheticTasks.build(SyntheticConfig(width=WIDTH, correlation=correlation, seed=seed))
     ranker = build_ranker(config, layout(), TASKS, seed)
     assert isinstance(ranker, MixtureRanker)
     disturb(ranker, condition)
-    optimizer = Optimizer(ranker, OptimConfig(lr=plan.lr), plan.steps)
-    rng = np.random.default_rng([seed, 1])
-    for _ in range(plan.steps):
-        losses = ranker.losses(as_batch(*tasks.draw(plan.batch, rng)), LossConfig())
-        torch.autograd.backward(list(losses.values()))
-        optimizer.step()
-        optimizer.zero_grad()
-    x, y = tasks.draw(TEST_ROWS, np.random.default_rng([seed, 2]))
+    x, y = train(ranker, correlation, seed, plan)
     with evaluation_mode(ranker):
         out = ranker(as_batch(x, y))
         (level,) = mixture_report(ranker.batch_mixtures(as_batch(x[:ROWS], y[:ROWS])))["levels"]
@@ -153,22 +141,20 @@ def record(session: Session, done: Done, name: str, base: Json | None, correlati
     how = CONDITIONS[condition]
     config, plan = model_config(CURES[cure][1]), replace(plan, lr=plan.lr * how.lr)
     settings: Json = {"model": config.model_dump(mode="json"), "correlation": correlation, **vars(plan), **vars(how)}
-    abouts = {}
+    found = {}
     for seed in session.seeds:
-        path = done.path(name.replace(" ", "-"), seed, settings)
-        kept = None if session.args.again else done.load(path)
-        if kept is None:
+
+        def now(seed: int = seed) -> tuple[dict[str, float], Arrays]:
             session.runtime(seed)
-            abouts[str(seed)] = done.save(path, measure(config, how, correlation, seed, plan), {})
-        else:
-            abouts[str(seed)] = kept[0]
-    per_seed = {seed: dict(about["metrics"]) for seed, about in abouts.items()}
+            return measure(config, how, correlation, seed, plan), {}
+
+        found[seed] = done.seed(name, seed, settings, now, session.args.again)
+    per_seed = {str(seed): dict(about["metrics"]) for seed, (about, _) in found.items()}
     before = per_seed if cure == "none" else (base or {})
     for name_of_seed, metrics in per_seed.items():
         if name_of_seed in before:
             metrics["saved"] = before[name_of_seed]["mse"] - metrics["mse"]
-    every = list(abouts.values())
-    say(f"  mean squared error {np.mean([metrics['mse'] for metrics in per_seed.values()]):.4f} over {len(every)} runs")
+    say(f"  mean squared error {np.mean([m['mse'] for m in per_seed.values()]):.4f} over {len(per_seed)} runs")
     return Record(
         variant=name,
         group=how.about,
@@ -177,8 +163,7 @@ def record(session: Session, done: Done, name: str, base: Json | None, correlati
         seeds=session.seeds,
         data="generated",
         settings=settings,
-        per_seed=per_seed,
-        **origin(every),
+        **of_seeds(found) | {"per_seed": per_seed},
     )
 
 

@@ -225,29 +225,38 @@ class Done:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def path(self, variant: str, seed: int, settings: Json) -> Path:
-        """File of a variant's seed under these settings."""
+    def seed(
+        self,
+        variant: str,
+        seed: int,
+        settings: Json,
+        measure: Callable[[], tuple[Mapping[str, float], Arrays]],
+        again: bool = False,
+    ) -> tuple[Json, Arrays]:
+        """A seed's metrics with their provenance, and its arrays: from an earlier run, or measured now.
+
+        Args:
+            variant: name of the row.
+            seed: of its training.
+            settings: everything that decides the outcome; others are another file.
+            measure: gives metrics and arrays when no earlier run did.
+            again: measure in any case.
+        """
         mark = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:10]
-        return self.folder / f"{variant}-{seed}-{mark}.npz"
-
-    def load(self, path: Path) -> tuple[Json, Arrays] | None:
-        """Metrics and provenance, and arrays; None when the seed is not done."""
-        if not path.exists():
-            return None
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        return json.loads(str(arrays.pop("about"))), arrays
-
-    def save(self, path: Path, metrics: Mapping[str, float], arrays: Arrays) -> Json:
-        """Keep a finished seed; whole or not at all."""
+        path = self.folder / f"{variant.replace(' ', '-')}-{seed}-{mark}.npz"
+        if path.exists() and not again:
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+            return json.loads(str(arrays.pop("about"))), arrays
+        metrics, arrays = measure()
         about = {"metrics": dict(metrics), **provenance()}
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{os.getpid()}.{path.name}")
         with partial.open("wb") as handle:
-            stored: dict[str, Any] = {"about": np.asarray(json.dumps(about)), **arrays}
-            np.savez(handle, **stored)
+            stored_arrays: dict[str, Any] = {"about": np.asarray(json.dumps(about)), **arrays}
+            np.savez(handle, **stored_arrays)
         os.replace(partial, path)
-        return about
+        return about, arrays
 
 
 def joined(abouts: Sequence[Json], key: str) -> str:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.benchmarks.provenance import Json
-from recsys.benchmarks.quality.common import CONFIGS, Arrays, Done, Session, origin, parser, pick, run, say, start
+from recsys.benchmarks.quality.common import CONFIGS, Arrays, Done, Session, of_seeds, parser, pick, run, say, start
 from recsys.benchmarks.quality.results import Book, Record
 from recsys.data.build import load_dataset
 from recsys.data.dataset import NOW, Dataset
@@ -150,17 +150,16 @@ def settings_of(name: str, smoke: bool) -> RankingConfig:
 def record(session: Session, done: Done, name: str, size: Mapping[str, int]) -> Record:
     """All seeds of a model."""
     settings: Json = {"ranking": settings_of(name, session.smoke).model_dump(mode="json"), "world": dict(size)}
-    abouts, curves = {}, []
+    found = {}
     for seed in session.seeds:
-        path = done.path(name, seed, settings)
-        found = None if session.args.again else done.load(path)
-        if found is None:
+
+        def now(seed: int = seed) -> tuple[dict[str, float], Arrays]:
             metrics, arrays = measure(session, name, seed, SimulateConfig(seed=seed, **size))
-            found = done.save(path, metrics, arrays), arrays
             say(f"  world {seed}: bias {metrics['bias/all']:+.3f}, excess log-loss {metrics['excess/all']:.2f}")
-        abouts[str(seed)] = found[0]
-        curves.append([found[1]["predicted"].tolist(), found[1]["true"].tolist()])
-    every = list(abouts.values())
+            return metrics, arrays
+
+        found[seed] = done.seed(name, seed, settings, now, session.args.again)
+    curves = [[arrays["predicted"].tolist(), arrays["true"].tolist()] for _, arrays in found.values()]
     return Record(
         variant=name,
         group="models",
@@ -169,9 +168,8 @@ def record(session: Session, done: Done, name: str, size: Mapping[str, int]) -> 
         seeds=session.seeds,
         data="simulated",
         settings=settings,
-        per_seed={seed: about["metrics"] for seed, about in abouts.items()},
         extra={"by_decile": np.mean(curves, axis=0).tolist()},
-        **origin(every),
+        **of_seeds(found),
     )
 
 

@@ -150,22 +150,21 @@ class Lab:
     def seed(self, name: str, seed: int, again: bool = False) -> tuple[Json, Arrays]:
         """One training, or what is left of it from an earlier run unless `again`."""
         width, _, settings = self.settings(name)
-        path = self.done.path(name, seed, settings)
-        found = None if again else self.done.load(path)
-        if found is not None:
-            return found
-        started = time.perf_counter()
-        if name == TREES:
-            arrays, dense = trees.train(self.dataset, self.name, seed, self.session.args.threads), 0
-        else:
-            arrays, dense = self._train(name, seed, width)
-        metrics = {"dense": float(dense), "seconds": time.perf_counter() - started}
-        for part, rows in self.labelled.items():
-            metrics |= {f"{part}/{key}": value for key, value in row_metrics(rows, _part(arrays, part)).items()}
-        about = self.done.save(path, metrics, arrays)
-        shown = " ".join(f"{task} {metrics[f'test/auc/{task}']:.4f}" for task in self.tasks)
-        say(f"  seed {seed}: {shown} (validation {metrics['valid/auc']:.4f}, {metrics['seconds']:.0f} s)")
-        return about, arrays
+
+        def now() -> tuple[dict[str, float], Arrays]:
+            started = time.perf_counter()
+            if name == TREES:
+                arrays, dense = trees.train(self.dataset, self.name, seed, self.session.args.threads), 0
+            else:
+                arrays, dense = self._train(name, seed, width)
+            metrics = {"dense": float(dense), "seconds": time.perf_counter() - started}
+            for part, rows in self.labelled.items():
+                metrics |= {f"{part}/{key}": value for key, value in row_metrics(rows, _part(arrays, part)).items()}
+            shown = " ".join(f"{task} {metrics[f'test/auc/{task}']:.4f}" for task in self.tasks)
+            say(f"  seed {seed}: {shown} (validation {metrics['valid/auc']:.4f}, {metrics['seconds']:.0f} s)")
+            return metrics, arrays
+
+        return self.done.seed(name, seed, settings, now, again)
 
     def _train(self, name: str, seed: int, width: int) -> tuple[Arrays, int]:
         variant = self.variants[name]

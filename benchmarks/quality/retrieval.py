@@ -107,18 +107,17 @@ class Lab:
         base = f"{variant.tower}+valid" if variant.retrained else variant.tower or name
         section, dataset = self.section(base), self.merged if variant.retrained else self.dataset
         settings = self.settings(base) | {"weights": True}
-        path = self.done.path(f"towers-{base}", seed, settings)
         data = TowerData.of(dataset, section.tower, section.positive)
-        found = None if again else self.done.load(path)
-        if found is None:
-            started = time.perf_counter()
+
+        def now() -> tuple[dict[str, float], Arrays]:
+            started, learned = time.perf_counter(), section
             if variant.retrained:  # the last epoch's weights: nothing may look at the test part
-                section = section.model_copy(update={"fit": section.fit.model_copy(update={"metric": ""})})
-            model, data, history = train_two_tower(dataset, section, self.session.runtime(seed), seed)
+                learned = section.model_copy(update={"fit": section.fit.model_copy(update={"metric": ""})})
+            model, _, history = train_two_tower(dataset, learned, self.session.runtime(seed), seed)
             metrics = {"seconds": time.perf_counter() - started, "best_epoch": float(history.best_epoch)}
-            arrays = {key: tensor.numpy() for key, tensor in model.state_dict().items()}
-            found = self.done.save(path, metrics, arrays), arrays
-        about, arrays = found
+            return metrics, {key: tensor.numpy() for key, tensor in model.state_dict().items()}
+
+        about, arrays = self.done.seed(f"towers-{base}", seed, settings, now, again)
         model = build_two_tower(data, section.tower, seed)
         model.load_state_dict({key: torch.from_numpy(values) for key, values in arrays.items()})
         return Towers([model], data, Part.VALID if variant.retrained else Part.TEST, about["metrics"])
@@ -126,20 +125,19 @@ class Lab:
     def seed(self, name: str, seed: int, again: bool) -> tuple[Json, Arrays]:
         """Ranks of the targets by one seed, or what is left of them from an earlier run."""
         variant = self.variants[name]
-        path = self.done.path(name, seed, self.settings(name))
-        found = None if again else self.done.load(path)
-        if found is not None:
-            return found
-        if variant.baseline:
-            arrays, metrics = self._baseline(variant.baseline, seed)
-        elif variant.second:
-            arrays, metrics = self._funnel(name, [self.towers(name, seed)], seed)
-        else:
-            arrays, metrics = self._rank(self.towers(name, seed, again))
-        about = self.done.save(path, metrics, arrays)
-        shown = " ".join(f"{key} {metrics[key]:.4f}" for key in metrics if key in ("test/hit@10", "test/ndcg@10"))
-        say(f"  seed {seed}: {shown} ({metrics['seconds']:.0f} s)")
-        return about, arrays
+
+        def now() -> tuple[dict[str, float], Arrays]:
+            if variant.baseline:
+                arrays, metrics = self._baseline(variant.baseline, seed)
+            elif variant.second:
+                arrays, metrics = self._funnel(name, [self.towers(name, seed)], seed)
+            else:
+                arrays, metrics = self._rank(self.towers(name, seed, again))
+            shown = " ".join(f"{key} {metrics[key]:.4f}" for key in metrics if key in ("test/hit@10", "test/ndcg@10"))
+            say(f"  seed {seed}: {shown} ({metrics['seconds']:.0f} s)")
+            return metrics, arrays
+
+        return self.done.seed(name, seed, self.settings(name), now, again)
 
     def _rank(self, towers: Towers) -> tuple[Arrays, dict[str, float]]:
         arrays: Arrays = {}

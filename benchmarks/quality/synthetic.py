@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from recsys.benchmarks.provenance import Json
-from recsys.benchmarks.quality.common import Done, Session, origin, parser, pick, run, say, start
+from recsys.benchmarks.quality.common import Arrays, Done, Session, of_seeds, parser, pick, run, say, start
 from recsys.benchmarks.quality.results import Book, Record
 from recsys.data.batch import Batch, Block, Layout, SideLayout
 from recsys.data.schema import TaskSpec
@@ -41,6 +42,7 @@ MODELS = ("single_task", "shared_bottom", "omoe", "mmoe", "ple")
 LABELS = {"single_task": "single-task", "shared_bottom": "shared bottom", "omoe": "OMoE", "mmoe": "MMoE", "ple": "PLE"}
 FIGURE = "synthetic.png"
 INPUT = {"embedding_dim": 1}
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def parameters(ranker: Ranker) -> int:
     return sum(p.numel() for name, p in ranker.named_parameters() if "missing" not in name)
 
 
-def as_batch(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> Batch:
+def as_batch(x: Floats, y: Floats) -> Batch:
     """Rows as a batch of numbers with two labels."""
     rows = len(x)
     query = Block(torch.empty(rows, 0, dtype=torch.int64), torch.from_numpy(x))
@@ -99,11 +101,9 @@ def as_batch(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> Batch:
     return Batch(query, item, None, labels, torch.ones_like(labels, dtype=torch.bool), torch.ones(rows))
 
 
-def measure(config: RankerConfig, correlation: float, seed: int, plan: Plan) -> dict[str, float]:
-    """One run: draw tasks, train on fresh rows, measure on fresh rows."""
-    started = time.perf_counter()
+def train(ranker: Ranker, correlation: float, seed: int, plan: Plan) -> tuple[Floats, Floats]:
+    """Draw two tasks and train on fresh rows; numbers and labels of fresh rows to measure on."""
     tasks = SyntheticTasks.build(SyntheticConfig(width=WIDTH, correlation=correlation, seed=seed))
-    ranker = build_ranker(config, layout(), TASKS, seed)
     optimizer = Optimizer(ranker, OptimConfig(lr=plan.lr), plan.steps)
     rng = np.random.default_rng([seed, 1])
     loss_config = LossConfig()
@@ -112,7 +112,14 @@ def measure(config: RankerConfig, correlation: float, seed: int, plan: Plan) -> 
         torch.autograd.backward(list(losses.values()))
         optimizer.step()
         optimizer.zero_grad()
-    x, y = tasks.draw(TEST_ROWS, np.random.default_rng([seed, 2]))
+    return tasks.draw(TEST_ROWS, np.random.default_rng([seed, 2]))
+
+
+def measure(config: RankerConfig, correlation: float, seed: int, plan: Plan) -> dict[str, float]:
+    """One run: draw tasks, train on fresh rows, measure on fresh rows."""
+    started = time.perf_counter()
+    ranker = build_ranker(config, layout(), TASKS, seed)
+    x, y = train(ranker, correlation, seed, plan)
     with evaluation_mode(ranker):
         out = ranker(as_batch(x, y))
     errors = {task.name: float(np.mean((out[task.name].numpy() - y[:, i]) ** 2)) for i, task in enumerate(TASKS)}
@@ -134,18 +141,16 @@ def record(session: Session, done: Done, model: str, correlation: float, plan: P
     """All runs of a model at a correlation."""
     config = model_config(model)
     settings: Json = {"model": config.model_dump(mode="json"), "correlation": correlation, **vars(plan)}
-    abouts = {}
+    found = {}
     for seed in session.seeds:
-        path = done.path(name_of(model, correlation).replace(" ", "-"), seed, settings)
-        found = None if session.args.again else done.load(path)
-        if found is None:
+
+        def now(seed: int = seed) -> tuple[dict[str, float], Arrays]:
             session.runtime(seed)
-            found = done.save(path, measure(config, correlation, seed, plan), {}), {}
-        abouts[str(seed)] = found[0]
-    per_seed = {seed: about["metrics"] for seed, about in abouts.items()}
-    errors = [metrics["mse"] for metrics in per_seed.values()]
+            return measure(config, correlation, seed, plan), {}
+
+        found[seed] = done.seed(name_of(model, correlation), seed, settings, now, session.args.again)
+    errors = [about["metrics"]["mse"] for about, _ in found.values()]
     say(f"  mean squared error {np.mean(errors):.4f} over {len(errors)} runs")
-    every = list(abouts.values())
     return Record(
         variant=name_of(model, correlation),
         group=f"cosine of the tasks' weights {correlation:g}",
@@ -154,9 +159,8 @@ def record(session: Session, done: Done, model: str, correlation: float, plan: P
         seeds=session.seeds,
         data="generated",
         settings=settings,
-        per_seed=per_seed,
         extra={"quantiles": dict(zip(("10", "50", "90"), np.quantile(errors, [0.1, 0.5, 0.9]).tolist(), strict=True))},
-        **origin(every),
+        **of_seeds(found),
     )
 
 
