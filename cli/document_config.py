@@ -29,7 +29,8 @@ A value is read as TOML, a bare word as text. The resolved configuration, every 
 `config.toml`, and can be trained from again.
 
 A file that begins with `extends = "other.toml"` says only what it changes in the other one: tables are merged, anything
-else is replaced.
+else is replaced. A section that becomes one of another kind there, or by `--set ranking.model.kind=cgc`, keeps what
+both kinds know.
 """
 
 WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text", Path: "path", Any: "anything"}

@@ -15,7 +15,7 @@ import pyarrow.csv as pacsv
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .tables import BadRow, BadRows, Origin, Span, RawTable
+from .tables import BadRow, BadRows, Origin, RawTable, Span
 
 _BLOCK = 8 << 20
 """Bytes parsed at a time; no row may be longer."""

@@ -18,12 +18,13 @@ from pydantic import Field, field_validator, model_validator
 from ..data.schema import DataConfig
 from ..evaluation.config import EvaluationConfig
 from ..ranking.blend import BlendConfig
+from ..ranking.ranker import RankerConfig, ranker_class
 from ..ranking.train import RankingConfig
 from ..retrieval.index_tuning import IndexConfig
 from ..retrieval.train import RetrievalConfig
 from ..settings import Settings
 from ..training.runtime import RuntimeConfig
-from .settings_file import dump_table, dump_toml, load_settings
+from .settings_file import Kinds, dump_table, dump_toml, load_settings
 
 
 class RunConfig(Settings):
@@ -65,6 +66,14 @@ class RunConfig(Settings):
         return self
 
 
+def _ranker_section(kind: str) -> type[RankerConfig]:
+    return ranker_class(kind).Config
+
+
+KINDS: Kinds = {("ranking", "model"): _ranker_section}
+"""Sections of which there are several kinds; the keys of one mean nothing to another."""
+
+
 def load_config(file: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The configuration in a TOML file, overridden and validated.
 
@@ -75,7 +84,7 @@ def load_config(file: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: one sentence for each mistake, one a line.
     """
-    return load_settings(RunConfig, file, overrides, defaults={"name": file.stem})
+    return load_settings(RunConfig, file, overrides, defaults={"name": file.stem}, kinds=KINDS)
 
 
 def config_hash(config: Settings) -> str:

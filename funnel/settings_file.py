@@ -10,7 +10,7 @@ import datetime
 import difflib
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +23,8 @@ from .settings_errors import Source, explain
 
 S = TypeVar("S", bound=Settings)
 Table = dict[str, Any]
+Kinds = Mapping[tuple[str, ...], Callable[[str], type[Settings]]]
+"""Sections of which there are several kinds, by their keys from the top: `kind` -> the class of that section."""
 EXTENDS = "extends"
 """Top-level key of a file that changes another one."""
 
@@ -56,6 +58,35 @@ def parse_override(text: str) -> Override:
     except tomllib.TOMLDecodeError:
         parsed = {"value": value}
     return Override(tuple(key.split(".")), parsed["value"] if len(parsed) == 1 else value, text)
+
+
+def fitting(under: Table, over: Table, kinds: Kinds) -> Table:
+    """`under` without the keys that mean nothing to the kind a section is given in `over`.
+
+    Who replaces an MMoE by a shared bottom keeps the inputs and the dropout and not the number of experts, which could
+    not be unsaid otherwise.
+    """
+    for keys, class_of in kinds.items():
+        section, kind = _section(under, keys), _section(over, keys).get("kind")
+        if not section or kind in (None, section.get("kind")):
+            continue
+        try:
+            known = class_of(str(kind)).model_fields
+        except ConfigError:
+            continue  # no kind has that name: said when the section is validated
+        under = _with_section(under, keys, {key: value for key, value in section.items() if key in known})
+    return under
+
+
+def _section(table: Table, keys: Sequence[str]) -> Table:
+    for key in keys:
+        found = table.get(key)
+        table = found if isinstance(found, dict) else {}
+    return table
+
+
+def _with_section(table: Table, keys: Sequence[str], section: Table) -> Table:
+    return {**table, keys[0]: _with_section(table[keys[0]], keys[1:], section)} if keys else section
 
 
 def apply_override(table: Table, override: Override) -> None:
@@ -98,14 +129,15 @@ def read_toml(file: Path) -> tuple[Table, str]:
         raise ConfigError(f"{file} is not valid TOML: {error}; mend that line") from error
 
 
-def read_extended(file: Path, above: tuple[Path, ...] = ()) -> tuple[Table, str]:
+def read_extended(file: Path, kinds: Kinds | None = None, above: tuple[Path, ...] = ()) -> tuple[Table, str]:
     """The table in a TOML file on top of the file that its key `extends` names, and its own text.
 
-    Tables are merged key by key; anything else, lists too, is replaced. Paths in a file that is extended count from the
-    folder of the file that extends it.
+    Tables are merged key by key; anything else, lists too, is replaced; see `fitting` for sections of several kinds.
+    Paths in a file that is extended count from the folder of the file that extends it.
 
     Args:
         file: TOML.
+        kinds: sections of several kinds.
         above: files that led here.
 
     Raises:
@@ -121,10 +153,16 @@ def read_extended(file: Path, above: tuple[Path, ...] = ()) -> tuple[Table, str]
     chain = (*above, file.resolve())
     if under.resolve() in chain:
         raise ConfigError(f"{file} extends {base}, which extends it in turn; take one of the two lines out")
-    return merged(read_extended(under, chain)[0], table), text
+    return merged(fitting(read_extended(under, kinds, chain)[0], table, kinds or {}), table), text
 
 
-def load_settings(model: type[S], file: Path, overrides: Sequence[str] = (), defaults: Table | None = None) -> S:
+def load_settings(
+    model: type[S],
+    file: Path,
+    overrides: Sequence[str] = (),
+    defaults: Table | None = None,
+    kinds: Kinds | None = None,
+) -> S:
     """Read, override, complete (`with_defaults`) and validate.
 
     Args:
@@ -132,13 +170,19 @@ def load_settings(model: type[S], file: Path, overrides: Sequence[str] = (), def
         file: TOML.
         overrides: `a.b.c=VALUE` each, applied in order.
         defaults: top-level values for keys the file leaves out.
+        kinds: sections of several kinds, see `fitting`.
 
     Raises:
         ConfigError: one sentence for each mistake, one a line.
     """
-    table, text = read_extended(file)
+    table, text = read_extended(file, kinds)
     table = {**(defaults or {}), **table}
     parsed = [parse_override(override) for override in overrides]
+    said: Table = {}
+    for override in parsed:
+        if not any(key.isdigit() for key in override.keys):
+            apply_override(said, override)
+    table = fitting(table, said, kinds or {})
     for override in parsed:
         apply_override(table, override)
     source = Source(str(file), text, tuple((override.keys, override.text) for override in parsed))

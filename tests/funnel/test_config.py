@@ -248,6 +248,26 @@ def test_a_file_that_extends_another_changes_what_it_names_and_keeps_the_rest(tm
     }
 
 
+@pytest.mark.parametrize("by_command", [False, True])
+def test_another_kind_of_ranker_keeps_what_all_share_and_drops_what_is_its_own(
+    tmp_path: Path, by_command: bool
+) -> None:
+    base = 'name = "run"\n[data]\nsource = "movielens"\npath = "."\n[ranking.model]\nkind = "mmoe"\nnum_experts = 3\n'
+    (tmp_path / "base.toml").write_text(base + "dropout = 0.3\n[ranking.model.input]\nembedding_dim = 12\n")
+    (tmp_path / "top.toml").write_text('extends = "base.toml"\n[ranking.model]\nkind = "cgc"\nshared_experts = 5\n')
+    if by_command:
+        model = load_config(
+            tmp_path / "base.toml", ["ranking.model.shared_experts=5", "ranking.model.kind=cgc"]
+        ).ranking.model
+    else:
+        model = load_config(tmp_path / "top.toml").ranking.model
+    assert (model.kind, model.dropout, model.input.embedding_dim) == ("cgc", 0.3, 12)
+    assert model.model_dump()["shared_experts"] == 5
+    (tmp_path / "top.toml").write_text('extends = "base.toml"\n[ranking.model]\nkind = "cgc"\nnum_experts = 5\n')
+    with pytest.raises(ConfigError, match="num_experts"):
+        load_config(tmp_path / "top.toml")  # what the file itself says is never dropped
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
