@@ -25,6 +25,8 @@ WIDTHS = (4, 1024)
 BASELINE = "single_task"
 BASE = "shared_bottom"
 """What gates and histories change one thing in."""
+GEMNN: Table = {"joint_gate": {"enabled": True}}
+"""The gate that ships."""
 
 
 @dataclass(frozen=True)
@@ -215,13 +217,24 @@ def _cures() -> dict[str, Variant]:
 
 def _long() -> dict[str, Variant]:
     """What a further epoch does to the shared bottom, its teachers and their student, where two are the recipe."""
-    group, versus = "three epochs", "single_task_long"
-    shared: Table = {"train": {"fit": {"epochs": 3}}, "matched": False, "versus": versus, "needs": "rare"}
+    return {**_with_students("three epochs"), **_with_students("three epochs, GemNN's gate", "gemnn_", GEMNN)}
+
+
+def _with_students(group: str, mark: str = "", inputs: Table | None = None) -> dict[str, Variant]:
+    """Three epochs on some inputs: single-task models, shared bottom, and the shared bottom that they teach."""
+    versus = f"single_task_{mark}long"
+    shared: Table = {
+        "input": inputs or {},
+        "train": {"fit": {"epochs": 3}},
+        "matched": False,
+        "versus": versus,
+        "needs": "rare",
+    }
     about = "labels half what the single-task models of this table predict together"
     return {
         versus: Variant(group, "one whole network per task", single, **shared),
-        "shared_bottom_long": Variant(group, "one trunk for all tasks", bottom, **shared),
-        "shared_bottom_distilled_long": Variant(group, about, bottom, distil=0.5, **shared),
+        f"shared_bottom_{mark}long": Variant(group, "one trunk for all tasks", bottom, **shared),
+        f"shared_bottom_{mark}distilled_long": Variant(group, about, bottom, distil=0.5, **shared),
     }
 
 
@@ -239,11 +252,12 @@ def _gates() -> dict[str, Variant]:
     about = "GateNet: both at their defaults (vector-wise, field-private, sigmoid; hidden tanh)"
     inputs = {"field_gate": {"kind": "vector", "sharing": "private", "activation": "sigmoid"}}
     found["field_and_hidden"] = Variant(group, about, bottom, input=inputs, keys={"hidden_gate": "tanh"})
-    joint: dict[str, Table] = {"full": {}, "rank32": {"rank": 32}, "rank32_scale2": {"rank": 32, "scale": 2.0}}
+    joint: dict[str, Table] = {"full": {}, "full_scale2": {"scale": 2.0}, "full_linear": {"activation": "linear"}}
+    joint |= {"rank32": {"rank": 32}, "rank32_scale2": {"rank": 32, "scale": 2.0}}
     for name, keys in joint.items():
         about = f"GemNN: gate on the concatenated embeddings, {name.replace('_', ', ')}"
         inputs = {"joint_gate": {"enabled": True, **keys}}
-        found[f"gemnn_{name}"] = Variant(group, about, bottom, input=inputs, matched=name != "full")  # D x D: too large
+        found[f"gemnn_{name}"] = Variant(group, about, bottom, input=inputs, matched=bool(keys.get("rank")))  # D x D
     found["warm_start"] = Variant(
         group, "embeddings start from the retriever's", bottom, matched=False, warm=True, needs="history"
     )
