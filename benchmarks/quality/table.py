@@ -1,4 +1,4 @@
-"""One page of all results: `docs/results/*.json` as markdown tables, each with the command that makes it.
+"""One page of all results: `docs/results/*.json` as markdown tables, each with the command that makes it, and pictures.
 
 python benchmarks/quality/table.py            # writes docs/results/README.md
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys.benchmarks.provenance import RESULTS, Json, write_whole
+from recsys.benchmarks.quality.forest import draw_all
 
 LOWER = ("logloss", "mse", "rmse", "excess", "seconds", "unused", "dead")
 """Metrics of which less is better."""
@@ -175,6 +176,8 @@ def main() -> None:
     folder: Path = options.parse_args().folder
     files = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
     books = [found for found in files if "variants" in found]  # the folder also holds records of other kinds
+    for book in books:
+        book["figures"] = [*book["figures"], *draw_all(book, folder)]
     write_whole(folder / "README.md", render(books))
     print(f"{len(books)} tables in {folder / 'README.md'}")
 
