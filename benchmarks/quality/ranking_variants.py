@@ -246,6 +246,13 @@ def _gates() -> dict[str, Variant]:
         inputs: Table = {"field_gate": {"kind": kind, "sharing": sharing, "activation": act}}
         about = f"GateNet: {kind}-wise, field-{sharing}, {act}"
         found[f"field_{kind}_{sharing}_{act}"] = Variant(group, about, bottom, input=inputs)
+    # A linear gate of an embedding that starts at 0.05 is its square, all but 0: does the order of the activations hold
+    # where embeddings start ten times larger?
+    found["wide"] = Variant(group, "embeddings start ten times larger", bottom, input={"init_std": 0.5}, matched=False)
+    for act in ("sigmoid", "tanh", "linear"):
+        inputs = {"field_gate": {"kind": "vector", "activation": act}, "init_std": 0.5}
+        about = f"GateNet: vector-wise, field-private, {act}; embeddings start ten times larger"
+        found[f"wide_{act}"] = Variant(group, about, bottom, input=inputs)
     for act in ("tanh", "linear", "sigmoid"):
         about = f"GateNet: gate after every hidden layer, {act}"
         found[f"hidden_{act}"] = Variant(group, about, bottom, keys={"hidden_gate": act})
