@@ -7,13 +7,42 @@ fields say together. GateNet's bit-wise private gate is GemNN's with a block-dia
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from .activation import activate
+from ..settings import Settings
+from .activation import Activation, activate
 from .features import Encoded, SideFields
 from .split import SplitInput
+
+
+class FieldGateConfig(Settings):
+    """GateNet's gate on each field's embedding."""
+
+    kind: Literal["none", "vector", "bit"] = "none"
+    """`vector`: one number per field; `bit`: one per coordinate; `none`: no gate."""
+    sharing: Literal["private", "shared"] = "private"
+    """Whether every field has its own gate weights or all fields share them."""
+    activation: Activation = "sigmoid"
+    """Of the gate's output."""
+
+
+class JointGateConfig(Settings):
+    """GemNN's gate on the concatenated embeddings: each coordinate's gate sees every field."""
+
+    enabled: bool = False
+    """Put the gate between the embeddings and the network."""
+    activation: Activation = "sigmoid"
+    """Of the gate's output; the paper's choice could not be verified."""
+    bias: bool = True
+    """Whether the gate has a bias; the paper's choice could not be verified."""
+    rank: int = Field(default=0, ge=0)
+    """Factorise the D x D weight to this rank; 0 keeps it full."""
+    scale: float = Field(default=1.0, gt=0)
+    """Multiplies the gate: 2 with a sigmoid starts near 1 (as in PPNet's gate unit)."""
 
 
 class FieldGate(nn.Module):
@@ -44,15 +73,27 @@ class FieldGate(nn.Module):
         projected = fields @ weight[0] if self.shared else torch.einsum("rfk,fkg->rfg", fields, weight)
         return activate(projected, self.activation)
 
+    def scaled(self, fields: Tensor, weight: Tensor) -> Tensor:
+        """Fields of one side and their gates' weights -> scaled fields: [R, F, K], [F or 1, K, G] -> [R, F, K]."""
+        return fields * self.gate(fields, weight)
+
     def forward(self, encoded: Encoded) -> Encoded:
         """Scale the fields of both sides; each side by itself, so the query side is still computed once."""
         split = 1 if self.shared else self.num_query
         query_weight, item_weight = self.weight[:split], self.weight if self.shared else self.weight[split:]
 
-        def scaled(side: SideFields, weight: Tensor) -> SideFields:
-            return replace(side, fields=side.fields * self.gate(side.fields, weight))
+        def side(fields: SideFields, weight: Tensor) -> SideFields:
+            return replace(fields, fields=self.scaled(fields.fields, weight))
 
-        return Encoded(scaled(encoded.query, query_weight), scaled(encoded.item, item_weight), encoded.owner)
+        return Encoded(side(encoded.query, query_weight), side(encoded.item, item_weight), encoded.owner)
+
+
+def build_field_gate(config: FieldGateConfig, num_fields: tuple[int, int], dim: int) -> FieldGate | None:
+    """The gate that is configured, if any; see `FieldGate`."""
+    if config.kind == "none":
+        return None
+    bitwise, shared = config.kind == "bit", config.sharing == "shared"
+    return FieldGate(num_fields, dim, bitwise=bitwise, shared=shared, activation=config.activation)
 
 
 class JointGate(nn.Module):

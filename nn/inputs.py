@@ -2,44 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 from torch import nn
 
 from ..data.batch import Batch, Layout
-from ..settings import Settings
-from .activation import Activation
 from .cross import CrossNetwork
 from .features import Encoded, FeatureConfig, FeatureEncoder
-from .gates import FieldGate, JointGate
+from .gates import FieldGateConfig, JointGate, JointGateConfig, build_field_gate
 from .split import SplitInput
-
-
-class FieldGateConfig(Settings):
-    """GateNet's gate on each field's embedding."""
-
-    kind: Literal["none", "vector", "bit"] = "none"
-    """`vector`: one number per field; `bit`: one per coordinate; `none`: no gate."""
-    sharing: Literal["private", "shared"] = "private"
-    """Whether every field has its own gate weights or all fields share them."""
-    activation: Activation = "sigmoid"
-    """Of the gate's output."""
-
-
-class JointGateConfig(Settings):
-    """GemNN's gate on the concatenated embeddings: each coordinate's gate sees every field."""
-
-    enabled: bool = False
-    """Put the gate between the embeddings and the network."""
-    activation: Activation = "sigmoid"
-    """Of the gate's output; the paper's choice could not be verified."""
-    bias: bool = True
-    """Whether the gate has a bias; the paper's choice could not be verified."""
-    rank: int = Field(default=0, ge=0)
-    """Factorise the D x D weight to this rank; 0 keeps it full."""
-    scale: float = Field(default=1.0, gt=0)
-    """Multiplies the gate: 2 with a sigmoid starts near 1 (as in PPNet's gate unit)."""
 
 
 class InputConfig(FeatureConfig):
@@ -69,16 +39,8 @@ class InputLayer(nn.Module):
         super().__init__()
         self.encoder = FeatureEncoder(layout, config)
         self.width = self.encoder.width
-        gate = config.field_gate
-        self.field_gate: FieldGate | None = None
-        if gate.kind != "none":
-            self.field_gate = FieldGate(
-                (self.encoder.query.num_fields, self.encoder.item.num_fields),
-                self.encoder.table.dim,
-                bitwise=gate.kind == "bit",
-                shared=gate.sharing == "shared",
-                activation=gate.activation,
-            )
+        fields = self.encoder.query.num_fields, self.encoder.item.num_fields
+        self.field_gate = build_field_gate(config.field_gate, fields, self.encoder.table.dim)
         joint = config.joint_gate
         self.joint_gate: JointGate | None = None
         if joint.enabled:

@@ -20,7 +20,9 @@ from torch.nn import functional as F
 
 from ..data.batch import Block, SideLayout
 from ..data.vocabulary import UNKNOWN
+from ..nn.activation import HiddenGateKind
 from ..nn.embedding import EmbeddingTable, mean_share
+from ..nn.gates import FieldGateConfig, build_field_gate
 from ..nn.mlp import MLP, init_linear
 from ..nn.sequence import SequenceConfig, build_sequence_encoder
 from ..settings import Settings
@@ -58,6 +60,10 @@ class TwoTowerConfig(Settings):
     """Share of items whose id is hidden in a training step, so that content alone learns to place new items."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
     """Dropout after each hidden layer of the user tower."""
+    field_gate: FieldGateConfig = FieldGateConfig()
+    """GateNet's embedding gate, one in each tower, on the columns whose embeddings the tower sums."""
+    hidden_gate: HiddenGateKind = "none"
+    """GateNet's gate after each hidden layer of the user tower: `tanh` (the paper's), `linear`, `sigmoid`."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +114,11 @@ class Windows:
 
 
 class ContentSum(nn.Module):
-    """Sum of the embeddings of a block's columns: [R] rows -> [R, D]."""
+    """Sum of the embeddings of a block's columns, each through its gate if there are gates: [R] rows -> [R, D]."""
 
     offsets: Tensor
 
-    def __init__(self, layout: SideLayout, table: EmbeddingTable) -> None:
+    def __init__(self, layout: SideLayout, table: EmbeddingTable, gate: FieldGateConfig) -> None:
         super().__init__()
         self._table = (table,)  # held by reference: its parameters belong to the tower
         self.register_buffer("offsets", table.offsets_of(layout.categorical), persistent=False)
@@ -120,14 +126,20 @@ class ContentSum(nn.Module):
         self.vectors = nn.ModuleList(
             init_linear(nn.Linear(width, table.dim), relu=False) for _, width in layout.vectors
         )
+        self.gate = build_field_gate(gate, (0, len(layout.categorical) + len(layout.bags)), table.dim)
 
     def forward(self, block: Block) -> Tensor:
         """Block of R rows -> float [R, D]."""
         (table,) = self._table
-        bags = list(zip(block.bags, self.bag_offsets, strict=True))
-        rows = torch.cat([block.categorical + self.offsets, *(bag + offset for bag, offset in bags)], dim=1)
-        whole = torch.ones_like(block.categorical, dtype=table.weight.dtype)
-        total = table.pooled(rows, torch.cat([whole, *(mean_share(bag > 0) for bag, _ in bags)], dim=1))
+        bags = [(bag + offset, mean_share(bag > 0)) for bag, offset in zip(block.bags, self.bag_offsets, strict=True)]
+        rows = block.categorical + self.offsets
+        if self.gate is not None:
+            fields = torch.cat([table(rows), *(table.pooled(*bag)[:, None] for bag in bags)], dim=1)  # [R, F, D]
+            total = self.gate.scaled(fields, self.gate.weight).sum(1)
+        else:  # summed without being written down
+            whole = torch.ones_like(rows, dtype=table.weight.dtype)
+            shares = torch.cat([whole, *(share for _, share in bags)], dim=1)
+            total = table.pooled(torch.cat([rows, *(bag for bag, _ in bags)], dim=1), shares)
         for linear, values in zip(self.vectors, block.vectors, strict=True):
             total = total + linear(values)
         return total
@@ -149,9 +161,9 @@ class TwoTower(nn.Module):
         self.layout = layout
         width = config.dim
         self.table = EmbeddingTable(layout.sizes, width, config.init_std)
-        self.item_content = ContentSum(layout.item, self.table)
+        self.item_content = ContentSum(layout.item, self.table, config.field_gate)
         has_user = bool(layout.user.categorical or layout.user.bags or layout.user.vectors)
-        self.user_content = ContentSum(layout.user, self.table) if has_user else None
+        self.user_content = ContentSum(layout.user, self.table, config.field_gate) if has_user else None
         self.item_id_column = layout.item.categorical.index(layout.item_id) if layout.item_id else -1
         self.bias: EmbeddingTable | None = None
         self.log_scale: nn.Parameter | None = None
@@ -164,7 +176,7 @@ class TwoTower(nn.Module):
         self.separate = config.history.encoder == "dupn" and bool(layout.events)
         self.encoder = build_sequence_encoder(config.history, width, width * len(layout.events) if self.separate else 0)
         state = self.encoder.output_width + (width if has_user else 0)
-        self.hidden = MLP(state, config.user_hidden, config.dropout)
+        self.hidden = MLP(state, config.user_hidden, config.dropout, config.hidden_gate)
         self.output = init_linear(nn.Linear(self.hidden.width, width * config.interests), relu=False)
         self.norm = nn.LayerNorm(width) if config.similarity == "dot" else nn.Identity()
 

@@ -126,6 +126,14 @@ def variants(smoke: bool = False) -> dict[str, Variant]:
         "lstm, told the time between the last event and the request",
         merged(encoder(large, "lstm"), request),
     )
+    gates: dict[str, Table] = {
+        "field_gate": {"field_gate": {"kind": "vector"}},
+        "bit_gate": {"field_gate": {"kind": "bit"}},
+        "hidden_gate": {"hidden_gate": "tanh"},
+    }
+    for name, keys in gates.items():
+        about = f"means with learned decay rates, GateNet's {name.replace('_', ' ')}"
+        found[f"decayed_mean_{name}"] = Variant(group, about, merged(encoder(mean, "decayed_mean"), {"tower": keys}))
     group = "losses (mean of the last 20)"
     for loss in ("in_batch", "mixed", "sampled", "bce"):
         found[f"mean_{loss}"] = Variant(group, f"loss: {loss}", merged(mean, {"loss": loss}))

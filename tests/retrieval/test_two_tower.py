@@ -15,6 +15,8 @@ from recsys.data.build import build_dataset
 from recsys.data.dataset import NOW
 from recsys.data.readers import read_tables
 from recsys.data.split import Part
+from recsys.nn.activation import HiddenGate
+from recsys.nn.gates import FieldGate, FieldGateConfig
 from recsys.nn.sequence import SequenceConfig
 from recsys.retrieval.train import build_two_tower, item_vectors, query_vectors
 from recsys.retrieval.two_tower import TwoTower, TwoTowerConfig, Windows
@@ -279,3 +281,33 @@ def test_the_request_gap_of_a_window_ends_with_the_time_of_the_event_to_predict(
     everyone = np.flatnonzero(asked_now > history.ptr[:-1])
     late = data.windows(everyone, asked_now[everyone])
     assert (late.properties[torch.arange(len(everyone)), late.lengths - 1, 1] > last[:, 0].max()).all(), "years ago"
+
+
+@pytest.mark.parametrize(("kind", "sharing"), [(k, s) for k in ("vector", "bit") for s in ("private", "shared")])
+def test_a_towers_field_gate_has_the_papers_parameters_and_forced_to_one_is_no_gate(
+    dataset: Any, kind: str, sharing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, data = towers(dataset)
+    gated, _ = towers(dataset, field_gate=FieldGateConfig.model_validate({"kind": kind, "sharing": sharing}))
+    fields = len(data.layout.item.categorical) + len(data.layout.item.bags)
+    width = {"vector": 1, "bit": plain.config.dim}[kind]
+    gate = gated.item_content.gate
+    assert gate is not None
+    assert gate.weight.numel() == (fields if sharing == "private" else 1) * plain.config.dim * width
+    gated.load_state_dict(plain.state_dict(), strict=False)
+    own, windows = vectors(plain, data.items), some_windows(data)
+    assert not torch.allclose(vectors(gated, data.items), own)
+    monkeypatch.setattr(FieldGate, "gate", lambda self, fields, weight: torch.ones_like(fields))
+    torch.testing.assert_close(vectors(gated, data.items), own)
+    torch.testing.assert_close(last(gated, data, windows), last(plain, data, windows))
+
+
+def test_a_towers_hidden_gate_adds_the_square_of_every_width_and_is_trained(dataset: Any) -> None:
+    plain, data = towers(dataset)
+    gated, _ = towers(dataset, hidden_gate="tanh", field_gate=FieldGateConfig(kind="bit"))
+    gates = [module for module in gated.modules() if isinstance(module, HiddenGate)]
+    assert [gate.weight.shape for gate in gates] == [(32, 32)]
+    (states(gated, data, some_windows(data)) ** 2).sum().backward()
+    trained = [gates[0].weight, *(p for name, p in gated.named_parameters() if name.endswith("content.gate.weight"))]
+    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in trained)
+    assert not any(isinstance(module, HiddenGate | FieldGate) for module in plain.modules())
