@@ -86,6 +86,10 @@ class Funnel:
         except RunError as error:
             raise RunError(f"{run}: {error}") from None
 
+    def warm_up(self) -> None:
+        """Answer once and forget it, so that what libraries set up at first use is in no answer's timings."""
+        self.recommend(list(self.dataset.user_rows)[:1], min(10, self.retriever.data.num_items))
+
     def rank(self, users: NDArray[np.int64], found: CandidateSet, moment: int) -> Ranked:
         """Score every candidate with every task and blend.
 

@@ -59,6 +59,7 @@ def recommend(
 
     funnel = Funnel.load(folder)
     allowed = funnel.select(where, allowed_ids, blocked_ids)
+    funnel.warm_up()
     for start in range(0, len(asked), CHUNK):
         for answer in funnel.recommend(asked[start : start + CHUNK], k, explain=explain, allowed=allowed):
             if json:
