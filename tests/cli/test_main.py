@@ -42,7 +42,7 @@ def funnel(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int, bool]]
         calls.append((users, k, explain))
         return [answer(user, k, explain) for user in users]
 
-    loaded = SimpleNamespace(recommend=recommend, select=lambda where, allow, block: None)
+    loaded = SimpleNamespace(warm_up=lambda: None, recommend=recommend, select=lambda where, allow, block: None)
     fake = SimpleNamespace(Funnel=SimpleNamespace(load=lambda run: loaded))
     monkeypatch.setitem(sys.modules, "recsys.funnel.funnel", fake)
     monkeypatch.setattr("recsys.funnel.runs.find_run", lambda run=None: Path("runs/a"))
