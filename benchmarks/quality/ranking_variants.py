@@ -204,6 +204,8 @@ def _cures() -> dict[str, Variant]:
         found[f"ple_{kind}"] = Variant(group, f"{kind} balance", ple, balance={"kind": kind})
     about = "training labels half what the single-task models of all seeds predict together"
     found["shared_bottom_distilled"] = Variant(group, about, bottom, matched=False, distil=0.5)
+    gated = about + ", GemNN's gate"
+    found["shared_bottom_gemnn_distilled"] = Variant(group, gated, bottom, input=GEMNN, matched=False, distil=0.5)
     found["separate_trunks_distilled"] = Variant(group, about, trunks, distil=0.5)
     found["ple_distilled"] = Variant(group, about, ple, distil=0.5)
     found["shared_bottom_distilled_w2.5"] = Variant(
