@@ -207,6 +207,7 @@ def _cures() -> dict[str, Variant]:
     gated = about + ", GemNN's gate"
     found["shared_bottom_gemnn_distilled"] = Variant(group, gated, bottom, input=GEMNN, matched=False, distil=0.5)
     found["separate_trunks_distilled"] = Variant(group, about, trunks, distil=0.5)
+    found["separate_trunks_gemnn_distilled"] = Variant(group, gated, trunks, input=GEMNN, matched=False, distil=0.5)
     found["ple_distilled"] = Variant(group, about, ple, distil=0.5)
     found["shared_bottom_distilled_w2.5"] = Variant(
         group, about + ", rare tasks weigh 2.5", bottom, matched=False, distil=0.5, raised=2.5, needs="rare"
