@@ -38,8 +38,9 @@ def main() -> None:
     run = open_run(options.run)
     evaluation = {key: value for key, value in run.read_json(EVALUATION).items() if key not in LONG}
     manifest = run.manifest
+    indexed = ["recsys build-index"] if "retrieval" in evaluation else []
     record = {
-        "command": f"{options.command} && recsys build-index && recsys evaluate",
+        "command": " && ".join([options.command, *indexed, "recsys evaluate"]),
         "seed": manifest.seed,
         "commit": manifest.git_commit,
         "config_sha256": manifest.config_hash,
