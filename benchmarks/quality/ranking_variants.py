@@ -271,9 +271,11 @@ def _gates() -> dict[str, Variant]:
     found["warm_start"] = Variant(
         group, "embeddings start from the retriever's", bottom, matched=False, warm=True, needs="history"
     )
-    warm_gate = {"joint_gate": {"enabled": True, "rank": 32, "scale": 2.0}}
-    about = "GemNN: gate (rank 32, scale 2) and embeddings from the retriever"
-    found["gemnn_warm"] = Variant(group, about, bottom, input=warm_gate, warm=True, needs="history")
+    for name, gate in (("gemnn_warm", {"rank": 32, "scale": 2.0}), ("gemnn_full_warm", {})):
+        size = "rank 32, scale 2" if gate else "full"
+        about = f"GemNN: gate ({size}) and embeddings from the retriever"
+        inputs = {"joint_gate": {"enabled": True, **gate}}
+        found[name] = Variant(group, about, bottom, input=inputs, warm=True, matched=bool(gate), needs="history")
     return found
 
 
