@@ -180,7 +180,7 @@ def load_settings(
     parsed = [parse_override(override) for override in overrides]
     said: Table = {}
     for override in parsed:
-        if not any(key.isdigit() for key in override.keys):
+        if not any(key.isdigit() for key in override.keys):  # a position means nothing where there is no list yet
             apply_override(said, override)
     table = fitting(table, said, kinds or {})
     for override in parsed:

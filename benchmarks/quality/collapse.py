@@ -27,6 +27,7 @@ import torch
 
 from recsys.benchmarks.provenance import Json
 from recsys.benchmarks.quality.common import Arrays, Done, Session, of_seeds, parser, pick, run, say, start
+from recsys.benchmarks.quality.paired import half_interval
 from recsys.benchmarks.quality.results import Book, Record
 from recsys.benchmarks.quality.synthetic import (
     EXPERT,
@@ -182,7 +183,7 @@ def draw(records: Mapping[str, Json], file: Path) -> None:
             known = [(i, records[n]) for i, c in enumerate(CONDITIONS) if (n := name_of(c, cure)) in records]
             known = [(i, found) for i, found in known if metric in found["mean"]]
             runs = [np.array([m[metric] for m in found["per_seed"].values()]) for _, found in known]
-            spread = [1.96 * v.std(ddof=1) / np.sqrt(len(v)) if len(v) > 1 else 0.0 for v in runs]
+            spread = [half_interval(v) for v in runs]
             at = [i + width * (place - (len(CURES) - 1) / 2) for i, _ in known]
             axis.bar(at, [v.mean() for v in runs], width, yerr=spread, capsize=2, label=about)
         axis.set_xticks(range(len(CONDITIONS)), list(CONDITIONS))

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from recsys.benchmarks.provenance import Json
 from recsys.benchmarks.quality.common import Arrays, Done, Session, of_seeds, parser, pick, run, say, start
+from recsys.benchmarks.quality.paired import half_interval
 from recsys.benchmarks.quality.results import Book, Record
 from recsys.data.batch import Batch, Block, Layout, SideLayout
 from recsys.data.schema import TaskSpec
@@ -193,7 +194,7 @@ def draw(records: Mapping[str, Json], correlations: Sequence[float], file: Path)
             a, b = runs(better, p), runs(worse, p)
             gap = np.array([b[seed] - a[seed] for seed in a if seed in b])
             gains.append(gap.mean())
-            errors.append(1.96 * gap.std(ddof=1) / np.sqrt(len(gap)) if len(gap) > 1 else 0.0)
+            errors.append(half_interval(gap))
         right.errorbar(correlations, gains, errors, marker="o", capsize=3, label=f"{LABELS[worse]} - {LABELS[better]}")
     right.axhline(0.0, color="grey", linewidth=0.8)
     right.set(xlabel="cosine of the tasks' weights", ylabel="error saved", title="paired over runs, 95 % interval")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from recsys.benchmarks.quality.common import k_core, pick
-from recsys.benchmarks.quality.paired import Labelled, difference, row_metrics
+from recsys.benchmarks.quality.paired import Labelled, difference, half_interval, row_metrics
 from recsys.benchmarks.quality.ranking_variants import RECIPES, fit_width, variants
 from recsys.benchmarks.quality.results import Book, Record
 from recsys.benchmarks.quality.table import render
@@ -120,3 +120,9 @@ def test_differences_have_the_sign_of_the_better_one_and_are_paired() -> None:
     assert found["test/gauc/a"]["low"] > 0
     same = difference(rows, {"a": ([poor], [poor])}, 50, "")["auc/a"]
     assert same == {"difference": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_the_interval_of_a_few_runs_is_students() -> None:
+    runs = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert half_interval(runs) == pytest.approx(2.776 * np.sqrt(2.5 / 5), rel=1e-3)
+    assert half_interval(runs[:1]) == 0.0
