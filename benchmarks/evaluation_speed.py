@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recsys.base.ragged import Ragged
+from recsys.base.topk import exact_ranks, exact_topk
 from recsys.evaluation.config import EvaluationConfig
-from recsys.evaluation.ragged import Ragged
-from recsys.evaluation.report import ranking_metrics, retrieval_metrics
-from recsys.evaluation.row_metrics import gauc
+from recsys.evaluation.metrics.rows import gauc
 from recsys.evaluation.slices import row_slices
-from recsys.evaluation.topk import exact_ranks, exact_topk
+from recsys.evaluation.summary import ranking_metrics, retrieval_metrics
 
 
 def bare_topk(query: Tensor, item: Tensor, k: int, block: tuple[int, int]) -> Tensor:

@@ -32,7 +32,7 @@ import torch
 from recsys.benchmarks.index_vectors import KINDS, make_vectors
 from recsys.benchmarks.provenance import write_speed
 from recsys.retrieval.index import Bitmap, ExactIndex, FaissIndex, load_index
-from recsys.retrieval.index_tuning import build_index, recall_of
+from recsys.retrieval.index.tuning import build_index, recall_of
 
 WANTED = (
     ("recall@k on new queries", "fresh_recall", 0.98, "at least"),

@@ -68,11 +68,11 @@ def upsampled(items: np.ndarray, n: int, rng: np.random.Generator, moved: float 
 
 def trained(dim: int, num_queries: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Vectors of MovieLens-1M's films and of as many of its users, from a tower trained for two epochs here."""
+    from recsys.base.errors import ConfigError
+    from recsys.configs.run import load_config
     from recsys.data.build import load_dataset
     from recsys.data.dataset import NOW
-    from recsys.errors import ConfigError
-    from recsys.funnel.config import load_config
-    from recsys.retrieval.train import item_vectors, query_vectors, train_two_tower
+    from recsys.retrieval.towers.train import item_vectors, query_vectors, train_two_tower
     from recsys.training.runtime import start_runtime
 
     # The bias of an item is one more dimension of its vector, so the towers are one narrower.

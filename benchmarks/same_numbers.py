@@ -3,9 +3,10 @@
     python benchmarks/same_numbers.py keep before.json
     python benchmarks/same_numbers.py compare before.json
 
-The embedded world (both stages), MovieLens-100K (both stages, one epoch each) and Census-Income (the ranker, one epoch),
-each trained, indexed, evaluated and asked for ten recommendations through the command line, so that the script does not
-depend on what is moved. One seed, one thread, one machine: another processor may round otherwise. Times are left out.
+The embedded world (both stages), MovieLens-100K (both stages, one epoch each) and Census-Income (the ranker, one
+epoch), each trained, indexed, evaluated and asked for ten recommendations through the command line, so that the script
+does not depend on what is moved. One seed, one thread, one machine: another processor may round otherwise. Times are
+left out.
 Data sets that are not on disk are left out with a sentence; a comparison fails when it lacks one that was kept.
 """
 
@@ -101,7 +102,9 @@ def main() -> int:
     now: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.only.split(","):
-            needed = [Path(setting.split("=", 1)[1]) for setting in TRAININGS[name][2] if setting.startswith("data.path")]
+            needed = [
+                Path(setting.split("=", 1)[1]) for setting in TRAININGS[name][2] if setting.startswith("data.path")
+            ]
             if missing := [path for path in needed if not path.exists()]:
                 print(f"{name}: left out, {missing[0]} is not there", file=sys.stderr)
                 continue

@@ -42,21 +42,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recsys.base.topk import exact_ranks
 from recsys.benchmarks.provenance import write_speed
 from recsys.data.build import build_dataset
 from recsys.data.dataset import Dataset
-from recsys.data.raw import read_configured
+from recsys.data.reading.keys import read_configured
+from recsys.data.reading.tables import BadRows
 from recsys.data.schema import DataConfig
 from recsys.data.split import Part
-from recsys.data.tables import BadRows
-from recsys.evaluation.metrics import rank_metrics
-from recsys.evaluation.topk import exact_ranks
+from recsys.evaluation.metrics.lists import rank_metrics
 from recsys.nn.precision import bf16_is_fast
 from recsys.nn.sequence import SequenceConfig
-from recsys.retrieval.step import RetrievalStep
-from recsys.retrieval.train import RetrievalConfig, build_two_tower, requests, validation_metrics
-from recsys.retrieval.two_tower import TwoTowerConfig, Windows
-from recsys.retrieval.windows import TowerData, WindowLoader
+from recsys.retrieval.towers.step import RetrievalStep
+from recsys.retrieval.towers.train import RetrievalConfig, build_two_tower, requests, validation_metrics
+from recsys.retrieval.towers.two_tower import TwoTowerConfig, Windows
+from recsys.retrieval.towers.windows import TowerData, WindowLoader
 from recsys.training.loop import FitOptions, fit
 from recsys.training.optim import Optimizer
 from recsys.training.runtime import Runtime, RuntimeConfig, start_runtime

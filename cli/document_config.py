@@ -39,7 +39,7 @@ BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 def document() -> str:
     """The whole of docs/config.md."""
-    from ..funnel.config import RunConfig
+    from ..configs.run import RunConfig
     from ..ranking.ranker import ranker_kinds
 
     kinds = {"ranking.model": {name: ranker.Config for name, ranker in ranker_kinds().items()}}

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import RunError
-from ..funnel.names import EVALUATION
+from ..artifacts.names import EVALUATION
+from ..base.errors import RunError
 
 Finding = tuple[str, str, str]
 
@@ -51,7 +51,7 @@ def environment(folder: Path) -> Iterator[Finding]:
 
 def run_health(folder: Path) -> Iterator[Finding]:
     """Whether a run is whole, its numbers finite, its vectors apart, and its quality above popularity's."""
-    from ..funnel.artifacts import open_run
+    from ..artifacts.folder import open_run
 
     try:
         run = open_run(folder)

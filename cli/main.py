@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ..errors import RecsysError
+from ..base.errors import RecsysError
 from .commands import build_index, compare, data, demo, doctor, evaluate, models, recommend, train
 
 

@@ -56,7 +56,7 @@ def show(content: RenderableType) -> None:
 
 def write_page(result: Mapping[str, Any], title: str, file: Path) -> None:
     """Write an evaluation as one HTML file that needs nothing else; a half-written file never takes its place."""
-    from ..evaluation.page import render_html
+    from ..report.page import render_html
 
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.partial")

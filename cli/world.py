@@ -24,8 +24,8 @@ def write_world(out: Path, **sizes: int) -> Path:
     """
     from pydantic import ValidationError
 
-    from ..data.simulate import SimulateConfig, simulate
-    from ..errors import ConfigError
+    from ..base.errors import ConfigError
+    from ..data.world.simulate import SimulateConfig, simulate
 
     try:
         config = SimulateConfig(**sizes)

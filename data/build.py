@@ -10,16 +10,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ..errors import ConfigError
-from .columns import as_strings
+from ..base.errors import ConfigError
 from .dataset import Dataset, EventLog
-from .encode import Carried, Encoding
-from .past import Past, places
-from .raw import RawEvents, clean, label_matrix, read_configured
-from .raw_columns import RawColumns
+from .encoding.carry import Past, places
+from .encoding.encode import Carried, Encoding
+from .encoding.raw_columns import RawColumns
+from .reading.columns import as_strings
+from .reading.keys import RawEvents, clean, label_matrix, read_configured
+from .reading.tables import BadRows, Tables
 from .schema import DataConfig
 from .split import Part, assign_parts
-from .tables import BadRows, Tables
 
 
 def load_dataset(

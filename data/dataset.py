@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .attributes import Attribute, TextColumn, identities
 from .batch import Batch, Block, Layout, SequenceField, SideLayout, join_blocks, join_layouts
-from .counts import CountTable, combine
-from .encoders import Encoders, stack
+from .encoding.attributes import Attribute, TextColumn, identities
+from .encoding.counts import CountTable, combine
+from .encoding.encoders import Encoders, stack
 from .history import History
 from .pretrained import TableStart
 from .schema import DataConfig, FeatureSpec

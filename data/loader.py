@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, DataError, RunError
+from ..base.errors import ConfigError, DataError, RunError
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

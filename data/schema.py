@@ -11,7 +11,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ..settings import Settings
+from ..base.settings import Settings
 
 Side = Literal["user", "item", "context"]
 Kind = Literal["categorical", "multi", "numeric", "sequence", "vector"]

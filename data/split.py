@@ -7,7 +7,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, DataError
+from ..base.errors import ConfigError, DataError
 from .schema import SplitSpec
 
 

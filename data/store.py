@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .attributes import Attribute, TextColumn
 from .batch import Block, SideLayout
-from .counts import CountTable
 from .dataset import Dataset, EventLog
-from .encoders import Encoders
+from .encoding.attributes import Attribute, TextColumn
+from .encoding.counts import CountTable
+from .encoding.encoders import Encoders
 from .history import History
 from .schema import DataConfig
 

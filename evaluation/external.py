@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError
-from .catalogue import coverage
+from ..base.errors import DataError
+from ..base.ragged import IntArray, Ragged, offsets
 from .config import EvaluationConfig
-from .metrics import LIST_METRICS, UserMetrics, graded_ndcg, list_metrics
-from .ragged import IntArray, Ragged, offsets
-from .report import name_sample, user_metrics_json
+from .metrics.coverage import coverage
+from .metrics.lists import LIST_METRICS, UserMetrics, graded_ndcg, list_metrics
+from .summary import name_sample, user_metrics_json
 
 if TYPE_CHECKING:
     import polars as pl

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..base.ragged import FloatArray
 from .guards import Finding
-from .ragged import FloatArray
 
 UNUSED = 0.01
 """An expert whose mean weight is below this is unused by the gate."""

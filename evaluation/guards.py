@@ -13,12 +13,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError
+from ..base.errors import ConfigError
+from ..base.ragged import FloatArray, IntArray
+from ..base.topk import exact_topk
 from .config import EvaluationConfig
-from .metrics import UserMetrics
-from .ragged import FloatArray, IntArray
-from .report import bootstrap_of, ranking_metrics
-from .topk import exact_topk
+from .metrics.lists import UserMetrics
+from .summary import bootstrap_of, ranking_metrics
 
 Metric = Literal["ip", "cosine", "l2"]
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..base.ragged import FloatArray, IntArray, Ragged
 from .guards import Finding
-from .ragged import FloatArray, IntArray, Ragged
-from .row_metrics import auc
+from .metrics.rows import auc
 
 
 def leak_suspects(

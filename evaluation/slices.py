@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, DataError
-from .bootstrap import Samples, UserBootstrap, ratio
+from ..base.errors import ConfigError, DataError
+from ..base.ragged import FloatArray, IntArray, Ragged, locate
 from .config import EvaluationConfig
-from .metrics import UserMetrics
-from .ragged import FloatArray, IntArray, Ragged, locate
-from .report import bootstrap_of
-from .row_samples import PIVOTAL, row_metric_samples
+from .metrics.lists import UserMetrics
+from .summary import bootstrap_of
+from .uncertainty.bootstrap import Samples, UserBootstrap, ratio
+from .uncertainty.row_samples import PIVOTAL, row_metric_samples
 
 Column = NDArray[Any]
 

@@ -15,20 +15,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..artifacts.folder import open_run
+from ..base.errors import ConfigError, RunError
 from ..data.dataset import NOW
-from ..errors import ConfigError, RunError
 from ..ranking.blend import BlendConfig, blend
 from ..ranking.blend_search import searches
 from ..ranking.probabilities import task_probabilities
 from ..ranking.requests import SELECT, RequestRanker, request_batch
-from ..retrieval.index_bitmap import Bitmap
-from ..retrieval.index_types import check_allowed
+from ..retrieval.index.base import check_allowed
+from ..retrieval.index.bitmap import Bitmap
 from ..retrieval.retriever import CandidateSet
-from .answer import Asked, Explainer, Timings, answer, item
-from .artifacts import open_run
 from .ladder import POPULAR, Ladder, Offer, Rung
+from .recommendations import Asked, Explainer, Timings, answer, item
+from .run import Stages, load_stages
 from .selection import select_items
-from .stages import Stages, load_stages
 
 BLOCK = 32
 """Users answered at once; larger blocks leave the processor's caches."""

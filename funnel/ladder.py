@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from ..data.dataset import NOW, Dataset
 from ..data.vocabulary import FIRST
-from ..retrieval.baseline_core import Histories
-from ..retrieval.baseline_segment import SEGMENT_POPULARITY, SegmentPopularity
-from ..retrieval.index_bitmap import Bitmap
+from ..retrieval.baselines.base import Histories
+from ..retrieval.baselines.segment import SEGMENT_POPULARITY, SegmentPopularity
+from ..retrieval.index.bitmap import Bitmap
 from ..retrieval.merge import places
 from ..retrieval.retriever import TOWER, CandidateSet, Retriever
 

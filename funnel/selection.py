@@ -9,7 +9,7 @@ import numpy as np
 
 from ..data.dataset import Dataset
 from ..retrieval.filters import parse_filter
-from ..retrieval.index_bitmap import Bitmap
+from ..retrieval.index.bitmap import Bitmap
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from ..base.errors import ConfigError
 
 POOL_SIZE = 1 << 23
 """Entries of a prepared mask: several times the largest activation of a usual batch; 32 MB per rate."""

@@ -8,8 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..base.settings import Settings
 from ..data.batch import Batch, Block, Layout, SideLayout
-from ..settings import Settings
 from .embedding import EmbeddingTable, mean_share
 from .numeric import MissingValue
 from .sequence import SequenceConfig, SequenceEncoder, build_sequence_encoder

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..settings import Settings
+from ..base.settings import Settings
 from .activation import Activation, activate
 from .features import Encoded, SideFields
 from .split import SplitInput

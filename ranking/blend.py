@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ..errors import ConfigError
-from ..settings import Settings
+from ..base.errors import ConfigError
+from ..base.settings import Settings
 
 Floats = NDArray[np.floating[Any]]
 

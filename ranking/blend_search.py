@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..data.dataset import Dataset
 from ..data.schema import TaskSpec
-from ..evaluation.row_metrics import auc
+from ..evaluation.metrics.rows import auc
 from .blend import BlendConfig, blend, search_blend_weights
 from .calibrate import Calibrator
 from .probabilities import task_probabilities

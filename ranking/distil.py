@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from ..base.settings import Settings
 from ..data.dataset import Dataset
 from ..data.schema import TaskSpec
-from ..settings import Settings
 
 Predictions = Mapping[str, NDArray[np.floating[Any]]]
 """Task -> logits (binary) or values (regression) of the training rows [R]."""

@@ -15,11 +15,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..base.settings import Settings
 from ..nn.activation import HiddenGate, relu
 from ..nn.dropout import FastDropout
 from ..nn.mlp import MLP, init_linear
 from ..nn.split import SplitInput
-from ..settings import Settings
 
 SMALL_PRODUCT = 400
 """PyTorch's CPU batched product leaves its fast kernel below this many multiplications per row."""

@@ -14,10 +14,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..base.errors import ConfigError, DataError
+from ..base.settings import Settings
 from ..data.batch import Batch
 from ..data.schema import TaskSpec
-from ..errors import ConfigError, DataError
-from ..settings import Settings
 
 
 class LossConfig(Settings):

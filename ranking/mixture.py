@@ -14,9 +14,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..base.errors import ConfigError
 from ..data.batch import Batch, Layout
 from ..data.schema import TaskSpec
-from ..errors import ConfigError
 from ..nn.split import SplitInput
 from .layers import Experts, FirstLayer, Gate, GateConfig, mix, read_together
 from .ranker import Ranker, RankerConfig

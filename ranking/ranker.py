@@ -15,14 +15,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..base.errors import ConfigError
+from ..base.settings import Settings
 from ..data.batch import Batch, Layout
 from ..data.schema import TaskSpec
-from ..errors import ConfigError
 from ..nn.activation import HiddenGateKind
 from ..nn.embedding import EmbeddingTable
 from ..nn.inputs import InputConfig, InputLayer
 from ..nn.split import SplitInput
-from ..settings import Settings
 from .layers import Tower
 from .losses import LossConfig, multi_task_loss
 

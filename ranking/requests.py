@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..base.settings import Settings
 from ..data.batch import Batch
 from ..data.dataset import Dataset
 from ..nn.mlp import MLP
-from ..settings import Settings
 from .losses import listwise_loss
 from .ranker import Ranker
 

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..base.ragged import Ragged, offsets
 from ..data.dataset import Dataset
-from ..evaluation.metrics import rank_metrics
-from ..evaluation.ragged import Ragged, offsets
-from ..evaluation.row_metrics import auc, gauc, logloss
+from ..evaluation.metrics.lists import rank_metrics
+from ..evaluation.metrics.rows import auc, gauc, logloss
 from ..training.loop import evaluation_mode
 from .ranker import Ranker
 from .requests import SELECT, RequestSet

@@ -14,20 +14,21 @@ from numpy.typing import NDArray
 from pydantic import Field, SerializeAsAny, field_validator
 from torch import Tensor, nn
 
+from ..base.errors import ConfigError
+from ..base.settings import Settings, with_defaults
 from ..data.batch import Batch, Layout
 from ..data.dataset import Dataset
 from ..data.loader import Loader
 from ..data.schema import TaskSpec
 from ..data.split import Part
-from ..errors import ConfigError
 from ..nn.pretrained import frozen_starts, start_tables
-from ..settings import Settings, with_defaults
 from ..training.checkpoint import Checkpointer
-from ..training.history import History
+from ..training.log import History
 from ..training.loop import FitOptions, fit
 from ..training.optim import OptimConfig, Optimizer
 from ..training.runtime import Runtime, seed_everything
-from .balance import Balance, BalanceConfig, build_balance, sum_of
+from .balance import Balance, BalanceConfig, build_balance
+from .balance.base import sum_of
 from .blend import BlendConfig
 from .blend_search import FoundBlend, find_blend
 from .calibrate import CalibrationConfig, Calibrator, fit_calibrator

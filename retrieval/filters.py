@@ -21,9 +21,9 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..data.attributes import TextColumn
-from ..errors import ConfigError
-from .index_bitmap import Bitmap
+from ..base.errors import ConfigError
+from ..data.encoding.attributes import TextColumn
+from .index.bitmap import Bitmap
 
 BoolArray = NDArray[np.bool_]
 Value = str | int | float | bool

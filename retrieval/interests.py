@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .index_bitmap import Bitmap, Exclusions
-from .index_types import CandidateIndex
+from .index.base import CandidateIndex
+from .index.bitmap import Bitmap, Exclusions
 
 Floats = NDArray[np.float32]
 

@@ -13,20 +13,20 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from ..base.errors import ConfigError
+from ..base.ragged import Ragged
+from ..base.topk import topk_of_scores
 from ..data.dataset import NOW
 from ..data.history import History
 from ..data.split import Part
-from ..errors import ConfigError
-from ..evaluation.ragged import Ragged
-from ..evaluation.topk import topk_of_scores
-from .baseline_core import Baseline, Histories
-from .index_bitmap import Bitmap, Exclusions
-from .index_types import CandidateIndex
+from .baselines.base import Baseline, Histories
+from .index.base import CandidateIndex
+from .index.bitmap import Bitmap, Exclusions
 from .interests import best_products, search_interests, smooth_best
 from .merge import Merged, fill_up, merge
-from .train import item_vectors, query_vectors
-from .two_tower import TwoTower
-from .windows import TowerData
+from .towers.train import item_vectors, query_vectors
+from .towers.two_tower import TwoTower
+from .towers.windows import TowerData
 
 TOWER = "two_tower"
 TIED = 1e-4

@@ -14,14 +14,14 @@ import pandas as pd
 import pytest
 import torch
 
+from recsys.configs.run import RunConfig, load_config
 from recsys.data.batch import Batch, Block, Layout, SequenceField, SideLayout
 from recsys.data.build import build_dataset
 from recsys.data.dataset import Dataset
-from recsys.data.readers import read_tables
+from recsys.data.reading.readers import read_tables
 from recsys.data.schema import DataConfig, TaskSpec
-from recsys.data.simulate import SimulateConfig, simulate
-from recsys.funnel.chain import build_index, train_run
-from recsys.funnel.config import RunConfig, load_config
+from recsys.data.world.simulate import SimulateConfig, simulate
+from recsys.pipeline.train import build_index, train_run
 from recsys.ranking.ranker import Ranker, build_ranker, ranker_class
 
 ROOT = Path(__file__).resolve().parent.parent

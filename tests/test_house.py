@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 import recsys
 
@@ -16,21 +19,19 @@ PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setupto
 LIBRARY = sorted(file for package in PACKAGES for file in ROOT.joinpath(*package.split(".")[1:]).glob("*.py"))
 OTHER = sorted(file for folder in ("tests", "benchmarks", "examples") for file in (ROOT / folder).rglob("*.py"))
 
-BASE = {"errors", "settings"}
-MAY_IMPORT = {
-    "errors": set(),
-    "settings": set(),
-    "configs": set(),
-    "data": BASE,
-    "evaluation": BASE,
-    "nn": BASE | {"data"},
-    "training": BASE | {"data", "nn"},
-    "retrieval": BASE | {"data", "nn", "training", "evaluation"},
-    "ranking": BASE | {"data", "nn", "training", "evaluation"},
-    "funnel": BASE | {"data", "nn", "training", "evaluation", "retrieval", "ranking", "configs"},
-    "cli": BASE | {"data", "nn", "training", "evaluation", "retrieval", "ranking", "funnel", "configs"},
-}
-"""Room -> rooms it may import: they never import back, and the two stages never meet outside `funnel`."""
+ORDER = (
+    ("base",),
+    ("artifacts", "data", "evaluation"),
+    ("nn", "report"),
+    ("training",),
+    ("retrieval", "ranking"),
+    ("configs",),
+    ("funnel",),
+    ("pipeline",),
+    ("cli",),
+)
+"""Rooms from the ground floor up: a room imports from floors below its own, and from no neighbour on its floor."""
+FLOOR = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms}
 
 HEAVY = ("torch", "numpy", "faiss", "polars", "pandas", "scipy", "matplotlib", "sklearn", "pyarrow", "pydantic")
 LAZY = {"faiss", "polars", "pandas", "matplotlib", "sklearn", "implicit", "lightgbm"}
@@ -60,7 +61,7 @@ def parsed(file: Path) -> tuple[ast.Module, tuple[str, ...]]:
 
 def test_every_room_is_listed() -> None:
     rooms = {room(file) for file in LIBRARY} - {"__init__"}
-    assert rooms == set(MAY_IMPORT)
+    assert rooms == set(FLOOR)
 
 
 def test_imports_go_one_way() -> None:
@@ -70,11 +71,32 @@ def test_imports_go_one_way() -> None:
         tree, package = parsed(file)
         for module, line in imports(tree, package) if here != "__init__" else ():
             first, second, *_ = [*module.split("."), ""]
-            if first == "recsys" and second not in ("", here) and second not in MAY_IMPORT[here]:
+            if first == "recsys" and second not in ("", here) and FLOOR[second] >= FLOOR[here]:
                 wrong.append(f"{file}:{line}: {here} imports {module}")
-            if first in MAY_IMPORT:
+            if first in FLOOR:
                 wrong.append(f"{file}:{line}: {module} is not imported relatively")
     assert wrong == []
+
+
+def import_graph() -> dict[str, set[str]]:
+    """File -> files it imports anywhere: at the top, inside functions, for types only."""
+    module_of = {file: ".".join(("recsys", *file.relative_to(ROOT).with_suffix("").parts)) for file in LIBRARY}
+    modules = {name.removesuffix(".__init__") for name in module_of.values()}
+    graph = {}
+    for file, name in module_of.items():
+        tree, package = parsed(file)
+        found = {module for module, _ in imports(tree, package) if module in modules}
+        graph[name.removesuffix(".__init__")] = found - {name.removesuffix(".__init__")}
+    return graph
+
+
+def test_no_file_imports_itself_by_a_detour() -> None:
+    graph = import_graph()
+    order = graphlib.TopologicalSorter(graph)
+    try:
+        order.prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 def test_big_packages_are_imported_where_they_are_used() -> None:
@@ -102,7 +124,7 @@ def test_training_code_imports_without_the_optional_giants() -> None:
 import sys
 for name in {sorted(LAZY)!r}:
     sys.modules[name] = None  # importing it now fails
-import recsys.funnel.chain, recsys.funnel.funnel
+import recsys.pipeline.train, recsys.funnel.funnel
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 

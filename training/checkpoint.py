@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..errors import RunError
+from ..base.errors import RunError
 
 log = logging.getLogger(__name__)
 

@@ -18,11 +18,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..base.errors import ConfigError, RunError
+from ..base.settings import Settings
 from ..data.loader import Loader
-from ..errors import ConfigError, RunError
-from ..settings import Settings
 from .checkpoint import Checkpointer, Snapshot, capture_rng, restore_rng
-from .history import History, Record, Totals
+from .log import History, Record, Totals
 from .optim import Optimizer
 from .progress import TrainingBar
 from .runtime import Runtime

@@ -14,9 +14,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..errors import RecsysError, RunError
+from ..base.errors import RecsysError, RunError
+from ..base.settings import Settings
 from ..nn.embedding import EmbeddingTable
-from ..settings import Settings
 from .sparse import RowGradient, TableOptimizer
 
 

@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..errors import RunError
+from ..base.errors import RunError
 from ..nn.embedding import EmbeddingTable
 
 TableKind = Literal["adam", "rowwise_adagrad"]

@@ -40,16 +40,16 @@ from recsys.benchmarks.quality.common import (
 from recsys.benchmarks.quality.paired import Labelled, difference, row_metrics
 from recsys.benchmarks.quality.ranking_variants import RECIPES, ranking_config, variants
 from recsys.benchmarks.quality.results import Book, Record
+from recsys.configs.run import RunConfig
 from recsys.data.dataset import Dataset
 from recsys.data.split import Part
 from recsys.data.vocabulary import FIRST
-from recsys.funnel.config import RunConfig
-from recsys.funnel.warm_start import Copied, warm_start_ranker
+from recsys.pipeline.warm_start import Copied, warm_start_ranker
 from recsys.ranking.ranker import Ranker
 from recsys.ranking.scoring import score_rows
 from recsys.ranking.train import RankingConfig, train_ranker
 from recsys.retrieval.retriever import Retriever
-from recsys.retrieval.train import RetrievalConfig, train_two_tower
+from recsys.retrieval.towers.train import RetrievalConfig, train_two_tower
 from recsys.training.optim import Optimizer
 
 STARTS = {

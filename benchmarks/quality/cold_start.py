@@ -33,6 +33,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from recsys.base.settings import merged
+from recsys.base.topk import exact_ranks
 from recsys.benchmarks.provenance import Json
 from recsys.benchmarks.quality.cold_start_rows import STAGES, Asked, Genres, hide, new_items, new_users
 from recsys.benchmarks.quality.common import (
@@ -49,21 +51,20 @@ from recsys.benchmarks.quality.common import (
     start,
 )
 from recsys.benchmarks.quality.results import Book, Record
+from recsys.configs.run import RunConfig
 from recsys.data.dataset import Dataset
 from recsys.data.split import Part
 from recsys.data.vocabulary import FIRST, UNKNOWN
-from recsys.evaluation.bootstrap import UserBootstrap
-from recsys.evaluation.topk import exact_ranks
-from recsys.funnel.chain import fit_companions, select_requests
-from recsys.funnel.config import RunConfig
+from recsys.evaluation.uncertainty.bootstrap import UserBootstrap
 from recsys.funnel.funnel import Funnel
-from recsys.funnel.stages import Stages, usable_scorers
+from recsys.funnel.run import Stages, usable_scorers
+from recsys.pipeline.train import fit_companions, select_requests
 from recsys.ranking.train import train_ranker
-from recsys.retrieval.baseline_core import Baseline, Histories
-from recsys.retrieval.baseline_segment import SEGMENT_POPULARITY
+from recsys.retrieval.baselines.base import Baseline, Histories
+from recsys.retrieval.baselines.segment import SEGMENT_POPULARITY
 from recsys.retrieval.merge import places
 from recsys.retrieval.retriever import Retriever
-from recsys.retrieval.train import (
+from recsys.retrieval.towers.train import (
     RetrievalConfig,
     build_two_tower,
     item_vectors,
@@ -71,9 +72,8 @@ from recsys.retrieval.train import (
     train_two_tower,
     validation_metrics,
 )
-from recsys.retrieval.two_tower import TwoTower
-from recsys.retrieval.windows import TowerData
-from recsys.settings import merged
+from recsys.retrieval.towers.two_tower import TwoTower
+from recsys.retrieval.towers.windows import TowerData
 
 OVERRIDES = ("data.split.kind=column", "data.split.column=part")
 SOURCES = {

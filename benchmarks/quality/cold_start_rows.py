@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from recsys.base.ragged import Ragged, offsets
+from recsys.base.topk import ranks_of_scores
 from recsys.data.dataset import Dataset
+from recsys.data.reading.tables import Tables
 from recsys.data.split import Part
-from recsys.data.tables import Tables
 from recsys.data.vocabulary import FIRST
-from recsys.evaluation.metrics import rank_metrics
-from recsys.evaluation.ragged import Ragged, offsets
-from recsys.evaluation.topk import ranks_of_scores
-from recsys.retrieval.windows import TowerData
+from recsys.evaluation.metrics.lists import rank_metrics
+from recsys.retrieval.towers.windows import TowerData
 
 SPLIT_SEED = 0
 """Of the draw of hidden users and items; the trainings' seeds do not change it."""

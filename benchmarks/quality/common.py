@@ -21,14 +21,14 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
+from recsys.base.errors import RecsysError
 from recsys.benchmarks.provenance import RESULTS, ROOT, Json, provenance
+from recsys.configs.run import RunConfig, load_config
 from recsys.data.build import build_dataset
 from recsys.data.dataset import Dataset
-from recsys.data.raw import read_configured
+from recsys.data.reading.keys import read_configured
+from recsys.data.reading.tables import BadRows, Tables
 from recsys.data.schema import FeatureSpec
-from recsys.data.tables import BadRows, Tables
-from recsys.errors import RecsysError
-from recsys.funnel.config import RunConfig, load_config
 from recsys.training.runtime import Runtime, RuntimeConfig, start_runtime
 
 CONFIGS = ROOT / "configs"

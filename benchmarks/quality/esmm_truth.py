@@ -1,6 +1,6 @@
 """Conversion rates against the truth: what ESMM mends and what it leaves (ESMM, arXiv 1804.07931; ESCM2, 2204.05125).
 
-In the embedded world (`recsys.data.simulate`) the probability that a click becomes a conversion is known for every
+In the embedded world (`recsys.data.world`) the probability that a click becomes a conversion is known for every
 impression, clicked or not. A model trained on clicks only meets other impressions in service than in training. Its
 error is measured where nobody could measure it in life: on *all* test impressions, and on pairs of users and items
 nobody showed (drawn evenly). All models read the same inputs and have towers of the same size; the model trained on
@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 from recsys.benchmarks.provenance import Json
 from recsys.benchmarks.quality.common import CONFIGS, Arrays, Done, Session, of_seeds, parser, pick, run, say, start
 from recsys.benchmarks.quality.results import Book, Record
+from recsys.configs.run import load_config
 from recsys.data.build import load_dataset
 from recsys.data.dataset import NOW, Dataset
-from recsys.data.simulate import SimulateConfig, Truth, is_world, load_truth, simulate
 from recsys.data.split import Part
-from recsys.evaluation.row_metrics import auc
-from recsys.funnel.config import load_config
+from recsys.data.world.simulate import SimulateConfig, Truth, is_world, load_truth, simulate
+from recsys.evaluation.metrics.rows import auc
 from recsys.ranking.ranker import Ranker
 from recsys.ranking.scoring import score_rows
 from recsys.ranking.train import RankingConfig, train_ranker

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from recsys.data.dataset import Dataset
 from recsys.data.split import Part
-from recsys.evaluation.bootstrap import Samples, UserBootstrap, auc_samples, ratio
-from recsys.evaluation.row_metrics import auc, gauc, logloss, user_auc
+from recsys.evaluation.metrics.rows import auc, gauc, logloss, user_auc
+from recsys.evaluation.uncertainty.bootstrap import Samples, UserBootstrap, auc_samples, ratio
 
 Logits = Mapping[str, NDArray[Any]]
 

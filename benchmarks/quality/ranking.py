@@ -26,6 +26,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.base.errors import ConfigError
 from recsys.benchmarks.provenance import Json
 from recsys.benchmarks.quality import trees
 from recsys.benchmarks.quality.common import (
@@ -54,18 +55,17 @@ from recsys.benchmarks.quality.ranking_variants import (
     variants,
 )
 from recsys.benchmarks.quality.results import Book, Record
+from recsys.configs.run import RunConfig
 from recsys.data.dataset import Dataset
 from recsys.data.schema import TaskSpec
 from recsys.data.split import Part
-from recsys.errors import ConfigError
-from recsys.funnel.config import RunConfig
-from recsys.funnel.warm_start import warm_start_ranker
+from recsys.pipeline.warm_start import warm_start_ranker
 from recsys.ranking.distil import taught
 from recsys.ranking.ranker import Ranker
 from recsys.ranking.scoring import score_rows
 from recsys.ranking.train import train_ranker
 from recsys.retrieval.retriever import Retriever
-from recsys.retrieval.train import train_two_tower
+from recsys.retrieval.towers.train import train_two_tower
 from recsys.training.optim import Optimizer
 
 SOURCES = {

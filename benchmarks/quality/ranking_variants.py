@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from recsys.base.settings import merged
 from recsys.data.batch import Layout
 from recsys.data.schema import TaskSpec
 from recsys.ranking.ranker import Ranker, build_ranker
 from recsys.ranking.train import RankingConfig
-from recsys.settings import merged
 
 Table = dict[str, Any]
 Model = Callable[[int, Sequence[str]], Table]

@@ -12,8 +12,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from recsys.funnel.artifacts import open_run
-from recsys.funnel.names import EVALUATION
+from recsys.artifacts.folder import open_run
+from recsys.artifacts.names import EVALUATION
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 LONG = ("config", "all_slices", "examples", "gates", "title")

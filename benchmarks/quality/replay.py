@@ -35,11 +35,11 @@ from recsys.benchmarks.quality.ranking_variants import RECIPES, ranking_config, 
 from recsys.benchmarks.quality.results import Book, Record
 from recsys.data.build import build_dataset
 from recsys.data.dataset import Dataset
+from recsys.data.reading.tables import Tables
 from recsys.data.schema import DataConfig
 from recsys.data.split import Part
-from recsys.data.tables import Tables
 from recsys.data.vocabulary import UNKNOWN
-from recsys.funnel.continuation import Learned, remember, take_up
+from recsys.pipeline.continuation import Learned, remember, take_up
 from recsys.ranking.ranker import Ranker
 from recsys.ranking.scoring import score_rows
 from recsys.ranking.train import RankingConfig, build_model, train_ranker

@@ -28,6 +28,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from recsys.base.errors import ConfigError
+from recsys.base.ragged import Ragged
+from recsys.base.topk import ranks_of_scores
 from recsys.benchmarks.provenance import Json
 from recsys.benchmarks.quality.common import Arrays, Done, Session, load, of_seeds, parser, pick, run, say, start
 from recsys.benchmarks.quality.results import Book, Record
@@ -40,17 +43,14 @@ from recsys.benchmarks.quality.retrieval_variants import (
     retrieval_config,
     variants,
 )
+from recsys.configs.run import RunConfig
 from recsys.data.dataset import Dataset
 from recsys.data.split import Part
-from recsys.errors import ConfigError
-from recsys.evaluation.bootstrap import UserBootstrap
-from recsys.evaluation.ragged import Ragged
-from recsys.evaluation.topk import ranks_of_scores
-from recsys.funnel.chain import fit_companions
-from recsys.funnel.config import RunConfig
-from recsys.retrieval.baseline_core import Histories
-from recsys.retrieval.train import RetrievalConfig, build_two_tower, train_two_tower
-from recsys.retrieval.windows import TowerData
+from recsys.evaluation.uncertainty.bootstrap import UserBootstrap
+from recsys.pipeline.train import fit_companions
+from recsys.retrieval.baselines.base import Histories
+from recsys.retrieval.towers.train import RetrievalConfig, build_two_tower, train_two_tower
+from recsys.retrieval.towers.windows import TowerData
 
 
 @dataclass

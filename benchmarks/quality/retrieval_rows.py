@@ -10,22 +10,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from recsys.base.ragged import Ragged
+from recsys.base.settings import merged
+from recsys.base.topk import exact_ranks
+from recsys.configs.run import RunConfig
 from recsys.data.dataset import Dataset
 from recsys.data.split import Part
-from recsys.evaluation.metrics import rank_metrics
-from recsys.evaluation.ragged import Ragged
-from recsys.evaluation.topk import exact_ranks
-from recsys.funnel.chain import select_requests
-from recsys.funnel.config import RunConfig
+from recsys.evaluation.metrics.lists import rank_metrics
 from recsys.funnel.funnel import Funnel
-from recsys.funnel.stages import Stages, usable_scorers
+from recsys.funnel.run import Stages, usable_scorers
+from recsys.pipeline.train import select_requests
 from recsys.ranking.train import RankingConfig, train_ranker
-from recsys.retrieval.baseline_core import Baseline
+from recsys.retrieval.baselines.base import Baseline
 from recsys.retrieval.retriever import Retriever
-from recsys.retrieval.train import item_vectors, query_vectors, requests
-from recsys.retrieval.two_tower import TwoTower
-from recsys.retrieval.windows import TowerData
-from recsys.settings import merged
+from recsys.retrieval.towers.train import item_vectors, query_vectors, requests
+from recsys.retrieval.towers.two_tower import TwoTower
+from recsys.retrieval.towers.windows import TowerData
 from recsys.training.progress import track
 from recsys.training.runtime import Runtime
 

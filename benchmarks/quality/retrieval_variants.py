@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from recsys.base.settings import merged
 from recsys.benchmarks.quality.common import Source, k_core, keep_ratings, with_month
+from recsys.data.reading.tables import Tables
 from recsys.data.schema import FeatureSpec
-from recsys.data.tables import Tables
-from recsys.retrieval.train import RetrievalConfig
-from recsys.settings import merged
+from recsys.retrieval.towers.train import RetrievalConfig
 
 Table = dict[str, Any]
 MONTH = (FeatureSpec(name="month", side="context", after_event=True),)

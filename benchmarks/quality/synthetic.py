@@ -1,6 +1,6 @@
 """Related and unrelated tasks: MMoE over one gate, PLE over MMoE, and how much luck decides (MMoE paper, section 3).
 
-Two regression tasks whose weights have a set cosine p (`recsys.data.synthetic`). Every run draws new tasks, new rows
+Two regression tasks whose weights have a set cosine p (`synthetic_tasks`). Every run draws new tasks, new rows
 and new weights; all models of a run see the same rows in the same order, and nothing is seen twice, so there is nothing
 to overfit. MMoE and OMoE have 8 experts of 16 units and towers of 8, as in the paper; the shared bottom (113 units) and
 the others are sized to the same number of parameters. Adam, constant learning rate. Reported: mean squared error on
@@ -28,9 +28,9 @@ from recsys.benchmarks.provenance import Json
 from recsys.benchmarks.quality.common import Arrays, Done, Session, of_seeds, parser, pick, run, say, start
 from recsys.benchmarks.quality.paired import half_interval
 from recsys.benchmarks.quality.results import Book, Record
+from recsys.benchmarks.synthetic_tasks import SyntheticConfig, SyntheticTasks
 from recsys.data.batch import Batch, Block, Layout, SideLayout
 from recsys.data.schema import TaskSpec
-from recsys.data.synthetic import SyntheticConfig, SyntheticTasks
 from recsys.ranking.losses import LossConfig
 from recsys.ranking.ranker import Ranker, RankerConfig, build_ranker, ranker_class
 from recsys.training.loop import evaluation_mode

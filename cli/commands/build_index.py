@@ -25,11 +25,11 @@ def build_index(
 
     Example: recsys build-index --factory HNSW32 --target-recall 0.99
     """
-    from ...funnel.runs import find_run
+    from ...artifacts.locate import find_run
 
     folder = find_run(run)
 
-    from ...funnel.chain import build_index as build
+    from ...pipeline.train import build_index as build
     from .. import render
 
     report = render.plain(build(folder, factory or "", target_recall or 0.0))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ...errors import ConfigError
+from ...base.errors import ConfigError
 from ..options import JsonOption
 
 
@@ -24,11 +24,11 @@ def compare(
     if len(runs) < 2:
         raise ConfigError(f"one run was named ({runs[0]}); name at least two to compare")
 
-    from ...funnel.runs import find_run
+    from ...artifacts.locate import find_run
 
     folders = [find_run(run) for run in runs]
 
-    from ...funnel.evaluate import compare_runs
+    from ...pipeline.evaluate import compare_runs
     from .. import render
 
     result = compare_runs(folders)

@@ -38,9 +38,9 @@ def check(
 
     Example: recsys data check configs/movielens-1m.toml --report data.html
     """
-    from ...data.check import check_data
-    from ...data.report_table import render_table
-    from ...funnel.config import load_config
+    from ...configs.run import load_config
+    from ...data.check.check import check_data
+    from ...data.check.table import render_table
     from .. import render
 
     settings = load_config(config, set_ or [])

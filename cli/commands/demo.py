@@ -19,14 +19,14 @@ def demo(
 
     Example: recsys demo
     """
-    from ...funnel.artifacts import open_run
-    from ...funnel.chain import build_index, train_run
-    from ...funnel.config import config_hash, load_config
-    from ...funnel.evaluate import evaluate_run
+    from ...artifacts.folder import open_run
+    from ...artifacts.locate import point_latest
+    from ...artifacts.manifest import MANIFEST
+    from ...artifacts.names import EVALUATION, INDEX
+    from ...configs.run import config_hash, load_config
     from ...funnel.funnel import Funnel
-    from ...funnel.manifest import MANIFEST
-    from ...funnel.names import EVALUATION, INDEX
-    from ...funnel.runs import point_latest
+    from ...pipeline.evaluate import evaluate_run
+    from ...pipeline.train import build_index, train_run
     from .. import render
     from ..world import write_world
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ...errors import RunError
+from ...base.errors import RunError
 from ..options import JsonOption, RunOption
 
 
@@ -13,7 +13,7 @@ def doctor(run: RunOption = None, json: JsonOption = False) -> None:
 
     Example: recsys doctor --run runs/movielens-1m
     """
-    from ...funnel.runs import RUNS, find_run
+    from ...artifacts.locate import RUNS, find_run
     from .. import render
     from ..health import environment, run_health
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ...errors import ConfigError
+from ...base.errors import ConfigError
 from ..options import JsonOption, RunOption
 
 
@@ -57,11 +57,11 @@ def evaluate(
 
 
 def _run(run: Path | None, stage: str) -> tuple[str, dict[str, Any]]:
-    from ...funnel.runs import find_run
+    from ...artifacts.locate import find_run
 
     folder = find_run(run)
 
-    from ...funnel.evaluate import evaluate_run
+    from ...pipeline.evaluate import evaluate_run
 
     return folder.name, evaluate_run(folder, stage)
 

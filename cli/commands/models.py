@@ -11,7 +11,7 @@ def models(json: JsonOption = False) -> None:
     Example: recsys models
     """
     from .. import render
-    from ..catalogue import catalogue
+    from ..models_list import catalogue
 
     entries = catalogue()
     if json:

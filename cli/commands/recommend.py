@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ...errors import ConfigError, DataError
+from ...base.errors import ConfigError, DataError
 from ..options import JsonOption, RunOption
 
 CHUNK = 1024
@@ -50,7 +50,7 @@ def recommend(
     allowed_ids = _read_ids(allow, "--allow", "item") if allow else None
     blocked_ids = _read_ids(block, "--block", "item", may_be_empty=True) if block else None
 
-    from ...funnel.runs import find_run
+    from ...artifacts.locate import find_run
 
     folder = find_run(run)
 

@@ -27,13 +27,13 @@ def train(
 
     Example: recsys train configs/movielens-1m.toml --set seed=2
     """
-    from ...funnel.config import load_config
-    from ...funnel.runs import find_run, point_latest
+    from ...artifacts.locate import find_run, point_latest
+    from ...configs.run import load_config
 
     settings = load_config(config, set_ or [])
     warm = find_run(source) if source else None
 
-    from ...funnel.chain import train_run
+    from ...pipeline.train import train_run
 
     written = train_run(settings, run, stage=stage, resume=resume, source_run=warm, base=config.parent)
     point_latest(written)

@@ -19,9 +19,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ...base.errors import ConfigError
 from ...data.batch import Batch, Layout
 from ...data.schema import TaskSpec
-from ...errors import ConfigError
 from ...nn.features import SideFields
 from ...nn.split import SplitInput
 from ..layers import Tower

@@ -33,20 +33,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ...base.errors import ConfigError
 from ...data.batch import Layout
 from ...data.schema import TaskSpec
-from ...errors import ConfigError
 from ...nn.split import SplitInput
 from ..layers import FirstLayer, Gate, GateConfig, mix, read_together, softmax
-from ..mixture import (
-    SHARED,
-    ExpertConfig,
-    Mixture,
-    MixtureRanker,
-    build_experts,
-    expert_names,
-    experts_per_task,
-)
+from ..mixture import SHARED, ExpertConfig, Mixture, MixtureRanker, build_experts, expert_names, experts_per_task
 from ..ranker import ungrouped
 
 REST = "rest"

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from pydantic import Field
 from torch import nn
 
+from ...base.settings import Settings
 from ...data.batch import Layout
 from ...data.schema import TaskSpec
 from ...nn.split import SplitInput
-from ...settings import Settings
 from ..mixture import ExpertConfig, ExtractionLevel, Mixture, MixtureRanker, experts_per_task
 
 

@@ -21,9 +21,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ...base.errors import ConfigError
 from ...data.batch import Batch, Layout
 from ...data.schema import TaskSpec
-from ...errors import ConfigError
 from ...nn.mlp import MLP
 from ...nn.split import SplitInput
 from ..layers import Tower

@@ -16,9 +16,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ...base.errors import ConfigError
 from ...data.batch import Batch, Layout
 from ...data.schema import TaskSpec
-from ...errors import ConfigError
 from ...nn.inputs import InputLayer
 from ...nn.split import SplitInput
 from ..layers import Gate, mix

@@ -12,7 +12,7 @@ from recsys.benchmarks.quality import chain_gain
 from recsys.benchmarks.quality.chain_gain import Chain, one_in, seed_by_seed
 from recsys.data.split import Part
 from recsys.data.vocabulary import FIRST
-from recsys.funnel.warm_start import Copied
+from recsys.pipeline.warm_start import Copied
 
 
 def test_differences_are_taken_seed_by_seed() -> None:

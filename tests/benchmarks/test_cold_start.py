@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from recsys.base.ragged import Ragged
 from recsys.benchmarks.quality.cold_start_rows import NEXT, Asked, Genres, hide, new_items, new_users
 from recsys.data.build import build_dataset
 from recsys.data.dataset import Dataset
-from recsys.data.readers import read_tables
+from recsys.data.reading.readers import read_tables
+from recsys.data.reading.tables import Tables
 from recsys.data.schema import DataConfig
-from recsys.data.tables import Tables
-from recsys.evaluation.ragged import Ragged
-from recsys.retrieval.two_tower import TwoTowerConfig
-from recsys.retrieval.windows import TowerData
+from recsys.retrieval.towers.two_tower import TwoTowerConfig
+from recsys.retrieval.towers.windows import TowerData
 
 U, N = 60, 50
 

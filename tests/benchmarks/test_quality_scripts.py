@@ -15,7 +15,7 @@ from recsys.benchmarks.quality.paired import Labelled, difference, half_interval
 from recsys.benchmarks.quality.ranking_variants import RECIPES, fit_width, variants
 from recsys.benchmarks.quality.results import Book, Record
 from recsys.benchmarks.quality.table import render
-from recsys.data.readers import read_tables
+from recsys.data.reading.readers import read_tables
 from recsys.data.schema import TaskSpec
 
 

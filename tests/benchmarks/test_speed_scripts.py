@@ -16,9 +16,9 @@ from recsys.benchmarks.two_tower_throughput import HISTORY, NEGATIVES, Ours, The
 from recsys.data.batch import Batch
 from recsys.data.split import Part
 from recsys.nn.sequence import SequenceConfig
-from recsys.retrieval.train import RetrievalConfig
-from recsys.retrieval.two_tower import TwoTowerConfig
-from recsys.retrieval.windows import TowerData
+from recsys.retrieval.towers.train import RetrievalConfig
+from recsys.retrieval.towers.two_tower import TwoTowerConfig
+from recsys.retrieval.towers.windows import TowerData
 from recsys.training.runtime import Runtime
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from recsys.artifacts.folder import RunWriter
 from recsys.cli.main import main
-from recsys.funnel.artifacts import RunWriter
 
 EVENTS = "user_id,item_id,timestamp,click\n" + "".join(
     f"{user},{10 + (user + step) % 5},{1_700_000_000 + 1000 * step + user},{(user + step) % 2}\n"

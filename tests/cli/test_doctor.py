@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from recsys.artifacts.folder import RunWriter
+from recsys.artifacts.names import EVALUATION
 from recsys.cli.health import environment, run_health
-from recsys.funnel.artifacts import RunWriter
-from recsys.funnel.names import EVALUATION
 
 GOOD: dict[str, Any] = {
     "retrieval": {"two_tower": {"ndcg@10": 0.2}, "popularity": {"ndcg@10": 0.1}},

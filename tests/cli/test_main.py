@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from recsys.base.errors import DataError, RunError
 from recsys.cli import main as cli
 from recsys.cli.commands import doctor as doctor_command
-from recsys.errors import DataError, RunError
 
 RECSYS = [sys.executable, "-m", "recsys.cli.main"]
 VERBS = ["demo", "data simulate", "data check", "train", "build-index", "recommend", "evaluate", "compare"]
@@ -45,7 +45,7 @@ def funnel(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int, bool]]
     loaded = SimpleNamespace(warm_up=lambda: None, recommend=recommend, select=lambda where, allow, block: None)
     fake = SimpleNamespace(Funnel=SimpleNamespace(load=lambda run: loaded))
     monkeypatch.setitem(sys.modules, "recsys.funnel.funnel", fake)
-    monkeypatch.setattr("recsys.funnel.runs.find_run", lambda run=None: Path("runs/a"))
+    monkeypatch.setattr("recsys.artifacts.locate.find_run", lambda run=None: Path("runs/a"))
     return calls
 
 
@@ -55,7 +55,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr("recsys.cli.catalogue.catalogue", fail)
+    monkeypatch.setattr("recsys.cli.models_list.catalogue", fail)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -157,7 +157,7 @@ def test_logs_go_to_stderr(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         logging.getLogger("recsys.somewhere").debug("detail")
         return []
 
-    monkeypatch.setattr("recsys.cli.catalogue.catalogue", entries)
+    monkeypatch.setattr("recsys.cli.models_list.catalogue", entries)
     cli.main(["models", "--json"])
     out, err = capsys.readouterr()
     assert (out, err) == ("[]\n", "epoch 1\nwarning: odd\n")
@@ -226,7 +226,7 @@ def test_the_catalogue_names_what_configurations_can_name(capsys: pytest.Capture
     from recsys.ranking.balance import balance_kinds
     from recsys.ranking.ranker import ranker_kinds
     from recsys.retrieval.baselines import BASELINES
-    from recsys.retrieval.train import RetrievalConfig
+    from recsys.retrieval.towers.train import RetrievalConfig
 
     assert cli.main(["models", "--json"]) == 0
     entries = json.loads(capsys.readouterr().out)

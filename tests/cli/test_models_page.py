@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import recsys
-from recsys.cli.catalogue import catalogue
-from recsys.funnel.config import load_config
+from recsys.cli.models_list import catalogue
+from recsys.configs.run import load_config
 
 ROOT = Path(recsys.__file__).resolve().parent
 PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from recsys.base.errors import ConfigError
 from recsys.data.batch import Batch
 from recsys.data.schema import TaskSpec
-from recsys.errors import ConfigError
 from recsys.nn.embedding import EmbeddingTable
 from recsys.ranking.balance import BalanceConfig, balance_kinds, build_balance
 from recsys.ranking.layers import Experts

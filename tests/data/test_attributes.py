@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys.base.errors import DataError
 from recsys.data import store
-from recsys.data.attributes import TextColumn, numbers_or_texts
 from recsys.data.build import build_dataset
-from recsys.data.readers import read_tables
-from recsys.errors import DataError
+from recsys.data.encoding.attributes import TextColumn, numbers_or_texts
+from recsys.data.reading.readers import read_tables
 
 LISTS = st.lists(st.lists(st.sampled_from("abc"), max_size=4), max_size=8)
 

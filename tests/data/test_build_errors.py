@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from recsys.artifacts.folder import open_run
 from recsys.cli.main import main
-from recsys.funnel.artifacts import open_run
-from recsys.funnel.stages import load_stages
+from recsys.funnel.run import load_stages
 
 Change = Callable[[Path], object]
 FEATURE = "[[data.features]]\n"

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recsys.data.columns import as_float32, as_ids, as_int64, as_labels, as_strings, as_time, require_columns
-from recsys.data.readers import read_tables
-from recsys.data.tables import BadRows, Tables
-from recsys.errors import DataError
+from recsys.base.errors import DataError
+from recsys.data.reading.columns import as_float32, as_ids, as_int64, as_labels, as_strings, as_time, require_columns
+from recsys.data.reading.readers import read_tables
+from recsys.data.reading.tables import BadRows, Tables
 
 STRICT = BadRows()
 

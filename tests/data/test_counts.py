@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from recsys.data.counts import CountTable, combine
 from recsys.data.dataset import NOW, Dataset
+from recsys.data.encoding.counts import CountTable, combine
 from recsys.data.schema import CountSpec
 from recsys.data.split import Part
 

@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 from scipy.stats import rankdata
 
-from recsys.data import columns, sources
-from recsys.data.profile import drift, profile, single_feature_auc
-from recsys.data.readers import read_tables
-from recsys.data.report import data_report
-from recsys.data.report_table import render_table
-from recsys.data.tables import BadRows
+from recsys.data.check.profile import drift, profile, single_feature_auc
+from recsys.data.check.report import data_report
+from recsys.data.check.table import render_table
+from recsys.data.reading import columns, sources
+from recsys.data.reading.readers import read_tables
+from recsys.data.reading.tables import BadRows
 
 ROWS = 4_000
 

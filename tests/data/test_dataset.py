@@ -12,7 +12,7 @@ import torch
 from recsys.data.batch import Batch, Block, SideLayout
 from recsys.data.build import build_dataset
 from recsys.data.dataset import NOW, Dataset
-from recsys.data.readers import read_tables
+from recsys.data.reading.readers import read_tables
 from recsys.data.split import Part
 from recsys.data.vocabulary import FIRST, UNKNOWN
 

@@ -11,7 +11,7 @@ import torch
 
 from recsys.data.build import build_dataset
 from recsys.data.dataset import NOW, Dataset
-from recsys.data.readers import read_tables
+from recsys.data.reading.readers import read_tables
 from recsys.data.split import Part
 
 

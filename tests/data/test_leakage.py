@@ -15,8 +15,8 @@ from torch import Tensor
 from recsys.data.batch import Batch, Block
 from recsys.data.dataset import Dataset
 from recsys.data.split import Part
-from recsys.retrieval.two_tower import TwoTowerConfig
-from recsys.retrieval.windows import TowerData, WindowLoader
+from recsys.retrieval.towers.two_tower import TwoTowerConfig
+from recsys.retrieval.towers.windows import TowerData, WindowLoader
 
 KINDS = ["time", "leave_last", "random", "column"]
 

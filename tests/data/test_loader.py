@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from recsys.base.errors import ConfigError, DataError, RunError
 from recsys.data.loader import Loader
-from recsys.errors import ConfigError, DataError, RunError
 
 
 class Echo:

@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 import torch
 
+from recsys.base.errors import DataError, RecsysError, RunError
 from recsys.data import store
 from recsys.data.batch import Block
 from recsys.data.build import build_dataset
 from recsys.data.dataset import NOW, Dataset
-from recsys.data.readers import read_tables
+from recsys.data.reading.readers import read_tables
 from recsys.data.split import Part
 from recsys.data.vocabulary import FIRST, UNKNOWN, Vocabulary
-from recsys.errors import DataError, RecsysError, RunError
 
 FIRST_DAY, SECOND_CUT = 200, (270, 310)
 """The first run knows the shop's log up to second 200; the second validates from 270 and tests from 310."""

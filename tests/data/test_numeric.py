@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from recsys.data.numeric import NumericEncoder, equal_frequency
+from recsys.data.encoding.numeric import NumericEncoder, equal_frequency
 from recsys.data.vocabulary import FIRST, UNKNOWN
 
 

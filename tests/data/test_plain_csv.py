@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from recsys.base.errors import DataError
+from recsys.configs.run import RunConfig, load_config, write_config
 from recsys.data.build import load_dataset
 from recsys.data.schema import DataConfig, TaskSpec
-from recsys.errors import DataError
-from recsys.funnel.config import RunConfig, load_config, write_config
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "adult.toml"
 PEOPLE = [

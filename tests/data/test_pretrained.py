@@ -13,13 +13,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from recsys.base.errors import DataError
 from recsys.data.build import build_dataset, load_dataset
 from recsys.data.dataset import Dataset
-from recsys.data.pretrained import read_pretrained
-from recsys.data.readers import read_tables
+from recsys.data.reading.readers import read_tables
+from recsys.data.reading.vectors import read_pretrained
 from recsys.data.schema import DataConfig, FeatureSpec
 from recsys.data.vocabulary import FIRST, Vocabulary
-from recsys.errors import DataError
 
 NAMES = [f"i{i}" for i in (7, 3, 11, 0, 19, 5, 2)]
 """Items with a vector, in the order of the file."""

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recsys.data.readers import read, read_table, read_tables
-from recsys.data.tables import BadRows
-from recsys.errors import DataError
+from recsys.base.errors import DataError
+from recsys.data.reading.readers import read, read_table, read_tables
+from recsys.data.reading.tables import BadRows
 
 GOOD = "user_id,item_id,note\n1,10,a\n2,20, NA\n3,30,\n"
 

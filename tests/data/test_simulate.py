@@ -10,9 +10,9 @@ import pytest
 from pydantic import ValidationError
 from scipy.stats import rankdata
 
-from recsys.data.readers import read_tables
-from recsys.data.simulate import SimulateConfig, World, build_world, is_world, load_truth, simulate
-from recsys.errors import DataError
+from recsys.base.errors import DataError
+from recsys.data.reading.readers import read_tables
+from recsys.data.world.simulate import SimulateConfig, World, build_world, is_world, load_truth, simulate
 
 SMALL = SimulateConfig(users=60, items=80, sessions=300, slate=5, days=6)
 

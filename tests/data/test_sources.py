@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow.compute as pc
 import pytest
 
-from recsys.data.readers import read_table
-from recsys.data.sources import SOURCES, census, kuairand, load, movielens
-from recsys.data.tables import BadRows
-from recsys.errors import ConfigError, DataError
+from recsys.base.errors import ConfigError, DataError
+from recsys.data.reading.readers import read_table
+from recsys.data.reading.sources import SOURCES, census, kuairand, load, movielens
+from recsys.data.reading.tables import BadRows
 
 ML_1M = {
     "ratings.dat": "1::10::5::978300760\n1::20::3::978302109\n2::10::4::978301968\n",

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy.stats import permutation_test as scipy_permutation_test
 
-from recsys.errors import ConfigError, DataError
-from recsys.evaluation.bootstrap import UserBootstrap, auc_samples
-from recsys.evaluation.calibration import ece
-from recsys.evaluation.row_metrics import auc, gauc, logloss
-from recsys.evaluation.row_samples import row_metric_samples
-from recsys.evaluation.significance import (
+from recsys.base.errors import ConfigError, DataError
+from recsys.evaluation.metrics.calibration import ece
+from recsys.evaluation.metrics.rows import auc, gauc, logloss
+from recsys.evaluation.uncertainty.bootstrap import UserBootstrap, auc_samples
+from recsys.evaluation.uncertainty.row_samples import row_metric_samples
+from recsys.evaluation.uncertainty.significance import (
     bootstrap_p_value,
     holm,
     paired_standard_error,

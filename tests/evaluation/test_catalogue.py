@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from recsys.errors import DataError
-from recsys.evaluation.catalogue import (
+from recsys.base.errors import DataError
+from recsys.evaluation.metrics.coverage import (
     average_popularity,
     category_diversity,
     coverage,

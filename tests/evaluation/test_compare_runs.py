@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from recsys.errors import DataError
-from recsys.evaluation.compare import TaskRows, compare
+from recsys.base.errors import DataError
 from recsys.evaluation.config import EvaluationConfig
-from recsys.evaluation.metrics import UserMetrics
-from recsys.evaluation.row_metrics import auc
-from recsys.evaluation.significance import holm
+from recsys.evaluation.metrics.lists import UserMetrics
+from recsys.evaluation.metrics.rows import auc
+from recsys.evaluation.uncertainty.compare import TaskRows, compare
+from recsys.evaluation.uncertainty.significance import holm
 
 CONFIG = EvaluationConfig(draws=300, permutations=1000)
 

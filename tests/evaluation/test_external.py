@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.errors import DataError
+from recsys.base.errors import DataError
 from recsys.evaluation.config import EvaluationConfig
 from recsys.evaluation.external import evaluate_predictions, external_metrics, read_lists
 

@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recsys.errors import DataError
+from recsys.base.errors import DataError
+from recsys.base.ragged import Ragged
+from recsys.evaluation.attribution import FunnelTrace, funnel_metrics
 from recsys.evaluation.config import EvaluationConfig
-from recsys.evaluation.funnel import FunnelTrace, funnel_metrics
-from recsys.evaluation.metrics import list_metrics
-from recsys.evaluation.ragged import Ragged
-from recsys.evaluation.row_metrics import auc, gauc
+from recsys.evaluation.metrics.lists import list_metrics
+from recsys.evaluation.metrics.rows import auc, gauc
 
 CONFIG = EvaluationConfig(list_k=5, draws=80)
 USERS, ITEMS, FETCHED = 120, 200, 30

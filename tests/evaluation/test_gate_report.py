@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recsys.evaluation.gates import GateLevel, gate_report, linear_cka, unused_experts
-from recsys.evaluation.gates_page import gates_section
+from recsys.report.gates import gates_section
 
 ROWS, WIDTH = 600, 4
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from recsys.base.ragged import Ragged
 from recsys.evaluation.config import EvaluationConfig
 from recsys.evaluation.guards import (
     Finding,
@@ -22,8 +23,7 @@ from recsys.evaluation.leaks import (
     statistics_from_outside,
     time_travel,
 )
-from recsys.evaluation.metrics import UserMetrics
-from recsys.evaluation.ragged import Ragged
+from recsys.evaluation.metrics.lists import UserMetrics
 
 CONFIG = EvaluationConfig(draws=200)
 

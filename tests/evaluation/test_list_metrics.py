@@ -7,9 +7,16 @@ import math
 import numpy as np
 import pytest
 
-from recsys.errors import ConfigError, DataError
-from recsys.evaluation.metrics import LIST_METRICS, graded_ndcg, hit_matrix, ideal_ndcg, list_metrics, rank_metrics
-from recsys.evaluation.ragged import Ragged, contains
+from recsys.base.errors import ConfigError, DataError
+from recsys.base.ragged import Ragged, contains
+from recsys.evaluation.metrics.lists import (
+    LIST_METRICS,
+    graded_ndcg,
+    hit_matrix,
+    ideal_ndcg,
+    list_metrics,
+    rank_metrics,
+)
 
 
 def random_lists(seed: int, users: int = 60, items: int = 40, k: int = 12) -> tuple[np.ndarray, Ragged]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from recsys.errors import ConfigError, DataError
+from recsys.base.errors import ConfigError, DataError
 from recsys.evaluation.config import EvaluationConfig
-from recsys.evaluation.offpolicy import off_policy_value
+from recsys.evaluation.off_policy import off_policy_value
 
 CONFIG = EvaluationConfig(draws=200)
 CHANCE = np.array([0.1, 0.3, 0.6, 0.2])  # of a reward, per action

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recsys.evaluation.compare import TaskRows, compare
+from recsys.base.ragged import Ragged
+from recsys.evaluation.attribution import FunnelTrace, funnel_metrics
 from recsys.evaluation.config import EvaluationConfig
-from recsys.evaluation.funnel import FunnelTrace, funnel_metrics
 from recsys.evaluation.gates import GateLevel, gate_report
 from recsys.evaluation.guards import embeddings_collapsed
-from recsys.evaluation.page import render_html
-from recsys.evaluation.ragged import Ragged
-from recsys.evaluation.report import ranking_metrics, retrieval_metrics
 from recsys.evaluation.slices import history_buckets, row_slices
+from recsys.evaluation.summary import ranking_metrics, retrieval_metrics
+from recsys.evaluation.uncertainty.compare import TaskRows, compare
+from recsys.report.page import render_html
 
 SECTIONS = ("findings", "funnel", "retrieval", "index", "ranking", "gates", "slices", "comparisons", "off_policy",
             "examples", "data", "config")  # fmt: skip

@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from recsys.errors import ConfigError, DataError
+from recsys.base.errors import ConfigError, DataError
+from recsys.base.ragged import Ragged
 from recsys.evaluation.config import EvaluationConfig
-from recsys.evaluation.ragged import Ragged
-from recsys.evaluation.report import combine, ranking_metrics, retrieval_metrics
-from recsys.evaluation.row_metrics import auc, gauc, logloss
+from recsys.evaluation.metrics.rows import auc, gauc, logloss
+from recsys.evaluation.summary import combine, ranking_metrics, retrieval_metrics
 
 CONFIG = EvaluationConfig(ks=(2, 5, 50), draws=60)
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recsys.errors import DataError
+from recsys.base.errors import DataError
+from recsys.base.ragged import Ragged
+from recsys.evaluation.attribution import FunnelTrace, funnel_metrics
 from recsys.evaluation.config import EvaluationConfig
-from recsys.evaluation.funnel import FunnelTrace, funnel_metrics
 from recsys.evaluation.guards import filters_drop_relevant
-from recsys.evaluation.ragged import Ragged
 
 USERS, ITEMS, C, K = 60, 50, 12, 4
 NAMES = ("towers", "neighbours", "popular")

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
-from recsys.errors import ConfigError, DataError
-from recsys.evaluation.calibration import (
+from recsys.base.errors import ConfigError, DataError
+from recsys.evaluation.metrics.calibration import (
     assign_bins,
     ece,
     predicted_to_observed,
     reliability_curve,
     wilson_interval,
 )
-from recsys.evaluation.row_metrics import auc, gauc, logloss, user_auc
+from recsys.evaluation.metrics.rows import auc, gauc, logloss, user_auc
 
 
 def slow_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> float | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from recsys.errors import ConfigError, DataError
-from recsys.evaluation.calibration import ece
+from recsys.base.errors import ConfigError, DataError
+from recsys.base.ragged import Ragged
 from recsys.evaluation.config import EvaluationConfig
-from recsys.evaluation.metrics import list_metrics
-from recsys.evaluation.ragged import Ragged
-from recsys.evaluation.row_metrics import auc, gauc, logloss
+from recsys.evaluation.metrics.calibration import ece
+from recsys.evaluation.metrics.lists import list_metrics
+from recsys.evaluation.metrics.rows import auc, gauc, logloss
 from recsys.evaluation.slices import (
     OTHER,
     buckets,

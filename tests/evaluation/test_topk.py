@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from recsys.errors import ConfigError, DataError
-from recsys.evaluation.metrics import list_metrics, rank_metrics
-from recsys.evaluation.ragged import Ragged
-from recsys.evaluation.topk import exact_ranks, exact_topk, ranks_of_scores, topk_of_scores
+from recsys.base.errors import ConfigError, DataError
+from recsys.base.ragged import Ragged
+from recsys.base.topk import exact_ranks, exact_topk, ranks_of_scores, topk_of_scores
+from recsys.evaluation.metrics.lists import list_metrics, rank_metrics
 
 
 def sort_all(scores: np.ndarray, k: int, exclude: Ragged | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from recsys.evaluation.page import render_html
-from recsys.evaluation.training_page import training_section
+from recsys.report.page import render_html
+from recsys.report.training import training_section
 
 RETRIEVAL: list[dict[str, Any]] = [
     {"epoch": e, "steps": 9 * e, "loss": 7.0 - e, "seconds": 30.0, "lr": 0.1, "ndcg@10": 0.1 * e, "recall@100": 0.5}

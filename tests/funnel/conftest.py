@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from recsys.configs.run import RunConfig
 from recsys.data.build import load_dataset
 from recsys.data.dataset import Dataset
-from recsys.funnel.chain import train_run
-from recsys.funnel.config import RunConfig
-from recsys.funnel.continuation import SourceRun
+from recsys.pipeline.continuation import SourceRun
+from recsys.pipeline.train import train_run
 
 LATE_ITEMS, LATE_USERS = range(61, 81), range(100, 121)
 """Ids that nobody met on the first day."""

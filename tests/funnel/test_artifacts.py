@@ -14,10 +14,10 @@ from typing import Any, NoReturn
 
 import pytest
 
-from recsys.errors import RunError
-from recsys.funnel.artifacts import RunWriter, open_run
-from recsys.funnel.manifest import MANIFEST, Manifest
-from recsys.funnel.runs import find_run, point_latest
+from recsys.artifacts.folder import RunWriter, open_run
+from recsys.artifacts.locate import find_run, point_latest
+from recsys.artifacts.manifest import MANIFEST, Manifest
+from recsys.base.errors import RunError
 
 NAMES = ("config.toml", "retrieval/model.safetensors", "retrieval/index.faiss", "ranking/model.safetensors")
 
@@ -39,7 +39,7 @@ def generation(path: Path) -> int:
 
 @pytest.fixture(autouse=True)
 def _no_git(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recsys.funnel.artifacts.git_commit", lambda: "")
+    monkeypatch.setattr("recsys.artifacts.folder.git_commit", lambda: "")
 
 
 @pytest.fixture

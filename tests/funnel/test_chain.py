@@ -15,22 +15,22 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from recsys.artifacts.folder import open_run
+from recsys.artifacts.locate import find_run
+from recsys.artifacts.names import INDEX, INDEX_REPORT, RETRIEVAL_HISTORY
+from recsys.base.errors import RecsysError, RunError
 from recsys.cli.main import main
+from recsys.configs.run import load_config
 from recsys.data.build import load_dataset
 from recsys.data.split import Part
-from recsys.errors import RecsysError, RunError
-from recsys.funnel.artifacts import open_run
-from recsys.funnel.chain import build_index, fit_companions, select_requests, train_run
-from recsys.funnel.config import load_config
 from recsys.funnel.funnel import Funnel
-from recsys.funnel.names import INDEX, INDEX_REPORT, RETRIEVAL_HISTORY
-from recsys.funnel.runs import find_run
-from recsys.funnel.stages import RANKER, RANKER_STATE, TOWER_STATE, TOWERS, VECTORS, load_stages
-from recsys.retrieval.train import build_two_tower
-from recsys.retrieval.windows import TowerData
+from recsys.funnel.run import RANKER, RANKER_STATE, TOWER_STATE, TOWERS, VECTORS, load_stages
+from recsys.pipeline.train import build_index, fit_companions, select_requests, train_run
+from recsys.retrieval.towers.train import build_two_tower
+from recsys.retrieval.towers.windows import TowerData
 
 FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["recsys.funnel.chain", "recsys.ranking.models.mmoe", "faiss", "torch._dynamo"])
+FORK.set_forkserver_preload(["recsys.pipeline.train", "recsys.ranking.models.mmoe", "faiss", "torch._dynamo"])
 
 
 def weights(run: Path) -> dict[str, np.ndarray]:

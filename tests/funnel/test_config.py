@@ -9,10 +9,10 @@ import pytest
 from pydantic import Field, field_validator, model_validator
 
 import recsys
-from recsys.errors import ConfigError
-from recsys.funnel.config import RunConfig, config_hash, load_config, write_config
-from recsys.funnel.settings_file import dump_toml, load_settings, parse_override, read_extended
-from recsys.settings import Settings
+from recsys.base.errors import ConfigError
+from recsys.base.settings import Settings
+from recsys.configs.file import dump_toml, load_settings, parse_override, read_extended
+from recsys.configs.run import RunConfig, config_hash, load_config, write_config
 
 
 class Model(Settings):

@@ -15,23 +15,23 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from recsys.artifacts.folder import open_run
+from recsys.artifacts.names import WARM_START
+from recsys.base.errors import RunError
 from recsys.data.build import load_dataset
 from recsys.data.dataset import Dataset
 from recsys.data.pretrained import Pretrained, TableStart
 from recsys.data.split import Part
 from recsys.data.vocabulary import FIRST, UNKNOWN, Vocabulary
-from recsys.errors import RunError
-from recsys.funnel.artifacts import open_run
-from recsys.funnel.chain import build_index, train_run
-from recsys.funnel.continuation import Learned, SourceRun, remember, tables_of, take_up
-from recsys.funnel.evaluate import evaluate_run
-from recsys.funnel.names import WARM_START
-from recsys.funnel.neighbours import NEAREST, from_vectors, neighbour_means, start_new_rows
-from recsys.funnel.stages import RANKER_STATE, TOWER_STATE, load_stages
+from recsys.funnel.run import RANKER_STATE, TOWER_STATE, load_stages
 from recsys.nn.embedding import EmbeddingTable
+from recsys.pipeline.continuation import Learned, SourceRun, remember, tables_of, take_up
+from recsys.pipeline.evaluate import evaluate_run
+from recsys.pipeline.neighbours import NEAREST, from_vectors, neighbour_means, start_new_rows
+from recsys.pipeline.train import build_index, train_run
 from recsys.ranking.train import build_model
-from recsys.retrieval.train import build_two_tower
-from recsys.retrieval.windows import TowerData, WindowLoader
+from recsys.retrieval.towers.train import build_two_tower
+from recsys.retrieval.towers.windows import TowerData, WindowLoader
 from recsys.training.optim import OptimConfig, Optimizer
 
 STILL = ["retrieval.optim.lr=1e-12", "ranking.optim.lr=1e-12", "retrieval.fit.epochs=1", "ranking.fit.epochs=1"]

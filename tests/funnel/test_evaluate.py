@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from recsys.artifacts.folder import open_run
+from recsys.artifacts.names import EVALUATION
+from recsys.base.errors import RunError
 from recsys.cli.main import main
 from recsys.data.split import Part
-from recsys.errors import RunError
-from recsys.funnel.artifacts import open_run
-from recsys.funnel.bench import Bench
-from recsys.funnel.chain import build_index, train_run
-from recsys.funnel.evaluate import compare_runs, evaluate_run
 from recsys.funnel.funnel import Funnel
-from recsys.funnel.names import EVALUATION
-from recsys.funnel.stages import Stages, load_stages
+from recsys.funnel.run import Stages, load_stages
+from recsys.pipeline.evaluate import compare_runs, evaluate_run
+from recsys.pipeline.trace import Bench
+from recsys.pipeline.train import build_index, train_run
 from recsys.ranking.scoring import score_rows
 from recsys.retrieval.retriever import Retriever
 

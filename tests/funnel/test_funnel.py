@@ -13,14 +13,14 @@ import pandas as pd
 import pytest
 import torch
 
+from recsys.artifacts.folder import open_run
+from recsys.base.errors import ConfigError
 from recsys.cli.main import main
 from recsys.data.dataset import NOW
-from recsys.errors import ConfigError
-from recsys.funnel.artifacts import open_run
-from recsys.funnel.chain import train_run
 from recsys.funnel.funnel import Funnel, Ranked
 from recsys.funnel.ladder import POPULAR
-from recsys.funnel.stages import load_stages
+from recsys.funnel.run import load_stages
+from recsys.pipeline.train import train_run
 from recsys.ranking.requests import SELECT
 
 USERS = [str(user) for user in range(1, 121)]

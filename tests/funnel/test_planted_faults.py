@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 
+from recsys.artifacts.folder import open_run
+from recsys.base.errors import DataError
 from recsys.data.batch import Block
-from recsys.data.simulate import load_truth
 from recsys.data.split import Part
-from recsys.errors import DataError
-from recsys.funnel import evaluate as evaluation
-from recsys.funnel.artifacts import open_run
-from recsys.funnel.bench import Bench
-from recsys.funnel.checks import leak_findings, refuse_leaks
-from recsys.funnel.evaluate import evaluate_run
-from recsys.funnel.off_policy import off_policy_report
-from recsys.funnel.stages import Stages, load_stages
+from recsys.data.world.simulate import load_truth
+from recsys.funnel.run import Stages, load_stages
+from recsys.pipeline import evaluate as evaluation
+from recsys.pipeline.evaluate import evaluate_run
+from recsys.pipeline.leaks import leak_findings, refuse_leaks
+from recsys.pipeline.off_policy import off_policy_report
+from recsys.pipeline.trace import Bench
 from recsys.ranking.calibrate import Calibrator
 
 

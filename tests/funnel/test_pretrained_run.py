@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from recsys.artifacts.folder import open_run
+from recsys.configs.run import load_config
 from recsys.data.batch import Block
 from recsys.data.vocabulary import FIRST
-from recsys.funnel.artifacts import open_run
-from recsys.funnel.chain import train_run
-from recsys.funnel.config import load_config
-from recsys.funnel.stages import load_stages
+from recsys.funnel.run import load_stages
 from recsys.nn.embedding import EmbeddingTable
 from recsys.nn.pretrained import Projection
+from recsys.pipeline.train import train_run
 
 WIDTH, NARROW = 8, 6
 

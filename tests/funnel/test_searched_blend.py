@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from recsys.artifacts.folder import open_run
 from recsys.cli.render import evaluation, print_json
-from recsys.evaluation.page import render_html
-from recsys.funnel.artifacts import open_run
-from recsys.funnel.chain import train_run
-from recsys.funnel.evaluate import evaluate_run
 from recsys.funnel.funnel import Funnel
-from recsys.funnel.stages import BLEND, load_stages
+from recsys.funnel.run import BLEND, load_stages
+from recsys.pipeline.evaluate import evaluate_run
+from recsys.pipeline.train import train_run
+from recsys.report.page import render_html
 
 
 @pytest.fixture(scope="module")

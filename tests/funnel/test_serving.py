@@ -13,14 +13,14 @@ import pandas as pd
 import pytest
 import torch
 
+from recsys.artifacts.folder import open_run
+from recsys.base.errors import ConfigError
 from recsys.cli.main import main
-from recsys.errors import ConfigError
-from recsys.funnel.artifacts import open_run
-from recsys.funnel.chain import build_index, train_run
 from recsys.funnel.funnel import Funnel
 from recsys.funnel.ladder import POPULAR, Rung
-from recsys.funnel.stages import load_stages
-from recsys.retrieval.index_bitmap import Bitmap
+from recsys.funnel.run import load_stages
+from recsys.pipeline.train import build_index, train_run
+from recsys.retrieval.index.bitmap import Bitmap
 from recsys.retrieval.retriever import Retriever
 
 PROFILED, BLANK, LOOKER, NOBODY = "profiled", "blank", "looker", "nobody"

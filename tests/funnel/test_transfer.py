@@ -9,15 +9,15 @@ import pandas as pd
 import pytest
 import torch
 
-from recsys.data.numeric import NumericEncoder
+from recsys.artifacts.folder import open_run
+from recsys.base.errors import ConfigError, RunError
+from recsys.configs.run import RunConfig, load_config
+from recsys.data.encoding.numeric import NumericEncoder
 from recsys.data.vocabulary import FIRST, UNKNOWN
-from recsys.errors import ConfigError, RunError
-from recsys.funnel.artifacts import open_run
-from recsys.funnel.chain import train_run
-from recsys.funnel.config import RunConfig, load_config
-from recsys.funnel.stages import Stages, load_stages
-from recsys.funnel.transfer import match_buckets
+from recsys.funnel.run import Stages, load_stages
 from recsys.nn.embedding import EmbeddingTable
+from recsys.pipeline.train import train_run
+from recsys.pipeline.transfer import match_buckets
 
 SMALL = (
     "runtime.threads=1",

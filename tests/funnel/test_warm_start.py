@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+from recsys.artifacts.folder import open_run
+from recsys.artifacts.names import WARM_START
 from recsys.data.build import load_dataset
 from recsys.data.vocabulary import FIRST, UNKNOWN, Vocabulary
-from recsys.funnel.artifacts import open_run
-from recsys.funnel.names import WARM_START
-from recsys.funnel.stages import Stages, load_stages
-from recsys.funnel.warm_start import Copied, copy_dense, copy_rows, copy_towers, to_width, warm_start_ranker
+from recsys.funnel.run import Stages, load_stages
 from recsys.nn.embedding import EmbeddingTable
+from recsys.pipeline.warm_start import Copied, copy_dense, copy_rows, copy_towers, to_width, warm_start_ranker
 from recsys.ranking.ranker import Ranker, build_ranker
-from recsys.retrieval.train import build_two_tower
-from recsys.retrieval.windows import TowerData
+from recsys.retrieval.towers.train import build_two_tower
+from recsys.retrieval.towers.windows import TowerData
 
 
 def vocabularies(**values: str) -> dict[str, Vocabulary]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recsys.errors import ConfigError
+from recsys.base.errors import ConfigError
 from recsys.nn import dropout as module
 from recsys.nn.dropout import FastDropout, mask_pool
 

@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from recsys.errors import ConfigError
+from recsys.base.errors import ConfigError
 from recsys.nn.sequence import ENCODERS, SequenceConfig, SequenceEncoder, build_sequence_encoder
 
 B, L, DE, DP, DQ = 5, 12, 6, 3, 4

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from recsys.data.batch import SideLayout
 from recsys.nn.sequence import DUPNEncoder, PropertyGatedLSTM, SequenceConfig, build_sequence_encoder
-from recsys.nn.sequence_recurrent import masked_softmax
-from recsys.retrieval.two_tower import TowerLayout, TwoTower, TwoTowerConfig
+from recsys.nn.sequence.recurrent import masked_softmax
+from recsys.retrieval.towers.two_tower import TowerLayout, TwoTower, TwoTowerConfig
 
 B, L, DE, DP, H = 3, 9, 5, 4, 6
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from recsys.base.errors import ConfigError
 from recsys.data.schema import TaskSpec
-from recsys.errors import ConfigError
 from recsys.nn.split import SplitInput
 from recsys.ranking.losses import LossConfig
 from recsys.ranking.models.aitm import Transfer

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from recsys.base.errors import ConfigError
 from recsys.data.schema import TaskSpec
-from recsys.errors import ConfigError
 from recsys.ranking.balance import BalanceConfig, balance_kinds, build_balance
-from recsys.ranking.balance_adaptive import GradNorm, Uncertainty, gradient_norm, project_conflicts
+from recsys.ranking.balance.adaptive import GradNorm, Uncertainty, gradient_norm, project_conflicts
 from recsys.ranking.losses import LossConfig
 
 LOSS = LossConfig()

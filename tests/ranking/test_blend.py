@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recsys.errors import ConfigError
+from recsys.base.errors import ConfigError
 from recsys.ranking.blend import BlendConfig, blend, search_blend_weights
 
 P = {"click": np.array([0.5, 0.2, 0.9]), "like": np.array([0.1, 0.6, 0.3])}

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from recsys.artifacts.folder import open_run
 from recsys.data.dataset import Dataset
 from recsys.data.schema import TaskSpec
 from recsys.data.split import Part
-from recsys.funnel.artifacts import open_run
-from recsys.funnel.chain import select_requests
-from recsys.funnel.stages import load_stages
+from recsys.funnel.run import load_stages
+from recsys.pipeline.train import select_requests
 from recsys.ranking.blend import BlendConfig, blend
 from recsys.ranking.blend_search import FoundBlend, find_blend, search_on_requests, search_on_rows
 from recsys.ranking.probabilities import task_probabilities

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recsys.errors import ConfigError
+from recsys.base.errors import ConfigError
 from recsys.ranking.calibrate import CalibrationConfig, Calibrator, fit_calibrator, sigmoid
 
 FITTED = ["platt", "temperature", "isotonic"]

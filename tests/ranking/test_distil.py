@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from recsys.artifacts.folder import open_run
 from recsys.data.dataset import Dataset
 from recsys.data.schema import TaskSpec
 from recsys.data.split import Part
-from recsys.evaluation.row_metrics import logloss
-from recsys.funnel.artifacts import open_run
-from recsys.funnel.stages import load_stages
+from recsys.evaluation.metrics.rows import logloss
+from recsys.funnel.run import load_stages
 from recsys.ranking.distil import taught
 from recsys.ranking.scoring import score_rows
 from recsys.ranking.train import RankingConfig, train_ranker

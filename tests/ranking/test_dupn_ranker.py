@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from recsys.errors import ConfigError
+from recsys.base.errors import ConfigError
 from recsys.ranking.balance import BalanceConfig, build_balance
 from recsys.ranking.losses import LossConfig
 from recsys.training.optim import OptimConfig, Optimizer

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from recsys.base.errors import ConfigError
 from recsys.data.batch import Batch
 from recsys.data.schema import TaskSpec
-from recsys.errors import ConfigError
 from recsys.ranking.losses import LossConfig
 
 LOSS = LossConfig()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recsys.base.errors import ConfigError
 from recsys.data.schema import TaskSpec
-from recsys.errors import ConfigError
 from recsys.nn.split import SplitInput
 from recsys.ranking.layers import GateConfig
 from recsys.ranking.mixture import SHARED

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from recsys.base.errors import ConfigError
 from recsys.data.schema import TaskSpec
-from recsys.errors import ConfigError
 from recsys.ranking.losses import LossConfig, product_logit, symmetric_kl
 from recsys.ranking.ranker import ranker_kinds
 

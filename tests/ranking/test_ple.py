@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from recsys.base.errors import ConfigError
 from recsys.data.schema import TaskSpec
-from recsys.errors import ConfigError
 from recsys.nn.split import SplitInput
 from recsys.ranking.mixture import SHARED
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from recsys.base.errors import DataError
 from recsys.data.batch import Batch, Block
 from recsys.data.schema import TaskSpec
-from recsys.errors import DataError
 from recsys.ranking.losses import (
     LossConfig,
     doubly_robust,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from recsys.base.errors import ConfigError
 from recsys.data.split import Part
-from recsys.errors import ConfigError
 from recsys.ranking.requests import PADDED, SELECT, RequestRanker, RequestSet, SelectConfig, request_batch
 from recsys.ranking.scoring import request_logits, request_loss, select_metrics
 from recsys.ranking.train import LoggedRows, RankingConfig, build_model

@@ -11,15 +11,15 @@ import pandas as pd
 import pytest
 import torch
 
+from recsys.artifacts.folder import open_run
+from recsys.base.errors import ConfigError
 from recsys.data.build import build_dataset
 from recsys.data.dataset import Dataset
-from recsys.data.readers import read_tables
+from recsys.data.reading.readers import read_tables
 from recsys.data.schema import DataConfig
 from recsys.data.split import Part
-from recsys.errors import ConfigError
-from recsys.funnel.artifacts import open_run
-from recsys.funnel.chain import select_requests
-from recsys.funnel.stages import load_stages
+from recsys.funnel.run import load_stages
+from recsys.pipeline.train import select_requests
 from recsys.ranking.requests import SELECT, RequestSet
 from recsys.ranking.scoring import row_metrics, score_rows, select_metrics
 from recsys.ranking.train import RankingConfig, TrainedRanker, held_out, train_ranker

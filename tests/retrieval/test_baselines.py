@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from recsys.errors import ConfigError, DataError
-from recsys.retrieval import cooccurrence
-from recsys.retrieval.baseline_categories import SameCategory
-from recsys.retrieval.baselines import BASELINES, Histories, baseline_from_state, build_baseline
+from recsys.base.errors import ConfigError, DataError
+from recsys.retrieval.baselines import BASELINES, Histories, baseline_from_state, build_baseline, cooccurrence
+from recsys.retrieval.baselines.categories import SameCategory
 
 U, N = 40, 15
 OWN = [name for name in BASELINES if name not in {"als", "bpr"}]

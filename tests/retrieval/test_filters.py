@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.errors import ConfigError
+from recsys.base.errors import ConfigError
 from recsys.retrieval.filters import parse_filter
 
 COLUMNS = {

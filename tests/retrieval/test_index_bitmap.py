@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.errors import ConfigError
+from recsys.base.errors import ConfigError
 from recsys.retrieval.index import Bitmap, Exclusions
 
 masks = st.lists(st.booleans(), max_size=40).map(lambda bits: np.array(bits, dtype=np.bool_))

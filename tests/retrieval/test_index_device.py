@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from recsys.retrieval import index_device, index_tuning
 from recsys.retrieval.index import Bitmap, ExactIndex, FaissIndex, SearchPlan, on_device
+from recsys.retrieval.index import device as index_device
+from recsys.retrieval.index import tuning as index_tuning
 
 ITEMS = np.random.default_rng(0).standard_normal((6000, 8)).astype(np.float32)
 QUERIES = np.random.default_rng(1).standard_normal((20, 8)).astype(np.float32)

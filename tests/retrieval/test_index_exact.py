@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from recsys.errors import ConfigError, RunError
-from recsys.retrieval import index_exact
+from recsys.base.errors import ConfigError, RunError
 from recsys.retrieval.index import Bitmap, Candidates, ExactIndex, load_index
+from recsys.retrieval.index import exact as index_exact
 
 
 def brute_force(

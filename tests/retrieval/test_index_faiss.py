@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recsys.errors import ConfigError
-from recsys.retrieval import index_faiss
+from recsys.base.errors import ConfigError
 from recsys.retrieval.index import Bitmap, ExactIndex, FaissIndex, SearchPlan, load_index
-from recsys.retrieval.index_families import cluster_count
-from recsys.retrieval.index_tuning import build_index
+from recsys.retrieval.index import faiss as index_faiss
+from recsys.retrieval.index.families import cluster_count
+from recsys.retrieval.index.tuning import build_index
 
 N, DIM = 4000, 16
 FACTORIES = [

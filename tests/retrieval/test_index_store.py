@@ -12,7 +12,7 @@ import faiss
 import numpy as np
 import pytest
 
-from recsys.errors import RunError
+from recsys.base.errors import RunError
 from recsys.retrieval.index import ExactIndex, FaissIndex, fingerprint, load_index
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys.errors import ConfigError, RunError
-from recsys.retrieval import index_tuning
+from recsys.base.errors import ConfigError, RunError
 from recsys.retrieval.index import ExactIndex, FaissIndex, load_index
-from recsys.retrieval.index_families import Family
-from recsys.retrieval.index_tuning import IndexConfig, build_index, recall_of
+from recsys.retrieval.index import tuning as index_tuning
+from recsys.retrieval.index.families import Family
+from recsys.retrieval.index.tuning import IndexConfig, build_index, recall_of
 
 
 def gaussian(count: int, seed: int, dim: int = 16) -> np.ndarray:

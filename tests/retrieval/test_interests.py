@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from recsys.evaluation.ragged import Ragged
-from recsys.evaluation.topk import exact_topk
+from recsys.base.ragged import Ragged
+from recsys.base.topk import exact_topk
 from recsys.retrieval.index import Bitmap, ExactIndex, Exclusions, FaissIndex
 from recsys.retrieval.interests import best_products, search_interests, smooth_best
 

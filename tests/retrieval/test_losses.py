@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recsys.retrieval import full_softmax
-from recsys.retrieval.losses import (
+from recsys.retrieval.towers import full_softmax
+from recsys.retrieval.towers.losses import (
     NegativeColumns,
     bce_loss,
     full_softmax_loss,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recsys.retrieval.negatives import NegativeMemory, mine_hard_negatives
+from recsys.retrieval.towers.negatives import NegativeMemory, mine_hard_negatives
 
 
 def test_negative_memory_keeps_the_newest_and_comes_back_from_its_state() -> None:

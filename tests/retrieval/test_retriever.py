@@ -9,20 +9,20 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from recsys.base.errors import ConfigError
+from recsys.base.ragged import Ragged
 from recsys.data.dataset import NOW
 from recsys.data.split import Part
-from recsys.errors import ConfigError
-from recsys.evaluation.ragged import Ragged
 from recsys.nn.sequence import SequenceConfig
-from recsys.retrieval.baseline_core import Baseline
 from recsys.retrieval.baselines import build_baseline
-from recsys.retrieval.index_bitmap import Bitmap
-from recsys.retrieval.index_tuning import build_index
+from recsys.retrieval.baselines.base import Baseline
+from recsys.retrieval.index.bitmap import Bitmap
+from recsys.retrieval.index.tuning import build_index
 from recsys.retrieval.merge import merge
 from recsys.retrieval.retriever import TOWER, Retriever
-from recsys.retrieval.train import build_two_tower, item_vectors
-from recsys.retrieval.two_tower import TwoTowerConfig
-from recsys.retrieval.windows import TowerData
+from recsys.retrieval.towers.train import build_two_tower, item_vectors
+from recsys.retrieval.towers.two_tower import TwoTowerConfig
+from recsys.retrieval.towers.windows import TowerData
 
 USERS = np.arange(24)
 BASELINES = ("popularity", "item_knn", "ease")

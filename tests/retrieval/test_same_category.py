@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from recsys.base.errors import ConfigError, DataError
 from recsys.data.vocabulary import FIRST
-from recsys.errors import ConfigError, DataError
-from recsys.retrieval.baseline_categories import CategorySettings, SameCategory, item_categories
-from recsys.retrieval.baseline_core import Histories
+from recsys.retrieval.baselines.base import Histories
+from recsys.retrieval.baselines.categories import CategorySettings, SameCategory, item_categories
 
 DAY = 86_400.0
 CATEGORIES = np.array([[0, -1], [0, 1], [1, -1], [2, 1], [-1, -1], [2, -1]], dtype=np.int32)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from recsys.errors import ConfigError
-from recsys.retrieval.baseline_core import Histories
-from recsys.retrieval.baseline_segment import SegmentPopularity, segment_traits, user_segments
+from recsys.base.errors import ConfigError
 from recsys.retrieval.baselines import baseline_from_state, build_baseline
+from recsys.retrieval.baselines.base import Histories
+from recsys.retrieval.baselines.segment import SegmentPopularity, segment_traits, user_segments
 
 U, N = 30, 12
 

@@ -11,18 +11,18 @@ import pandas as pd
 import pytest
 import torch
 
+from recsys.artifacts.folder import open_run
+from recsys.base.topk import exact_ranks
 from recsys.data.build import build_dataset
 from recsys.data.dataset import Dataset
-from recsys.data.readers import read_tables
+from recsys.data.reading.readers import read_tables
 from recsys.data.schema import DataConfig
 from recsys.data.split import Part
-from recsys.evaluation.topk import exact_ranks
-from recsys.funnel.artifacts import open_run
-from recsys.funnel.stages import VECTORS, load_stages
+from recsys.funnel.run import VECTORS, load_stages
 from recsys.nn.sequence import SequenceConfig
-from recsys.retrieval.negatives import HardNegatives
-from recsys.retrieval.step import RetrievalStep, events_ahead
-from recsys.retrieval.train import (
+from recsys.retrieval.towers.negatives import HardNegatives
+from recsys.retrieval.towers.step import RetrievalStep, events_ahead
+from recsys.retrieval.towers.train import (
     RetrievalConfig,
     build_two_tower,
     item_vectors,
@@ -31,8 +31,8 @@ from recsys.retrieval.train import (
     train_two_tower,
     validation_metrics,
 )
-from recsys.retrieval.two_tower import TwoTowerConfig
-from recsys.retrieval.windows import TowerData, WindowLoader
+from recsys.retrieval.towers.two_tower import TwoTowerConfig
+from recsys.retrieval.towers.windows import TowerData, WindowLoader
 from recsys.training.checkpoint import Checkpointer
 from recsys.training.loop import FitOptions
 from recsys.training.optim import OptimConfig

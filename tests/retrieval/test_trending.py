@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from recsys.base.errors import DataError
 from recsys.data.dataset import NOW
 from recsys.data.split import Part
-from recsys.errors import DataError
-from recsys.retrieval.baseline_core import Histories
 from recsys.retrieval.baselines import baseline_from_state, build_baseline
+from recsys.retrieval.baselines.base import Histories
 from recsys.retrieval.retriever import last_seen
 
 DAY = 86_400.0

@@ -13,14 +13,14 @@ from torch import Tensor
 from recsys.data.batch import Block
 from recsys.data.build import build_dataset
 from recsys.data.dataset import NOW
-from recsys.data.readers import read_tables
+from recsys.data.reading.readers import read_tables
 from recsys.data.split import Part
 from recsys.nn.activation import HiddenGate
 from recsys.nn.gates import FieldGate, FieldGateConfig
 from recsys.nn.sequence import SequenceConfig
-from recsys.retrieval.train import build_two_tower, item_vectors, query_vectors
-from recsys.retrieval.two_tower import TwoTower, TwoTowerConfig, Windows
-from recsys.retrieval.windows import TowerData
+from recsys.retrieval.towers.train import build_two_tower, item_vectors, query_vectors
+from recsys.retrieval.towers.two_tower import TwoTower, TwoTowerConfig, Windows
+from recsys.retrieval.towers.windows import TowerData
 
 ENCODERS = ["mean", "decayed_mean", "lstm", "dupn", "transformer"]
 SIMILARITIES: list[Literal["cosine", "dot"]] = ["cosine", "dot"]

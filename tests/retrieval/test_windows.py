@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from recsys.base.errors import ConfigError, DataError, RunError
 from recsys.data.dataset import NOW
 from recsys.data.split import Part
-from recsys.errors import ConfigError, DataError, RunError
 from recsys.nn.sequence import SequenceConfig
-from recsys.retrieval.two_tower import TwoTowerConfig, Windows
-from recsys.retrieval.windows import TowerData, WindowLoader
+from recsys.retrieval.towers.two_tower import TwoTowerConfig, Windows
+from recsys.retrieval.towers.windows import TowerData, WindowLoader
 
 
 @pytest.fixture(scope="module")

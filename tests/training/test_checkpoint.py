@@ -20,13 +20,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from recsys.base.errors import RunError
 from recsys.data.loader import Loader
-from recsys.errors import RunError
 from recsys.nn.dropout import FastDropout
 from recsys.nn.embedding import EmbeddingTable
 from recsys.training import checkpoint
 from recsys.training.checkpoint import Checkpointer, Snapshot, capture_rng, restore_rng
-from recsys.training.history import History
+from recsys.training.log import History
 from recsys.training.loop import FitOptions, fit
 from recsys.training.optim import OptimConfig, Optimizer
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from recsys.base.errors import ConfigError, RecsysError
 from recsys.data.loader import Loader
-from recsys.errors import ConfigError, RecsysError
-from recsys.training.history import History
+from recsys.training.log import History
 from recsys.training.loop import FitOptions, evaluation_mode, fit
 from recsys.training.optim import OptimConfig, Optimizer
 from recsys.training.runtime import RuntimeConfig, start_runtime

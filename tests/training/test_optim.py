@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from recsys.errors import RecsysError, RunError
+from recsys.base.errors import RecsysError, RunError
 from recsys.nn.embedding import EmbeddingTable
 from recsys.training.optim import OptimConfig, Optimizer, lr_factor
 

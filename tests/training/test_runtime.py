@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from recsys.errors import ConfigError
+from recsys.base.errors import ConfigError
+from recsys.base.machine import machine_class
 from recsys.training import runtime
-from recsys.training.runtime import RuntimeConfig, machine_class, start_runtime
+from recsys.training.runtime import RuntimeConfig, start_runtime
 
 
 @pytest.fixture(autouse=True)

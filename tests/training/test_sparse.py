@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recsys.errors import RunError
+from recsys.base.errors import RunError
 from recsys.nn.embedding import EmbeddingTable
 from recsys.training.sparse import RowSum, TableOptimizer
 

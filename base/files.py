@@ -1,0 +1,91 @@
+"""Files that survive a power cut, and folders held against other writers."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import RunError
+
+
+@contextlib.contextmanager
+def locked(folder: Path, create: bool = False) -> Iterator[None]:
+    """Hold `folder` against other writers; the system lets go when this process ends, however it ends.
+
+    Args:
+        folder: what is held.
+        create: make it when it does not exist.
+
+    Raises:
+        RunError: another process holds it, or there is no such folder.
+    """
+    handle = _lock(folder, create)
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(folder: Path, create: bool) -> int:
+    while True:
+        if create:
+            folder.mkdir(exist_ok=True)
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError as error:
+            if create:  # its holder renamed or removed it just now
+                continue
+            raise RunError(f"there is no folder {folder}; it was moved or deleted meanwhile") from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(handle), folder.stat()):
+                return handle
+        except BlockingIOError as error:
+            os.close(handle)
+            raise RunError(f"another process is writing {folder}; let it end, or choose another --run") from error
+        except FileNotFoundError:
+            pass
+        os.close(handle)  # we locked a folder that its holder had just renamed or removed
+
+
+def visible_files(folder: Path) -> list[str]:
+    """Files below `folder` by relative name, sorted, without hidden ones."""
+    names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(str(name) for name in names if not any(part.startswith(".") for part in name.parts))
+
+
+def sha256(file: Path) -> str:
+    """Hash of a file's content, 64 hexadecimal digits."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Force a file's content, or a folder's list of names, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_synced(file: Path, text: str) -> None:
+    """Write a text file and force it to the disk."""
+    with file.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def empty(folder: Path) -> None:
+    """Delete everything in `folder`, but not the folder."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -1,0 +1,138 @@
+"""A list of item rows per user, stored as one flat array and offsets (CSR): truth, histories, exclusions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import DataError
+
+IntArray = NDArray[np.integer[Any]]
+FloatArray = NDArray[np.floating[Any]]
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """Lists of item rows: user u owns `items[ptr[u]:ptr[u + 1]]`.
+
+    Attributes:
+        items: int [E], item rows of all users, one after the other.
+        ptr: int [U + 1], where each user's list begins; `ptr[-1] == E`.
+    """
+
+    items: IntArray
+    ptr: IntArray
+
+    def __post_init__(self) -> None:
+        ptr = np.asarray(self.ptr)
+        if ptr.ndim != 1 or len(ptr) == 0 or ptr[0] != 0 or ptr[-1] != len(self.items) or np.any(np.diff(ptr) < 0):
+            raise DataError(
+                f"offsets of {len(ptr) - 1} lists must rise from 0 to the {len(self.items)} items they cut; "
+                "pass ptr[0] = 0, ptr[-1] = len(items), never falling"
+            )
+
+    @classmethod
+    def from_pairs(cls, users: ArrayLike, items: ArrayLike, num_users: int) -> Self:
+        """Gather (user row, item row) pairs into lists; the order within a user is kept.
+
+        Args:
+            users: int [E], user row of each pair.
+            items: int [E], item row of each pair.
+            num_users: how many lists to make; users without a pair get an empty one.
+
+        Raises:
+            DataError: a user row outside [0, num_users).
+        """
+        user_rows, item_rows = np.asarray(users, dtype=np.int64), np.asarray(items, dtype=np.int64)
+        if len(user_rows) and (user_rows.min() < 0 or user_rows.max() >= num_users):
+            raise DataError(
+                f"user rows run from {user_rows.min()} to {user_rows.max()} but there are {num_users} users; "
+                "pass rows in [0, num_users)"
+            )
+        order = np.argsort(user_rows, kind="stable")
+        return cls(item_rows[order], offsets(np.bincount(user_rows, minlength=num_users)))
+
+    @classmethod
+    def from_lists(cls, lists: Sequence[ArrayLike]) -> Self:
+        """One list of item rows per user."""
+        rows = [np.asarray(one, dtype=np.int64).reshape(-1) for one in lists]
+        return cls(np.concatenate([np.empty(0, np.int64), *rows]), offsets([len(one) for one in rows]))
+
+    @classmethod
+    def from_padded(cls, rows: IntArray) -> Self:
+        """The entries of int [U, k] that are not -1 (the pad), in order."""
+        valid = rows >= 0
+        return cls(rows[valid], offsets(valid.sum(1)))
+
+    def __len__(self) -> int:
+        return len(self.ptr) - 1
+
+    @property
+    def lengths(self) -> IntArray:
+        """Length of each list, int [U]."""
+        return np.diff(self.ptr)
+
+    @property
+    def users(self) -> IntArray:
+        """User row of each entry, int [E]."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    def __getitem__(self, user: int) -> IntArray:
+        return self.items[self.ptr[user] : self.ptr[user + 1]]
+
+    def unique(self) -> Ragged:
+        """The same lists sorted by item row, each item once."""
+        users = self.users
+        order = np.lexsort((self.items, users))
+        items, users = self.items[order], users[order]
+        keep = np.ones(len(items), dtype=bool)
+        keep[1:] = (items[1:] != items[:-1]) | (users[1:] != users[:-1])
+        return Ragged(items[keep], offsets(np.bincount(users[keep], minlength=len(self))))
+
+    def select(self, entries: BoolArray) -> Ragged:
+        """The lists with only the entries where bool [E] `entries` holds; the users stay the same."""
+        return Ragged(self.items[entries], offsets(np.bincount(self.users[entries], minlength=len(self))))
+
+
+def offsets(lengths: ArrayLike) -> IntArray:
+    """Offsets int [U + 1] of consecutive lists of these lengths [U]."""
+    ptr = np.zeros(np.size(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=ptr[1:])
+    return ptr
+
+
+def pair_keys(users: IntArray, items: IntArray, num_items: int) -> IntArray:
+    """One integer per (user row, item row), so that sets of pairs can be compared as sets of numbers."""
+    return users.astype(np.int64) * num_items + items
+
+
+def locate(lists: Ragged, users: IntArray, items: IntArray) -> IntArray:
+    """Where each (user row, item row) pair stands among the entries of the lists; -1 where it does not.
+
+    Args:
+        lists: the lists to look in, of items named once.
+        users: int [Q], user row of each question.
+        items: int [Q], item row of each question; below 0 is a pad and is never found.
+
+    Returns:
+        int [Q], positions in `lists.items`.
+    """
+    if len(lists.items) == 0 or len(users) == 0:
+        return np.full(len(users), -1, dtype=np.int64)
+    num_items = int(max(lists.items.max(), items.max(), 0)) + 1
+    known = pair_keys(lists.users, lists.items, num_items)
+    order = np.argsort(known)
+    asked = pair_keys(users, items, num_items)
+    at = order[np.minimum(np.searchsorted(known, asked, sorter=order), len(known) - 1)]
+    return np.where((known[at] == asked) & (items >= 0), at, -1)
+
+
+def contains(lists: Ragged, users: IntArray, items: IntArray) -> BoolArray:
+    """Whether each (user row, item row) pair is in that user's list, bool [Q]; see `locate`."""
+    found: BoolArray = locate(lists, users, items) >= 0
+    return found

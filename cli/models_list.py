@@ -1,0 +1,86 @@
+"""Everything that can be named in a configuration, with its paper and one line: what `recsys models` prints."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+
+Entry = dict[str, str]
+
+
+def catalogue() -> list[Entry]:
+    """`{"kind", "name", "paper", "summary"}` of every retriever, encoder, ranker, gate, loss and balance."""
+    return [*_retrievers(), *_encoders(), *_rankers(), *_gates(), *_losses(), *_balances()]
+
+
+def _entry(kind: str, name: str, described: object, paper: str = "") -> Entry:
+    """Summary from the first sentence of a docstring, unless `described` is the summary itself."""
+    text = described if isinstance(described, str) else inspect.getdoc(described) or ""
+    first = re.split(r"(?<=\.)\s|\n\n", " ".join(text.split("\n\n")[0].split()))[0]
+    return {"kind": kind, "name": name, "paper": paper, "summary": first.rstrip(".")}
+
+
+def _retrievers() -> Iterator[Entry]:
+    from ..retrieval.baselines import BASELINES, baseline_class
+    from ..retrieval.towers.two_tower import TwoTower
+
+    papers = {
+        "item_knn": "Sarwar et al. WWW 2001",
+        "ease": "Steck WWW 2019",
+        "als": "Hu et al. ICDM 2008",
+        "bpr": "Rendle et al. UAI 2009",
+    }
+    yield _entry("retriever", "two_tower", TwoTower, "Huang et al. CIKM 2013 (DSSM)")
+    for name in BASELINES:
+        yield _entry("retriever", name, baseline_class(name), papers.get(name, "baseline"))
+
+
+def _encoders() -> Iterator[Entry]:
+    from ..nn.sequence import ENCODERS
+
+    papers = {
+        "lstm": "Hochreiter and Schmidhuber 1997",
+        "dupn": "Ni et al. KDD 2018",
+        "transformer": "Kang and McAuley ICDM 2018 (SASRec)",
+    }
+    for name, encoder in ENCODERS.items():
+        yield _entry("history encoder", name, encoder, papers.get(name, "baseline"))
+
+
+def _rankers() -> Iterator[Entry]:
+    from ..ranking.ranker import ranker_kinds
+
+    for name, ranker in ranker_kinds().items():
+        yield _entry("ranker", name, ranker.summary, ranker.paper)
+
+
+def _gates() -> Iterator[Entry]:
+    from ..nn.activation import HiddenGate
+    from ..nn.gates import JointGate
+
+    gatenet, gemnn = "Huang et al. 2020 (GateNet)", "Fei et al. SIGIR 2021 (GemNN)"
+    yield _entry("gate", "field_gate vector", "one gate per field, computed from that field's embedding", gatenet)
+    yield _entry("gate", "field_gate bit", "one gate per coordinate, computed from its field's embedding", gatenet)
+    yield _entry("gate", "hidden_gate", HiddenGate, gatenet)
+    yield _entry("gate", "joint_gate", JointGate, gemnn)
+
+
+def _losses() -> Iterator[Entry]:
+    from ..ranking import losses as ranking
+    from ..retrieval.towers import losses as retrieval
+
+    yield _entry("retrieval loss", "in_batch", retrieval.in_batch_softmax_loss, "Yi et al. RecSys 2019")
+    yield _entry("retrieval loss", "mixed", retrieval.mixed_negative_softmax_loss, "Yang et al. WWW 2020")
+    yield _entry("retrieval loss", "full_softmax", retrieval.full_softmax_loss, "softmax regression")
+    yield _entry("retrieval loss", "sampled", retrieval.sampled_softmax_loss, "Huang et al. CIKM 2013")
+    yield _entry("retrieval loss", "bce", retrieval.bce_loss, "Huang et al. CIKM 2013")
+    yield _entry("ranking loss", "task", ranking.task_loss, "Tang et al. RecSys 2020, eq. 9")
+    yield _entry("ranking loss", "select", ranking.listwise_loss, "Cao et al. ICML 2007 (ListNet)")
+
+
+def _balances() -> Iterator[Entry]:
+    from ..ranking.balance import balance_kinds
+
+    for name, balance in balance_kinds().items():
+        yield _entry("balance", name, balance.summary, balance.paper or "baseline")

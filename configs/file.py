@@ -1,0 +1,230 @@
+"""Any `Settings` class from a TOML file with `--set` overrides, and back to TOML.
+
+Validation is strict: a number in quotes is no number. What is wrong is said in one sentence per mistake, with the
+file, the line, the key, what was found and what was expected (`settings_errors`).
+"""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import json
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from ..base.errors import ConfigError
+from ..base.settings import Settings, merged, with_defaults
+from .errors import Source, explain
+
+S = TypeVar("S", bound=Settings)
+Table = dict[str, Any]
+Kinds = Mapping[tuple[str, ...], Callable[[str], type[Settings]]]
+"""Sections of which there are several kinds, by their keys from the top: `kind` -> the class of that section."""
+EXTENDS = "extends"
+"""Top-level key of a file that changes another one."""
+
+
+@dataclass(frozen=True)
+class Override:
+    """One `--set KEY=VALUE`.
+
+    Attributes:
+        keys: dotted key, split; a whole number picks an element of a list.
+        value: parsed as TOML, a bare word as a string.
+        text: as it was typed.
+    """
+
+    keys: tuple[str, ...]
+    value: Any
+    text: str
+
+
+def parse_override(text: str) -> Override:
+    """`a.b.c=VALUE` as an override.
+
+    Raises:
+        ConfigError: it has no `=` or no key.
+    """
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f'--set {text}: expected KEY=VALUE with a dotted key, e.g. --set "retrieval.epochs=3"')
+    try:
+        parsed = tomllib.loads(f"value = {value}")
+    except tomllib.TOMLDecodeError:
+        parsed = {"value": value}
+    return Override(tuple(key.split(".")), parsed["value"] if len(parsed) == 1 else value, text)
+
+
+def fitting(under: Table, over: Table, kinds: Kinds) -> Table:
+    """`under` without the keys that mean nothing to the kind a section is given in `over`.
+
+    Who replaces an MMoE by a shared bottom keeps the inputs and the dropout and not the number of experts, which could
+    not be unsaid otherwise.
+    """
+    for keys, class_of in kinds.items():
+        section, kind = _section(under, keys), _section(over, keys).get("kind")
+        if not section or kind in (None, section.get("kind")):
+            continue
+        try:
+            known = class_of(str(kind)).model_fields
+        except ConfigError:
+            continue  # no kind has that name: said when the section is validated
+        under = _with_section(under, keys, {key: value for key, value in section.items() if key in known})
+    return under
+
+
+def _section(table: Table, keys: Sequence[str]) -> Table:
+    for key in keys:
+        found = table.get(key)
+        table = found if isinstance(found, dict) else {}
+    return table
+
+
+def _with_section(table: Table, keys: Sequence[str], section: Table) -> Table:
+    return {**table, keys[0]: _with_section(table[keys[0]], keys[1:], section)} if keys else section
+
+
+def apply_override(table: Table, override: Override) -> None:
+    """Set the override's key in `table`, making the tables on the way.
+
+    Raises:
+        ConfigError: the key leads through something that is no table, or past the end of a list.
+    """
+    node: Any = table
+    for depth, key in enumerate(override.keys):
+        last = depth == len(override.keys) - 1
+        if isinstance(node, list) and key.isdigit() and int(key) < len(node):
+            position: Any = int(key)
+        elif isinstance(node, dict):
+            position = key
+        else:
+            above = ".".join(override.keys[:depth])
+            found = f"a list of {len(node)}; use a position from 0" if isinstance(node, list) else "no table"
+            raise ConfigError(f'--set {override.text}: there is no "{key}" in {above}, which is {found}')
+        if last:
+            node[position] = override.value
+        else:
+            node = node.setdefault(position, {}) if isinstance(node, dict) else node[position]
+
+
+def read_toml(file: Path) -> tuple[Table, str]:
+    """The table in a TOML file, and its text.
+
+    Raises:
+        ConfigError: there is no such file, or it is not TOML.
+    """
+    try:
+        text = file.read_bytes().decode("utf-8")
+        return tomllib.loads(text), text
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no configuration file {file}{_similar(file)}") from error
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}; name a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}; mend that line") from error
+
+
+def read_extended(file: Path, kinds: Kinds | None = None, above: tuple[Path, ...] = ()) -> tuple[Table, str]:
+    """The table in a TOML file on top of the file that its key `extends` names, and its own text.
+
+    Tables are merged key by key; anything else, lists too, is replaced; see `fitting` for sections of several kinds.
+    Paths in a file that is extended count from the folder of the file that extends it.
+
+    Args:
+        file: TOML.
+        kinds: sections of several kinds.
+        above: files that led here.
+
+    Raises:
+        ConfigError: a file is missing or no TOML, or the files extend one another in a circle.
+    """
+    table, text = read_toml(file)
+    base = table.pop(EXTENDS, None)
+    if base is None:
+        return table, text
+    if not isinstance(base, str):
+        raise ConfigError(f'{file}: {EXTENDS} is {base!r}, expected the path of a file, e.g. {EXTENDS} = "base.toml"')
+    under = file.parent / base
+    chain = (*above, file.resolve())
+    if under.resolve() in chain:
+        raise ConfigError(f"{file} extends {base}, which extends it in turn; take one of the two lines out")
+    return merged(fitting(read_extended(under, kinds, chain)[0], table, kinds or {}), table), text
+
+
+def load_settings(
+    model: type[S],
+    file: Path,
+    overrides: Sequence[str] = (),
+    defaults: Table | None = None,
+    kinds: Kinds | None = None,
+) -> S:
+    """Read, override, complete (`with_defaults`) and validate.
+
+    Args:
+        model: the class of the whole file.
+        file: TOML.
+        overrides: `a.b.c=VALUE` each, applied in order.
+        defaults: top-level values for keys the file leaves out.
+        kinds: sections of several kinds, see `fitting`.
+
+    Raises:
+        ConfigError: one sentence for each mistake, one a line.
+    """
+    table, text = read_extended(file, kinds)
+    table = {**(defaults or {}), **table}
+    parsed = [parse_override(override) for override in overrides]
+    said: Table = {}
+    for override in parsed:
+        if not any(key.isdigit() for key in override.keys):  # a position means nothing where there is no list yet
+            apply_override(said, override)
+    table = fitting(table, said, kinds or {})
+    for override in parsed:
+        apply_override(table, override)
+    source = Source(str(file), text, tuple((override.keys, override.text) for override in parsed))
+    try:
+        return model.model_validate_json(json.dumps(with_defaults(model, table), default=_date), strict=True)
+    except ValidationError as error:
+        raise ConfigError("\n".join(explain(error, model, table, source))) from error
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
+
+
+def dump_table(settings: Settings) -> Table:
+    """Every key of `settings`, defaults included, as plain TOML values; unset (None) keys are left out."""
+    plain = _plain(settings.model_dump(serialize_as_any=True))
+    assert isinstance(plain, dict)
+    return plain
+
+
+def dump_toml(settings: Settings) -> str:
+    """Every key of `settings`, defaults included, as TOML text."""
+    import tomli_w
+
+    return tomli_w.dumps(dump_table(settings))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _date(value: object) -> str:
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} is no TOML value")
+
+
+def _similar(file: Path) -> str:
+    there = [path.name for path in file.parent.glob("*.toml")] if file.parent.is_dir() else []
+    close = difflib.get_close_matches(file.name, there, n=1)
+    if close:
+        return f"; did you mean {file.parent / close[0]}?"
+    return f"; there {'is' if len(there) == 1 else 'are'} {', '.join(sorted(there))}" if there else ""

@@ -1,0 +1,105 @@
+"""The whole configuration of a run: one TOML file, a section per part, each section's class beside what it configures.
+
+Paths in a configuration are relative to the file they are written in. The resolved configuration, every key spelt
+out, is written into the run, where it is itself a file that can be trained from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+
+from ..base.settings import Settings
+from ..data.schema import DataConfig
+from ..evaluation.config import EvaluationConfig
+from ..ranking.blend import BlendConfig
+from ..ranking.ranker import RankerConfig, ranker_class
+from ..ranking.train import RankingConfig
+from ..retrieval.index.tuning import IndexConfig
+from ..retrieval.towers.train import RetrievalConfig
+from ..training.runtime import RuntimeConfig
+from .file import Kinds, dump_table, dump_toml, load_settings
+
+
+class RunConfig(Settings):
+    """Everything that decides a run."""
+
+    name: str = Field(pattern=r"^\w[\w.-]*$")
+    """Name of the run's folder; the configuration file's own name when left out."""
+    seed: int = Field(default=0, ge=0)
+    """Of everything random: splits, initial weights, batches, sampled negatives."""
+    data: DataConfig
+    """Where the tables are and what their columns mean."""
+    retrieval: RetrievalConfig = RetrievalConfig()
+    """The first stage: two towers, their loss, and how many candidates they hand on."""
+    index: IndexConfig = IndexConfig()
+    """How item vectors are searched."""
+    ranking: RankingConfig = RankingConfig()
+    """The second stage: which ranker, and how it is trained."""
+    blend: BlendConfig = BlendConfig()
+    """How the tasks' probabilities become one score."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """How runs are judged."""
+    runtime: RuntimeConfig = RuntimeConfig()
+    """How training and scoring use the machine."""
+
+    @field_validator("name")
+    @classmethod
+    def _not_the_pointer(cls, name: str) -> str:
+        if name == "latest":
+            raise ValueError('a run cannot be called "latest", which always points to the newest; choose another name')
+        return name
+
+    @model_validator(mode="after")
+    def _enough_candidates(self) -> Self:
+        if self.retrieval.num_candidates < self.evaluation.list_k:
+            raise ValueError(
+                f"retrieval.num_candidates = {self.retrieval.num_candidates} is less than "
+                f"evaluation.list_k = {self.evaluation.list_k}; a list cannot be longer than its candidates"
+            )
+        return self
+
+
+def _ranker_section(kind: str) -> type[RankerConfig]:
+    return ranker_class(kind).Config
+
+
+KINDS: Kinds = {("ranking", "model"): _ranker_section}
+"""Sections of which there are several kinds; the keys of one mean nothing to another."""
+
+
+def load_config(file: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration in a TOML file, overridden and validated.
+
+    Args:
+        file: the TOML file; paths in it are relative to its folder.
+        overrides: `a.b.c=VALUE` each, as after `--set`.
+
+    Raises:
+        ConfigError: one sentence for each mistake, one a line.
+    """
+    return load_settings(RunConfig, file, overrides, defaults={"name": file.stem}, kinds=KINDS)
+
+
+def config_hash(config: Settings) -> str:
+    """sha256 of every key, defaults included: equal for configurations that mean the same."""
+    return hashlib.sha256(json.dumps(dump_table(config), sort_keys=True).encode()).hexdigest()
+
+
+def write_config(config: RunConfig, base: Path, file: Path) -> None:
+    """Write the resolved configuration, its paths made relative to the file's folder.
+
+    Args:
+        config: the configuration.
+        base: folder its paths are relative to now.
+        file: TOML file to write.
+    """
+    moved = config.data.relocated(lambda path: os.path.relpath(base / path, file.parent))
+    here = config.model_copy(update={"data": moved})
+    file.write_text(dump_toml(here), encoding="utf-8")

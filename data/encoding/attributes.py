@@ -1,0 +1,87 @@
+"""What is known of each item, as it stood in the tables: the columns that a filter at serving time may ask about.
+
+The models see encoded features; people ask for `genres = "Comedy" and year < 1995`. So the raw values of the item
+features, of the id and the title, and of the further columns that `data.attributes` names, stay with the data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ..reading.columns import split_values
+
+
+@dataclass(frozen=True)
+class TextColumn:
+    """Texts of N items, any number each, every distinct text kept once.
+
+    Attributes:
+        values: the distinct texts, V of them.
+        codes: int32 [E] place of each entry in `values`, item by item.
+        ptr: int64 [N + 1] item n's entries are `codes[ptr[n]:ptr[n + 1]]`; none where nothing is known.
+    """
+
+    values: tuple[str, ...]
+    codes: NDArray[np.int32]
+    ptr: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.ptr) - 1
+
+    @classmethod
+    def single(cls, texts: pa.Array) -> TextColumn:
+        """One text per item; null and empty text are nothing."""
+        filled = pc.fill_null(texts, "")
+        kept = pc.not_equal(filled, "")
+        ptr = np.concatenate([[0], np.cumsum(kept.to_numpy(zero_copy_only=False))])
+        return cls._coded(filled.filter(kept), ptr)
+
+    @classmethod
+    def several(cls, texts: pa.Array, separator: str) -> TextColumn:
+        """A separated list per item."""
+        return cls._coded(*split_values(texts, separator))
+
+    @classmethod
+    def _coded(cls, entries: pa.Array, ptr: NDArray[np.int64]) -> TextColumn:
+        encoded = entries.dictionary_encode()
+        encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+        codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int32)
+        return cls(tuple(encoded.dictionary.to_pylist()), codes, ptr.astype(np.int64))
+
+    def where(self, passed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Items with an entry among the distinct texts that `passed`, bool [V], marks: bool [N]."""
+        running = np.concatenate([[0], np.cumsum(passed[self.codes])])
+        return np.asarray(running[self.ptr[1:]] > running[self.ptr[:-1]])
+
+    def first(self, count: int) -> TextColumn:
+        """The first `count` items."""
+        ptr = self.ptr[: count + 1]
+        return TextColumn(self.values, self.codes[: ptr[-1]], ptr)
+
+
+Attribute = TextColumn | NDArray[np.float64]
+"""Texts, or one number per item (NaN where nothing is known)."""
+
+
+def numbers_or_texts(texts: pa.Array) -> Attribute:
+    """A column without a declared kind: numbers where every value is one, texts otherwise."""
+    try:
+        numbers = pc.cast(pc.if_else(pc.equal(texts, ""), None, texts), pa.float64())
+    except pa.ArrowInvalid:
+        return TextColumn.single(texts)
+    if numbers.null_count == len(numbers):
+        return TextColumn.single(texts)
+    found: NDArray[np.float64] = pc.fill_null(numbers, np.nan).to_numpy(zero_copy_only=False)
+    return np.array(found)
+
+
+def identities(texts: Sequence[str]) -> TextColumn:
+    """A column in which every item has a text, such as the ids."""
+    return TextColumn.single(pa.array(texts, pa.string()))

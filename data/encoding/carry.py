@@ -1,0 +1,216 @@
+"""What an earlier data set hands on to the next day's: its vocabularies, its edges, and everything that happened in it.
+
+The new tables are taken to be the whole truth from their first moment on. Earlier events of the source become history:
+those it trained on are `PRIOR` rows (in histories and counts, never in a loss), those it had held out to judge itself
+are rows to learn from, for their time as an exam is over. Values keep the table rows they had, numbers their buckets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ...base.errors import DataError, RunError
+from ..dataset import Dataset, EventLog
+from ..reading.keys import RawEvents
+from ..schema import DataConfig
+from ..split import Part
+
+ORDERED = ("time", "leave_last")
+"""Splits under which a user's held-out events are later than those trained on."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """The part of an earlier data set that lies before the new rows.
+
+    Attributes:
+        source: the earlier data set.
+        rows: int64 [P] its event rows that are carried on.
+        parts: int8 [P] their parts in the new data set, `PRIOR` or `TRAIN`.
+    """
+
+    source: Dataset
+    rows: NDArray[np.int64]
+    parts: NDArray[np.int8]
+
+    @classmethod
+    def of(cls, source: Dataset, config: DataConfig, raw: RawEvents) -> Past:
+        """What of `source` lies before the new rows.
+
+        Without `data.time` nobody knows what came first: no events are carried, only vocabularies and edges.
+
+        Raises:
+            RunError: the new data set is described otherwise than the earlier one.
+            DataError: the new tables hold only a part of what happened since their first row.
+        """
+        _same_description(source.config, config)
+        events = source.events
+        if not config.time or not len(raw):
+            return cls(source, np.empty(0, np.int64), np.empty(0, np.int8))
+        first = float(raw.times.min())
+        replaced = int((events.times >= first).sum())
+        again = int((raw.times <= events.times.max()).sum())
+        if replaced > again:
+            raise DataError(
+                f"the new rows begin at {first:.0f}, from where on the source run knows {replaced:,} rows and the new "
+                f"tables only {again:,} up to its last; hand over all rows of that time, or only later ones"
+            )
+        rows = np.flatnonzero(events.times < first)
+        held_out = events.parts[rows] > Part.TRAIN
+        learn = held_out & (source.config.split.kind in ORDERED)
+        return cls(source, rows, np.where(learn, Part.TRAIN, Part.PRIOR).astype(np.int8))
+
+    def fingerprint(self, tables: str) -> str:
+        """Of the new tables, and behind a `+` of what was there before."""
+        sizes = [(name, len(vocabulary)) for name, vocabulary in self.source.encoders.vocabularies.items()]
+        told = f"{self.source.fingerprint} {sizes} {len(self.source.events)} {self.source.config.split!r}"
+        return f"{tables}+{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+
+    @cached_property
+    def users(self) -> pa.Array:
+        """Raw user ids, in the order of the source's rows."""
+        return pa.array(self.source.user_ids, pa.string())
+
+    @cached_property
+    def items(self) -> pa.Array:
+        """Raw item ids that may be recommended: the source's catalogue, then what only its held-out rows name."""
+        count = self.source.num_catalogue
+        seen = self.source.events.items[self.rows]
+        late = np.unique(seen[seen >= count])
+        return pa.array([*self.source.item_ids[:count], *(self.source.item_ids[row] for row in late)], pa.string())
+
+    def merged(
+        self, new: EventLog, user_ids: pa.Array, item_ids: pa.Array
+    ) -> tuple[EventLog, NDArray[np.int64], NDArray[np.int64]]:
+        """Carried and new events as one log.
+
+        Args:
+            new: the new events.
+            user_ids: raw ids of the new data set.
+            item_ids: raw ids of the new data set.
+
+        Returns:
+            The log (`source_rows` -1 at carried events), where carried rows stand in it, int64 [P], and which of the
+            source's rows each is, int64 [P].
+        """
+        old = self.source.events
+        events: dict[str, NDArray[Any] | None] = {}
+        moves = {"users": places(self.source.user_ids, user_ids), "items": places(self.source.item_ids, item_ids)}
+        for spec in fields(EventLog):
+            after, before = getattr(new, spec.name), getattr(old, spec.name)
+            if after is None:
+                events[spec.name] = None
+                continue
+            if before is None:
+                before = np.full(len(old), np.nan, dtype=after.dtype)
+            taken = before[self.rows]
+            if spec.name in moves:
+                taken = _moved(taken, moves[spec.name])
+            elif spec.name == "parts":
+                taken = self.parts
+            elif spec.name == "source_rows":
+                taken = np.full(len(self.rows), -1, dtype=np.int64)
+            events[spec.name] = np.concatenate([taken, after])
+        users, times = events["users"], events["times"]
+        assert users is not None
+        assert times is not None
+        order = np.lexsort((np.arange(len(times)), times, users))
+        sorted_columns: dict[str, Any] = {n: None if values is None else values[order] for n, values in events.items()}
+        log = EventLog(**sorted_columns)
+        carried = np.flatnonzero(order < len(self.rows))
+        return log, carried, self.rows[order[carried]]
+
+    def refuse_known_answers(self, new: EventLog, config: DataConfig, user_ids: pa.Array, item_ids: pa.Array) -> None:
+        """Stop where the source's weights have seen what the new run is to be judged by.
+
+        Raises:
+            DataError: a row the source learned from is held out here, or is later than the cut of a `time` split.
+        """
+        old = self.source.events
+        if not config.time:
+            return
+        for learned, judged in ((Part.TRAIN, Part.VALID), (Part.VALID, Part.TEST)):
+            known, asked = old.parts <= learned, new.parts >= judged
+            if not known.any() or not asked.any():
+                continue
+            last, first = old.times[known].max(), new.times[asked].min()
+            if config.split.kind == "time" and last >= first:
+                raise DataError(
+                    f"the source run learned from rows up to {last:.0f}, and the {judged.name.lower()} part begins at "
+                    f"{first:.0f}: it knows answers; move data.split, or train without --from"
+                )
+            if not (config.user and config.item):
+                continue
+            users, items = places(self.source.user_ids, user_ids), places(self.source.item_ids, item_ids)
+            theirs = _keys(_moved(old.users[known], users), _moved(old.items[known], items), old.times[known])
+            count = int(np.isin(_keys(new.users[asked], new.items[asked], new.times[asked]), theirs).sum())
+            if count:
+                raise DataError(
+                    f"the source run learned from {count:,} rows of the {judged.name.lower()} part: it knows answers; "
+                    "split as it did, or train without --from"
+                )
+
+    def prior(self, name: str, item_ids: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(user rows, item rows) of a sequence that the source's users had before its log began."""
+        history = self.source.sequences[name]
+        early = history.rows < 0
+        owner = np.repeat(np.arange(history.num_users), np.diff(history.ptr))[early]
+        return owner, places(self.source.item_ids, item_ids)[history.items[early]]
+
+
+def places(ids: pa.Array | tuple[str, ...], among: pa.Array | tuple[str, ...]) -> NDArray[np.int64]:
+    """Position of each raw id among others, -1 where it is not among them."""
+    wanted, known = (pa.array(one, pa.string()) if isinstance(one, tuple) else one for one in (ids, among))
+    found = pc.fill_null(pc.index_in(wanted, value_set=known), -1)
+    return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def _moved(rows: NDArray[np.int64], to: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Entity rows under new numbers; -1, no entity, stays -1."""
+    return np.where(rows >= 0, to[np.maximum(rows, 0)], -1) if len(to) else rows
+
+
+def _keys(users: NDArray[np.int64], items: NDArray[np.int64], times: NDArray[np.float64]) -> NDArray[np.void]:
+    """Events as comparable records of user, item and time."""
+    keys = np.empty(len(users), dtype=[("user", np.int64), ("item", np.int64), ("time", np.float64)])
+    keys["user"], keys["item"], keys["time"] = users, items, times
+    return keys
+
+
+def _same_description(old: DataConfig, new: DataConfig) -> None:
+    """Refuse a source whose columns mean something else; where the files lie is nobody's business."""
+    old, new = (config.relocated(lambda _: "file") for config in (old, new))
+    mend = "train without --from, or set [data] back"
+    for key in ("user", "item", "time"):
+        if getattr(old, key) != getattr(new, key):
+            raise RunError(
+                f'the source run has data.{key} = "{getattr(old, key)}", the new one "{getattr(new, key)}"; {mend}'
+            )
+    for key in ("features", "tasks", "counts"):
+        there, here = ({spec.name: spec for spec in getattr(config, key)} for config in (old, new))
+        for name in [*here, *there]:
+            if name not in there or name not in here:
+                raise RunError(f'data.{key}: "{name}" is only in the {_where(name in here)}; {mend}')
+            if there[name] != here[name]:
+                changed = [
+                    f for f in type(here[name]).model_fields if getattr(there[name], f) != getattr(here[name], f)
+                ]
+                field = changed[0]
+                raise RunError(
+                    f'data.{key}: "{name}" has {field} = {getattr(here[name], field)!r}, in the source run '
+                    f"{getattr(there[name], field)!r}; {mend}"
+                )
+        if list(there) != list(here):
+            raise RunError(f"data.{key} stand in another order than in the source run; {mend}")
+
+
+def _where(here: bool) -> str:
+    return "new configuration, not in the source run" if here else "source run, not in the new configuration"

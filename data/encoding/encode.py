@@ -1,0 +1,304 @@
+"""Raw columns -> the encoded blocks, counts and histories of a `Dataset`. Everything fitted is fitted on known rows.
+
+Known rows are the training rows and, when an earlier data set is carried on, its events. What that data set had learned
+stays as it was: values keep their rows and new ones come behind them, numbers keep their buckets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ...base.errors import RunError
+from ..batch import SideLayout, join_blocks
+from ..dataset import Dataset, EventLog, encode_counts
+from ..history import History
+from ..pretrained import TableStart
+from ..schema import DataConfig, FeatureSpec, Side
+from ..split import Part
+from ..vocabulary import Vocabulary
+from .attributes import Attribute
+from .carry import ORDERED, Past
+from .counts import CountTable, combine
+from .encoders import Column, Encoders, encode_side, fit_vocabulary, side_layout
+from .numeric import NumericEncoder
+from .overlay import overlay, overlay_attribute
+from .raw_columns import RawColumns
+
+SIDES: tuple[Side, ...] = ("user", "item", "context")
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What of an earlier data set stands in this one.
+
+    Attributes:
+        past: the earlier data set.
+        at: int64 [P] rows of this log that are carried.
+        rows: int64 [P] the earlier log's rows they are.
+        users: int64 [U] the earlier data set's row of each user, -1 for new ones.
+        items: int64 [N] the earlier data set's row of each item, -1 for new ones.
+    """
+
+    past: Past
+    at: Rows
+    rows: Rows
+    users: Rows
+    items: Rows
+
+
+class Encoding:
+    """Working state while a data set is being encoded.
+
+    Args:
+        raw: columns by row.
+        num_catalogue: item rows below this may be recommended.
+        carried: of an earlier data set, or None.
+    """
+
+    def __init__(self, raw: RawColumns, num_catalogue: int, carried: Carried | None) -> None:
+        self.raw = raw
+        self.config: DataConfig = raw.config
+        self.events: EventLog = raw.events
+        self.num_catalogue = num_catalogue
+        self.carried = carried
+        self.old = None if carried is None else carried.past.source
+        events = self.events
+        self.known = events.parts <= Part.TRAIN
+        users, items = (len(raw.user_ids), len(raw.item_ids))
+        named = {side: self.known & (rows >= 0) for side, rows in (("user", events.users), ("item", events.items))}
+        self.weights: dict[Side, Rows] = {
+            "user": np.bincount(events.users[named["user"]], minlength=users),
+            "item": np.bincount(events.items[named["item"]], minlength=items),
+            "context": self.known.astype(np.int64),
+        }
+        self.kept = {side: self._kept(side) for side in SIDES}
+
+    def _kept(self, side: Side) -> Rows:
+        """Row of the earlier data set that each row's values are taken from, -1 where the new tables know better."""
+        rows = np.full(len(self.weights[side]), -1, dtype=np.int64)
+        if self.carried is None:
+            return rows
+        if side == "context":
+            rows[self.carried.at] = self.carried.rows
+            return rows
+        theirs = self.carried.users if side == "user" else self.carried.items
+        return np.where(self.raw.home_rows(side) < 0, theirs, -1) if len(rows) else rows
+
+    def dataset(self) -> Dataset:
+        """Everything together."""
+        config, events = self.config, self.events
+        sides: dict[Side, tuple[FeatureSpec, ...]] = {
+            side: tuple(s for s in config.features if s.side == side and s.kind != "sequence" and not s.after_event)
+            for side in SIDES
+        }
+        columns = {side: {spec.name: self.raw.column(spec) for spec in specs} for side, specs in sides.items()}
+        vocabularies: dict[str, Vocabulary] = {}
+        numerics: dict[str, NumericEncoder] = {} if self.old is None else dict(self.old.encoders.numerics)
+        for side, specs in sides.items():
+            for spec in specs:
+                column = columns[side][spec.name]
+                if spec.kind in ("categorical", "multi"):
+                    vocabularies[spec.name] = self._vocabulary(spec, column)
+                elif spec.kind == "numeric" and spec.name not in numerics:
+                    numerics[spec.name] = NumericEncoder.fit(column[self.weights[side] > 0], spec.bins)
+        event_codes: dict[str, Rows] = {}
+        for spec in config.features:
+            if spec.after_event:
+                column = self.raw.column(spec)
+                vocabularies[spec.name] = self._vocabulary(spec, column)
+                event_codes[spec.name] = self._with_old(
+                    spec, vocabularies[spec.name].rows(column), None if self.old is None else self.old.event_codes
+                )
+        keys, key_codes = self._keys(columns)
+        tables, statistics = self._counts(keys, key_codes)
+        for name, values in statistics.items():
+            if name not in numerics:
+                bins = next(table.spec.bins for table in tables if name in table.names)
+                numerics[name] = NumericEncoder.fit(values[events.parts == Part.TRAIN], bins)
+        encoders = Encoders(vocabularies, numerics, keys)
+        layouts: dict[str, SideLayout] = {side: side_layout(specs, columns[side]) for side, specs in sides.items()}
+        self._refuse_other_vectors(layouts)
+        blocks = {
+            side: encode_side(specs, columns[side], encoders, len(self.kept[side])) for side, specs in sides.items()
+        }
+        if self.old is not None:
+            olds = {"user": self.old.users, "item": self.old.items, "context": self.old.row_query}
+            for side, specs in sides.items():
+                own = {spec.name for spec in specs if self.raw.is_id(spec)}
+                blocks[side] = overlay(blocks[side], olds[side], self.kept[side], layouts[side], own)
+        by_side: dict[str, list[tuple[str, NDArray[np.float32]]]] = {"query_counts": [], "item_counts": []}
+        for table in tables:
+            pair = any(config.feature(key).side == "item" for key in table.spec.keys)
+            by_side["item_counts" if pair else "query_counts"] += [(name, statistics[name]) for name in table.names]
+        counted = {}
+        for name, named in by_side.items():
+            layouts[name] = SideLayout(tuple(n for n, _ in named), tuple(n for n, _ in named))
+            counted[name] = encode_counts(named, encoders, len(events))
+        sequences, ends = self._sequences()
+        ids = tuple(self.raw.item_ids.to_pylist())
+        return Dataset(
+            config,
+            encoders,
+            tuple(self.raw.user_ids.to_pylist()),
+            ids,
+            self._titles(ids),
+            self.num_catalogue,
+            events,
+            blocks["user"],
+            blocks["item"],
+            join_blocks((blocks["context"], counted["query_counts"])),
+            counted["item_counts"],
+            layouts,
+            key_codes,
+            tables,
+            event_codes,
+            sequences,
+            ends,
+            self._fingerprint(),
+            self.raw.tables.notes,
+            self._attributes(),
+            {
+                spec.name: TableStart(self.raw.tables.vectors[spec.name], vocabularies[spec.name], spec.frozen)
+                for spec in config.features
+                if spec.pretrained and spec.name in vocabularies
+            },
+        )
+
+    def _fingerprint(self) -> str:
+        own = self.raw.tables.fingerprint
+        return own if self.carried is None else self.carried.past.fingerprint(own)
+
+    def _titles(self, ids: tuple[str, ...]) -> tuple[str, ...]:
+        """What people call each item; what they called it before where the item table no longer lists it."""
+        known = self.config.title and self.raw.tables.items is not None
+        titles = self.raw.of_items(self.config.title).to_pylist() if known else [None] * len(ids)
+        if self.old is not None:
+            before = [self.old.titles[row] if row >= 0 else None for row in self.kept["item"]]
+            titles = [title or earlier for title, earlier in zip(titles, before, strict=True)]
+        return tuple(title or raw for title, raw in zip(titles, ids, strict=True))
+
+    def _attributes(self) -> dict[str, Attribute]:
+        found = self.raw.attributes()
+        if self.old is None:
+            return found
+        old = self.old.attributes
+        return {name: overlay_attribute(mine, old.get(name), self.kept["item"]) for name, mine in found.items()}
+
+    def _refuse_other_vectors(self, layouts: Mapping[str, SideLayout]) -> None:
+        for side, layout in layouts.items():
+            known = layout.vectors if self.old is None else self.old.sides[side].vectors
+            for (name, width), (_, before) in zip(layout.vectors, known, strict=True):
+                if width != before:
+                    raise RunError(
+                        f'vectors "{name}" have {width} numbers, in the source run {before}; train without --from'
+                    )
+
+    def _weights_of(self, spec: FeatureSpec) -> Rows:
+        """Known rows that each entry of a raw column stands for; none where an earlier data set knows the value."""
+        weights = self.weights[spec.side]
+        return weights if self.raw.is_id(spec) else np.where(self.kept[spec.side] >= 0, 0, weights)
+
+    def _vocabulary(self, spec: FeatureSpec, column: Column) -> Vocabulary:
+        """Values of a feature: those of the earlier data set in their rows, then the ones learned here."""
+        fitted = fit_vocabulary(spec, column, self._weights_of(spec))
+        return fitted if self.old is None else self.old.encoders.vocabularies[spec.name].grow(fitted.values)
+
+    def _with_old(self, spec: FeatureSpec, codes: Rows, before: Mapping[str, Rows] | None) -> Rows:
+        """Vocabulary rows, with those an earlier data set knows taken from it."""
+        if before is None or self.raw.is_id(spec):
+            return codes
+        kept = self.kept[spec.side]
+        return np.where(kept >= 0, before[spec.name][np.maximum(kept, 0)], codes)
+
+    def _keys(self, columns: Mapping[Side, Mapping[str, Column]]) -> tuple[dict[str, Vocabulary], dict[str, Rows]]:
+        """Vocabularies of count keys over all known values (no frequency floor), and codes of every row."""
+        keys: dict[str, Vocabulary] = {}
+        codes: dict[str, Rows] = {}
+        for name in dict.fromkeys(key for count in self.config.counts for key in count.keys):
+            spec = self.config.feature(name)
+            column, weights = columns[spec.side][name], self._weights_of(spec)
+            seen = weights > 0
+            keys[name] = Vocabulary.fit(column.filter(pa.array(seen)), weights[seen])
+            if self.old is not None:
+                if name not in self.old.encoders.keys:
+                    raise RunError(
+                        f'the source run kept no values of the count key "{name}", as runs of an earlier version did; '
+                        "train it again, or train without --from"
+                    )
+                keys[name] = self.old.encoders.keys[name].grow(keys[name].values)
+            codes[name] = self._with_old(
+                spec, keys[name].rows(column), None if self.old is None else self.old.key_codes
+            )
+        return keys, codes
+
+    def _counts(
+        self, keys: Mapping[str, Vocabulary], codes: Mapping[str, Rows]
+    ) -> tuple[tuple[CountTable, ...], dict[str, NDArray[np.float32]]]:
+        """Count tables, and each statistic for every event row: as-of in known rows, frozen afterwards."""
+        events, known, tables = self.events, self.known, []
+        statistics: dict[str, NDArray[np.float32]] = {}
+        names = [task.name for task in self.config.tasks]
+        for spec in self.config.counts:
+            row_codes = []
+            for key in spec.keys:
+                side = self.config.feature(key).side
+                rows = {"user": events.users, "item": events.items, "context": np.arange(len(events))}[side]
+                row_codes.append(codes[key][rows])
+            sizes = tuple(len(keys[key]) for key in spec.keys)
+            combined = combine(row_codes, sizes)
+            chosen = [names.index(task) for task in spec.tasks]
+            labels, mask = events.labels[known][:, chosen], events.mask[known][:, chosen]
+            table = CountTable.fit(spec, combined[known], sizes, labels, mask)
+            values = np.empty((len(events), 1 + len(chosen)), dtype=np.float32)
+            values[known] = table.as_of(combined[known], events.times[known], labels, mask)
+            values[~known] = table.lookup(combined[~known])
+            tables.append(table)
+            statistics.update(zip(table.names, np.ascontiguousarray(values.T), strict=True))
+        return tuple(tables), statistics
+
+    def _sequences(self) -> tuple[dict[str, History], dict[str, Rows]]:
+        """History of each sequence feature, and each event row's pointer into it (strictly earlier events)."""
+        events = self.events
+        names = [task.name for task in self.config.tasks]
+        ordered = self.config.split.kind in ORDERED
+        histories: dict[str, History] = {}
+        ends: dict[str, Rows] = {}
+        for spec in self.config.features:
+            if spec.kind != "sequence":
+                continue
+            chosen = (events.items >= 0) & (events.items < self.num_catalogue)
+            if spec.where:
+                task = names.index(spec.where)
+                chosen &= (events.labels[:, task] > 0) & events.mask[:, task]
+            if not ordered:
+                chosen &= self.known
+            users = len(self.raw.user_ids)
+            history = History.build(
+                events.users, events.items, events.times, events.parts, chosen, users, self._prior(spec)
+            )
+            limits = history.ptr[1:][events.users].copy()
+            if ordered:
+                for part in (Part.VALID, Part.TEST):
+                    rows = events.parts == part
+                    limits[rows] = history.ends(part)[events.users[rows]]
+            histories[spec.name] = history
+            ends[spec.name] = history.ends_before(events.users, events.times, limits)
+        return histories, ends
+
+    def _prior(self, spec: FeatureSpec) -> tuple[Rows, Rows] | None:
+        """(user rows, item rows) from before the log; of users known earlier, what was known of them then."""
+        if not spec.prior:
+            return None
+        owner, items = self.raw.prior(spec)
+        if self.carried is not None:
+            new = self.carried.users[owner] < 0
+            before = self.carried.past.prior(spec.name, self.raw.item_ids)
+            owner, items = np.concatenate([before[0], owner[new]]), np.concatenate([before[1], items[new]])
+        known = (items >= 0) & (items < self.num_catalogue)
+        return owner[known], items[known]

@@ -1,0 +1,128 @@
+"""What was learned from the training rows to turn raw columns into model inputs; saved with the run as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from ..batch import Block, SideLayout
+from ..reading.columns import split_values
+from ..schema import FeatureSpec
+from ..vocabulary import FIRST, MISSING, UNKNOWN, Vocabulary
+from .numeric import NumericEncoder
+
+Column = Any
+"""A raw column: text [n] for categorical and multi, float32 [n] numeric, float32 [n, d] vector."""
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """Vocabularies of categorical and multi features, edges and scales of numbers, vocabularies of count keys."""
+
+    vocabularies: Mapping[str, Vocabulary]
+    numerics: Mapping[str, NumericEncoder]
+    keys: Mapping[str, Vocabulary] = field(default_factory=dict)
+
+    def sizes(self) -> dict[str, int]:
+        """Table rows of every vocabulary, buckets included."""
+        return {name: len(vocabulary) for name, vocabulary in self.vocabularies.items()} | {
+            name: encoder.size for name, encoder in self.numerics.items()
+        }
+
+    def missing_row(self, name: str) -> int:
+        """Row of a missing value in the vocabulary of a feature, -1 where training rows had none."""
+        vocabulary = self.vocabularies.get(name)
+        return vocabulary.values.index(MISSING) + FIRST if vocabulary and MISSING in vocabulary.values else -1
+
+    def state(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "vocabularies": {name: list(vocabulary.values) for name, vocabulary in self.vocabularies.items()},
+            "numerics": {name: encoder.state() for name, encoder in self.numerics.items()},
+            "keys": {name: list(vocabulary.values) for name, vocabulary in self.keys.items()},
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Encoders:
+        """From JSON."""
+        return cls(
+            {name: Vocabulary(tuple(values)) for name, values in state["vocabularies"].items()},
+            {name: NumericEncoder.from_state(encoder) for name, encoder in state["numerics"].items()},
+            {name: Vocabulary(tuple(values)) for name, values in state.get("keys", {}).items()},
+        )
+
+
+def fit_vocabulary(spec: FeatureSpec, column: pa.Array, weights: NDArray[np.int64]) -> Vocabulary:
+    """Vocabulary of a categorical or multi feature; `weights` int [n] = training rows each entry stands for."""
+    seen = pa.array(weights > 0)
+    if spec.kind == "categorical":
+        return Vocabulary.fit(column.filter(seen), weights[weights > 0], spec.min_count)
+    values, ptr = split_values(column.filter(seen), spec.separator)
+    return Vocabulary.fit(values, np.repeat(weights[weights > 0], np.diff(ptr)), spec.min_count)
+
+
+def padded(rows: NDArray[np.int64], ptr: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """Ragged rows as [n, length], cut after `length` and padded with 0."""
+    n = len(ptr) - 1
+    out = np.zeros((n, length), dtype=np.int64)
+    position = np.arange(len(rows)) - np.repeat(ptr[:-1], np.diff(ptr))
+    owner = np.repeat(np.arange(n), np.diff(ptr))
+    kept = position < length
+    out[owner[kept], position[kept]] = rows[kept]
+    return out
+
+
+def side_layout(specs: Sequence[FeatureSpec], columns: Mapping[str, Column]) -> SideLayout:
+    """Order of a table's columns in its block: categorical, then buckets; numbers; bags; vectors."""
+    buckets = [spec.name for spec in specs if spec.kind == "numeric" and spec.bins]
+    return SideLayout(
+        categorical=(*(spec.name for spec in specs if spec.kind == "categorical"), *buckets),
+        numeric=tuple(spec.name for spec in specs if spec.kind == "numeric" and spec.scale),
+        bags=tuple(spec.name for spec in specs if spec.kind == "multi"),
+        vectors=tuple((spec.name, int(columns[spec.name].shape[1])) for spec in specs if spec.kind == "vector"),
+    )
+
+
+def encode_side(specs: Sequence[FeatureSpec], columns: Mapping[str, Column], encoders: Encoders, rows: int) -> Block:
+    """Raw columns of one table -> its block of `rows` rows, in the order of `side_layout`."""
+    categorical = [encoders.vocabularies[s.name].rows(columns[s.name]) for s in specs if s.kind == "categorical"]
+    numeric = []
+    for spec in specs:
+        if spec.kind == "numeric":
+            encoder = encoders.numerics[spec.name]
+            if spec.bins:
+                categorical.append(encoder.buckets(columns[spec.name]))
+            if spec.scale:
+                numeric.append(encoder.scaled(columns[spec.name]))
+    bags = []
+    for spec in specs:
+        if spec.kind == "multi":
+            values, ptr = split_values(columns[spec.name], spec.separator)
+            known = encoders.vocabularies[spec.name].rows(values)
+            bags.append(torch.from_numpy(padded(known, ptr, spec.max_length)))
+    vectors = tuple(torch.from_numpy(columns[spec.name]) for spec in specs if spec.kind == "vector")
+    return Block(stack(categorical, rows, torch.int64), stack(numeric, rows, torch.float32), tuple(bags), (), vectors)
+
+
+def stack(columns: Sequence[NDArray[Any]], rows: int, dtype: torch.dtype) -> torch.Tensor:
+    """Columns [rows] side by side, [rows, n]; [rows, 0] when there are none."""
+    if not columns:
+        return torch.empty(rows, 0, dtype=dtype)
+    return torch.from_numpy(np.stack(columns, axis=1)).to(dtype).contiguous()
+
+
+def unknown_block(layout: SideLayout, bags: Sequence[int], rows: int) -> Block:
+    """A block of which nothing is known: unknown categories, missing numbers, empty bags of widths `bags`."""
+    return Block(
+        torch.full((rows, len(layout.categorical)), UNKNOWN, dtype=torch.int64),
+        torch.full((rows, len(layout.numeric)), float("nan")),
+        tuple(torch.zeros(rows, width, dtype=torch.int64) for width in bags),
+        (),
+        tuple(torch.zeros(rows, width) for _, width in layout.vectors),
+    )

@@ -1,0 +1,109 @@
+"""Numbers -> (bucket, scaled number), fitted on training rows only.
+
+Equal-frequency buckets, but the most frequent value (zero, for most columns) has a bucket of its own: plain quantiles
+collapse on zero-inflated columns, where nearly all edges are equal. `equal_frequency` is the
+normaliser of Meituan's ranker (2018): value in bin b of n -> b/n.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..vocabulary import FIRST, UNKNOWN
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class NumericEncoder:
+    """Bucket edges and scaling of one numeric column.
+
+    Attributes:
+        mode: the most frequent training value; it has bucket row 2.
+        edges: ascending float64 [b - 1] inner edges of the remaining values' equal-frequency buckets.
+        log: whether the number is log1p-ed before standardising (training values are never negative).
+        mean: of the (logged) training values.
+        deviation: of the (logged) training values; 1 for a constant column.
+    """
+
+    mode: float
+    edges: NDArray[np.float64]
+    log: bool
+    mean: float
+    deviation: float
+
+    @property
+    def size(self) -> int:
+        """Bucket rows, padding (0) and missing (1) included."""
+        return FIRST + 1 + len(self.edges) + 1
+
+    @classmethod
+    def fit(cls, values: Floats, bins: int) -> NumericEncoder:
+        """Learn edges and scale from training values.
+
+        Args:
+            values: float [n]; NaN is missing and ignored.
+            bins: most buckets besides the mode's.
+        """
+        seen = values[~np.isnan(values)].astype(np.float64)
+        if not len(seen):
+            return cls(0.0, np.empty(0), False, 0.0, 1.0)
+        distinct, counts = np.unique(seen, return_counts=True)
+        mode = float(distinct[counts.argmax()])
+        rest = np.sort(seen[seen != mode])
+        edges = np.empty(0)
+        if len(rest) and bins > 1:
+            positions = (np.arange(1, bins) * len(rest)) // bins
+            edges = np.unique(rest[positions])
+        log = bool(distinct[0] >= 0)
+        scaled = np.log1p(seen) if log else seen
+        deviation = float(scaled.std())
+        return cls(mode, edges, log, float(scaled.mean()), deviation if deviation > 1e-12 else 1.0)
+
+    def buckets(self, values: Floats) -> NDArray[np.int64]:
+        """bucket rows, int64 [n]: 1 missing, 2 the mode, 3.. the others; values out of range fall in the end ones."""
+        rows = FIRST + 1 + np.searchsorted(self.edges, values.astype(np.float64), side="right")
+        rows = np.where(values.astype(np.float64) == self.mode, FIRST, rows)
+        return np.where(np.isnan(values), UNKNOWN, rows).astype(np.int64)
+
+    def scaled(self, values: Floats) -> Floats:
+        """Standardised numbers, float32 [n], clipped to 8 deviations; NaN stays NaN."""
+        x = values.astype(np.float64)
+        x = np.log1p(np.maximum(x, 0.0)) if self.log else x
+        return np.clip((x - self.mean) / self.deviation, -8.0, 8.0).astype(np.float32)
+
+    def state(self) -> dict[str, object]:
+        """As JSON."""
+        return {
+            "mode": self.mode,
+            "edges": self.edges.tolist(),
+            "log": self.log,
+            "mean": self.mean,
+            "deviation": self.deviation,
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, object]) -> NumericEncoder:
+        """From JSON."""
+        edges = np.asarray(state["edges"], dtype=np.float64)
+        return cls(
+            float(str(state["mode"])),
+            edges,
+            bool(state["log"]),
+            float(str(state["mean"])),
+            float(str(state["deviation"])),
+        )
+
+
+def equal_frequency(values: Floats, edges: NDArray[np.float64]) -> Floats:
+    """Meituan's equal-frequency normaliser: value in bin b of n -> b/n, in [0, (n-1)/n].
+
+    Args:
+        values: float [m]; NaN stays NaN; values outside the fitted range clamp to the end bins.
+        edges: ascending inner edges [n - 1], from training quantiles.
+    """
+    share = np.searchsorted(edges, values, side="right") / (len(edges) + 1)
+    return np.where(np.isnan(values), np.nan, share).astype(np.float32)

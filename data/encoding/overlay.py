@@ -1,0 +1,58 @@
+"""Encoded rows and raw values of which some are taken from an earlier data set."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..batch import Block, SideLayout
+from .attributes import Attribute, TextColumn
+
+
+def overlay(block: Block, old: Block, rows: NDArray[np.int64], layout: SideLayout, own: Collection[str]) -> Block:
+    """A block with some rows taken from another; columns of `old` beyond the block's are left out.
+
+    Args:
+        block: R rows.
+        old: the same columns first, and any number of rows.
+        rows: int64 [R] row of `old` to take, -1 to keep the block's.
+        layout: names of the block's columns.
+        own: columns of the block that are kept whatever `rows` says (ids, known of everyone).
+    """
+    taken = torch.from_numpy(rows >= 0)
+    at = torch.from_numpy(np.maximum(rows, 0))
+
+    def chosen(mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+        return torch.where(taken.unsqueeze(1), theirs[:, : mine.shape[1]][at], mine)
+
+    ids = [column for column, name in enumerate(layout.categorical) if name in own]
+    categorical = chosen(block.categorical, old.categorical)
+    categorical[:, ids] = block.categorical[:, ids]
+    vectors = zip(layout.vectors, block.vectors, old.vectors, strict=True)
+    return Block(
+        categorical,
+        chosen(block.numeric, old.numeric),
+        tuple(chosen(*pair) for pair in zip(block.bags, old.bags, strict=True)),
+        (),
+        tuple(mine if name in own else chosen(mine, theirs) for (name, _), mine, theirs in vectors),
+    )
+
+
+def overlay_attribute(mine: Attribute, old: Attribute | None, rows: NDArray[np.int64]) -> Attribute:
+    """Raw item values with those of some items taken from an earlier data set, `rows` as in `overlay`."""
+    if isinstance(mine, TextColumn) and isinstance(old, TextColumn):
+        values = list(dict.fromkeys((*mine.values, *old.values)))
+        place = {value: row for row, value in enumerate(values)}
+        both = (mine, old)
+        codes = [np.array([place[value] for value in one.values], dtype=np.int32)[one.codes] for one in both]
+        starts = np.where(rows >= 0, old.ptr[np.maximum(rows, 0)] + len(mine.codes), mine.ptr[:-1])
+        lengths = np.where(rows >= 0, np.diff(old.ptr)[np.maximum(rows, 0)], np.diff(mine.ptr))
+        ptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        entries = np.arange(ptr[-1]) - np.repeat(ptr[:-1], lengths) + np.repeat(starts, lengths)
+        return TextColumn(tuple(values), np.concatenate(codes)[entries], ptr)
+    if isinstance(mine, np.ndarray) and isinstance(old, np.ndarray):
+        return np.where(rows >= 0, old[np.maximum(rows, 0)], mine)
+    return mine

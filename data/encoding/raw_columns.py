@@ -1,0 +1,126 @@
+"""Raw columns brought to the rows they describe: one entry per user, per item, or per event."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ..dataset import EventLog
+from ..reading.columns import as_float32, as_float64, as_strings
+from ..reading.keys import home_table
+from ..reading.tables import BadRows, Tables
+from ..reading.vectors import parse_vectors
+from ..schema import DataConfig, FeatureSpec, Side
+from ..split import Part
+from .attributes import Attribute, TextColumn, numbers_or_texts
+from .encoders import Column
+
+
+@dataclass(frozen=True)
+class RawColumns:
+    """The tables of a data set, and who its rows are.
+
+    Attributes:
+        tables: as read.
+        config: the `[data]` section.
+        events: the log; `source_rows` lead from it to the event table, -1 at events carried from an earlier data set.
+        user_ids: raw id of each user row.
+        item_ids: raw id of each item row.
+        bad: collects bad rows.
+    """
+
+    tables: Tables
+    config: DataConfig
+    events: EventLog
+    user_ids: pa.Array
+    item_ids: pa.Array
+    bad: BadRows
+
+    def is_id(self, spec: FeatureSpec) -> bool:
+        """Whether a feature is read from the id of its user or item, which is known of everyone."""
+        id_column = {"user": self.config.user, "item": self.config.item, "context": ""}[spec.side]
+        return bool(id_column) and spec.source == id_column
+
+    def column(self, spec: FeatureSpec, exact: bool = False) -> Column:
+        """Raw column of a feature, one entry per user row, item row or event row; numbers in float64 when `exact`."""
+        if spec.pretrained and spec.kind == "vector":  # looked up in a file by the column's raw values
+            return self.tables.vectors[spec.name].lookup(
+                self.column(FeatureSpec(name=spec.name, side=spec.side, column=spec.source))
+            )
+        if self.is_id(spec):
+            return self.user_ids if spec.side == "user" else self.item_ids
+        home = home_table(self.tables, spec)
+        values: Column
+        if spec.kind == "numeric" and exact:
+            values = as_float64(self.tables, home, spec.source)
+        elif spec.kind == "numeric":
+            values = as_float32(self.tables, home, spec.source, self.bad)
+        elif spec.kind == "vector":
+            values = parse_vectors(spec, self.tables, home, self.bad)
+        else:
+            values = as_strings(self.tables, home, spec.source)
+        return gather(values, self.home_rows(spec.side))
+
+    def home_rows(self, side: Side) -> NDArray[np.int64]:
+        """Row of the table that describes each user, item or event; -1 where none does: int64 [n].
+
+        A user or item whose columns stand in the events is described by the first training row that names it.
+        """
+        if side == "context":
+            return self.events.source_rows
+        name, column = ("users", self.config.user) if side == "user" else ("items", self.config.item)
+        ids = self.user_ids if side == "user" else self.item_ids
+        if getattr(self.tables, name) is not None:
+            found = pc.index_in(ids, value_set=as_strings(self.tables, name, column))
+            return np.asarray(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
+        entity, events = self.events.users if side == "user" else self.events.items, self.events
+        train = np.flatnonzero((events.parts == Part.TRAIN) & (events.source_rows >= 0))
+        backwards = train[np.lexsort((events.source_rows[train], events.times[train]))][::-1]
+        first = np.full(len(ids), -1, dtype=np.int64)
+        first[entity[backwards]] = events.source_rows[backwards]  # the last assignment, the earliest row, wins
+        return first
+
+    def of_items(self, column: str) -> pa.Array:
+        """A column of the item table as text, one entry per item row."""
+        return gather(as_strings(self.tables, "items", column), self.home_rows("item"))
+
+    def attributes(self) -> dict[str, Attribute]:
+        """Raw values of the item features, and of the item columns that are kept for filters."""
+        found: dict[str, Attribute] = {}
+        for spec in self.config.features:
+            if spec.side != "item" or spec.kind == "vector" or self.is_id(spec):
+                continue
+            column = self.column(spec, exact=True)
+            if spec.kind == "multi":
+                found[spec.name] = TextColumn.several(column, spec.separator)
+            else:
+                found[spec.name] = TextColumn.single(column) if spec.kind == "categorical" else column
+        for name in self.config.attributes:
+            found[name] = numbers_or_texts(self.of_items(name))
+        return found
+
+    def prior(self, spec: FeatureSpec) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(user rows, item rows) listed in a users column from before the log, in order; unknown items left out."""
+        if not spec.prior:
+            return np.empty(0, np.int64), np.empty(0, np.int64)
+        column = gather(as_strings(self.tables, "users", spec.prior), self.home_rows("user"))
+        lists = pc.split_pattern_regex(pc.fill_null(column, ""), r"\s+")
+        owner = np.repeat(np.arange(len(lists)), pc.list_value_length(lists).to_numpy(zero_copy_only=False))
+        found = pc.fill_null(pc.index_in(pc.list_flatten(lists), value_set=self.item_ids), -1)
+        items = found.to_numpy(zero_copy_only=False).astype(np.int64)
+        return owner[items >= 0], items[items >= 0]
+
+
+def gather(values: Column, at: NDArray[np.int64]) -> Column:
+    """Entries at the given positions; missing (null, NaN, zero vector) where the position is -1."""
+    if isinstance(values, np.ndarray):
+        if not len(values):
+            return np.full((len(at), *values.shape[1:]), np.nan, dtype=values.dtype)
+        taken = values[np.maximum(at, 0)].copy()
+        taken[at < 0] = np.nan if values.ndim == 1 else 0.0
+        return taken
+    return values.take(pa.array(np.where(at < 0, 0, at), mask=at < 0))

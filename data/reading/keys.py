@@ -1,0 +1,188 @@
+"""Typed key columns of the event table: ids, times, labels, weights; bad values named by file, line and column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ...base.errors import ConfigError, DataError
+from ..schema import DataConfig, FeatureSpec, TaskSpec
+from ..split import PART_NAMES
+from .columns import as_choice, as_float32, as_ids, as_labels, as_strings, as_time
+from .readers import combined_digest, read_tables
+from .sources import load
+from .tables import BadRows, Tables, quote
+from .vectors import parse_vectors, read_pretrained
+
+
+def read_configured(config: DataConfig, base: Path, bad: BadRows) -> Tables:
+    """Read the tables and vectors a `[data]` section names; relative paths start from `base`."""
+    tables = _read_tables(config, base, bad)
+    named = [spec for spec in config.features if spec.pretrained]
+    if not named:
+        return tables
+    vectors = {spec.name: read_pretrained(base / spec.pretrained, spec.separator) for spec in named}
+    fingerprint = combined_digest([tables.fingerprint, *(found.digest for found in vectors.values())])
+    return replace(tables, vectors=vectors, fingerprint=fingerprint)
+
+
+def _read_tables(config: DataConfig, base: Path, bad: BadRows) -> Tables:
+    if config.source != "files":
+        if not config.path:
+            raise ConfigError(f'data.source = "{config.source}" needs data.path, the folder or zip it lies in')
+        return load(config.source, base / config.path, bad=bad, **config.options)
+    if not config.events:
+        raise ConfigError("data.events is empty; name the event table (CSV or Parquet)")
+
+    def at(name: str) -> Path | None:
+        return base / name if name else None
+
+    names = [config.events] if isinstance(config.events, str) else list(config.events)
+    tables = read_tables(
+        [base / name for name in names],
+        at(config.users),
+        at(config.items),
+        bad=bad,
+        header=config.header or None,
+        delimiter=config.delimiter or None,
+    )
+    return _with_files(tables) if len(names) > 1 else tables
+
+
+def _with_files(tables: Tables) -> Tables:
+    """Events with the name of each row's file in a column `file`, unless they have such a column."""
+    if FILE in tables.events.column_names:
+        return tables
+    files = tables.origin["events"].parts
+    names = np.repeat([part.name for part in files], [part.rows for part in files])
+    return replace(tables, events=tables.events.append_column(FILE, pa.array(names, pa.string())))
+
+
+FILE = "file"
+"""Column that says which file a row of several event files came from."""
+
+
+@dataclass(frozen=True)
+class RawEvents:
+    """Typed key columns of the event table, in file order."""
+
+    users: pa.Array | None
+    items: pa.Array | None
+    times: NDArray[np.float64]
+    labels: Mapping[str, NDArray[np.float32]]
+    weights: NDArray[np.float32]
+    propensities: NDArray[np.float32] | None
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+
+def clean(tables: Tables, config: DataConfig, bad: BadRows) -> tuple[Tables, RawEvents]:
+    """Type the key columns; under `on_bad_rows = "drop"`, once more without the bad rows."""
+    raw = _read_events(tables, config, bad)
+    for name, column in (("users", config.user), ("items", config.item)):
+        if column and getattr(tables, name) is not None:
+            as_ids(tables, name, column, bad, unique=True)
+    if config.split.kind == "column" and config.split.column:
+        as_choice(tables, "events", config.split.column, tuple(config.split.parts) or PART_NAMES, bad)
+    for spec in config.features:
+        if spec.kind == "numeric":
+            as_float32(tables, home_table(tables, spec), spec.source, bad)
+        elif spec.kind == "vector" and not spec.pretrained:
+            parse_vectors(spec, tables, home_table(tables, spec), bad)
+    if bad.count():
+        for name in ("events", "users", "items"):
+            if getattr(tables, name) is not None:
+                tables = tables.keep(name, bad.mask(name, tables.table(name).num_rows))
+        raw = _read_events(tables, config, BadRows("error"))
+    return tables, raw
+
+
+def _read_events(tables: Tables, config: DataConfig, bad: BadRows) -> RawEvents:
+    rows = tables.events.num_rows
+    labels = {}
+    for task in config.tasks:
+        if task.equals:
+            labels[task.name] = _is_one_of(tables, task)
+            continue
+        kind: Literal["binary", "duration", "number"]
+        kind = "binary" if task.kind == "binary" and task.at_least is None else "duration" if task.log1p else "number"
+        labels[task.name] = as_labels(tables, "events", task.source, bad, kind=kind, allow_missing=True)
+    weights = np.ones(rows, dtype=np.float32)
+    if config.weight:
+        weights = as_float32(
+            tables,
+            "events",
+            config.weight,
+            bad,
+            allow_missing=False,
+            minimum=0.0,
+            expected="a weight of 0 or more",
+        )
+    return RawEvents(
+        as_ids(tables, "events", config.user, bad) if config.user else None,
+        as_ids(tables, "events", config.item, bad) if config.item else None,
+        as_time(tables, "events", config.time, bad) / 1000.0 if config.time else np.arange(rows, dtype=np.float64),
+        labels,
+        weights,
+        as_float32(tables, "events", config.propensity, bad) if config.propensity else None,
+    )
+
+
+def _is_one_of(tables: Tables, task: TaskSpec) -> NDArray[np.float32]:
+    """1 where the label column says one of the task's words, 0 where another, NaN where nothing: float32 [R].
+
+    Raises:
+        DataError: no row says any of them.
+    """
+    texts = as_strings(tables, "events", task.source)
+    found = pc.if_else(pc.is_null(texts), None, pc.is_in(texts, value_set=pa.array(task.equals, pa.string())))
+    labels: NDArray[np.float32] = pc.cast(found, pa.float32()).to_numpy(zero_copy_only=False)
+    if not (labels > 0).any():
+        words = ", ".join(quote(value) for value in pc.unique(texts.drop_null())[:5].to_pylist())
+        raise DataError(
+            f'no row of column "{task.source}" is {" or ".join(quote(word) for word in task.equals)}, as the task '
+            f'"{task.name}" expects; the column says {words}: correct equals, blanks and dots included'
+        )
+    return np.array(labels)
+
+
+def label_matrix(
+    tasks: Sequence[TaskSpec], raw: RawEvents, tables: Tables
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Labels [R, T] (0 where masked) and masks [R, T], in file order."""
+    columns, masks = [], []
+    by_name: dict[str, tuple[NDArray[np.float32], NDArray[np.bool_]]] = {}
+    for task in tasks:
+        value = raw.labels[task.name]
+        mask = ~np.isnan(value)
+        if task.at_least is not None:
+            value = (value >= task.at_least).astype(np.float32)
+        if task.where:
+            gate, gate_mask = by_name[task.where]
+            mask = mask & gate_mask & (gate > 0)
+        if task.scene:
+            column, _, wanted = task.scene.partition("=")
+            mask = mask & pc.fill_null(pc.equal(as_strings(tables, "events", column), wanted), False).to_numpy(
+                zero_copy_only=False
+            )
+        value = np.where(mask, value, 0.0).astype(np.float32)
+        by_name[task.name] = value, mask
+        columns.append(value)
+        masks.append(mask)
+    if not columns:
+        return np.empty((len(raw), 0), np.float32), np.empty((len(raw), 0), bool)
+    return np.stack(columns, axis=1), np.stack(masks, axis=1)
+
+
+def home_table(tables: Tables, spec: FeatureSpec) -> str:
+    """Table that holds the feature's column: its side's, or the events where that side has no table."""
+    name = {"user": "users", "item": "items", "context": "events"}[spec.side]
+    return name if getattr(tables, name) is not None else "events"

@@ -1,0 +1,211 @@
+"""Readers: CSV, Parquet and data frames to Arrow tables, with the line of every row kept for messages.
+
+Text files are read as text only: no type is guessed and nothing but an empty value is missing, so that " NA" or
+"None" stays the category it is. Only pyarrow is needed; pandas and polars frames are taken when handed in.
+"""
+
+from __future__ import annotations
+
+import difflib
+import gzip
+import hashlib
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...base.errors import DataError
+from .tables import BadRows, Origin, RawTable, Span, Tables
+from .text import check_columns, parse_text
+
+Source = str | Path | Any
+"""A path, an Arrow table, a pandas or polars DataFrame."""
+
+
+def read_table(source: Source | Sequence[Source], columns: Iterable[str] | None = None, **options: Any) -> pa.Table:
+    """Read one source into an Arrow table; `options` are those of `read`."""
+    return read(source, columns, **options).table
+
+
+def read_tables(
+    events: Source | Sequence[Source],
+    users: Source | Sequence[Source] | None = None,
+    items: Source | Sequence[Source] | None = None,
+    *,
+    bad: BadRows | None = None,
+    delimiter: str | None = None,
+    encoding: str = "utf-8",
+    header: Sequence[str] | None = None,
+) -> Tables:
+    """Read events and, where given, users and items; `header` names the events' columns. One fingerprint over all."""
+    given = {"events": events, "users": users, "items": items}
+    headers = {"events": header}
+    raw = {
+        name: read(source, table=name, bad=bad, delimiter=delimiter, encoding=encoding, header=headers.get(name))
+        for name, source in given.items()
+        if source is not None
+    }
+    digest = combined_digest(part.digest for part in raw.values())
+    return Tables(
+        events=raw["events"].table,
+        users=raw["users"].table if "users" in raw else None,
+        items=raw["items"].table if "items" in raw else None,
+        origin={name: part.origin for name, part in raw.items()},
+        fingerprint=digest,
+    )
+
+
+def read(
+    source: Source | Sequence[Source],
+    columns: Iterable[str] | None = None,
+    *,
+    table: str = "events",
+    delimiter: str | None = None,
+    encoding: str = "utf-8",
+    header: Sequence[str] | None = None,
+    bad: BadRows | None = None,
+) -> RawTable:
+    """Read one source, or several of the same columns one after the other.
+
+    Args:
+        source: a .csv, .tsv or .parquet file (text may be gzipped), an Arrow table, or a pandas or polars frame.
+        columns: the columns to keep, in this order; all by default.
+        table: what the table is called in messages (`events`, `users`, `items`, or the name of a frame).
+        delimiter: between the values of a text file; tab for .tsv, else a comma. With several characters, quotation
+            marks are ordinary characters.
+        encoding: of a text file.
+        header: column names of a text file without a header line.
+        bad: where lines with too few or too many values go; by default the first of them is an error.
+
+    Raises:
+        DataError: missing, empty, truncated or unreadable file; wrong encoding; ragged line; missing column.
+    """
+    if isinstance(source, list | tuple):
+        options: dict[str, Any] = {"table": table, "delimiter": delimiter, "encoding": encoding, "header": header}
+        return concatenate([read(one, columns, bad=bad, **options) for one in source])
+    wanted = None if columns is None else list(columns)
+    if not isinstance(source, str | Path):
+        return _read_frame(source, wanted, f"the {table} frame")
+    path = Path(source)
+    data = file_bytes(path)
+    if data[:4] == b"PAR1":
+        return _read_parquet(path, data, wanted)
+    digest = hashlib.sha256(data).hexdigest()
+    stem = path.name.removesuffix(".gz")
+    return parse_text(
+        unzipped(data, path.name),
+        path.name,
+        columns=wanted,
+        header=header,
+        table=table,
+        delimiter=delimiter or ("\t" if stem.endswith((".tsv", ".tab")) else ","),
+        quoting=delimiter is None or len(delimiter) == 1,
+        encoding=encoding,
+        bad=bad,
+        digest=digest,
+    )
+
+
+def concatenate(parts: Sequence[RawTable]) -> RawTable:
+    """Tables of the same columns one after the other; a DataError when the columns differ."""
+    if not parts:
+        raise DataError("an empty list of files was given, expected at least one; name a file")
+    first = parts[0]
+    for part in parts[1:]:
+        odd = set(first.table.column_names) ^ set(part.table.column_names)
+        if odd:
+            raise DataError(
+                f"{first.origin} and {part.origin} do not have the same columns: {', '.join(sorted(odd))} "
+                "only in one of them; give both the same columns"
+            )
+    origin = Origin(tuple(p for part in parts for p in part.origin.parts))
+    digest = first.digest if len(parts) == 1 else combined_digest(p.digest for p in parts)
+    return RawTable(pa.concat_tables([part.table for part in parts], promote_options="permissive"), origin, digest)
+
+
+def combined_digest(digests: Iterable[str]) -> str:
+    """One sha256 for several files: the hash of their hashes in reading order."""
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def file_bytes(path: Path) -> bytes:
+    """The bytes of a file; a DataError that says what stands there when it is none."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file{_nearest(path)}") from None
+    except IsADirectoryError:
+        raise DataError(f"{path} is a folder, expected a file; name the file in it") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
+    if not data:
+        raise DataError(f"{path.name} is empty (0 bytes), expected a table; write or download it again")
+    return data
+
+
+def unzipped(data: bytes, name: str) -> bytes:
+    """The bytes inside gzip, or the bytes themselves when they are not gzip."""
+    if data[:2] != b"\x1f\x8b":
+        return data
+    try:
+        return gzip.decompress(data)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        reason = "ends too early" if isinstance(error, EOFError) else "is damaged"
+        raise DataError(
+            f"{name}: the gzip data {reason}, expected a complete file; copy or download it again"
+        ) from None
+
+
+def _read_parquet(path: Path, data: bytes, columns: Sequence[str] | None) -> RawTable:
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(
+            f"{path.name} is no complete Parquet file ({str(error).splitlines()[0]}); write or copy it again"
+        ) from None
+    return _from_arrow(table, path.name, columns, hashlib.sha256(data).hexdigest())
+
+
+def _read_frame(frame: Any, columns: Sequence[str] | None, name: str) -> RawTable:
+    kind = type(frame).__module__.partition(".")[0]
+    if isinstance(frame, pa.Table):
+        table = frame
+    elif kind == "pandas":
+        try:
+            table = pa.Table.from_pandas(frame, preserve_index=False)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise DataError(f"{name}: {'; '.join(map(str, error.args))}; give each column one type") from None
+    elif kind == "polars":
+        table = frame.to_arrow()
+    else:
+        raise DataError(
+            f"a {type(frame).__name__} was given as a table, expected a path, an Arrow table, "
+            "or a pandas or polars DataFrame"
+        )
+    digest = hashlib.sha256()
+    for column in table.column_names:
+        digest.update(column.encode())
+        for value in table.column(column).chunks:
+            for buffer in pa.concat_arrays([value]).buffers():
+                digest.update(b"" if buffer is None else buffer)
+    return _from_arrow(table, name, columns, digest.hexdigest())
+
+
+def _from_arrow(table: pa.Table, name: str, columns: Sequence[str] | None, digest: str) -> RawTable:
+    if table.num_rows == 0:
+        raise DataError(f"{name} has no rows, expected at least one")
+    if columns is not None:
+        check_columns(table.column_names, columns, name)
+        table = table.select(columns)
+    return RawTable(table, Origin((Span(name, table.num_rows, first_line=None),)), digest)
+
+
+def _nearest(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f" (nor a folder {path.parent}); correct the path"
+    names = [entry.name for entry in path.parent.iterdir()]
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f'; did you mean "{close[0]}"?' if close else "; correct the path"

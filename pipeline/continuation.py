@@ -1,0 +1,212 @@
+"""Going on from an earlier run: its weights, its optimiser's moments, and new rows for what it had never met.
+
+The data set has been built on the earlier run's (`data/past.py`), so every known value stands in the row it had. What
+was learned is therefore put back as it was, row by row and moment by moment; only the rows behind are new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..artifacts.folder import Run, open_run
+from ..base.errors import RunError
+from ..configs.run import RunConfig
+from ..data.dataset import Dataset
+from ..data.vocabulary import FIRST, UNKNOWN, Vocabulary
+from ..funnel.run import DATA, RANKER, RANKER_STATE, TOWER_STATE, TOWERS, Stages, companion_names, load_stages
+from ..nn.embedding import EmbeddingTable
+from ..ranking.train import build_model
+from ..training.optim import Optimizer
+from .neighbours import start_new_rows
+from .warm_start import Copied
+
+log = logging.getLogger(__name__)
+
+MEND = "train without --from, or set the configuration back"
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A trained stage to go on from.
+
+    Attributes:
+        model: towers, or the ranker as it answers requests.
+        dataset: whose vocabularies it was built on.
+        state: what `remember` gave; empty when the run did not keep it.
+    """
+
+    model: nn.Module
+    dataset: Dataset
+    state: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class SourceRun:
+    """A run to go on from, in memory."""
+
+    run: Run
+    stages: Stages
+
+    @classmethod
+    def open(cls, folder: Path) -> SourceRun:
+        """Read a run folder."""
+        run = open_run(folder)
+        return cls(run, load_stages(run, with_index=False))
+
+    @property
+    def name(self) -> str:
+        """How reports call it."""
+        return self.run.folder.name
+
+    @property
+    def identity(self) -> str:
+        """Hash of all that a training takes from it."""
+        taken = (*DATA.values(), TOWERS, RANKER, TOWER_STATE, RANKER_STATE)
+        entries = [f"{name} {self.run.manifest.files[name].sha256}" for name in taken if name in self.run]
+        return hashlib.sha256("\n".join(entries).encode()).hexdigest()
+
+    def towers(self) -> Learned | None:
+        """The first stage, if it has one."""
+        retriever = self.stages.retriever
+        return None if retriever is None else self._learned(retriever.model, TOWER_STATE)
+
+    def ranker(self) -> Learned | None:
+        """The second stage, if it has one."""
+        return None if self.stages.model is None else self._learned(self.stages.model, RANKER_STATE)
+
+    def _learned(self, model: nn.Module, state_file: str) -> Learned:
+        from safetensors.torch import load_file
+
+        state = load_file(self.run.file(state_file)) if state_file in self.run else {}
+        return Learned(model, self.stages.dataset, state)
+
+    def refuse_other_ranker(self, config: RunConfig, dataset: Dataset) -> None:
+        """Stop before the towers are trained when the ranker could not go on afterwards.
+
+        Raises:
+            RunError: the two rankers differ.
+        """
+        learned, old = self.ranker(), self.stages.retriever
+        if learned is None:
+            return
+        features = 0
+        if config.ranking.select.enabled and config.data.user and config.data.item and old is not None:
+            features = len(old.feature_names)
+            scorers = tuple(n for n in config.retrieval.scorers if n in companion_names(config, dataset))
+            if scorers != old.scorers:
+                raise RunError(
+                    f"the ranker of the source run reads the opinions of {', '.join(old.scorers)}, here there are "
+                    f"{', '.join(scorers)}; {MEND}"
+                )
+        model, _ = build_model(config.ranking, dataset.layout, dataset.config.tasks, features, config.seed)
+        refuse_difference(model, dataset, learned)
+
+
+def remember(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """What a later training needs besides the model's weights: moments, and the parameters of helpers.
+
+    Args:
+        optimizer: after a training.
+        model: the part of `optimizer.model` that is kept by itself.
+    """
+    own = {id(parameter) for parameter in model.parameters()}
+    helpers = {f"weight/{name}": p.detach().clone() for name, p in optimizer.dense.items() if id(p) not in own}
+    return optimizer.state_dict() | helpers
+
+
+def take_up(model: nn.Module, optimizer: Optimizer, dataset: Dataset, learned: Learned) -> list[Copied]:
+    """Put a fresh model and its optimiser where an earlier training ended, and start rows for what is new.
+
+    Args:
+        model: built on `dataset`; the optimiser's model or a part of it.
+        optimizer: which has made no step yet; it begins a schedule of its own.
+        dataset: built on `learned.dataset`.
+        learned: what to go on from.
+
+    Returns:
+        One entry per table and vocabulary of raw values.
+
+    Raises:
+        RunError: the earlier model is another one, or `dataset` was not built on its data.
+    """
+    refuse_difference(model, dataset, learned)
+    here, there = (tables_of(one) for one in (model, learned.model))
+    prefix = next(name for name, module in optimizer.model.named_modules() if module is model)
+    old_values = learned.dataset.encoders.vocabularies
+    report = []
+    with torch.no_grad():
+        weights = learned.model.state_dict()
+        for name, tensor in model.state_dict().items():
+            if name.removesuffix(".weight") not in here and name in weights:
+                tensor.copy_(weights[name])
+        for name, table in here.items():
+            for vocabulary in table.sizes:
+                theirs = there[name].rows_of(vocabulary)
+                known = len(theirs)
+                table.rows_of(vocabulary)[:known] = theirs
+                if vocabulary in old_values:
+                    trained = learned.state.get(f"table/{'.'.join(filter(None, (prefix, name)))}/{vocabulary}/square")
+                    moved = trained is not None and bool(trained[UNKNOWN].any())
+                    near = start_new_rows(table, vocabulary, known, dataset, moved)
+                    new = table.sizes[vocabulary] - known
+                    report.append(Copied(vocabulary, known - FIRST, new, 0, neighbours=near))
+        for name, parameter in optimizer.dense.items():
+            helper = learned.state.get(f"weight/{name}")
+            if helper is not None and helper.shape == parameter.shape:
+                parameter.copy_(helper)
+    if learned.state:
+        optimizer.warm_start(learned.state)
+    else:
+        log.info("the source run kept no optimiser state: moments begin at zero")
+    return report
+
+
+def tables_of(model: nn.Module) -> dict[str, EmbeddingTable]:
+    """Embedding tables by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, EmbeddingTable)}
+
+
+def refuse_difference(model: nn.Module, dataset: Dataset, learned: Learned) -> None:
+    """Stop where an earlier model is not the same but for grown vocabularies.
+
+    Raises:
+        RunError: the sentence names the first difference.
+    """
+    here, there = tables_of(model), tables_of(learned.model)
+    shapes: list[dict[str, object]] = [
+        {n: list(p.shape) for n, p in one.named_parameters() if n.removesuffix(".weight") not in tables}
+        for one, tables in ((model, here), (learned.model, there))
+    ]
+    for name, table in here.items():
+        if name in there and there[name].dim != table.dim:
+            raise RunError(
+                f"embeddings are {there[name].dim} wide in the source run and {table.dim} here ({name}); {MEND}"
+            )
+    if here.keys() != there.keys() or shapes[0] != shapes[1]:
+        names = {**dict.fromkeys(here, "a table"), **shapes[0]}, {**dict.fromkeys(there, "a table"), **shapes[1]}
+        odd = next(n for n in [*names[0], *names[1]] if names[0].get(n) != names[1].get(n))
+        raise RunError(
+            f'the source run has another model: "{odd}" is {names[1].get(odd, "absent")} there and '
+            f"{names[0].get(odd, 'absent')} here; {MEND}"
+        )
+    mine, theirs = dataset.encoders.vocabularies, learned.dataset.encoders.vocabularies
+    for name, table in here.items():
+        before = there[name].sizes
+        odd_ones = sorted(table.sizes.keys() ^ before.keys())
+        if odd_ones:
+            place = "here" if odd_ones[0] in table.sizes else "in the source run"
+            raise RunError(f'"{odd_ones[0]}" is embedded only {place} ({name}); {MEND}')
+        for vocabulary, size in table.sizes.items():
+            if not (_grown(mine[vocabulary], theirs[vocabulary]) if vocabulary in mine else size == before[vocabulary]):
+                raise RunError(f'the rows of "{vocabulary}" stand for other values than in the source run; {MEND}')
+
+
+def _grown(vocabulary: Vocabulary, before: Vocabulary) -> bool:
+    return vocabulary.values[: len(before.values)] == before.values

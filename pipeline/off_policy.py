@@ -1,0 +1,73 @@
+"""What the funnel would have earned on the logged exposures, where the log has the logging policy's propensities.
+
+The funnel's list is deterministic; judged off-policy it must explore. The target policy draws one item for a slot:
+mostly from a softmax of the funnel's own ranking, now and then evenly from the catalogue.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..base.errors import DataError
+from ..data.split import Part
+from ..evaluation.off_policy import off_policy_value
+from ..funnel.funnel import Funnel
+from .trace import BLOCK, Bench
+
+EXPLORE = 0.2
+"""Share of even draws in the target policy."""
+CLIP = 20.0
+"""Largest importance weight."""
+
+
+def off_policy_report(bench: Bench, task: str) -> dict[str, Any]:
+    """IPS, SNIPS and doubly robust value of the funnel as a policy, in `task` labels per exposure.
+
+    Args:
+        bench: run and part.
+        task: binary task that counts as reward.
+
+    Raises:
+        DataError: the log has no propensities.
+    """
+    stages, dataset = bench.stages, bench.stages.dataset
+    events = dataset.events
+    if events.propensities is None:
+        raise DataError(
+            "off-policy estimates need the logging policy's probability of each exposure, and the data names none; "
+            "set data.propensity to that column"
+        )
+    rows = dataset.rows(Part.TEST).numpy()
+    rows = rows[(events.items[rows] >= 0) & (events.items[rows] < dataset.num_catalogue)]
+    users, of_row = np.unique(events.users[rows], return_inverse=True)
+    funnel = Funnel(stages)
+    target = np.full(len(rows), EXPLORE / dataset.num_catalogue)
+    expected = np.zeros(len(users))
+    for start in range(0, len(users), BLOCK):
+        block = users[start : start + BLOCK]
+        found = bench.retriever.candidates(block, int(bench.part), stages.config.retrieval.num_candidates)
+        ranked = funnel.rank(block, found, int(bench.part))
+        log_score = np.where(ranked.rows >= 0, np.log(np.maximum(ranked.scores, 1e-12)), -np.inf)
+        policy = np.exp(log_score - log_score.max(1, keepdims=True))
+        policy /= policy.sum(1, keepdims=True)
+        expected[start : start + BLOCK] = (policy * ranked.tasks[task]).sum(1)
+        mine = np.flatnonzero((of_row >= start) & (of_row < start + BLOCK))
+        same = ranked.rows[of_row[mine] - start] == events.items[rows[mine]][:, None]
+        target[mine] += (1.0 - EXPLORE) * (policy[of_row[mine] - start] * same).sum(1)
+    calibrator = stages.calibrators.get(task)
+    logits = bench.row_logits[task][np.isin(dataset.rows(Part.TEST).numpy(), rows)].astype(np.float64)
+    logged = calibrator(logits) if calibrator is not None else 1.0 / (1.0 + np.exp(-logits))
+    column = dataset.task_names.index(task)
+    rewards = events.labels[rows, column].astype(np.float64)
+    base = float(rewards.mean())
+    return off_policy_value(
+        rewards,
+        events.propensities[rows],
+        target,
+        events.users[rows],
+        clip=CLIP,
+        reward_model=(logged, (1.0 - EXPLORE) * expected[of_row] + EXPLORE * base),
+        config=stages.config.evaluation,
+    ) | {"task": task, "explore": EXPLORE, "clip": CLIP}

@@ -1,0 +1,179 @@
+"""What a run answers to the test part: the raw material of every number in the evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..base.ragged import IntArray, Ragged
+from ..data.split import Part
+from ..evaluation.attribution import FunnelTrace
+from ..funnel.funnel import Funnel, Ranked
+from ..funnel.run import Stages
+from ..ranking.blend import blend
+from ..ranking.requests import SELECT
+from ..ranking.scoring import score_rows
+from ..retrieval.retriever import TOWER, Proposals, Retriever
+from ..retrieval.towers.train import requests
+from ..training.progress import track
+
+BLOCK = 64
+"""Requests ranked at once."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A run and the requests of one part, answered once and kept.
+
+    Attributes:
+        stages: the run in memory.
+        part: whose rows are the truth; everything later than its start is unknown to the answers.
+        depth: length of the retrievers' lists.
+    """
+
+    stages: Stages
+    part: Part
+    depth: int
+
+    @property
+    def retriever(self) -> Retriever:
+        """The first stage."""
+        assert self.stages.retriever is not None
+        return self.stages.retriever
+
+    @cached_property
+    def asked(self) -> tuple[NDArray[np.int64], Ragged, Ragged]:
+        """User rows [B], items seen before, and items to be found."""
+        return requests(self.retriever.data, self.part)
+
+    @cached_property
+    def queries(self) -> NDArray[np.float32]:
+        """Query vectors, float32 [B, width]."""
+        return self.retriever.queries(self.asked[0], int(self.part))
+
+    def lists(self, name: str, exact: bool = True) -> NDArray[np.int64]:
+        """One retriever's best items of every request, int64 [B, depth], seen ones left out.
+
+        Where a baseline knows too little its list goes on by popularity: so it would be served, and so it is judged.
+
+        Args:
+            name: `two_tower` or a baseline.
+            exact: score everything; otherwise ask the index.
+        """
+        histories = self.retriever.histories(self.asked[0], int(self.part))
+        return self.retriever.propose(name, self.queries, histories, self.depth, exact=exact, complete=True)
+
+    @cached_property
+    def systems(self) -> dict[str, NDArray[np.int64]]:
+        """The exact lists of towers, baselines and proposers by name; a mere opinion for the ranker is no row."""
+        wanted = self.stages.config.retrieval
+        shown = {*wanted.baselines, *wanted.proposers}
+        names = [TOWER, *(name for name in self.retriever.companions if name in shown)]
+        return {name: self.lists(name) for name in track(names, "retrieving", len(names))}
+
+    @cached_property
+    def trace(self) -> FunnelTrace:
+        """What each stage of the funnel handed to the next."""
+        funnel, retriever = Funnel(self.stages), self.retriever
+        users, _, truth = self.asked
+        count = self.stages.config.retrieval.num_candidates
+        wanted = self.stages.config.evaluation.list_k
+        several = len(retriever.proposers) > 1
+        exact, ann, without, found, ranked, truth_scores = [], [], [], [], [], []
+        starts = range(0, len(users), BLOCK)
+        for start in track(starts, "ranking", len(starts)):
+            block = users[start : start + BLOCK]
+            answers = retriever.proposals(block, int(self.part), count)
+            merged = retriever.merged(answers)
+            one = retriever.describe(merged.rows, answers.queries, answers.histories, merged.ranks)
+            verdict = funnel.rank(block, one, int(self.part))
+            found.append(one)
+            ranked.append(verdict)
+            theirs = slice(truth.ptr[start], truth.ptr[start + len(block)])
+            missing = truth.users[theirs] - start, truth.items[theirs]
+            truth_scores.append(self._truth_scores(funnel, block, answers, verdict, *missing))
+            lists = dict(answers.lists)
+            if several:
+                left = {name: {other: lists[other] for other in lists if other != name} for name in lists}
+                without.append({name: retriever.joined(others).rows for name, others in left.items()})
+            if retriever.index is not None and TOWER in lists:
+                ann.append(lists[TOWER])
+                lists[TOWER] = retriever.propose(TOWER, answers.queries, answers.histories, count, exact=True)
+            exact.append(lists)
+        candidates = np.concatenate([one.rows for one in found])
+        return FunnelTrace(
+            truth,
+            _joined(exact),
+            np.concatenate([one.top(wanted) for one in ranked]),
+            {TOWER: np.concatenate(ann)} if ann else {},
+            candidates,
+            np.concatenate([one.scores for one in ranked]),
+            np.concatenate(truth_scores),
+            candidates if several else None,
+            np.concatenate([one.proposed for one in found]),
+            _joined(without),
+        )
+
+    def _truth_scores(
+        self,
+        funnel: Funnel,
+        users: NDArray[np.int64],
+        answers: Proposals,
+        ranked: Ranked,
+        owner: IntArray,
+        items: IntArray,
+    ) -> NDArray[np.float64]:
+        """What the ranker gives each relevant item, had the retriever put the missed ones last: float64 [E].
+
+        A missed item is described and weighed as if it stood in the list that was served, which itself stays as it was:
+        scores are standardised among the served candidates, and `select` is shared out among them. Were the missed ones
+        counted too, each would take its own share off the sum that it is compared by, the more the more were missed.
+        """
+        column = (ranked.rows[owner] == items[:, None]).argmax(1)
+        inside = ranked.rows[owner, column] == items
+        out = np.where(inside, ranked.scores[owner, column], -np.inf)
+        missed = np.flatnonzero(~inside)
+        if not len(missed):
+            return out
+        nth = np.arange(len(missed)) - np.searchsorted(owner[missed], owner[missed])
+        extra = np.full((len(users), int(nth.max()) + 1), -1, dtype=np.int64)
+        extra[owner[missed], nth] = items[missed]
+        served = ranked.rows.shape[1]
+        rows = np.concatenate([ranked.rows, extra], axis=1)
+        nobody = np.zeros((*rows.shape, 1), dtype=np.int32)
+        found = self.retriever.describe(rows, answers.queries, answers.histories, nobody, served)
+        whole = funnel.rank(users, found, int(self.part))
+        tasks = dict(whole.tasks)
+        if SELECT in tasks:
+            tasks[SELECT] = tasks[SELECT] / np.maximum(tasks[SELECT][:, :served].sum(1, keepdims=True), 1e-30)
+        out[missed] = blend(tasks, funnel.blend)[owner[missed], served + nth]
+        return out
+
+    @cached_property
+    def row_logits(self) -> dict[str, NDArray[np.float32]]:
+        """Logits of every task on the part's logged rows, task -> float32 [R]."""
+        assert self.stages.ranker is not None
+        return score_rows(self.stages.ranker, self.stages.dataset, self.stages.dataset.rows(self.part))
+
+    def task_rows(self) -> Mapping[str, tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]]:
+        """Per binary task: mask [R], labels [R] and raw logits [R] of the part's logged rows."""
+        dataset = self.stages.dataset
+        rows = dataset.rows(self.part).numpy()
+        return {
+            task.name: (
+                dataset.events.mask[rows, column],
+                dataset.events.labels[rows, column].astype(np.float64),
+                self.row_logits[task.name].astype(np.float64),
+            )
+            for column, task in enumerate(dataset.config.tasks)
+            if task.kind == "binary" and task.name in self.row_logits
+        }
+
+
+def _joined(blocks: Sequence[Mapping[str, NDArray[np.int64]]]) -> dict[str, NDArray[np.int64]]:
+    """The lists of blocks of requests, name by name, as lists of all requests."""
+    return {name: np.concatenate([block[name] for block in blocks]) for name in (blocks[0] if blocks else ())}

@@ -1,0 +1,32 @@
+"""How the tasks' losses become one step: fixed weights, a schedule, or weights that adapt to the training.
+
+A balance is a subclass of `Balance` with `kind="..."`, in a file that is imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...base.errors import ConfigError
+from ...data.schema import TaskSpec
+from . import adaptive, fixed  # noqa: F401 - register their classes
+from .base import REGISTRY, Balance, BalanceConfig
+
+__all__ = ["Balance", "BalanceConfig", "balance_kinds", "build_balance"]
+
+
+def balance_kinds() -> dict[str, type[Balance]]:
+    """Every balance by name, sorted."""
+    return dict(sorted(REGISTRY.items()))
+
+
+def build_balance(config: BalanceConfig, tasks: Sequence[TaskSpec]) -> Balance:
+    """The balance called `config.kind`.
+
+    Raises:
+        ConfigError: there is none; the message lists the available names.
+    """
+    kinds = balance_kinds()
+    if config.kind not in kinds:
+        raise ConfigError(f'no balance is called "{config.kind}"; there are: {", ".join(kinds)}')
+    return kinds[config.kind](config, tasks)

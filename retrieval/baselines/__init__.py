@@ -1,0 +1,70 @@
+"""Baselines by name: what a two-tower model must beat before its numbers mean anything.
+
+`build_baseline("ease", regularisation=300).fit(users, items, times, num_users, num_items)` gives an object that scores
+histories; all of them share the protocol of `base.Baseline`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ...base.errors import ConfigError
+from .base import Baseline, Histories, checked_settings, describe_state
+
+__all__ = [
+    "BASELINES",
+    "Baseline",
+    "Histories",
+    "baseline_class",
+    "baseline_from_state",
+    "build_baseline",
+]
+
+BASELINES: dict[str, str] = {
+    "popularity": "popularity:Popularity",
+    "recent_popularity": "popularity:RecentPopularity",
+    "trending": "trending:Trending",
+    "segment_popularity": "segment:SegmentPopularity",
+    "same_category": "categories:SameCategory",
+    "item_knn": "items:ItemKNN",
+    "ease": "items:EASE",
+    "transition": "items:Transition",
+    "als": "factors:ALS",
+    "bpr": "factors:BPR",
+}
+"""Module and class of every baseline by name; imported when asked for, since some need scipy or `implicit`."""
+
+
+def baseline_class(name: str) -> type[Baseline]:
+    """The class of a baseline.
+
+    Raises:
+        ConfigError: no baseline has that name.
+    """
+    if name not in BASELINES:
+        raise ConfigError(f"unknown baseline {name!r}; known are {', '.join(BASELINES)}")
+    module, attribute = BASELINES[name].split(":")
+    found: type[Baseline] = getattr(importlib.import_module(f".{module}", __package__), attribute)
+    return found
+
+
+def build_baseline(name: str, **options: Any) -> Baseline:
+    """An unfitted baseline.
+
+    Args:
+        name: one of `BASELINES`.
+        options: fields of its settings.
+
+    Raises:
+        ConfigError: unknown name or option.
+    """
+    kind = baseline_class(name)
+    return kind(checked_settings(kind.settings_class, name, options))
+
+
+def baseline_from_state(state: dict[str, NDArray[Any]]) -> Baseline:
+    """The fitted baseline that `Baseline.state` described, whichever it is."""
+    return baseline_class(describe_state(state)["name"]).from_state(state)

@@ -1,0 +1,216 @@
+"""What every baseline shares: fitting on interactions, scoring whole catalogues from a history, saving as arrays.
+
+A baseline scores from the history it is given at query time, so a new user, or an old one with newer events, needs no
+refit, and an evaluation decides alone what a model may look at. (Popularity by segment looks at who asks instead,
+trending at when.)
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from ...base.errors import ConfigError, DataError
+from ...base.settings import Settings
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+SCORE_BLOCK = 1 << 24
+"""Scores held at once while pairs are picked out of whole rows (64 MB)."""
+
+
+class Histories(NamedTuple):
+    """The events of B queries, each oldest first, as one flat array (CSR)."""
+
+    items: NDArray[Any]
+    """int `[E]` item rows; rows outside `[0, N)` are ignored."""
+    ptr: NDArray[Any]
+    """int `[B + 1]`, query b's events are `items[ptr[b]:ptr[b + 1]]`."""
+    users: NDArray[Any] | None = None
+    """int `[B]` user rows, where it is known who asks."""
+    asked_at: NDArray[np.float64] | None = None
+    """float64 `[B]` seconds, when each query is asked: nothing later may be looked at. Infinite: after all data."""
+
+    def __len__(self) -> int:
+        return len(self.ptr) - 1
+
+    def block(self, start: int, stop: int) -> Histories:
+        """The queries `start` to `stop`, as histories of their own."""
+        ptr = self.ptr[start : stop + 1]
+        users = None if self.users is None else self.users[start:stop]
+        asked_at = None if self.asked_at is None else self.asked_at[start:stop]
+        return Histories(self.items[ptr[0] : ptr[-1]], ptr - ptr[0], users, asked_at)
+
+    def weights(self, num_items: int, last: int | None = None, decay: float = 1.0) -> csr_array:
+        """Queries by items, float32 `[B, N]`: `decay ** age` at each item's latest event, age 0 being the last event.
+
+        Args:
+            num_items: N.
+            last: only the last so many events count.
+            decay: factor per event of age, in (0, 1].
+        """
+        from scipy.sparse import csr_array
+
+        lengths = np.diff(self.ptr)
+        row = np.repeat(np.arange(len(self)), lengths)
+        age = np.repeat(np.asarray(self.ptr[1:], dtype=np.int64), lengths) - 1 - np.arange(len(row)) - self.ptr[0]
+        item = np.asarray(self.items[self.ptr[0] : self.ptr[-1]], dtype=np.int64)
+        kept = (item >= 0) & (item < num_items)
+        if last is not None:
+            kept &= age < last
+        row, age, item = row[kept][::-1], age[kept][::-1], item[kept][::-1]
+        _, newest = np.unique(row * num_items + item, return_index=True)  # reversed: the first met is the latest
+        values = (decay ** age[newest].astype(np.float64)).astype(np.float32)
+        return csr_array((values, (row[newest], item[newest])), shape=(len(self), num_items))
+
+
+class Baseline(ABC):
+    """A recommender without learned towers, to stand beside the two-tower model in every table.
+
+    Args:
+        settings: options of the model; None for its defaults.
+    """
+
+    name: ClassVar[str]
+    settings_class: ClassVar[type[Settings]] = Settings
+    num_items: int
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings: Any = self.settings_class() if settings is None else settings
+
+    def fit(
+        self,
+        user_rows: NDArray[Any],
+        item_rows: NDArray[Any],
+        times: NDArray[Any] | None,
+        num_users: int,
+        num_items: int,
+    ) -> Self:
+        """Learn from interactions.
+
+        Args:
+            user_rows: int `[E]` in `[0, num_users)`.
+            item_rows: int `[E]` in `[0, num_items)`.
+            times: `[E]` seconds, any origin; None when the rows are in time order.
+            num_users: U.
+            num_items: N.
+
+        Returns:
+            The baseline itself.
+
+        Raises:
+            DataError: the arrays differ in length, or a row is out of range.
+        """
+        users, items = np.asarray(user_rows, dtype=np.int64), np.asarray(item_rows, dtype=np.int64)
+        seconds = np.zeros(len(users)) if times is None else np.asarray(times, dtype=np.float64)
+        if not len(users) == len(items) == len(seconds):
+            raise DataError(
+                f"{self.name} was given {len(users)} user rows, {len(items)} item rows and {len(seconds)} times; "
+                "give one of each per interaction"
+            )
+        for what, rows, size in (("user", users, num_users), ("item", items, num_items)):
+            if len(rows) and not (rows.min() >= 0 and rows.max() < size):
+                raise DataError(
+                    f"{what} rows reach from {rows.min()} to {rows.max()} but there are {size} {what}s; "
+                    "give rows of the vocabulary"
+                )
+        self.num_items = num_items
+        order = np.lexsort((seconds, users))
+        self._fit(users[order], items[order], None if times is None else seconds[order], num_users)
+        return self
+
+    @abstractmethod
+    def _fit(self, users: Ints, items: Ints, times: NDArray[np.float64] | None, num_users: int) -> None:
+        """Learn from interactions sorted by user, then time, then given order."""
+
+    @abstractmethod
+    def score(self, histories: Histories) -> Floats:
+        """Score the whole catalogue for each history; items of the history are not removed.
+
+        Args:
+            histories: B histories.
+
+        Returns:
+            float32 `[B, N]`, higher is better.
+        """
+
+    def score_pairs(self, histories: Histories, items: NDArray[Any]) -> Floats:
+        """Score given candidates.
+
+        Args:
+            histories: B histories.
+            items: int `[B, C]` candidate rows of each history.
+
+        Returns:
+            float32 `[B, C]`, equal to the entries of `score`.
+        """
+        rows = max(1, SCORE_BLOCK // max(1, self.num_items))
+        parts = [
+            np.take_along_axis(self.score(histories.block(start, min(start + rows, len(histories)))), block, axis=1)
+            for start in range(0, len(histories), rows)
+            for block in (np.asarray(items[start : start + rows], dtype=np.int64),)
+        ]
+        return np.concatenate(parts) if parts else np.zeros(np.shape(items), dtype=np.float32)
+
+    @abstractmethod
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        """What was learned."""
+
+    @abstractmethod
+    def _restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """The reverse of `_arrays`."""
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """The fitted baseline as plain arrays, ready for a safetensors file."""
+        about = {"name": self.name, "num_items": self.num_items, "settings": self.settings.model_dump(mode="json")}
+        arrays = {
+            key: np.ascontiguousarray(array) for key, array in self._arrays().items()
+        }  # safetensors wants C order
+        return {**arrays, "about": np.frombuffer(json.dumps(about).encode(), dtype=np.uint8).copy()}
+
+    @classmethod
+    def from_state(cls, state: dict[str, NDArray[Any]]) -> Self:
+        """The baseline that `state` described.
+
+        Raises:
+            DataError: the arrays are of another baseline.
+        """
+        about = describe_state(state)
+        if about["name"] != cls.name:
+            raise DataError(f"the arrays hold a {about['name']} baseline, not {cls.name}; load it by its own name")
+        model = cls(cls.settings_class.model_validate(about["settings"]))
+        model.num_items = int(about["num_items"])
+        model._restore({key: array for key, array in state.items() if key != "about"})
+        return model
+
+
+def describe_state(state: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """Name, number of items and settings that a saved baseline carries."""
+    if "about" not in state:
+        raise DataError("the arrays hold no baseline: the entry 'about' is missing; save one with state()")
+    about: dict[str, Any] = json.loads(np.asarray(state["about"], dtype=np.uint8).tobytes().decode())
+    return about
+
+
+def checked_settings(kind: type[Settings], name: str, options: dict[str, Any]) -> Settings:
+    """Settings of a baseline from plain options.
+
+    Raises:
+        ConfigError: an option is unknown or out of range.
+    """
+    try:
+        return kind(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        known = ", ".join(kind.model_fields) or "none"
+        raise ConfigError(f"baseline {name}: {key}: {first['msg']}; its options are {known}") from error

@@ -1,0 +1,174 @@
+"""What is popular within the categories that a user's recent history is made of: genres, topics, shelves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ...base.errors import ConfigError, DataError
+from ...data.dataset import Dataset
+from ...data.vocabulary import FIRST
+from .base import Baseline, Floats, Histories, Ints
+from .items import HistoryWeighting
+from .popularity import Popularity, PopularitySettings
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+MOST_VALUES = 1000
+"""Values of a categorical feature that is taken for categories without being named: above, it names things."""
+
+
+class CategorySettings(HistoryWeighting, PopularitySettings):
+    """Options of popularity within categories."""
+
+    features: tuple[str, ...] = ()
+    """Item features whose values are the categories; empty: the first multi-valued one, else the first categorical one
+    other than the id with few values."""
+    damping: float = Field(default=0.5, ge=0, le=1)
+    """How much the size of a category is taken out: at 1 an item counts its share of the category's events, at 0 its
+    events."""
+    last: int | None = Field(default=20, ge=1)
+    """Only the last so many events count; none: all."""
+    decay: float = Field(default=0.9, gt=0, le=1)
+    """Factor per event of age."""
+    half_life_days: float | None = Field(default=30.0, gt=0)
+    """An interaction so many days before the newest counts half; none: all count one."""
+
+
+class SameCategory(Baseline):
+    """Popular items of the categories that the recent history is made of.
+
+    An item of c categories is 1 / c in each. The history's categories are the sum of its items', newer ones counting
+    more. An item scores, over its categories, the history's part in the category times the item's events there, divided
+    by the category's events to the power `damping`.
+    """
+
+    name = "same_category"
+    settings_class: ClassVar[type[CategorySettings]] = CategorySettings
+    settings: CategorySettings
+    categories: NDArray[np.int32]
+    weights: Floats
+    shares: csr_array
+    by_category: csr_array
+
+    def describe_items(self, categories: NDArray[np.int32]) -> Self:
+        """Say which categories the items are in; before `fit`.
+
+        Args:
+            categories: int32 [N, L] categories of each item, in any order, none twice; -1 pads (`item_categories`).
+        """
+        self.categories = categories
+        return self
+
+    def _fit(self, users: Ints, items: Ints, times: NDArray[np.float64] | None, num_users: int) -> None:
+        if not hasattr(self, "categories") or len(self.categories) != self.num_items:
+            known = f"of {len(self.categories)} items" if hasattr(self, "categories") else "of no item"
+            raise DataError(
+                f"same_category knows the categories {known} and there are {self.num_items}; "
+                "hand those of every item to describe_items before fit"
+            )
+        counting = PopularitySettings(
+            window_days=self.settings.window_days, half_life_days=self.settings.half_life_days
+        )
+        counts = Popularity(counting).fit(users, items, times, num_users, self.num_items).counts
+        kept = self.categories >= 0
+        events = self._shares() * counts[:, None]  # [N, L]
+        size = np.bincount(self.categories[kept], events[kept], minlength=1)
+        damped = np.maximum(size, 1e-12) ** self.settings.damping
+        self._take(self.categories, (events / damped[self.categories]).astype(np.float32))
+
+    def _shares(self) -> Floats:
+        """How much of each item lies in each of its categories, float32 [N, L]: 1 / their number, 0 at pads."""
+        kept = self.categories >= 0
+        return np.asarray(kept / np.maximum(kept.sum(1, keepdims=True), 1), dtype=np.float32)
+
+    def _take(self, categories: NDArray[np.int32], weights: Floats) -> None:
+        from scipy.sparse import csr_array
+
+        self.categories, self.weights = categories, weights
+        item, place = np.nonzero(categories >= 0)
+        at = item, categories[item, place]
+        shape = (len(categories), int(categories.max(initial=-1)) + 1)
+        self.shares = csr_array((self._shares()[item, place], at), shape=shape)
+        self.by_category = csr_array(csr_array((weights[item, place], at), shape=shape).T)
+
+    def score(self, histories: Histories) -> Floats:
+        """See `Baseline.score`; 0 for items of other categories."""
+        return np.asarray((self._taste(histories) @ self.by_category).toarray(), dtype=np.float32)
+
+    def score_pairs(self, histories: Histories, items: NDArray[Any]) -> Floats:
+        """See `Baseline.score_pairs`; only the candidates' categories are looked at."""
+        rows = np.asarray(items, dtype=np.int64)
+        taste = np.pad(self._taste(histories).toarray(), ((0, 0), (0, 1)))  # the last column is that of the pads
+        scores = np.zeros(rows.shape, dtype=np.float32)
+        for place in range(self.categories.shape[1]):
+            scores += np.take_along_axis(taste, self.categories[rows, place], axis=1) * self.weights[rows, place]
+        return scores
+
+    def _taste(self, histories: Histories) -> csr_array:
+        """What the histories are made of, [B, G]."""
+        taste: csr_array = histories.weights(self.num_items, self.settings.last, self.settings.decay) @ self.shares
+        return taste
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        return {"categories": self.categories, "weights": self.weights}
+
+    def _restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+        self._take(arrays["categories"], arrays["weights"])
+
+
+def item_categories(dataset: Dataset, features: tuple[str, ...] = ()) -> NDArray[np.int32]:
+    """Categories of every item of the catalogue: int32 [N, L], numbered over all features; -1 pads.
+
+    A missing value, or one that no training row had, is no category.
+
+    Args:
+        dataset: encoded data.
+        features: multi-valued or categorical item features; empty chooses one, see `CategorySettings.features`.
+
+    Raises:
+        ConfigError: a name is no such feature, or there is none to choose.
+    """
+    side, encoders = dataset.sides["item"], dataset.encoders
+    columns, start = [], 0
+    for name in features or (_chosen(dataset),):
+        if name in side.bags:
+            codes = dataset.items.bags[side.bags.index(name)].numpy()
+        elif name in side.categorical:
+            codes = dataset.items.categorical[:, [side.categorical.index(name)]].numpy()
+        else:
+            known = ", ".join((*side.bags, *side.categorical)) or "none"
+            raise ConfigError(
+                f'same_category reads the item feature "{name}", which is neither multi-valued nor categorical; '
+                f"there are: {known}"
+            )
+        codes = codes[: dataset.num_catalogue]
+        absent = (codes < FIRST) | (codes == encoders.missing_row(name))
+        columns.append(np.where(absent, -1, codes - FIRST + start))
+        start += encoders.sizes()[name] - FIRST
+    found = np.sort(np.concatenate(columns, axis=1), axis=1)
+    found[:, 1:][found[:, 1:] == found[:, :-1]] = -1  # a value listed twice is one category
+    return found.astype(np.int32)
+
+
+def _chosen(dataset: Dataset) -> str:
+    """The item feature that is taken for categories when none is named."""
+    side, sizes = dataset.sides["item"], dataset.encoders.sizes()
+    specs = {spec.name: spec for spec in dataset.config.features}
+    plain = [
+        name
+        for name in side.categorical
+        if specs[name].kind == "categorical"
+        and specs[name].source != dataset.config.item
+        and sizes[name] - FIRST <= MOST_VALUES
+    ]
+    if not (*side.bags, *plain):
+        raise ConfigError(
+            f"same_category finds no multi-valued item feature and no categorical one of {MOST_VALUES:,} values or "
+            "fewer; name one in retrieval.baseline_options.same_category.features, or leave same_category out"
+        )
+    return (*side.bags, *plain)[0]

@@ -1,0 +1,127 @@
+"""Matrix factorisation baselines, by the `implicit` package: ALS (Hu et al., ICDM 2008), BPR (Rendle et al., UAI 2009).
+
+The package learns the item factors; a user's factors are computed here from the history at query time, as ALS would
+compute them for a new user: ridge regression on the items of the history with more confidence in those than in the
+rest. For BPR, whose own training has no such step, this is a fold-in and not the model's own user vector.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ...base.errors import ConfigError
+from ...base.settings import Settings
+from .base import Baseline, Floats, Histories, Ints
+from .cooccurrence import interaction_matrix
+
+
+class FactorSettings(Settings):
+    """Options of ALS and BPR."""
+
+    factors: int = Field(default=64, ge=1)
+    """Width of the factors."""
+    iterations: int = Field(default=20, ge=1)
+    """Passes over the data."""
+    regularisation: float = Field(default=0.05, gt=0)
+    """L2 penalty on the factors."""
+    alpha: float = Field(default=5.0, gt=0)
+    """Confidence in an item of the history; 1 for all others."""
+    learning_rate: float = Field(default=0.05, gt=0)
+    """Step size (BPR)."""
+    seed: int = 0
+    """Seed of the initial factors."""
+
+
+class _Factors(Baseline):
+    settings_class: ClassVar[type[Settings]] = FactorSettings
+    settings: FactorSettings
+    factors: Floats
+
+    def _model(self) -> Any:
+        raise NotImplementedError
+
+    def _fit(self, users: Ints, items: Ints, times: NDArray[np.float64] | None, num_users: int) -> None:
+        from scipy.sparse import csr_matrix
+
+        model = self._model()
+        interactions = csr_matrix(interaction_matrix(users, items, num_users, self.num_items))
+        model.fit(interactions, show_progress=False)
+        factors = model.item_factors
+        self.factors = np.array(factors if isinstance(factors, np.ndarray) else factors.to_numpy(), dtype=np.float32)
+
+    def score(self, histories: Histories) -> Floats:
+        """See `Baseline.score`."""
+        return self._fold_in(histories) @ self.factors.T
+
+    def score_pairs(self, histories: Histories, items: NDArray[Any]) -> Floats:
+        """See `Baseline.score_pairs`; only the candidates are multiplied."""
+        vectors = self._fold_in(histories)
+        return np.asarray(np.einsum("bd,bcd->bc", vectors, self.factors[items]), dtype=np.float32)
+
+    def _fold_in(self, histories: Histories) -> Floats:
+        """User factors `[B, D]`: `(Y'Y + (alpha - 1) Y_h' Y_h + reg I)^-1 alpha Y_h' 1`."""
+        seen = histories.weights(self.num_items)
+        factors = self.factors.astype(np.float64)
+        width, alpha = factors.shape[1], self.settings.alpha
+        common = factors.T @ factors + self.settings.regularisation * np.eye(width)
+        vectors = np.zeros((len(histories), width))
+        for row in range(len(histories)):
+            own = factors[seen.indices[seen.indptr[row] : seen.indptr[row + 1]]]
+            vectors[row] = np.linalg.solve(common + (alpha - 1) * own.T @ own, alpha * own.sum(axis=0))
+        return vectors.astype(np.float32)
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        return {"factors": self.factors}
+
+    def _restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+        self.factors = arrays["factors"]
+
+
+class ALS(_Factors):
+    """Alternating least squares for implicit feedback."""
+
+    name = "als"
+
+    def _model(self) -> Any:
+        chosen = self.settings
+        return _implicit("als").AlternatingLeastSquares(
+            factors=chosen.factors,
+            regularization=chosen.regularisation,
+            alpha=chosen.alpha,
+            iterations=chosen.iterations,
+            random_state=chosen.seed,
+            use_gpu=False,
+        )
+
+
+class BPR(_Factors):
+    """Bayesian personalised ranking; the item bias is a factor beside a constant one."""
+
+    name = "bpr"
+
+    def _model(self) -> Any:
+        chosen = self.settings
+        return _implicit("bpr").BayesianPersonalizedRanking(
+            factors=chosen.factors,
+            learning_rate=chosen.learning_rate,
+            regularization=chosen.regularisation,
+            iterations=chosen.iterations,
+            random_state=chosen.seed,
+            use_gpu=False,
+        )
+
+
+def _implicit(module: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(f"implicit.{module}")
+    except ImportError as error:
+        raise ConfigError(
+            f"the {module} baseline needs the package 'implicit', which is not installed; "
+            "install it (pip install 'recsys[bench]') or leave the baseline out"
+        ) from error

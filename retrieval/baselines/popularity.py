@@ -1,0 +1,74 @@
+"""Popularity, the same for everybody: all interactions, or recent ones more than old ones."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ...base.errors import DataError
+from ...base.settings import Settings
+from .base import Baseline, Floats, Histories, Ints
+
+DAY = 86_400.0
+
+
+class PopularitySettings(Settings):
+    """Options of popularity."""
+
+    window_days: float | None = Field(default=None, gt=0)
+    """Count only interactions of the last so many days before the newest one."""
+    half_life_days: float | None = Field(default=None, gt=0)
+    """An interaction so many days before the newest counts half."""
+
+
+class Popularity(Baseline):
+    """Number of interactions of each item, the same for everybody; optionally recent ones only, or more."""
+
+    name = "popularity"
+    settings_class: ClassVar[type[Settings]] = PopularitySettings
+    settings: PopularitySettings
+    counts: Floats
+
+    def _fit(self, users: Ints, items: Ints, times: NDArray[np.float64] | None, num_users: int) -> None:
+        weights = np.ones(len(items))
+        window, half_life = self.settings.window_days, self.settings.half_life_days
+        if window is not None or half_life is not None:
+            if times is None:
+                raise DataError(f"{self.name} needs the times of the interactions; give times or use popularity")
+            age = (times.max(initial=-np.inf) - times) / DAY
+            if window is not None:
+                weights[age > window] = 0.0
+            if half_life is not None:
+                weights *= 0.5 ** (age / half_life)
+        self.counts = np.bincount(items, weights, minlength=self.num_items).astype(np.float32)
+
+    def score(self, histories: Histories) -> Floats:
+        """See `Baseline.score`; the history is not looked at."""
+        return np.tile(self.counts, (len(histories), 1))
+
+    def score_pairs(self, histories: Histories, items: NDArray[Any]) -> Floats:
+        """See `Baseline.score_pairs`."""
+        return self.counts[np.asarray(items, dtype=np.int64)]
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        return {"counts": self.counts}
+
+    def _restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+        self.counts = arrays["counts"]
+
+
+class RecentPopularitySettings(PopularitySettings):
+    """Options of recent popularity."""
+
+    half_life_days: float | None = Field(default=30.0, gt=0)
+    """An interaction so many days before the newest counts half."""
+
+
+class RecentPopularity(Popularity):
+    """Popularity in which old interactions fade."""
+
+    name = "recent_popularity"
+    settings_class: ClassVar[type[Settings]] = RecentPopularitySettings

@@ -1,0 +1,63 @@
+"""The candidate index: the k best items for a query vector, by inner product, with filters.
+
+One contract (`CandidateIndex`) and two kinds: `ExactIndex` scores everything and is the reference; `FaissIndex`
+looks at a part and says, measured, what it misses. `index_tuning.build_index` makes either one, tuned and checked;
+`load_index` reads what `save` wrote.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from .base import CandidateIndex, Candidates, IndexReport, SearchPlan, fingerprint
+from .bitmap import Bitmap, Exclusions
+from .device import on_device
+from .exact import ExactIndex
+from .faiss import FaissIndex
+from .store import check_expected, read_manifest
+
+__all__ = [
+    "Bitmap",
+    "CandidateIndex",
+    "Candidates",
+    "ExactIndex",
+    "Exclusions",
+    "FaissIndex",
+    "IndexReport",
+    "SearchPlan",
+    "fingerprint",
+    "load_index",
+    "on_device",
+]
+
+
+def load_index(
+    folder: Path,
+    *,
+    device: str | torch.device = "cpu",
+    dim: int | None = None,
+    normalised: bool | None = None,
+    vectors_sha256: str | None = None,
+) -> ExactIndex | FaissIndex:
+    """Load an index of either kind.
+
+    Args:
+        folder: what `save` wrote.
+        device: where to search; see `on_device`.
+        dim: width of the model's vectors, checked when given.
+        normalised: whether the model makes unit vectors, checked when given.
+        vectors_sha256: `fingerprint` of the item vectors in use, checked when given.
+
+    Raises:
+        RunError: the folder holds no whole index, or one that belongs to another model.
+    """
+    manifest = read_manifest(folder, verify=False)
+    if manifest.kind == "faiss":
+        index: ExactIndex | FaissIndex = FaissIndex.load(
+            folder, dim=dim, normalised=normalised, vectors_sha256=vectors_sha256
+        )
+        return on_device(index, device)
+    check_expected(folder, manifest, dim, normalised, vectors_sha256)
+    return ExactIndex.load(folder, device)

@@ -1,0 +1,186 @@
+"""The index on disk: content-named files and one sidecar, `index.json`, whose renaming publishes them all at once.
+
+A data file carries its own hash in its name, so a new save never touches the files of the old one; the old index is
+complete until the sidecar is replaced, and the new one from then on. Whatever moment the process is killed at, what
+`index.json` names is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ...base.errors import RunError
+from .base import METRIC, IndexReport, SearchPlan
+
+SIDECAR = "index.json"
+FORMAT_VERSION = 1
+
+
+class StoredFile(BaseModel):
+    """A file that belongs to the index."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    sha256: str
+    bytes: int
+
+
+class Manifest(BaseModel):
+    """The sidecar: everything that must agree before an index may answer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int = FORMAT_VERSION
+    kind: Literal["exact", "faiss"]
+    metric: str
+    dim: int
+    size: int
+    num_rows: int
+    deleted: int
+    """Tombstones: rows that are reserved and not returned (listed in the `slots` or `alive` file)."""
+    normalised: bool
+    """Whether every item vector has length 1, so that the inner product is the cosine."""
+    factory: str
+    plan: SearchPlan
+    vectors_sha256: str | None
+    """Fingerprint of the matrix that the index was built from; null once items were upserted."""
+    files: dict[str, StoredFile]
+    report: IndexReport | None
+
+
+def staged(folder: Path, stem: str, suffix: str, write: Callable[[Path], None]) -> StoredFile:
+    """Write one data file under a name that carries its hash; nothing refers to it until `commit`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".writing-", suffix=suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        _flush(temporary)
+        digest, size = _sha256(temporary), temporary.stat().st_size
+        final = f"{stem}-{digest[:12]}{suffix}"
+        temporary.chmod(0o644)
+        temporary.replace(folder / final)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return StoredFile(name=final, sha256=digest, bytes=size)
+
+
+def commit(folder: Path, manifest: Manifest) -> None:
+    """Publish the staged files by replacing the sidecar, then remove the files of the index that it replaced."""
+    before = _named_files(folder)
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".writing-", suffix=".json")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            out.write(manifest.model_dump_json(indent=2) + "\n")
+        _flush(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(folder / SIDECAR)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _flush(folder)
+    for old in before - {stored.name for stored in manifest.files.values()}:
+        (folder / old).unlink(missing_ok=True)
+
+
+def read_manifest(folder: Path, kind: str | None = None, verify: bool = True) -> Manifest:
+    """Read the sidecar and check the files that it names.
+
+    Args:
+        folder: where the index was saved.
+        kind: the kind that the caller can load; any when None.
+        verify: hash every file (a twentieth of a second per 70 MB); sizes are compared in any case.
+
+    Returns:
+        The checked sidecar.
+
+    Raises:
+        RunError: the sidecar or a file is missing, truncated, altered, of another version or of another metric.
+    """
+    path = folder / SIDECAR
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{folder} holds no index ({SIDECAR} is missing); build one with `recsys build-index`") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is no readable JSON ({error}); rebuild the index") from error
+    if not isinstance(document, dict) or document.get("format_version") != FORMAT_VERSION:
+        version = document.get("format_version") if isinstance(document, dict) else None
+        raise RunError(f"{path} has format version {version}, this release reads {FORMAT_VERSION}; rebuild the index")
+    if document.get("metric") != METRIC:
+        raise RunError(
+            f"{path} is an index of the metric {document.get('metric')!r}; the towers are trained for "
+            f"{METRIC!r} and only that is searched; rebuild the index"
+        )
+    try:
+        manifest = Manifest.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RunError(f"{path} is damaged at {where!r} ({first['msg']}); rebuild the index") from error
+    if kind is not None and manifest.kind != kind:
+        raise RunError(f"{path} is an index of kind {manifest.kind!r}, expected {kind!r}; load it with load_index")
+    for stored in manifest.files.values():
+        _check_file(folder, stored, verify)
+    return manifest
+
+
+def check_expected(
+    folder: Path, manifest: Manifest, dim: int | None, normalised: bool | None, vectors_sha256: str | None
+) -> None:
+    """Refuse an index that does not belong to the model or the vectors that the caller uses."""
+    path = folder / SIDECAR
+    if dim is not None and dim != manifest.dim:
+        raise RunError(f"{path} indexes vectors of width {manifest.dim}, the model makes {dim}; rebuild the index")
+    if normalised is not None and normalised != manifest.normalised:
+        said = ("unit", "other") if manifest.normalised else ("other", "unit")
+        raise RunError(f"{path} indexes {said[0]} vectors, the model makes {said[1]} ones; rebuild the index")
+    if vectors_sha256 is not None and manifest.vectors_sha256 not in (None, vectors_sha256):
+        raise RunError(f"{path} was built from other item vectors than the run holds; rebuild the index")
+
+
+def _check_file(folder: Path, stored: StoredFile, verify: bool) -> None:
+    path = folder / stored.name
+    if Path(stored.name).name != stored.name:
+        raise RunError(f"{folder / SIDECAR} names a file outside its folder ({stored.name}); rebuild the index")
+    try:
+        size = path.stat().st_size
+        if size != stored.bytes:
+            raise RunError(f"{path} has {size} bytes, expected {stored.bytes}: it is truncated; rebuild the index")
+        if verify and _sha256(path) != stored.sha256:
+            raise RunError(f"{path} is not the file that {SIDECAR} describes (its sha256 differs); rebuild the index")
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror}); rebuild the index") from error
+
+
+def _named_files(folder: Path) -> set[str]:
+    """The data files that the present sidecar names, and none when it cannot be read."""
+    try:
+        document = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
+        return {Path(entry["name"]).name for entry in document["files"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Bring a file, or a folder's entries, to the disk before a rename relies on them."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

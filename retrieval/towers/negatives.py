@@ -1,0 +1,179 @@
+"""Where negatives come from besides the batch: earlier batches, and the items the model itself confuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..index.base import CandidateIndex, SearchPlan
+from ..index.exact import ExactIndex
+from ..index.faiss import FaissIndex
+
+EXACT_ITEMS = 20_000
+"""Largest catalogue searched exactly for hard negatives."""
+SEARCHED_BY = "IVF,SQ8"
+SEARCH_EFFORT = {"nprobe": 16}
+
+
+class NegativeColumns(NamedTuple):
+    """Further columns of a softmax."""
+
+    vectors: Tensor
+    """`[M, D]` item vectors, without gradient."""
+    ids: Tensor
+    """`[M]` int64 item ids."""
+    log_q: Tensor
+    """`[M]` log probability of each item as a training positive."""
+
+
+class NegativeMemory:
+    """The item vectors of the last batches, kept as negatives (cross-batch memory, Wang et al., CVPR 2020).
+
+    Vectors age: they were made by earlier weights. Use it once the item tower moves slowly.
+
+    Args:
+        capacity: vectors kept; the oldest make room.
+        width: D.
+        device: where they are kept.
+    """
+
+    def __init__(self, capacity: int, width: int, device: torch.device | str = "cpu") -> None:
+        self._vectors = torch.zeros(capacity, width, device=device)
+        self._ids = torch.full((capacity,), -1, dtype=torch.int64, device=device)
+        self._log_q = torch.zeros(capacity, device=device)
+        self._next = 0
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def push(self, vectors: Tensor, ids: Tensor, log_q: Tensor) -> None:
+        """Add a batch; of a batch beyond the capacity, its last vectors.
+
+        Args:
+            vectors: `[P, D]`; a copy without gradient is kept.
+            ids: `[P]` int.
+            log_q: `[P]`.
+        """
+        capacity = len(self._ids)
+        count = min(len(ids), capacity)
+        if count == 0:
+            return
+        places = (torch.arange(count, device=self._ids.device) + self._next) % capacity
+        self._vectors[places] = vectors[-count:].detach().to(self._vectors)
+        self._ids[places] = ids[-count:].to(self._ids)
+        self._log_q[places] = log_q[-count:].detach().to(self._log_q)
+        self._next = (self._next + count) % capacity
+        self._size = min(self._size + count, capacity)
+
+    def columns(self) -> NegativeColumns:
+        """What is kept now, in no particular order; a copy, so that a later `push` leaves a graph intact."""
+        size = self._size
+        return NegativeColumns(self._vectors[:size].clone(), self._ids[:size].clone(), self._log_q[:size].clone())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything needed to go on, as tensors."""
+        cursor = torch.tensor([self._next, self._size], dtype=torch.int64)
+        parts = {"vectors": self._vectors, "ids": self._ids, "log_q": self._log_q}
+        return {**{name: part.clone() for name, part in parts.items()}, "cursor": cursor}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` gave; capacity and width follow the state."""
+        device = self._ids.device
+        self._vectors = state["vectors"].to(device).clone()
+        self._ids = state["ids"].to(device).clone()
+        self._log_q = state["log_q"].to(device).clone()
+        self._next, self._size = (int(value) for value in state["cursor"])
+
+
+class HardNegatives:
+    """Searches a snapshot of the item vectors for the items the model ranks highest: ANCE's asynchronous index
+    (Xiong et al., ICLR 2021), refreshed between steps.
+
+    Up to `EXACT_ITEMS` items the search is exact, above it a FAISS index of the snapshot is built at each refresh.
+
+    Args:
+        count: H, negatives per query.
+        skip_top: best remaining items passed over.
+        seed: of the index.
+    """
+
+    def __init__(self, count: int, skip_top: int = 0, seed: int = 0) -> None:
+        self.count = count
+        self.skip_top = skip_top
+        self.seed = seed
+        self._vectors = torch.empty(0, 0)
+        self._index: CandidateIndex | None = None
+
+    def refresh(self, vectors: Tensor) -> None:
+        """Search these item vectors `[N, D]` from now on; they are copied."""
+        self._vectors = vectors.detach().clone()
+        if len(vectors) <= EXACT_ITEMS:
+            self._index = ExactIndex(self._vectors.numpy())
+        else:
+            self._index = FaissIndex.build(self._vectors.numpy(), SEARCHED_BY, seed=self.seed)
+            self._index.use_plan(SearchPlan(k=len(vectors), effort=SEARCH_EFFORT))
+
+    def mine(self, queries: Tensor, exclude: Tensor) -> Tensor:
+        """The best-scored items of each query that are not its own; see `mine_hard_negatives`.
+
+        Args:
+            queries: `[P, D]` user vectors.
+            exclude: `[P, X]` int64 ids that are no negatives of the row, padded with -1.
+
+        Returns:
+            `[P, H]` int64, best first, -1 where there are no more.
+        """
+        index = self._index
+        assert index is not None, "refresh comes first"
+
+        def search(wanted: Tensor, k: int) -> Tensor:
+            return torch.from_numpy(index.search(wanted.float().numpy(), k).rows)
+
+        return mine_hard_negatives(queries, search, exclude, self.count, len(self._vectors), self.skip_top)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The snapshot that is searched; the index is a function of it."""
+        return {"vectors": self._vectors.clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Search what `state_dict` gave."""
+        if state["vectors"].numel():
+            self.refresh(state["vectors"])
+
+
+def mine_hard_negatives(
+    query: Tensor,
+    search: Callable[[Tensor, int], Tensor],
+    exclude: Tensor,
+    count: int,
+    num_items: int,
+    skip_top: int = 0,
+) -> Tensor:
+    """The best-scored items of each query that are not its own: the negatives a model has most to learn from.
+
+    Args:
+        query: `[P, D]` user vectors.
+        search: `(queries [P, D], k) -> item ids [P, k]`, best first, -1 where nothing was found: an index or exact.
+        exclude: `[P, X]` int64 ids that are positives (or seen) for the row, padded with -1.
+        count: negatives wanted per row.
+        num_items: N, ids are below it.
+        skip_top: pass over this many of the best remaining items, which are likely to be unlabelled positives.
+
+    Returns:
+        `[P, count]` int64 ids, best first, -1 where the search found no more.
+    """
+    fetch = min(num_items, count + skip_top + exclude.shape[1])
+    with torch.no_grad():
+        found = search(query, fetch).to(torch.int64)
+    row = torch.arange(len(found), device=found.device)[:, None] * num_items
+    own = torch.where(exclude >= 0, exclude + row, -1)
+    usable = (found >= 0) & ~torch.isin(found + row, own)
+    rank = usable.cumsum(1) - 1 - skip_top
+    kept = usable & (rank >= 0) & (rank < count)
+    mined = found.new_full((len(found), count), -1)
+    mined[kept.nonzero()[:, 0], rank[kept]] = found[kept]
+    return mined

@@ -1,0 +1,238 @@
+"""Training the towers from a data set, and the retriever's validation metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, field_validator, model_validator
+
+from ...base.errors import DataError
+from ...base.ragged import Ragged
+from ...base.topk import exact_ranks
+from ...data.dataset import Dataset
+from ...data.split import Part
+from ...evaluation.metrics.lists import rank_metrics
+from ...nn.pretrained import frozen_starts, start_tables
+from ...training.checkpoint import Checkpointer
+from ...training.log import History as TrainingHistory
+from ...training.loop import FitOptions, evaluation_mode, fit
+from ...training.optim import OptimConfig, Optimizer
+from ...training.runtime import Runtime, seed_everything
+from ..merge import check_proposers
+from .step import RetrievalStep, TowerLossConfig
+from .two_tower import TwoTower, TwoTowerConfig
+from .windows import TowerData, WindowLoader
+
+BLOCK = 256
+"""Users embedded at once outside training."""
+SMALLEST_BATCH = 256
+"""Fewest padded events per batch, however small the data."""
+
+
+BaselineOptions = dict[str, float | int | str | tuple[str, ...] | None]
+OPINIONS: dict[str, BaselineOptions] = {
+    "ease_recent": {"model": "ease", "decay": 0.9},
+    "item_knn_long": {"model": "item_knn", "last": 500, "decay": 1.0},
+    "transition_last": {"model": "transition", "orders": 1, "last": 1},
+    "trending_month": {"model": "trending", "window_days": 30},
+    "trending_season": {"model": "trending", "window_days": 180},
+}
+"""Baselines under further names and settings, known to every configuration: what they say together beats each alone."""
+
+
+class RetrievalConfig(TowerLossConfig):
+    """The first stage: towers, their loss, how long to train them, and how many candidates they hand on."""
+
+    positive: str = ""
+    """Binary task whose label 1 makes an event a positive of retrieval; empty: every event is one."""
+    tower: TwoTowerConfig = TwoTowerConfig()
+    """What the towers are made of."""
+    tokens: int = Field(default=3200, ge=1)
+    """Padded history events per batch; fewer for small data, so that an epoch has about a hundred steps."""
+    optim: OptimConfig = OptimConfig(
+        lr=2e-3,
+        betas=(0.9, 0.98),
+        weight_decay=0.01,
+        clip_norm=1.0,
+        warmup_steps=200,
+        schedule="cosine",
+        final_fraction=0.02,
+    )
+    """How weights move."""
+    fit: FitOptions = FitOptions(epochs=12, metric="ndcg@10", patience=0)
+    """How long to train; metrics are `recall@K`, `ndcg@K` for K = 10 and 100, on the validation part."""
+    num_candidates: int = Field(default=200, ge=1)
+    """Candidates handed to the ranker per request."""
+    proposers: tuple[str, ...] = ("two_tower",)
+    """Who names candidates: `two_tower` and any of the baselines."""
+    merge: Literal["reciprocal_rank", "quota"] = "reciprocal_rank"
+    """How several lists become one. `reciprocal_rank`: an item counts the sum of 1 / (60 + rank) over the lists that
+    name it; `quota`: every proposer has its own places, see `quotas`."""
+    quotas: dict[str, int] = {}
+    """For `quota`: places of each proposer among the candidates, at most `num_candidates` together. What overlaps leave
+    free is filled in the same proportions."""
+    scorers: tuple[str, ...] = (
+        "ease",
+        "ease_recent",
+        "item_knn",
+        "item_knn_long",
+        "transition",
+        "transition_last",
+        "popularity",
+        "recent_popularity",
+        "trending_month",
+        "trending_season",
+    )
+    """Baselines whose score and rank of every candidate become features of the ranker."""
+    baselines: tuple[str, ...] = ("popularity", "recent_popularity", "item_knn", "ease", "transition")
+    """Baselines fitted beside the towers and set beside them in every table."""
+    baseline_options: dict[str, BaselineOptions] = Field(default={}, validate_default=True)
+    """Settings of a baseline by name; `model` names the baseline behind a name of your own. Known beforehand:
+    `ease_recent`, `item_knn_long`, `transition_last`, `trending_month`, `trending_season`."""
+    segments: tuple[str, ...] | None = None
+    """User features (categories, or numbers by bucket) that `segment_popularity` groups users by, for those without a
+    history; all categorical ones but the id when absent, none when empty."""
+    baseline_items: int = Field(default=12_000, ge=1)
+    """EASE is left out above this many items: it inverts an items x items matrix."""
+
+    @field_validator("baseline_options")
+    @classmethod
+    def _with_the_usual_ones(cls, given: dict[str, BaselineOptions]) -> dict[str, BaselineOptions]:
+        return {**OPINIONS, **given}
+
+    @model_validator(mode="after")
+    def _places_for_every_proposer(self) -> Self:
+        check_proposers(self.proposers, self.places, self.num_candidates)
+        return self
+
+    @property
+    def places(self) -> dict[str, int] | None:
+        """The quotas where lists are merged by them, None where by reciprocal rank."""
+        return self.quotas if self.merge == "quota" else None
+
+
+def item_vectors(model: TwoTower, data: TowerData) -> NDArray[np.float32]:
+    """Vectors of the whole catalogue, float32 [N, width]."""
+    with evaluation_mode(model):
+        return model.item_vectors(data.items, model.embed_content(data.items)).numpy()
+
+
+def query_vectors(
+    model: TwoTower, data: TowerData, users: NDArray[np.int64], ends: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Vectors of users as they are before each pointer, float32 [B, width], or [B, M, width] of M > 1 interests;
+    embedded in blocks of similar length.
+
+    Args:
+        model: the towers.
+        data: histories and user columns.
+        users: int64 [B] user rows.
+        ends: int64 [B] pointers into `data.history`.
+    """
+    several = model.config.interests
+    out = np.empty((len(users), *((several,) if several > 1 else ()), model.width), dtype=np.float32)
+    by_length = np.argsort(ends - data.history.ptr[users], kind="stable")
+    with evaluation_mode(model):
+        for start in range(0, len(users), BLOCK):
+            chosen = by_length[start : start + BLOCK]
+            windows = data.windows(users[chosen], ends[chosen])
+            # Only the items of these histories are embedded: one user costs the same however large the catalogue is.
+            rows, place = windows.items.unique(return_inverse=True)
+            content = model.embed_content(data.items.select(rows))
+            out[chosen] = model.user_vectors(windows, content[place]).numpy()
+    return out
+
+
+def requests(data: TowerData, part: Part) -> tuple[NDArray[np.int64], Ragged, Ragged]:
+    """Users with something to predict in a part, what they had before it, and what they did in it.
+
+    Items a user had before are removed from the truth: filtered from the answers, they could never be found.
+
+    Returns:
+        users: int64 [B] user rows.
+        seen: item rows before the part, per request.
+        truth: new item rows of the part, per request; never empty.
+    """
+    history = data.history
+    starts, stops = history.ends(part), history.ends(Part(part + 1)) if part < Part.TEST else history.ptr[1:]
+    users = np.flatnonzero(stops > starts)
+    if not len(users):
+        raise DataError(f"no user has a positive event in the {part.name.lower()} part; change [data.split]")
+    seen = Ragged(*history.csr(users, starts[users]))
+    counts = (stops - starts)[users]
+    flat = np.repeat(starts[users], counts) + np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    owner, items = np.repeat(np.arange(len(users)), counts), history.items[flat].astype(np.int64)
+    width = data.num_items
+    pairs = np.unique(owner * width + items)
+    known = np.repeat(np.arange(len(users)), seen.lengths) * width + seen.items
+    pairs = pairs[~np.isin(pairs, known)]
+    owner, items = pairs // width, pairs % width
+    kept = np.unique(owner)
+    renumbered = np.searchsorted(kept, owner)
+    chosen_seen = Ragged(*history.csr(users[kept], starts[users[kept]]))
+    return users[kept], chosen_seen, Ragged.from_pairs(renumbered, items, len(kept))
+
+
+def validation_metrics(model: TwoTower, data: TowerData, part: Part = Part.VALID) -> dict[str, float]:
+    """Full-ranking `recall@K` and `ndcg@K`, K = 10 and 100, of a part; seen items removed."""
+    users, seen, truth = requests(data, part)
+    vectors = query_vectors(model, data, users, data.ends(part)[users])
+    ranks = exact_ranks(vectors, item_vectors(model, data), truth, seen)
+    means = rank_metrics(ranks, truth.lengths, [10, 100], ("recall", "ndcg")).means()
+    return {name: float(value or 0.0) for name, value in means.items()}
+
+
+def build_two_tower(data: TowerData, config: TwoTowerConfig, seed: int) -> TwoTower:
+    """Towers with weights drawn from `seed`; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return TwoTower(config, data.layout)
+
+
+def train_two_tower(
+    dataset: Dataset,
+    config: RetrievalConfig,
+    runtime: Runtime,
+    seed: int,
+    checkpointer: Checkpointer | None = None,
+    prepare: Callable[[TwoTower, Optimizer], object] | None = None,
+) -> tuple[TwoTower, TowerData, TrainingHistory]:
+    """Train the towers on the training part; the best epoch by `config.fit.metric` on validation is kept.
+
+    Args:
+        dataset: encoded data.
+        config: the `[retrieval]` section.
+        runtime: arithmetic.
+        seed: of weights, order and draws.
+        checkpointer: where to keep checkpoints, and whether to resume from one.
+        prepare: called with the fresh towers and their optimiser before training, to warm-start them.
+    """
+    data = TowerData.of(dataset, config.tower, config.positive)
+    model = build_two_tower(data, config.tower, seed)
+    seed_everything(seed)  # dropout draws from the global generator
+    start_tables([model.table], dataset.table_starts)
+    events = int((data.ends(Part.VALID) - data.history.ptr[:-1]).sum())
+    tokens = min(config.tokens, max(SMALLEST_BATCH, events // 100))
+    loader = WindowLoader(data, Part.VALID, tokens, seed)
+    optimizer = Optimizer(model, config.optim, config.fit.epochs * len(loader))
+    if prepare is not None:
+        prepare(model, optimizer)
+        start_tables([model.table], frozen_starts(dataset.table_starts))
+    step = RetrievalStep(model, data, config, seed, runtime.bf16)
+    history = fit(
+        step,
+        loader,
+        optimizer,
+        config.fit,
+        evaluate=lambda: validation_metrics(model, data),
+        checkpointer=checkpointer,
+        runtime=runtime,
+        generators={"negatives": step.generator},
+        memories=step.memories,
+        description="training the retriever",
+    )
+    return model, data, history

@@ -1,0 +1,258 @@
+"""The two-tower retriever (DSSM, CIKM 2013): a user vector, an item vector, and nothing between them but a product.
+
+The item tower sums embeddings of the id and the content, so that an item nobody has met yet has a vector. The user
+tower reads the user's history through any encoder of `nn.sequence` and the user's own features. No feature ever crosses
+from one side to the other: that is the model's limit, and what makes item vectors indexable.
+
+One pass over a window of a user's events trains every position: the state before event t predicts event t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...base.settings import Settings
+from ...data.batch import Block, SideLayout
+from ...data.vocabulary import UNKNOWN
+from ...nn.activation import HiddenGateKind
+from ...nn.embedding import EmbeddingTable, mean_share
+from ...nn.gates import FieldGateConfig, build_field_gate
+from ...nn.mlp import MLP, init_linear
+from ...nn.sequence import SequenceConfig, build_sequence_encoder
+
+
+class TwoTowerConfig(Settings):
+    """What the towers are made of."""
+
+    dim: int = Field(default=64, ge=1)
+    """Width D of user and item vectors, and of every embedding in the towers."""
+    item_features: tuple[str, ...] | None = None
+    """Item features the item tower reads; all of them when absent."""
+    user_features: tuple[str, ...] | None = None
+    """User features beside the history; all of them when absent, none when empty."""
+    event_features: tuple[str, ...] = ("gap",)
+    """What describes each event of a history besides its item: `gap` (log2 seconds since the event before),
+    `request_gap` (log2 seconds until the request: in training and evaluation the time of the user's next event, in
+    service the clock) and categorical context features, those with `after_event` included. A model that reads
+    `request_gap` knows when it is asked; compare it only with models that do."""
+    history: SequenceConfig = SequenceConfig(encoder="decayed_mean", dropout=0.2)
+    """How a history becomes a vector."""
+    user_hidden: tuple[int, ...] = (128,)
+    """Widths of the user tower's hidden layers, after the history encoder."""
+    interests: int = Field(default=1, ge=1)
+    """User vectors M per user (ComiRec, KDD 2020): an item's score is its best product with any of them; training
+    takes the smooth form of the best, so that every interest learns also what it must not claim."""
+    similarity: Literal["cosine", "dot"] = "dot"
+    """`cosine` of unit vectors divided by a learned temperature; or `dot` of free item vectors plus an item bias, which
+    is one more dimension of the indexed vectors."""
+    temperature: float = Field(default=0.07, gt=0)
+    """Where the learned temperature starts (`cosine` only)."""
+    init_std: float = Field(default=0.02, gt=0)
+    """Standard deviation of the embeddings before training."""
+    id_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of items whose id is hidden in a training step, so that content alone learns to place new items."""
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    """Dropout after each hidden layer of the user tower."""
+    field_gate: FieldGateConfig = FieldGateConfig()
+    """GateNet's embedding gate, one in each tower, on the columns whose embeddings the tower sums."""
+    hidden_gate: HiddenGateKind = "none"
+    """GateNet's gate after each hidden layer of the user tower: `tanh` (the paper's), `linear`, `sigmoid`."""
+
+
+@dataclass(frozen=True)
+class TowerLayout:
+    """Columns the towers read.
+
+    Attributes:
+        item: chosen item columns.
+        user: chosen user columns.
+        events: vocabulary of each event feature.
+        sizes: rows of every vocabulary.
+        item_id: vocabulary of the item id, or "" when the tower does not read it.
+    """
+
+    item: SideLayout
+    user: SideLayout
+    events: tuple[str, ...]
+    sizes: Mapping[str, int]
+    item_id: str
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Stretches of user histories, oldest event first, padded at the end.
+
+    Attributes:
+        users: user columns, B rows.
+        items: int64 [B, L] item rows, 0 where padded.
+        properties: int64 [B, L, p] vocabulary rows of the event features.
+        present: bool [B, L] where an event stands.
+        from_start: bool [B] whether the window begins with the user's first event.
+        times: float64 [B, L] seconds of the events; those of unknown time stand at the earliest known one.
+        to_learn: bool [B, L] events that are targets of a training; None where all are.
+    """
+
+    users: Block
+    items: Tensor
+    properties: Tensor
+    present: Tensor
+    from_start: Tensor
+    times: Tensor
+    to_learn: Tensor | None = None
+
+    @property
+    def lengths(self) -> Tensor:
+        """Events of each window, int64 [B]."""
+        return self.present.sum(1)
+
+
+class ContentSum(nn.Module):
+    """Sum of the embeddings of a block's columns, each through its gate if there are gates: [R] rows -> [R, D]."""
+
+    offsets: Tensor
+
+    def __init__(self, layout: SideLayout, table: EmbeddingTable, gate: FieldGateConfig) -> None:
+        super().__init__()
+        self._table = (table,)  # held by reference: its parameters belong to the tower
+        self.register_buffer("offsets", table.offsets_of(layout.categorical), persistent=False)
+        self.bag_offsets = [table.offsets[name] for name in layout.bags]
+        self.vectors = nn.ModuleList(
+            init_linear(nn.Linear(width, table.dim), relu=False) for _, width in layout.vectors
+        )
+        self.gate = build_field_gate(gate, (0, len(layout.categorical) + len(layout.bags)), table.dim)
+
+    def forward(self, block: Block) -> Tensor:
+        """Block of R rows -> float [R, D]."""
+        (table,) = self._table
+        bags = [(bag + offset, mean_share(bag > 0)) for bag, offset in zip(block.bags, self.bag_offsets, strict=True)]
+        rows = block.categorical + self.offsets
+        if self.gate is not None:
+            fields = torch.cat([table(rows), *(table.pooled(*bag)[:, None] for bag in bags)], dim=1)  # [R, F, D]
+            total = self.gate.scaled(fields, self.gate.weight).sum(1)
+        else:  # summed without being written down
+            whole = torch.ones_like(rows, dtype=table.weight.dtype)
+            shares = torch.cat([whole, *(share for _, share in bags)], dim=1)
+            total = table.pooled(torch.cat([rows, *(bag for bag, _ in bags)], dim=1), shares)
+        for linear, values in zip(self.vectors, block.vectors, strict=True):
+            total = total + linear(values)
+        return total
+
+
+class TwoTower(nn.Module):
+    """User tower and item tower over one stacked table.
+
+    Args:
+        config: see `TwoTowerConfig`.
+        layout: columns and vocabulary sizes.
+    """
+
+    event_offsets: Tensor
+
+    def __init__(self, config: TwoTowerConfig, layout: TowerLayout) -> None:
+        super().__init__()
+        self.config = config
+        self.layout = layout
+        width = config.dim
+        self.table = EmbeddingTable(layout.sizes, width, config.init_std)
+        self.item_content = ContentSum(layout.item, self.table, config.field_gate)
+        has_user = bool(layout.user.categorical or layout.user.bags or layout.user.vectors)
+        self.user_content = ContentSum(layout.user, self.table, config.field_gate) if has_user else None
+        self.item_id_column = layout.item.categorical.index(layout.item_id) if layout.item_id else -1
+        self.bias: EmbeddingTable | None = None
+        self.log_scale: nn.Parameter | None = None
+        if config.similarity == "cosine":
+            self.log_scale = nn.Parameter(torch.tensor(config.temperature).log().neg())
+        elif layout.item_id:
+            self.bias = EmbeddingTable({layout.item_id: layout.sizes[layout.item_id]}, 1, 1e-6)
+        self.register_buffer("event_offsets", self.table.offsets_of(layout.events), persistent=False)
+        # DUPN lets event features steer the gates only; every other encoder adds them to the item's vector.
+        self.separate = config.history.encoder == "dupn" and bool(layout.events)
+        self.encoder = build_sequence_encoder(config.history, width, width * len(layout.events) if self.separate else 0)
+        state = self.encoder.output_width + (width if has_user else 0)
+        self.hidden = MLP(state, config.user_hidden, config.dropout, config.hidden_gate)
+        self.output = init_linear(nn.Linear(self.hidden.width, width * config.interests), relu=False)
+        self.norm = nn.LayerNorm(width) if config.similarity == "dot" else nn.Identity()
+
+    @property
+    def width(self) -> int:
+        """Width of the vectors that are compared: D, and one more for the item bias."""
+        return self.config.dim + (self.bias is not None)
+
+    @property
+    def scale(self) -> Tensor | float:
+        """Factor on the product while training: 1 / temperature for cosine, 1 for dot. It cannot change an order."""
+        return 1.0 if self.log_scale is None else self.log_scale.clamp(max=5.0).exp()
+
+    def embed_items(self, items: Block) -> tuple[Tensor, Tensor]:
+        """Content [R, D] and vectors [R, width] of R items; in training some ids are hidden, and with them their bias.
+
+        The row of the unknown id thus learns what an item without one is worth: the start of every new item.
+        """
+        if self.training and self.config.id_dropout > 0 and self.item_id_column >= 0:
+            hidden = torch.rand(items.rows) < self.config.id_dropout
+            categorical = items.categorical.clone()
+            categorical[hidden, self.item_id_column] = UNKNOWN
+            items = Block(categorical, items.numeric, items.bags, (), items.vectors)
+        content = self.embed_content(items)
+        return content, self.item_vectors(items, content)
+
+    def embed_content(self, items: Block) -> Tensor:
+        """Item columns of R items -> content [R, D]: what histories are made of, and what item vectors come from."""
+        content: Tensor = self.item_content(items)
+        return content
+
+    def item_vectors(self, items: Block, content: Tensor) -> Tensor:
+        """Content [R, D] of the same items -> vectors to compare or index, [R, width]."""
+        if self.log_scale is not None:
+            return F.normalize(content, dim=1)
+        if self.bias is None:
+            return content
+        return torch.cat([content, self.bias(items.categorical[:, self.item_id_column])], dim=1)
+
+    def _events(self, windows: Windows, history: Tensor) -> tuple[Tensor, Tensor | None]:
+        events = history * self.config.dim**0.5  # [B, L, D]
+        if not self.layout.events:
+            return events, None
+        rows = windows.properties + self.event_offsets  # [B, L, p]
+        if self.separate:
+            return events, self.table(rows).flatten(2)
+        known = windows.present.flatten()[:, None].expand(-1, rows.shape[2])
+        described = self.table.pooled(rows.flatten(0, 1), known).view_as(events)
+        return events + described * self.config.dim**0.5, None
+
+    def _finish(self, states: Tensor, users: Block) -> Tensor:
+        """Encoder states [B, S, H] -> user vectors [B, S, width], or [B, S, M, width] of M > 1 interests."""
+        if self.user_content is not None:
+            profile = self.user_content(users).unsqueeze(1).expand(-1, states.shape[1], -1)
+            states = torch.cat([states, profile * self.config.dim**0.5], dim=2)
+        vectors = self.output(self.hidden(states))
+        if self.config.interests > 1:
+            vectors = vectors.unflatten(-1, (self.config.interests, self.config.dim))
+        vectors = self.norm(vectors)
+        if self.log_scale is not None:
+            return F.normalize(vectors, dim=-1)
+        return vectors if self.bias is None else torch.cat([vectors, torch.ones_like(vectors[..., :1])], dim=-1)
+
+    def states_before(self, windows: Windows, history: Tensor) -> Tensor:
+        """What the user tower says before every event of the windows: [B, L, width], or [B, L, M, width].
+
+        Args:
+            windows: B windows of length L.
+            history: float [B, L, D] content of their items.
+        """
+        events, properties = self._events(windows, history)
+        states = self.encoder(events, properties, windows.lengths, times=windows.times)
+        return self._finish(self.encoder.before(states), windows.users)
+
+    def user_vectors(self, windows: Windows, history: Tensor) -> Tensor:
+        """What the user tower says after the last event of each window: [B, width], or [B, M, width]."""
+        events, properties = self._events(windows, history)
+        state = self.encoder.last(events, properties, windows.lengths, times=windows.times)
+        return self._finish(state.unsqueeze(1), windows.users)[:, 0]

@@ -1,0 +1,266 @@
+"""Histories as training windows: batches of similar length, assembled by tensor gathers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...base.errors import ConfigError, DataError
+from ...data.batch import Block, SideLayout
+from ...data.dataset import GAP_BUCKETS, NOW, Dataset
+from ...data.history import History
+from ...data.loader import Loader
+from ...data.split import Part
+from ...data.vocabulary import UNKNOWN
+from .two_tower import TowerLayout, TwoTowerConfig, Windows
+
+
+def choose(layout: SideLayout, block: Block, names: Sequence[str] | None) -> tuple[SideLayout, Block]:
+    """The named columns of one side (all when None), scaled numbers left out: the towers read their buckets."""
+    known = [*layout.categorical, *layout.bags, *(name for name, _ in layout.vectors)]
+    wanted = known if names is None else list(names)
+    strange = [name for name in wanted if name not in known]
+    if strange:
+        raise ConfigError(f'the towers cannot read "{strange[0]}"; there are: {", ".join(known) or "no such features"}')
+    columns = [i for i, name in enumerate(layout.categorical) if name in wanted]
+    bags = [i for i, name in enumerate(layout.bags) if name in wanted]
+    vectors = [i for i, (name, _) in enumerate(layout.vectors) if name in wanted]
+    return (
+        SideLayout(
+            tuple(layout.categorical[i] for i in columns),
+            (),
+            tuple(layout.bags[i] for i in bags),
+            (),
+            tuple(layout.vectors[i] for i in vectors),
+        ),
+        Block(
+            block.categorical[:, columns].contiguous(),
+            block.numeric[:, :0],
+            tuple(block.bags[i] for i in bags),
+            (),
+            tuple(block.vectors[i] for i in vectors),
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class TowerData:
+    """What the towers see of a data set.
+
+    Attributes:
+        layout: chosen columns.
+        items: chosen item columns, catalogue rows only.
+        users: chosen user columns.
+        history: positive events per user.
+        properties: int64 [E, p] event features of every event of the history.
+        max_length: most recent events a window holds.
+    """
+
+    layout: TowerLayout
+    items: Block
+    users: Block
+    history: History
+    properties: Tensor
+    max_length: int
+
+    @classmethod
+    def of(cls, dataset: Dataset, config: TwoTowerConfig, positive: str) -> TowerData:
+        """Choose columns and positive events.
+
+        Args:
+            dataset: encoded data.
+            config: which features the towers read.
+            positive: binary task whose label 1 makes an event a positive; every event when empty.
+
+        Raises:
+            ConfigError: a feature or task that does not exist.
+            DataError: nobody has a positive event.
+        """
+        if positive and positive not in dataset.task_names:
+            raise ConfigError(f'retrieval.positive = "{positive}" is no task; tasks: {", ".join(dataset.task_names)}')
+        item_layout, items = choose(dataset.sides["item"], dataset.items, config.item_features)
+        user_layout, users = choose(dataset.sides["user"], dataset.users, config.user_features)
+        history = dataset.history(positive)
+        if not len(history.items):
+            raise DataError(f'no event has label 1 in "{positive}"; choose another retrieval.positive')
+        sizes = dataset.encoders.sizes()
+        events, columns = [], []
+        for name in config.event_features:
+            if name == "gap":
+                events.append("event.gap")
+                sizes["event.gap"] = GAP_BUCKETS + UNKNOWN
+                columns.append(history.gap_buckets(GAP_BUCKETS) + UNKNOWN)
+            elif name == "request_gap":
+                events.append("event.request_gap")
+                sizes["event.request_gap"] = GAP_BUCKETS + UNKNOWN
+                columns.append(history.request_gap_buckets(GAP_BUCKETS, time.time()) + UNKNOWN)
+            else:
+                events.append(name)
+                columns.append(_event_column(dataset, history, name))
+        used = {*item_layout.categorical, *item_layout.bags, *user_layout.categorical, *user_layout.bags, *events}
+        id_names = [s.name for s in dataset.config.features if s.side == "item" and s.source == dataset.config.item]
+        layout = TowerLayout(
+            item_layout,
+            user_layout,
+            tuple(events),
+            {name: rows for name, rows in sizes.items() if name in used},
+            next((name for name in id_names if name in item_layout.categorical), ""),
+        )
+        properties = np.stack(columns, axis=1) if columns else np.empty((len(history.items), 0), dtype=np.int64)
+        catalogue = items.select(torch.arange(dataset.num_catalogue))
+        return cls(layout, catalogue, users, history, torch.from_numpy(properties), config.history.max_length)
+
+    @property
+    def num_items(self) -> int:
+        """Items of the catalogue N."""
+        return self.items.rows
+
+    def ends(self, moment: int) -> NDArray[np.int64]:
+        """Pointer of each user behind the events known at a moment (a `Part`'s start, or `NOW`): int64 [U]."""
+        if moment not in self._ends:
+            self._ends[moment] = self.history.ptr[1:] if moment == NOW else self.history.ends(Part(moment))
+        return self._ends[moment]
+
+    @cached_property
+    def times(self) -> Tensor:
+        """Seconds of every event of the history, float64 [E]; those of unknown time stand at the earliest known one."""
+        times = torch.from_numpy(self.history.times)
+        known = torch.isfinite(times)
+        return torch.where(known, times, times[known].min() if known.any() else 0.0)
+
+    @cached_property
+    def to_learn(self) -> Tensor | None:
+        """Which events a training learns to predict, bool [E]; None where it is every one.
+
+        Events carried from an earlier run were learned there: they are history, and only the new ones are targets.
+        """
+        carried = (self.history.parts == Part.PRIOR) & (self.history.rows >= 0)
+        return torch.from_numpy(self.history.parts >= Part.TRAIN) if carried.any() else None
+
+    @cached_property
+    def _ends(self) -> dict[int, NDArray[np.int64]]:
+        return {}
+
+    def windows(self, users: NDArray[np.int64], ends: NDArray[np.int64], length: int | None = None) -> Windows:
+        """The last `length` events before each pointer (`max_length` when None), as tensors."""
+        longest = int((ends - self.history.ptr[users]).max(initial=1))
+        positions, present = self.history.window(users, ends, max(1, min(length or self.max_length, longest)))
+        flat = positions.flatten()
+        items = torch.from_numpy(self.history.items)[flat].long().view_as(positions)
+        start = torch.from_numpy(self.history.ptr[users])
+        return Windows(
+            self.users.select(torch.from_numpy(users)),
+            items * present,
+            (self.properties[flat] * present.flatten().unsqueeze(1)).view(*positions.shape, -1),
+            present,
+            (positions[:, 0] == start) | ~present[:, 0],
+            self.times[flat].view_as(positions),
+            None if self.to_learn is None else self.to_learn[flat].view_as(positions),
+        )
+
+    def popularity(self, moment: int) -> Tensor:
+        """Positive events of each catalogue item before a moment, float64 [N]."""
+        counted = self.history.parts < moment
+        return torch.from_numpy(np.bincount(self.history.items[counted], minlength=self.num_items).astype(np.float64))
+
+
+def _event_column(dataset: Dataset, history: History, name: str) -> NDArray[np.int64]:
+    """A context feature of every event of a history, int64 [E]; unknown for events from before the log."""
+    context = dataset.sides["context"].categorical
+    if name in dataset.event_codes:
+        codes = dataset.event_codes[name]
+    elif name in context:
+        codes = dataset.row_query.categorical[:, context.index(name)].numpy()
+    else:
+        known = ["gap", "request_gap", *dataset.event_codes, *context]
+        raise ConfigError(f'retrieval event feature "{name}" does not exist; there are: {", ".join(known)}')
+    return np.where(history.rows >= 0, codes[np.maximum(history.rows, 0)], UNKNOWN)
+
+
+@dataclass(frozen=True)
+class WindowSource:
+    """Training windows of the events known at a moment: `batch(user rows)`.
+
+    A user with more events than fit gets, half of the time, a stretch drawn anywhere in the history instead of the
+    last one. The draw depends on (seed, epoch, the batch's users) alone.
+    """
+
+    data: TowerData
+    moment: int
+    seed: int
+    epoch: int = 0
+
+    def batch(self, rows: Tensor) -> Windows:
+        """User rows int64 [B] -> windows."""
+        users = rows.numpy()
+        ends = self.data.ends(self.moment)[users]
+        spare = ends - self.data.history.ptr[users] - self.data.max_length
+        if self.data.to_learn is not None:  # the stretch ends with an event that is to be learned
+            spare = np.minimum(spare, ends - self.data.ends(Part.TRAIN)[users] - 1)
+        rng = np.random.default_rng([self.seed, self.epoch, int(users[0])])
+        moved = np.where(rng.random(len(users)) < 0.5, rng.random(len(users)) * (np.maximum(spare, 0) + 1), 0.0)
+        return self.data.windows(users, ends - moved.astype(np.int64))
+
+
+class WindowLoader(Loader[Windows]):
+    """Batches of about `tokens` events, of users with similar history lengths, in a new order every epoch.
+
+    Args:
+        data: what the towers see.
+        moment: only events before this moment (usually `Part.VALID`: the training events).
+        tokens: padded events per batch.
+        seed: of the order.
+    """
+
+    def __init__(self, data: TowerData, moment: int, tokens: int, seed: int) -> None:
+        lengths = np.minimum(data.ends(moment) - data.history.ptr[:-1], data.max_length)
+        news = lengths if data.to_learn is None else data.ends(moment) - data.ends(Part.TRAIN)
+        users = np.flatnonzero(news > 0)
+        super().__init__(WindowSource(data, moment, seed), torch.from_numpy(users), tokens, seed)
+        self.lengths = lengths[users]
+        # Cut the users, sorted by length, where a batch's padded size would pass `tokens`.
+        ordered = np.sort(self.lengths)
+        bounds, start = [0], 0
+        for position, length in enumerate(ordered):
+            if (position - start + 1) * length > tokens and position > start:
+                bounds.append(position)
+                start = position
+        self.bounds = [*bounds, len(users)]
+        self._handed_out = 0
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return len(self.bounds) - 1
+
+    @property
+    def rows_in_batch(self) -> int:
+        """Histories in the batch handed out last."""
+        return self._handed_out
+
+    def batches(self, epoch: int) -> list[Tensor]:
+        """User rows of each batch of an epoch, a function of (seed, epoch)."""
+        rng = np.random.default_rng([self.seed, epoch])
+        noisy = self.lengths * np.exp(rng.normal(0.0, 0.1, len(self.lengths)))
+        order = self.rows[torch.from_numpy(np.argsort(noisy, kind="stable"))]
+        pieces = [order[a:b] for a, b in zip(self.bounds[:-1], self.bounds[1:], strict=True)]
+        return [pieces[i] for i in rng.permutation(len(pieces))]
+
+    def __iter__(self) -> Iterator[Windows]:
+        """The batches left of the current epoch."""
+        pieces = self.batches(self.epoch)
+        assert isinstance(self.source, WindowSource)
+        source = replace(self.source, epoch=self.epoch)
+        while self.position < len(pieces):
+            piece = pieces[self.position]
+            self._handed_out = len(piece)
+            self.position += 1  # before the yield, as in Loader
+            yield source.batch(piece)
+        self.epoch += 1
+        self.position = 0
