@@ -164,7 +164,9 @@ def test_the_packages_are_the_folders_on_disk() -> None:
             assert f"recsys.{folder.name}" in PACKAGES, f"{folder.name} has no __init__.py or is not in `packages`"
 
 
-def test_test_files_have_names_of_their_own() -> None:
-    stems = [file.name for file in (ROOT / "tests").rglob("*.py") if file.name != "conftest.py"]
-    assert sorted(stems) == sorted(set(stems))
-    assert not list((ROOT / "tests").rglob("__init__.py"))
+def test_tests_mirror_the_rooms() -> None:
+    """Every folder of tests is a folder of the library, but for those that test across rooms."""
+    across = {"contract", "support", "benchmarks"}
+    folders = {file.parent.relative_to(ROOT / "tests") for file in (ROOT / "tests").rglob("test_*.py")}
+    rooms = {file.parent.relative_to(ROOT) for file in LIBRARY}
+    assert sorted(str(folder) for folder in folders - rooms if folder.parts[0] not in across) == []

@@ -13,7 +13,7 @@ from recsys.configs.run import RunConfig, load_config, write_config
 from recsys.data.build import load_dataset
 from recsys.data.schema import DataConfig, TaskSpec
 
-CONFIG = Path(__file__).resolve().parents[2] / "configs" / "adult.toml"
+CONFIG = Path(__file__).resolve().parents[3] / "configs" / "adult.toml"
 PEOPLE = [
     "25, Private, 1111, HS-grad, 9, Never-married, Sales, Own-child, White, Male, 0, 0, 40, United-States, <=50K",
     "47, Self-emp, 2222, Masters, 14, Married-civ-spouse, Sales, Husband, Black, Male, 7000, 0, 50, ?, >50K",
