@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from .arrays import Bool, Ints
 from .errors import DataError
-
-IntArray = NDArray[np.integer[Any]]
-FloatArray = NDArray[np.floating[Any]]
-BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +22,8 @@ class Ragged:
         ptr: int [U + 1], where each user's list begins; `ptr[-1] == E`.
     """
 
-    items: IntArray
-    ptr: IntArray
+    items: Ints
+    ptr: Ints
 
     def __post_init__(self) -> None:
         ptr = np.asarray(self.ptr)
@@ -64,7 +61,7 @@ class Ragged:
         return cls(np.concatenate([np.empty(0, np.int64), *rows]), offsets([len(one) for one in rows]))
 
     @classmethod
-    def from_padded(cls, rows: IntArray) -> Self:
+    def from_padded(cls, rows: Ints) -> Self:
         """The entries of int [U, k] that are not -1 (the pad), in order."""
         valid = rows >= 0
         return cls(rows[valid], offsets(valid.sum(1)))
@@ -73,16 +70,16 @@ class Ragged:
         return len(self.ptr) - 1
 
     @property
-    def lengths(self) -> IntArray:
+    def lengths(self) -> Ints:
         """Length of each list, int [U]."""
         return np.diff(self.ptr)
 
     @property
-    def users(self) -> IntArray:
+    def users(self) -> Ints:
         """User row of each entry, int [E]."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
-    def __getitem__(self, user: int) -> IntArray:
+    def __getitem__(self, user: int) -> Ints:
         return self.items[self.ptr[user] : self.ptr[user + 1]]
 
     def unique(self) -> Ragged:
@@ -94,24 +91,24 @@ class Ragged:
         keep[1:] = (items[1:] != items[:-1]) | (users[1:] != users[:-1])
         return Ragged(items[keep], offsets(np.bincount(users[keep], minlength=len(self))))
 
-    def select(self, entries: BoolArray) -> Ragged:
+    def select(self, entries: Bool) -> Ragged:
         """The lists with only the entries where bool [E] `entries` holds; the users stay the same."""
         return Ragged(self.items[entries], offsets(np.bincount(self.users[entries], minlength=len(self))))
 
 
-def offsets(lengths: ArrayLike) -> IntArray:
+def offsets(lengths: ArrayLike) -> Ints:
     """Offsets int [U + 1] of consecutive lists of these lengths [U]."""
     ptr = np.zeros(np.size(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=ptr[1:])
     return ptr
 
 
-def pair_keys(users: IntArray, items: IntArray, num_items: int) -> IntArray:
+def pair_keys(users: Ints, items: Ints, num_items: int) -> Ints:
     """One integer per (user row, item row), so that sets of pairs can be compared as sets of numbers."""
     return users.astype(np.int64) * num_items + items
 
 
-def locate(lists: Ragged, users: IntArray, items: IntArray) -> IntArray:
+def locate(lists: Ragged, users: Ints, items: Ints) -> Ints:
     """Where each (user row, item row) pair stands among the entries of the lists; -1 where it does not.
 
     Args:
@@ -132,7 +129,7 @@ def locate(lists: Ragged, users: IntArray, items: IntArray) -> IntArray:
     return np.where((known[at] == asked) & (items >= 0), at, -1)
 
 
-def contains(lists: Ragged, users: IntArray, items: IntArray) -> BoolArray:
+def contains(lists: Ragged, users: Ints, items: Ints) -> Bool:
     """Whether each (user row, item row) pair is in that user's list, bool [Q]; see `locate`."""
-    found: BoolArray = locate(lists, users, items) >= 0
+    found: Bool = locate(lists, users, items) >= 0
     return found

@@ -12,33 +12,32 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from .arrays import F32, I64, Floats
 from .errors import ConfigError, DataError
 from .ragged import Ragged
 from .reservoir import Reservoir
 
-ScoreBlock = Callable[[slice], "Tensor | NDArray[np.floating[Any]]"]
+ScoreBlock = Callable[[slice], "Tensor | Floats"]
 """Scores float [b, N] of every item for the users of a slice."""
 
 _ROW_BYTES = 1 << 25  # scores held at once by a thread when whole rows are needed
 
 
 def exact_topk(
-    queries: Tensor | NDArray[np.floating[Any]],
-    items: Tensor | NDArray[np.floating[Any]],
+    queries: Tensor | Floats,
+    items: Tensor | Floats,
     k: int,
     exclude: Ragged | None = None,
     *,
-    bias: Tensor | NDArray[np.floating[Any]] | None = None,
+    bias: Tensor | Floats | None = None,
     device: str | torch.device = "cpu",
     block: tuple[int, int] | None = None,
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+) -> tuple[I64, F32]:
     """The k items of highest inner product for each query.
 
     Args:
@@ -84,7 +83,7 @@ def topk_of_scores(
     *,
     device: str | torch.device = "cpu",
     user_block: int | None = None,
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+) -> tuple[I64, F32]:
     """The k best items for each user of any scorer that gives whole rows, such as EASE or popularity.
 
     Args:
@@ -114,12 +113,12 @@ def topk_of_scores(
 
 
 def exact_ranks(
-    queries: Tensor | NDArray[np.floating[Any]],
-    items: Tensor | NDArray[np.floating[Any]],
+    queries: Tensor | Floats,
+    items: Tensor | Floats,
     truth: Ragged,
     exclude: Ragged | None = None,
     *,
-    bias: Tensor | NDArray[np.floating[Any]] | None = None,
+    bias: Tensor | Floats | None = None,
     device: str | torch.device = "cpu",
 ) -> Ragged:
     """The rank of chosen items among the whole catalogue: 1 is the best, ties by the lower row, 0 an excluded item.
@@ -201,7 +200,7 @@ def _select(
     *,
     user_block: int,
     device: torch.device,
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+) -> tuple[I64, F32]:
     rows = np.empty((num_users, k), dtype=np.int64)
     scores = np.empty((num_users, k), dtype=np.float32)
 
@@ -255,9 +254,9 @@ def _rows_at_once(num_items: int) -> int:
 
 
 def _vectors(
-    queries: Tensor | NDArray[np.floating[Any]],
-    items: Tensor | NDArray[np.floating[Any]],
-    bias: Tensor | NDArray[np.floating[Any]] | None,
+    queries: Tensor | Floats,
+    items: Tensor | Floats,
+    bias: Tensor | Floats | None,
     device: torch.device,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     query, item = (torch.as_tensor(x).detach().to(device, torch.float32) for x in (queries, items))

@@ -13,12 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from ..base.settings import Settings
+from recsys.base.arrays import F32, F64
 
-Floats = NDArray[np.float64]
+from ..base.settings import Settings
 
 
 class SyntheticConfig(Settings):
@@ -49,9 +48,9 @@ class SyntheticTasks:
         noise_sd: of the labels.
     """
 
-    weights: Floats
-    alpha: Floats
-    beta: Floats
+    weights: F64
+    alpha: F64
+    beta: F64
     noise_sd: float
 
     @classmethod
@@ -65,13 +64,13 @@ class SyntheticTasks:
         alpha, beta = rng.normal(size=(2, config.sinusoids))
         return cls(config.scale * np.stack([first, turned]), alpha, beta, config.noise_sd)
 
-    def signal(self, x: Floats) -> Floats:
+    def signal(self, x: F64) -> F64:
         """Labels without noise: [R, d] -> [R, 2]."""
         linear = x @ self.weights.T
         waves = np.sin(linear[:, :, None] * self.alpha + self.beta)
         return np.asarray(linear + waves.sum(2))
 
-    def draw(self, rows: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def draw(self, rows: int, rng: np.random.Generator) -> tuple[F32, F32]:
         """Fresh inputs and noisy labels.
 
         Args:

@@ -39,9 +39,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from recsys.base.arrays import I64
 from recsys.base.topk import exact_ranks
 from recsys.benchmarks.provenance import write_speed
 from recsys.data.build import build_dataset
@@ -163,7 +163,7 @@ class Theirs:
         # `MatchDataGenerator.generate_dataloader` with num_workers = 0, its training part alone.
         self.loader = torch.utils.data.DataLoader(TorchDataset(inputs, labels), batch_size=batch_size, shuffle=True)
 
-    def _rows(self, negatives: int, seed: int) -> dict[str, NDArray[np.int64]]:
+    def _rows(self, negatives: int, seed: int) -> dict[str, I64]:
         """The arrays its own helpers make of a log: a row per pair, history first to last, padded in front with 0."""
         history = self.data.history
         stops = self.data.ends(Part.VALID)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ..base.arrays import I64
 from ..base.errors import ConfigError
 from .dataset import Dataset, EventLog
 from .encoding.carry import Past, places
@@ -90,7 +91,7 @@ def _entities(tables: Tables, name: str, column: str, seen: pa.Array | None, kno
     )
 
 
-def _positions(raw: pa.Array | None, ids: pa.Array, rows: int) -> NDArray[np.int64]:
+def _positions(raw: pa.Array | None, ids: pa.Array, rows: int) -> I64:
     if raw is None:
         return np.full(rows, -1, dtype=np.int64)
     return np.asarray(pc.index_in(raw, value_set=ids).to_numpy(zero_copy_only=False), dtype=np.int64)
@@ -101,7 +102,7 @@ def _catalogue(
     config: DataConfig,
     raw: RawEvents,
     parts: NDArray[np.int8],
-    order: NDArray[np.int64],
+    order: I64,
     past: Past | None,
 ) -> tuple[pa.Array, int]:
     """Item ids, those that may be recommended first: known ones, the item table, the training rows; then the rest."""
@@ -116,8 +117,8 @@ def _parts(
     config: DataConfig,
     tables: Tables,
     raw: RawEvents,
-    users: NDArray[np.int64],
-    order: NDArray[np.int64],
+    users: I64,
+    order: I64,
     seed: int,
 ) -> NDArray[np.int8]:
     spec = config.split

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..base.arrays import F32, F64, I64, Bool
 from .batch import Batch, Block, Layout, SequenceField, SideLayout, join_blocks, join_layouts
 from .encoding.attributes import Attribute, TextColumn, identities
 from .encoding.counts import CountTable, combine
@@ -46,15 +47,15 @@ class EventLog:
         source_rows: int64 row of the event table each came from.
     """
 
-    users: NDArray[np.int64]
-    items: NDArray[np.int64]
-    times: NDArray[np.float64]
+    users: I64
+    items: I64
+    times: F64
     parts: NDArray[np.int8]
-    labels: NDArray[np.float32]
-    mask: NDArray[np.bool_]
-    weights: NDArray[np.float32]
-    propensities: NDArray[np.float32] | None
-    source_rows: NDArray[np.int64]
+    labels: F32
+    mask: Bool
+    weights: F32
+    propensities: F32 | None
+    source_rows: I64
 
     def __len__(self) -> int:
         return len(self.times)
@@ -101,11 +102,11 @@ class Dataset:
     row_query: Block
     row_item: Block
     sides: Mapping[str, SideLayout]
-    key_codes: Mapping[str, NDArray[np.int64]]
+    key_codes: Mapping[str, I64]
     counts: tuple[CountTable, ...]
-    event_codes: Mapping[str, NDArray[np.int64]]
+    event_codes: Mapping[str, I64]
     sequences: Mapping[str, History]
-    sequence_ends: Mapping[str, NDArray[np.int64]]
+    sequence_ends: Mapping[str, I64]
     fingerprint: str
     notes: tuple[str, ...] = ()
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
@@ -204,7 +205,7 @@ class Dataset:
             query, item = self._with_sequences(query, item, None, self.events.users[taken], ends)
         return Batch(query, item, None, tensors["labels"][rows], tensors["mask"][rows], tensors["weights"][rows])
 
-    def candidates(self, users: NDArray[np.int64], items: NDArray[np.int64], moment: int) -> Batch:
+    def candidates(self, users: I64, items: I64, moment: int) -> Batch:
         """Unlogged (user, item) pairs at the start of a part, or now.
 
         Context is the user's latest before the moment. A user without any gets the commonest: of every category, and of
@@ -232,7 +233,7 @@ class Dataset:
             query, item = self._with_sequences(query, item, asked_by, users, ends)
         return Batch(query, item, asked_by)
 
-    def _context(self, rows: NDArray[np.int64]) -> Block:
+    def _context(self, rows: I64) -> Block:
         """Context columns of event rows; the default ones where the row is -1."""
         found = self.row_query.select(torch.from_numpy(np.maximum(rows, 0)))
         default, absent = self._default_context, torch.from_numpy(rows < 0).unsqueeze(1)
@@ -270,8 +271,8 @@ class Dataset:
         query: Block,
         item: Block,
         owner: Tensor | None,
-        users: NDArray[np.int64],
-        ends: Mapping[str, NDArray[np.int64]],
+        users: I64,
+        ends: Mapping[str, I64],
     ) -> tuple[Block, Block]:
         """Both blocks with the sequences up to the given pointers, their lengths, and their matches with the items."""
         sequences, lengths, matches = [], [], []
@@ -294,7 +295,7 @@ class Dataset:
             item = Block(item.categorical, numeric, item.bags, (), item.vectors)
         return query, item
 
-    def sequence_bounds(self, name: str, moment: int) -> NDArray[np.int64]:
+    def sequence_bounds(self, name: str, moment: int) -> I64:
         """Pointer into a sequence's history at a moment, for every user: int64 [U]."""
         history = self.sequences[name]
         return history.ptr[1:] if moment == NOW else history.ends(Part(moment))
@@ -317,7 +318,7 @@ class Dataset:
             before = owner[early], prior.items[early].astype(np.int64)
         return History.build(events.users, events.items, events.times, events.parts, chosen, self.num_users, before)
 
-    def _sequence(self, spec: FeatureSpec, users: NDArray[np.int64], ends: NDArray[np.int64]) -> Tensor:
+    def _sequence(self, spec: FeatureSpec, users: I64, ends: I64) -> Tensor:
         """The last elements before each pointer, described: int64 [B, L, of + properties]."""
         history = self.sequences[spec.name]
         positions, present = history.window(users, ends, spec.length)
@@ -350,7 +351,7 @@ class Dataset:
     def _properties(self) -> dict[str, Tensor]:
         return {}
 
-    def _latest_rows(self, moment: int) -> NDArray[np.int64]:
+    def _latest_rows(self, moment: int) -> I64:
         """Each user's latest event row before the moment, -1 for users without one: int64 [U]."""
         if moment not in self._latest:
             earlier = np.flatnonzero(self.events.parts < moment)
@@ -360,19 +361,19 @@ class Dataset:
         return self._latest[moment]
 
     @cached_property
-    def _latest(self) -> dict[int, NDArray[np.int64]]:
+    def _latest(self) -> dict[int, I64]:
         return {}
 
     def _pair_counts(
         self,
-        users: NDArray[np.int64],
-        context_rows: NDArray[np.int64],
-        owner: NDArray[np.int64],
-        items: NDArray[np.int64],
+        users: I64,
+        context_rows: I64,
+        owner: I64,
+        items: I64,
     ) -> tuple[Block, Block]:
         """Frozen statistics of requests and of pairs, encoded: a query block [Q] and an item block [Q * C]."""
-        query: list[tuple[str, NDArray[np.float32]]] = []
-        item: list[tuple[str, NDArray[np.float32]]] = []
+        query: list[tuple[str, F32]] = []
+        item: list[tuple[str, F32]] = []
         for table in self.counts:
             sides = [self.config.feature(key).side for key in table.spec.keys]
             pair = "item" in sides
@@ -388,7 +389,7 @@ class Dataset:
         return encode_counts(query, self.encoders, len(users)), encode_counts(item, self.encoders, len(items))
 
 
-def encode_counts(columns: Sequence[tuple[str, NDArray[np.float32]]], encoders: Encoders, rows: int) -> Block:
+def encode_counts(columns: Sequence[tuple[str, F32]], encoders: Encoders, rows: int) -> Block:
     """Statistics by name -> buckets and scaled numbers, as a block of `rows` rows."""
     return Block(
         stack([encoders.numerics[name].buckets(values) for name, values in columns], rows, torch.int64),

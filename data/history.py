@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..base.arrays import F64, I32, I64, Bool
 from .split import Part
 
 
@@ -29,22 +30,22 @@ class History:
         ptr: int64 [U + 1] user u's events are `ptr[u]:ptr[u + 1]`.
     """
 
-    items: NDArray[np.int32]
-    times: NDArray[np.float64]
+    items: I32
+    times: F64
     parts: NDArray[np.int8]
-    rows: NDArray[np.int64]
-    ptr: NDArray[np.int64]
+    rows: I64
+    ptr: I64
 
     @classmethod
     def build(
         cls,
-        users: NDArray[np.int64],
-        items: NDArray[np.int64],
-        times: NDArray[np.float64],
+        users: I64,
+        items: I64,
+        times: F64,
         parts: NDArray[np.int8],
-        chosen: NDArray[np.bool_],
+        chosen: Bool,
         num_users: int,
-        prior: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+        prior: tuple[I64, I64] | None = None,
     ) -> History:
         """From an event log sorted by (user, time).
 
@@ -76,14 +77,12 @@ class History:
         """U."""
         return len(self.ptr) - 1
 
-    def ends(self, part: Part) -> NDArray[np.int64]:
+    def ends(self, part: Part) -> I64:
         """Pointer of each user behind their last event of an earlier part than `part`, int64 [U]."""
         earlier = np.concatenate([[0], np.cumsum(self.parts < part)])
         return np.asarray(self.ptr[:-1] + earlier[self.ptr[1:]] - earlier[self.ptr[:-1]], dtype=np.int64)
 
-    def ends_before(
-        self, users: NDArray[np.int64], times: NDArray[np.float64], limits: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
+    def ends_before(self, users: I64, times: F64, limits: I64) -> I64:
         """Pointer behind the last event strictly earlier than each moment, never behind `limits`; int64 [B].
 
         Asks for a history in time order: of an ordered split, or of one part.
@@ -106,7 +105,7 @@ class History:
         answer[asked] = before[~is_event]
         return np.minimum(answer, limits)
 
-    def gap_buckets(self, buckets: int) -> NDArray[np.int64]:
+    def gap_buckets(self, buckets: int) -> I64:
         """Time since the user's event before, int64 [E]: 0 where unknown, else 1 + floor(log2(1 + seconds)), capped.
 
         Args:
@@ -116,7 +115,7 @@ class History:
         previous[self.ptr[:-1][np.diff(self.ptr) > 0]] = -np.inf
         return _octaves(self.times, previous, buckets)
 
-    def request_gap_buckets(self, buckets: int, now: float) -> NDArray[np.int64]:
+    def request_gap_buckets(self, buckets: int, now: float) -> I64:
         """Time from each event to the request that follows it, int64 [E], in the classes of `gap_buckets`.
 
         A request stands where the user's next event does; after the last event of all it stands at `now`.
@@ -129,7 +128,7 @@ class History:
         following[self.ptr[1:][np.diff(self.ptr) > 0] - 1] = now
         return _octaves(following, self.times, buckets)
 
-    def window(self, users: NDArray[np.int64], ends: NDArray[np.int64], length: int) -> tuple[Tensor, Tensor]:
+    def window(self, users: I64, ends: I64, length: int) -> tuple[Tensor, Tensor]:
         """The last `length` events before each pointer, oldest first, padded at the end.
 
         Args:
@@ -147,7 +146,7 @@ class History:
         present = positions < end.unsqueeze(1)
         return positions.masked_fill(~present, 0), present
 
-    def csr(self, users: NDArray[np.int64], ends: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def csr(self, users: I64, ends: I64) -> tuple[I64, I64]:
         """Whole histories before each pointer as (items, ptr): int64 [sum], int64 [B + 1]."""
         starts = self.ptr[users]
         lengths = np.maximum(ends - starts, 0)
@@ -156,7 +155,7 @@ class History:
         return self.items[flat].astype(np.int64), ptr
 
 
-def _octaves(later: NDArray[np.float64], earlier: NDArray[np.float64], buckets: int) -> NDArray[np.int64]:
+def _octaves(later: F64, earlier: F64, buckets: int) -> I64:
     """0 where either time is unknown, else 1 + floor(log2(1 + seconds between)), capped; int64 [E]."""
     with np.errstate(invalid="ignore"):
         gap = later - earlier

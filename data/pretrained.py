@@ -12,11 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from ..base.arrays import F32, I64
 from .vocabulary import FIRST, Vocabulary
 
-Floats = NDArray[np.float32]
 TEXT = pa.string()
 
 
@@ -31,7 +30,7 @@ class Pretrained:
     """
 
     values: pa.Array
-    vectors: Floats
+    vectors: F32
     digest: str
 
     @property
@@ -39,17 +38,17 @@ class Pretrained:
         """d."""
         return int(self.vectors.shape[1])
 
-    def lookup(self, column: pa.Array) -> Floats:
+    def lookup(self, column: pa.Array) -> F32:
         """Vectors of raw values, text [m] -> float32 [m, d]; zero where the file has none."""
         at = pc.fill_null(pc.index_in(column.cast(TEXT), value_set=self.values, skip_nulls=True), -1)
         if isinstance(at, pa.ChunkedArray):
             at = at.combine_chunks()
         places = at.to_numpy(zero_copy_only=False).astype(np.int64)
-        found: Floats = self.vectors[np.maximum(places, 0)]
+        found: F32 = self.vectors[np.maximum(places, 0)]
         found[places < 0] = 0.0
         return found
 
-    def rows_of(self, vocabulary: Vocabulary) -> tuple[NDArray[np.int64], Floats]:
+    def rows_of(self, vocabulary: Vocabulary) -> tuple[I64, F32]:
         """Table rows that the file has vectors for, int64 [m] ascending, and these, float32 [m, d]."""
         values = pa.array(vocabulary.values, TEXT)
         known = pc.is_in(values, value_set=self.values).to_numpy(zero_copy_only=False).astype(bool)

@@ -7,6 +7,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from ..base.arrays import F64, I64
 from ..base.errors import ConfigError, DataError
 from .schema import SplitSpec
 
@@ -34,10 +35,10 @@ def part_of(name: str) -> Part:
 def assign_parts(
     spec: SplitSpec,
     *,
-    users: NDArray[np.int64] | None,
-    times: NDArray[np.float64] | None,
+    users: I64 | None,
+    times: F64 | None,
     named: list[str] | None,
-    strata: NDArray[np.int64] | None,
+    strata: I64 | None,
     rows: int,
     seed: int,
     cuts: tuple[float | None, float | None] = (None, None),
@@ -82,7 +83,7 @@ def assign_parts(
     return parts
 
 
-def _by_time(spec: SplitSpec, times: NDArray[np.float64], cuts: tuple[float | None, float | None]) -> NDArray[np.int8]:
+def _by_time(spec: SplitSpec, times: F64, cuts: tuple[float | None, float | None]) -> NDArray[np.int8]:
     valid_from = cuts[0] if cuts[0] is not None else float(np.quantile(times, 1.0 - spec.valid - spec.test))
     test_from = cuts[1] if cuts[1] is not None else float(np.quantile(times, 1.0 - spec.test))
     if valid_from > test_from:
@@ -93,7 +94,7 @@ def _by_time(spec: SplitSpec, times: NDArray[np.float64], cuts: tuple[float | No
     return parts
 
 
-def _leave_last(users: NDArray[np.int64]) -> NDArray[np.int8]:
+def _leave_last(users: I64) -> NDArray[np.int8]:
     """Each user's last row tests, the one before validates; users with fewer than three rows train only."""
     rows = len(users)
     ends = np.flatnonzero(np.append(users[1:] != users[:-1], True))
@@ -105,9 +106,7 @@ def _leave_last(users: NDArray[np.int64]) -> NDArray[np.int8]:
     return parts
 
 
-def _strata_order(
-    rows: int, strata: NDArray[np.int64] | None, rng: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _strata_order(rows: int, strata: I64 | None, rng: np.random.Generator) -> tuple[I64, F64]:
     """A random order within each stratum, and each ordered row's position in its stratum as a share in [0, 1)."""
     key = rng.random(rows)
     groups = np.zeros(rows, dtype=np.int64) if strata is None else strata
@@ -118,9 +117,7 @@ def _strata_order(
     return order, position / sizes[groups[order]]
 
 
-def _by_column(
-    spec: SplitSpec, named: list[str] | None, strata: NDArray[np.int64] | None, seed: int
-) -> NDArray[np.int8]:
+def _by_column(spec: SplitSpec, named: list[str] | None, strata: I64 | None, seed: int) -> NDArray[np.int8]:
     if named is None:
         raise ConfigError('split kind "column" needs data.split.column, the column that names each row\'s part')
     values, codes = np.unique(np.asarray(named, dtype=object).astype(str), return_inverse=True)

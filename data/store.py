@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from ..base.arrays import AnyArray
 from .batch import Block, SideLayout
 from .dataset import Dataset, EventLog
 from .encoding.attributes import Attribute, TextColumn
@@ -20,7 +20,7 @@ from .history import History
 from .schema import DataConfig
 
 ARRAYS, ENCODERS, IDS, SCHEMA = "arrays.safetensors", "encoders.json", "ids.json", "schema.json"
-Arrays = dict[str, NDArray[Any]]
+Arrays = dict[str, AnyArray]
 
 
 def save_dataset(dataset: Dataset, folder: Path) -> None:

@@ -9,7 +9,8 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
+
+from ..base.arrays import I64
 
 PAD, UNKNOWN, FIRST = 0, 1, 2
 MISSING = ""
@@ -31,7 +32,7 @@ class Vocabulary:
         return pa.array(self.values, pa.string())
 
     @classmethod
-    def fit(cls, values: pa.Array, weights: NDArray[np.int64] | None = None, min_count: int = 1) -> Vocabulary:
+    def fit(cls, values: pa.Array, weights: I64 | None = None, min_count: int = 1) -> Vocabulary:
         """Learn the values seen at least `min_count` times, most frequent first (ties: first seen first).
 
         Args:
@@ -49,7 +50,7 @@ class Vocabulary:
         kept = order[counts[order] >= min_count]
         return cls(tuple(encoded.dictionary.take(pa.array(kept)).to_pylist()))
 
-    def rows(self, values: pa.Array) -> NDArray[np.int64]:
+    def rows(self, values: pa.Array) -> I64:
         """Rows of raw values, int64 [n]; values never learned get the unknown row."""
         found = pc.index_in(pc.fill_null(values, MISSING), value_set=self._value_set)
         if isinstance(found, pa.ChunkedArray):

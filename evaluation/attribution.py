@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..base.arrays import F64, Bool, Floats, Ints
 from ..base.errors import DataError
-from ..base.ragged import BoolArray, FloatArray, IntArray, Ragged, contains, locate
+from ..base.ragged import Ragged, contains, locate
 from .config import EvaluationConfig
 from .metrics.coverage import coverage, coverage_interval
 from .metrics.lists import ideal_ndcg, list_metrics, rank_metrics
@@ -56,15 +56,15 @@ class FunnelTrace:
     """
 
     truth: Ragged
-    retrieved: Mapping[str, IntArray]
-    final: IntArray
-    ann: Mapping[str, IntArray] = field(default_factory=dict)
-    candidates: IntArray | None = None
-    scores: FloatArray | None = None
-    truth_scores: FloatArray | None = None
-    merged: IntArray | None = None
-    proposed: BoolArray | None = None
-    without: Mapping[str, IntArray] = field(default_factory=dict)
+    retrieved: Mapping[str, Ints]
+    final: Ints
+    ann: Mapping[str, Ints] = field(default_factory=dict)
+    candidates: Ints | None = None
+    scores: Floats | None = None
+    truth_scores: Floats | None = None
+    merged: Ints | None = None
+    proposed: Bool | None = None
+    without: Mapping[str, Ints] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         lists = {**self.retrieved, **{f"index of {name}": rows for name, rows in self.ann.items()}, "final": self.final}
@@ -122,8 +122,8 @@ def funnel_metrics(trace: FunnelTrace, *, num_items: int, config: EvaluationConf
     relevant = truth.lengths[users].astype(np.float64)
 
     survived = _survivors(trace)
-    ceilings: dict[str, NDArray[np.float64]] = {}
-    kept: dict[str, NDArray[np.float64]] = {}
+    ceilings: dict[str, F64] = {}
+    kept: dict[str, F64] = {}
     for stage in ("retrieval", "ann", "merge", "filters"):
         if stage in survived:
             count = np.bincount(truth.users[survived[stage]], minlength=len(truth))[users]
@@ -173,11 +173,11 @@ def verdict(report: Json, k: int) -> str:
     return text + "."
 
 
-def _survivors(trace: FunnelTrace) -> dict[str, BoolArray]:
+def _survivors(trace: FunnelTrace) -> dict[str, Bool]:
     """Which entries of the truth are still there after each stage that took part, bool [E]."""
     truth = trace.truth
 
-    def found(lists: Mapping[str, IntArray]) -> BoolArray:
+    def found(lists: Mapping[str, Ints]) -> Bool:
         inside = np.zeros(len(truth.items), dtype=bool)
         for rows in lists.values():
             inside |= _in_lists(truth, rows)
@@ -193,7 +193,7 @@ def _survivors(trace: FunnelTrace) -> dict[str, BoolArray]:
     return stages
 
 
-def _in_lists(truth: Ragged, rows: IntArray) -> BoolArray:
+def _in_lists(truth: Ragged, rows: Ints) -> Bool:
     """Whether each entry of the truth stands in its user's list of int [U, n], bool [E]."""
     at = locate(truth, np.repeat(np.arange(len(rows)), rows.shape[1]), rows.reshape(-1))
     inside = np.zeros(len(truth.items), dtype=bool)
@@ -201,9 +201,7 @@ def _in_lists(truth: Ragged, rows: IntArray) -> BoolArray:
     return inside
 
 
-def _ranks_by_score(
-    trace: FunnelTrace, candidates: IntArray, scores: FloatArray, *, users: IntArray, whole: bool
-) -> Ragged:
+def _ranks_by_score(trace: FunnelTrace, candidates: Ints, scores: Floats, *, users: Ints, whole: bool) -> Ragged:
     """Rank of each entry of the truth when candidates are ordered by score; 0 when it is no candidate.
 
     With `whole` the missing relevant items join the candidates with their own scores. Ties go to the place in the
@@ -228,7 +226,7 @@ def _ranks_by_score(
     return Ragged(ranks, truth.ptr)
 
 
-def _ranker_metrics(trace: FunnelTrace, ranks: Ragged, users: IntArray, boot: UserBootstrap, k: int) -> Json:
+def _ranker_metrics(trace: FunnelTrace, ranks: Ragged, users: Ints, boot: UserBootstrap, k: int) -> Json:
     """The ranker judged among the candidates it was given: relevant items that were retrieved are the positives."""
     assert trace.candidates is not None
     assert trace.scores is not None
@@ -253,7 +251,7 @@ def _ranker_metrics(trace: FunnelTrace, ranks: Ragged, users: IntArray, boot: Us
     return with_intervals(["auc", "gauc", f"ndcg@{k}"], samples, boot) | counts
 
 
-def _retriever_recall(trace: FunnelTrace, users: IntArray, boot: UserBootstrap) -> Json:
+def _retriever_recall(trace: FunnelTrace, users: Ints, boot: UserBootstrap) -> Json:
     """Recall of each retriever over its whole list, exact and by its index, and what it alone finds."""
     truth, out = trace.truth, {}
     inside = {name: _in_lists(truth, rows) for name, rows in trace.retrieved.items()}
@@ -272,9 +270,7 @@ def _retriever_recall(trace: FunnelTrace, users: IntArray, boot: UserBootstrap) 
     return out
 
 
-def _attribute(
-    ceilings: dict[str, NDArray[np.float64]], kept: dict[str, NDArray[np.float64]], boot: UserBootstrap
-) -> tuple[float, list[Json]]:
+def _attribute(ceilings: dict[str, F64], kept: dict[str, F64], boot: UserBootstrap) -> tuple[float, list[Json]]:
     """The steps from 1 down to the NDCG delivered, with an interval for each."""
     names = list(ceilings)
     ladder = np.stack([np.ones(boot.num_users), *ceilings.values()], axis=1)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..base.arrays import F64, I64, AnyArray, Ints
 from ..base.errors import DataError
-from ..base.ragged import IntArray, Ragged, offsets
+from ..base.ragged import Ragged, offsets
 from .config import EvaluationConfig
 from .metrics.coverage import coverage
 from .metrics.lists import LIST_METRICS, UserMetrics, graded_ndcg, list_metrics
@@ -44,11 +44,11 @@ class ExternalLists:
         unanswered_users: users with truth but no prediction; they count as 0.
     """
 
-    user_ids: NDArray[Any]
-    item_ids: NDArray[Any]
-    ranked: IntArray
+    user_ids: AnyArray
+    item_ids: AnyArray
+    ranked: Ints
     truth: Ragged
-    gains: NDArray[np.float64]
+    gains: F64
     unjudged_users: int
     unanswered_users: int
 
@@ -129,14 +129,14 @@ def read_lists(predictions: Table, truth: Table, k: int) -> ExternalLists:
     return ExternalLists(users.to_numpy(), items.to_numpy(), ranked, truth_lists, gains, unjudged, unanswered)
 
 
-def _truth(known: pl.DataFrame, users: pl.Series, items: pl.Series) -> tuple[Ragged, NDArray[np.float64]]:
+def _truth(known: pl.DataFrame, users: pl.Series, items: pl.Series) -> tuple[Ragged, F64]:
     user, item = _number(known["user"], users), _number(known["item"], items)
     gains = known["relevance"].to_numpy().astype(np.float64) if "relevance" in known.columns else np.ones(len(user))
     order = np.lexsort((item, user))
     return Ragged(item[order], offsets(np.bincount(user, minlength=len(users)))), np.maximum(gains[order], 0.0)
 
 
-def _number(ids: pl.Series, known: pl.Series) -> NDArray[np.int64]:
+def _number(ids: pl.Series, known: pl.Series) -> I64:
     """Row of each id in the sorted ids `known`, which holds them all."""
     import polars as pl
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..base.ragged import FloatArray
+from ..base.arrays import F64, AnyArray, Floats
 from .guards import Finding
 
 UNUSED = 0.01
@@ -41,10 +40,10 @@ class GateLevel:
 
     streams: tuple[str, ...]
     experts: tuple[str, ...]
-    weights: FloatArray
-    outputs: FloatArray
+    weights: Floats
+    outputs: Floats
     visible: tuple[tuple[int, ...], ...]
-    direct: FloatArray | None = None
+    direct: Floats | None = None
 
 
 def gate_report(levels: Sequence[GateLevel]) -> Json:
@@ -107,7 +106,7 @@ def _gate(level: GateLevel, stream: int) -> Json:
     }
 
 
-def _entropy(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def _entropy(weights: F64) -> F64:
     """Entropy in nats over the last axis; 0 log 0 is 0."""
     return np.asarray(-(weights * np.log(np.where(weights > 0, weights, 1.0))).sum(-1))
 
@@ -127,7 +126,7 @@ def _likeness(level: GateLevel) -> Json:
     }
 
 
-def linear_cka(outputs: FloatArray) -> NDArray[np.float64]:
+def linear_cka(outputs: Floats) -> F64:
     """Linear centred kernel alignment of every pair of experts.
 
     Args:
@@ -184,7 +183,7 @@ def unused_experts(report: Mapping[str, Any]) -> list[Finding]:
     return found
 
 
-def _placed(values: NDArray[np.float64], places: Sequence[int], count: int) -> list[float | None]:
+def _placed(values: F64, places: Sequence[int], count: int) -> list[float | None]:
     """Values at their places among `count`, None elsewhere."""
     out: list[float | None] = [None] * count
     for place, value in zip(places, _rounded(values), strict=True):
@@ -192,5 +191,5 @@ def _placed(values: NDArray[np.float64], places: Sequence[int], count: int) -> l
     return out
 
 
-def _rounded(values: NDArray[Any]) -> list[float]:
+def _rounded(values: AnyArray) -> list[float]:
     return [round(float(value), DIGITS) for value in values]

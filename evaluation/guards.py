@@ -11,10 +11,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..base.arrays import F64, AnyArray, Floats, Ints
 from ..base.errors import ConfigError
-from ..base.ragged import FloatArray, IntArray
 from ..base.topk import exact_topk
 from .config import EvaluationConfig
 from .metrics.lists import UserMetrics
@@ -75,7 +74,7 @@ def worse_than_popularity(
     ]
 
 
-def embeddings_collapsed(vectors: FloatArray, name: str = "item vectors", limit: float = 0.9) -> list[Finding]:
+def embeddings_collapsed(vectors: Floats, name: str = "item vectors", limit: float = 0.9) -> list[Finding]:
     """Whether all vectors float [N, D] point the same way: their mean pairwise cosine, over all pairs."""
     norms = np.linalg.norm(vectors, axis=1)
     alive = norms > 1e-12
@@ -104,10 +103,10 @@ def embeddings_collapsed(vectors: FloatArray, name: str = "item vectors", limit:
 
 
 def index_faults(
-    queries: FloatArray,
-    item_vectors: FloatArray,
-    rows: IntArray,
-    scores: FloatArray,
+    queries: Floats,
+    item_vectors: Floats,
+    rows: Ints,
+    scores: Floats,
     metric: Metric = "ip",
     tolerance: float = 1e-3,
 ) -> list[Finding]:
@@ -180,9 +179,9 @@ def filters_drop_relevant(stages: list[dict[str, Any]], limit: float = 0.05) -> 
 
 def miscalibrated(
     task: str,
-    labels: FloatArray,
-    probabilities: FloatArray,
-    users: NDArray[Any],
+    labels: Floats,
+    probabilities: Floats,
+    users: AnyArray,
     limit: float = 0.1,
     config: EvaluationConfig | None = None,
 ) -> list[Finding]:
@@ -214,7 +213,7 @@ def miscalibrated(
 _NAMES = {"ip": "inner product", "cosine": "cosine", "l2": "Euclidean distance"}
 
 
-def _similarity(queries: FloatArray, vectors: FloatArray, rows: IntArray, metric: str) -> NDArray[np.float64]:
+def _similarity(queries: Floats, vectors: Floats, rows: Ints, metric: str) -> F64:
     """Score of each named row under a metric, float64 [Q, k]."""
     query, chosen = queries.astype(np.float64), vectors.astype(np.float64)
     inner = np.einsum("qn,qkn->qk", query, chosen[rows])
@@ -228,7 +227,7 @@ def _similarity(queries: FloatArray, vectors: FloatArray, rows: IntArray, metric
     raise ConfigError(f"metric '{metric}' is unknown; choose ip, cosine or l2")
 
 
-def _nearest(queries: FloatArray, vectors: FloatArray, metric: Metric) -> IntArray:
+def _nearest(queries: Floats, vectors: Floats, metric: Metric) -> Ints:
     """The best row of each query by exact search, int [Q, 1]."""
     if metric == "cosine":
         vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
@@ -236,7 +235,7 @@ def _nearest(queries: FloatArray, vectors: FloatArray, metric: Metric) -> IntArr
     return exact_topk(queries, vectors, 1, bias=bias)[0]
 
 
-def _same(a: NDArray[np.float64], b: NDArray[np.float64], tolerance: float) -> bool:
+def _same(a: F64, b: F64, tolerance: float) -> bool:
     scale = max(float(np.abs(b).mean()), 1e-12)
     return float(np.abs(a - b).mean()) <= tolerance * scale
 

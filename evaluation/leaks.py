@@ -6,19 +6,18 @@ Everything here reads arrays and returns findings (`guards.Finding`); a leak is 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..base.ragged import FloatArray, IntArray, Ragged
+from ..base.arrays import AnyArray, Floats, Ints
+from ..base.ragged import Ragged
 from .guards import Finding
 from .metrics.rows import auc
 
 
 def leak_suspects(
-    columns: Mapping[str, NDArray[Any]],
-    labels: Mapping[str, FloatArray],
+    columns: Mapping[str, AnyArray],
+    labels: Mapping[str, Floats],
     *,
     suspicious: float = 0.95,
     certain: float = 0.99,
@@ -50,7 +49,7 @@ def leak_suspects(
     return found
 
 
-def column_aucs(column: NDArray[Any], labels: FloatArray) -> list[float]:
+def column_aucs(column: AnyArray, labels: Floats) -> list[float]:
     """AUC of a column used as a score: its numbers, missing ones below all others, and, for categories, their rates.
 
     Label rates of categories are taken from a random half of the rows and judged on the other, so that rare categories
@@ -76,10 +75,10 @@ def column_aucs(column: NDArray[Any], labels: FloatArray) -> list[float]:
 
 def counts_from_future(
     name: str,
-    counts: FloatArray,
-    keys: IntArray,
-    times: FloatArray | IntArray,
-    known_before: IntArray | None = None,
+    counts: Floats,
+    keys: Ints,
+    times: Floats | Ints,
+    known_before: Ints | None = None,
 ) -> list[Finding]:
     """Whether a count per key exceeds the rows that had happened by then.
 
@@ -115,7 +114,7 @@ def counts_from_future(
     ]
 
 
-def statistics_from_outside(name: str, fitted: IntArray, train: IntArray) -> list[Finding]:
+def statistics_from_outside(name: str, fitted: Ints, train: Ints) -> list[Finding]:
     """Whether fitted statistics (counts, vocabularies, normalisers) saw more rows than the training part has.
 
     Args:
@@ -137,9 +136,7 @@ def statistics_from_outside(name: str, fitted: IntArray, train: IntArray) -> lis
     ]
 
 
-def time_travel(
-    histories: Ragged, history_times: FloatArray | IntArray, row_times: FloatArray | IntArray
-) -> list[Finding]:
+def time_travel(histories: Ragged, history_times: Floats | Ints, row_times: Floats | Ints) -> list[Finding]:
     """Whether a history holds an event that is not strictly earlier than the row it belongs to.
 
     Args:
@@ -164,7 +161,7 @@ def time_travel(
     ]
 
 
-def overlapping_time(train_times: FloatArray | IntArray, test_times: FloatArray | IntArray) -> list[Finding]:
+def overlapping_time(train_times: Floats | Ints, test_times: Floats | Ints) -> list[Finding]:
     """Whether training rows are as late as test rows under a split by time."""
     if len(train_times) == 0 or len(test_times) == 0 or train_times.max() < test_times.min():
         return []

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from ..base.arrays import Floats, Ints
 from ..base.errors import ConfigError, DataError
-from ..base.ragged import FloatArray, IntArray
 from .config import EvaluationConfig
 from .summary import bootstrap_of, with_intervals
 from .uncertainty.bootstrap import ratio
@@ -24,13 +24,13 @@ Json = dict[str, Any]
 
 
 def off_policy_value(
-    rewards: FloatArray,
-    propensities: FloatArray | None,
-    target_probabilities: FloatArray,
-    users: IntArray | None = None,
+    rewards: Floats,
+    propensities: Floats | None,
+    target_probabilities: Floats,
+    users: Ints | None = None,
     *,
     clip: float | None = None,
-    reward_model: tuple[FloatArray, FloatArray] | None = None,
+    reward_model: tuple[Floats, Floats] | None = None,
     config: EvaluationConfig | None = None,
 ) -> Json:
     """Mean reward a target policy would have earned, by IPS, SNIPS and, with a reward model, DR.
@@ -90,7 +90,7 @@ def off_policy_value(
     }
 
 
-def _weights(rewards: FloatArray, propensities: FloatArray | None, target: FloatArray) -> FloatArray:
+def _weights(rewards: Floats, propensities: Floats | None, target: Floats) -> Floats:
     """pi / p of each row, after refusing what cannot be a probability."""
     if propensities is None:
         raise DataError(

@@ -10,25 +10,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..base.ragged import BoolArray, IntArray, Ragged, contains, locate
+from ..base.arrays import F64, Bool, Ints
+from ..base.ragged import Ragged, contains, locate
 from .summary import with_intervals
 from .uncertainty.bootstrap import UserBootstrap, ratio
 
 Json = dict[str, Any]
-Values = NDArray[np.float64]
 
 
 def source_metrics(
     truth: Ragged,
     names: Sequence[str],
-    candidates: IntArray,
-    proposed: BoolArray,
-    final: IntArray,
-    lists: Mapping[str, IntArray],
-    without: Mapping[str, IntArray],
-    users: IntArray,
+    candidates: Ints,
+    proposed: Bool,
+    final: Ints,
+    lists: Mapping[str, Ints],
+    without: Mapping[str, Ints],
+    users: Ints,
     boot: UserBootstrap,
 ) -> Json:
     """What every proposer contributes, over users with a relevant item.
@@ -86,19 +85,19 @@ def source_metrics(
     return out
 
 
-def _share(named: BoolArray, counted: BoolArray, column: int, alone: bool = False) -> tuple[Values, Values]:
+def _share(named: Bool, counted: Bool, column: int, alone: bool = False) -> tuple[F64, F64]:
     """Per user, how many of the counted entries [V, n] one proposer named, and how many there are."""
     own = named[:, :, column] & (named.sum(2) == 1) if alone else named[:, :, column]
     return (own & counted).sum(1).astype(np.float64), counted.sum(1).astype(np.float64)
 
 
-def _credit(named: BoolArray, counted: BoolArray, column: int) -> tuple[Values, Values]:
+def _credit(named: Bool, counted: Bool, column: int) -> tuple[F64, F64]:
     """Per user, the counted entries one proposer named, each divided among its proposers, and how many there are."""
     part = named[:, :, column] / np.maximum(named.sum(2), 1)
     return (part * counted).sum(1), counted.sum(1).astype(np.float64)
 
 
-def _hits(truth: Ragged, rows: IntArray, users: IntArray) -> Values:
+def _hits(truth: Ragged, rows: Ints, users: Ints) -> F64:
     """How many of their relevant items the lists [V, n] of some users hold, float64 [V]."""
     inside = contains(truth, np.repeat(users, rows.shape[1]), rows.ravel())
     return np.asarray(inside.reshape(rows.shape).sum(1), dtype=np.float64)

@@ -14,15 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..base.arrays import F64, AnyArray, Floats, Ints
 from ..base.errors import ConfigError, DataError
-from ..base.ragged import FloatArray, IntArray, Ragged, locate
+from ..base.ragged import Ragged, locate
 from .config import EvaluationConfig
 from .metrics.lists import UserMetrics
 from .summary import bootstrap_of
-from .uncertainty.bootstrap import Samples, UserBootstrap, ratio
+from .uncertainty.bootstrap import UserBootstrap, ratio
 from .uncertainty.row_samples import PIVOTAL, row_metric_samples
-
-Column = NDArray[Any]
 
 LOWER_IS_BETTER = frozenset({"logloss", "ece"})
 OTHER = "(other)"
@@ -65,7 +64,7 @@ class Slice:
 
 
 def user_slices(
-    metrics: UserMetrics, columns: Mapping[str, Column], config: EvaluationConfig | None = None
+    metrics: UserMetrics, columns: Mapping[str, AnyArray], config: EvaluationConfig | None = None
 ) -> list[Slice]:
     """Per-user metrics averaged within each value of each column.
 
@@ -93,9 +92,9 @@ def user_slices(
 
 
 def item_slices(
-    ranked: IntArray,
+    ranked: Ints,
     truth: Ragged,
-    columns: Mapping[str, Column],
+    columns: Mapping[str, AnyArray],
     k: int,
     config: EvaluationConfig | None = None,
 ) -> list[Slice]:
@@ -129,10 +128,10 @@ def item_slices(
 
 
 def row_slices(
-    labels: FloatArray,
-    probabilities: FloatArray,
-    users: IntArray,
-    columns: Mapping[str, Column],
+    labels: Floats,
+    probabilities: Floats,
+    users: Ints,
+    columns: Mapping[str, AnyArray],
     config: EvaluationConfig | None = None,
     *,
     task: str = "",
@@ -177,7 +176,7 @@ def worst_slices(slices: list[Slice], metric: str, limit: int = 10) -> list[Slic
     return sorted(costly, key=lambda one: -one.cost)[:limit]
 
 
-def buckets(values: Column, edges: tuple[float, ...]) -> NDArray[np.str_]:
+def buckets(values: AnyArray, edges: tuple[float, ...]) -> NDArray[np.str_]:
     """Numbers as labelled ranges: edges (1, 5) give "< 1", "1 to < 5" and ">= 5"; NaN is "missing"."""
     if not edges or list(edges) != sorted(set(edges)):
         raise ConfigError(f"bucket edges {list(edges)} must rise; pass for example (1, 5, 20)")
@@ -188,14 +187,14 @@ def buckets(values: Column, edges: tuple[float, ...]) -> NDArray[np.str_]:
     return names[np.where(np.isnan(number), len(names) - 1, np.searchsorted(edges, number, side="right"))]
 
 
-def history_buckets(lengths: IntArray) -> NDArray[np.str_]:
+def history_buckets(lengths: Ints) -> NDArray[np.str_]:
     """Users by the length of their history: from "0 events (new)" to "200 or more"."""
     edges = np.array([1, 5, 20, 50, 200])
     names = np.array(["0 events (new)", "1 to 4", "5 to 19", "20 to 49", "50 to 199", "200 or more"])
     return names[np.searchsorted(edges, lengths, side="right")]
 
 
-def popularity_buckets(counts: IntArray, head: float = 0.5, torso: float = 0.4) -> NDArray[np.str_]:
+def popularity_buckets(counts: Ints, head: float = 0.5, torso: float = 0.4) -> NDArray[np.str_]:
     """Items as "head", "torso", "tail" or "never seen" by their share of the events.
 
     Args:
@@ -213,7 +212,7 @@ def popularity_buckets(counts: IntArray, head: float = 0.5, torso: float = 0.4) 
     return out
 
 
-def _groups(values: Column, limit: int) -> tuple[list[str], IntArray]:
+def _groups(values: AnyArray, limit: int) -> tuple[list[str], Ints]:
     """Names of the distinct values and the group of each entry; the rarest beyond `limit` share one group."""
     distinct, group, count = np.unique(_comparable(values), return_inverse=True, return_counts=True)
     names = [str(one) for one in distinct]
@@ -225,7 +224,7 @@ def _groups(values: Column, limit: int) -> tuple[list[str], IntArray]:
     return [*(names[one] for one in kept), OTHER], place[group]
 
 
-def _comparable(values: Column) -> Column:
+def _comparable(values: AnyArray) -> AnyArray:
     return values.astype(str) if values.dtype == object else values
 
 
@@ -235,8 +234,8 @@ def _slices(
     names: list[str],
     *,
     metric: str,
-    samples: Samples,
-    size: IntArray,
+    samples: F64,
+    size: Ints,
     overall: float | None,
 ) -> list[Slice]:
     found: list[Slice] = []

@@ -12,16 +12,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..base.arrays import F64, Bool, Floats, Ints
 from ..base.errors import ConfigError, DataError
-from ..base.ragged import BoolArray, FloatArray, IntArray, Ragged
+from ..base.ragged import Ragged
 from .config import EvaluationConfig
 from .metrics.calibration import reliability_curve
 from .metrics.coverage import average_popularity, coverage, coverage_interval, diversity, gini, item_exposure, novelty
 from .metrics.lists import LIST_METRICS, UserMetrics, list_metrics
 from .metrics.rows import check_probabilities
-from .uncertainty.bootstrap import Samples, UserBootstrap
+from .uncertainty.bootstrap import UserBootstrap
 from .uncertainty.row_samples import PIVOTAL, row_metric_samples
 
 Json = dict[str, Any]
@@ -34,7 +34,7 @@ def bootstrap_of(num_users: int, config: EvaluationConfig) -> UserBootstrap:
     return UserBootstrap(num_users, config.draws, config.seed, config.level)
 
 
-def with_intervals(names: list[str], samples: Samples, boot: UserBootstrap) -> Json:
+def with_intervals(names: list[str], samples: F64, boot: UserBootstrap) -> Json:
     """Estimates (row 0) and intervals of samples [draws + 1, M] under `name` and `name_ci`; undefined is None."""
     out: Json = {}
     pivotal, plain = boot.interval(samples, pivotal=True), boot.interval(samples)
@@ -57,13 +57,13 @@ def user_metrics_json(metrics: UserMetrics, config: EvaluationConfig) -> Json:
 
 
 def retrieval_metrics(
-    ranked: IntArray,
+    ranked: Ints,
     truth: Ragged,
     *,
     num_items: int,
     config: EvaluationConfig | None = None,
-    popularity: IntArray | None = None,
-    item_vectors: FloatArray | None = None,
+    popularity: Ints | None = None,
+    item_vectors: Floats | None = None,
     sampled: int | None = None,
 ) -> Json:
     """Everything said of one retriever's or recommender's lists.
@@ -89,7 +89,7 @@ def retrieval_metrics(
     if not ks:
         raise ConfigError(f"cut-offs {list(config.ks)} all exceed the lists of {ranked.shape[1]} items; lower one")
     out = user_metrics_json(list_metrics(ranked, truth, ks, LIST_METRICS), config)
-    values: dict[str, NDArray[np.float64]] = {}
+    values: dict[str, F64] = {}
     for k in ks:
         out[f"coverage@{k}"] = coverage(ranked, num_items, k)
         if config.draws:
@@ -107,10 +107,10 @@ def retrieval_metrics(
 
 
 def ranking_metrics(
-    labels: FloatArray,
-    probabilities: FloatArray,
-    users: IntArray,
-    mask: BoolArray | None = None,
+    labels: Floats,
+    probabilities: Floats,
+    users: Ints,
+    mask: Bool | None = None,
     *,
     config: EvaluationConfig | None = None,
 ) -> Json:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ..artifacts.folder import open_run
+from ..base.arrays import F32, F64, I64
 from ..base.errors import ConfigError, RunError
 from ..data.dataset import NOW
 from ..ranking.blend import BlendConfig, blend
@@ -45,15 +45,15 @@ class Ranked:
             request for `select`).
     """
 
-    rows: NDArray[np.int64]
-    scores: NDArray[np.float64]
-    tasks: Mapping[str, NDArray[np.float32]]
+    rows: I64
+    scores: F64
+    tasks: Mapping[str, F32]
 
-    def order(self) -> NDArray[np.int64]:
+    def order(self) -> I64:
         """Columns from best to worst, int64 [B, C]; ties keep the retriever's order."""
         return np.argsort(-self.scores, axis=1, kind="stable")
 
-    def top(self, k: int) -> NDArray[np.int64]:
+    def top(self, k: int) -> I64:
         """Item rows of the best k, int64 [B, k], -1 pads."""
         best = np.take_along_axis(self.rows, self.order()[:, :k], axis=1)
         short = k - best.shape[1]
@@ -90,7 +90,7 @@ class Funnel:
         """Answer once and forget it, so that what libraries set up at first use is in no answer's timings."""
         self.recommend(list(self.dataset.user_rows)[:1], min(10, self.retriever.data.num_items))
 
-    def rank(self, users: NDArray[np.int64], found: CandidateSet, moment: int) -> Ranked:
+    def rank(self, users: I64, found: CandidateSet, moment: int) -> Ranked:
         """Score every candidate with every task and blend.
 
         Args:
@@ -104,9 +104,7 @@ class Funnel:
         scores = np.where(present, blend(probabilities, self.blend), -np.inf)
         return Ranked(found.rows, scores, probabilities)
 
-    def _task_logits(
-        self, users: NDArray[np.int64], found: CandidateSet, moment: int
-    ) -> dict[str, NDArray[np.float32]]:
+    def _task_logits(self, users: I64, found: CandidateSet, moment: int) -> dict[str, F32]:
         model = self.stages.model
         if model is None:
             return {SELECT: found.prior}
@@ -184,7 +182,7 @@ class Funnel:
         told = zip(asked, lists, counts, strict=True)
         return [answer(one, k, items, count, share) for one, items, count in told]
 
-    def _items(self, ranked: Ranked, offer: Offer, request: int, columns: NDArray[np.int64]) -> list[dict[str, Any]]:
+    def _items(self, ranked: Ranked, offer: Offer, request: int, columns: I64) -> list[dict[str, Any]]:
         """One request's candidates in these columns, up to the first pad."""
         items = []
         for column in columns:

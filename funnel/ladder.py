@@ -12,8 +12,8 @@ from enum import StrEnum
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..base.arrays import F64, I64, Bool
 from ..data.dataset import NOW, Dataset
 from ..data.vocabulary import FIRST
 from ..retrieval.baselines.base import Histories
@@ -73,7 +73,7 @@ class Ladder:
         return Rung.SEGMENT if self._grouped[user] else Rung.POPULAR
 
     @cached_property
-    def _profiled(self) -> NDArray[np.bool_]:
+    def _profiled(self) -> Bool:
         """Users of whom the tower reads a feature with a known value, the id apart: bool [U]."""
         data = self.retriever.data
         known = np.zeros(self.dataset.num_users, dtype=np.bool_)
@@ -91,14 +91,14 @@ class Ladder:
         return known
 
     @cached_property
-    def _grouped(self) -> NDArray[np.bool_]:
+    def _grouped(self) -> Bool:
         """Users with a known trait, bool [U]."""
         baseline = self.retriever.companions.get(SEGMENT_POPULARITY)
         if not isinstance(baseline, SegmentPopularity):
             return np.zeros(self.dataset.num_users, dtype=np.bool_)
         return np.asarray((baseline.segments >= 0).any(1))
 
-    def offer(self, rung: Rung, users: NDArray[np.int64], count: int, allowed: Bitmap | None) -> Offer:
+    def offer(self, rung: Rung, users: I64, count: int, allowed: Bitmap | None) -> Offer:
         """Candidates of known users who stand on the same rung; fewer than `count` only where no more are eligible.
 
         Args:
@@ -119,7 +119,7 @@ class Ladder:
         cut = {name: getattr(found, name)[:, :used] for name in ("rows", "features", "prior", "ranks")}
         return Offer(replace(found, **cut), sources)
 
-    def popular(self, count: int, allowed: Bitmap | None) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def popular(self, count: int, allowed: Bitmap | None) -> tuple[I64, F64]:
         """What is popular among everybody: item rows [n <= count], and each one's share of all positive events."""
         nobody = Histories(np.empty(0, dtype=np.int64), np.zeros(2, dtype=np.int64))
         scores = self.retriever.companions[POPULARITY].score(nobody)[0].astype(np.float64)

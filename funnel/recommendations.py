@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..base.arrays import F32, I64
 from ..data.dataset import Dataset
 from ..retrieval.retriever import Retriever
 from .ladder import Rung
@@ -90,7 +90,7 @@ class Explainer:
         self.history = retriever.data.history
         self.vectors = retriever.item_vectors[:, : retriever.model.config.dim]
 
-    def _unit(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _unit(self, rows: I64) -> F32:
         vectors = self.vectors[rows]
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         return np.asarray(vectors / np.maximum(lengths, 1e-12), dtype=np.float32)

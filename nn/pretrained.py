@@ -13,8 +13,8 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from ..base.arrays import F32
 from ..data.pretrained import TableStart
 from ..data.vocabulary import FIRST
 from .embedding import EmbeddingTable
@@ -64,7 +64,7 @@ class Projection:
         spread: root mean square that the entries of the result have over the whole file.
     """
 
-    def __init__(self, vectors: NDArray[np.float32], dim: int, spread: float) -> None:
+    def __init__(self, vectors: F32, dim: int, spread: float) -> None:
         width = vectors.shape[1]
         self.centre = np.zeros(width, dtype=np.float64)
         self.axes = np.eye(width, dim)
@@ -78,6 +78,6 @@ class Projection:
         size = float(np.sqrt(np.square((vectors - self.centre) @ self.axes).mean()))
         self.scale = spread / size if size > 0 else 0.0
 
-    def apply(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    def apply(self, vectors: F32) -> F32:
         """Vectors float32 [m, d] -> rows float32 [m, K]."""
         return np.asarray((vectors - self.centre) @ self.axes * self.scale, dtype=np.float32)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..artifacts.folder import Run, open_run
 from ..artifacts.names import EVALUATION, INDEX, INDEX_REPORT, RANKING_HISTORY, RETRIEVAL_HISTORY
+from ..base.arrays import AnyArray, Ints
 from ..base.errors import RunError
-from ..base.ragged import IntArray, Ragged
+from ..base.ragged import Ragged
 from ..data.split import Part
 from ..evaluation.attribution import funnel_metrics
 from ..evaluation.gates import unused_experts
@@ -64,7 +64,7 @@ def evaluate_run(run: Path, stage: str = "all") -> Json:
         raise RunError(f"{run} has no ranker, so --stage ranking has nothing to measure; train it with --stage all")
     bench = Bench(stages, Part.TEST, max(stages.config.evaluation.ks))
     result: Json = {"title": f"Evaluation of {stages.config.name}", "protocol": protocol(stages)}
-    values: dict[str, NDArray[Any]] = {}
+    values: dict[str, AnyArray] = {}
     findings: list[Any] = list(refuse_leaks(stages.dataset))
     slices: list[Any] = []
     if stages.retriever is not None and stage in ("retrieval", "funnel", "all"):
@@ -125,7 +125,7 @@ def protocol(stages: Stages) -> Json:
     return out
 
 
-def _retrieval(bench: Bench, values: dict[str, NDArray[Any]]) -> tuple[Json, list[Any]]:
+def _retrieval(bench: Bench, values: dict[str, AnyArray]) -> tuple[Json, list[Any]]:
     stages, (_, _, truth) = bench.stages, bench.asked
     config = stages.config.evaluation
     popularity = bench.retriever.data.popularity(Part.VALID).numpy().astype(np.int64)
@@ -151,7 +151,7 @@ def _retrieval(bench: Bench, values: dict[str, NDArray[Any]]) -> tuple[Json, lis
     return combine(reports), findings
 
 
-def _remember(name: str, rows: IntArray, truth: Ragged, stages: Stages, values: dict[str, NDArray[Any]]) -> UserMetrics:
+def _remember(name: str, rows: Ints, truth: Ragged, stages: Stages, values: dict[str, AnyArray]) -> UserMetrics:
     """Per-user metrics of one system, kept for `recsys compare`."""
     ks = [k for k in stages.config.evaluation.ks if k <= rows.shape[1]] or [rows.shape[1]]
     metrics = list_metrics(rows, truth, ks)
@@ -166,7 +166,7 @@ def _index(run: Run) -> Json:
     return dict(run.read_json(INDEX_REPORT))
 
 
-def _ranking(bench: Bench, values: dict[str, NDArray[Any]]) -> tuple[Json, list[Any]]:
+def _ranking(bench: Bench, values: dict[str, AnyArray]) -> tuple[Json, list[Any]]:
     stages = bench.stages
     config = stages.config.evaluation
     rows = stages.dataset.rows(Part.TEST).numpy()
@@ -221,7 +221,7 @@ def _blend(stages: Stages) -> Json:
     return {"chosen_by": "configuration" if configured else "default", "kind": used.kind, "weights": dict(weights)}
 
 
-def _slices(bench: Bench, final: IntArray, metrics: UserMetrics) -> list[Any]:
+def _slices(bench: Bench, final: Ints, metrics: UserMetrics) -> list[Any]:
     stages, (users, seen, truth) = bench.stages, bench.asked
     config = stages.config.evaluation
     by_user = {"history": history_buckets(seen.lengths)}
@@ -237,11 +237,11 @@ def _slices(bench: Bench, final: IntArray, metrics: UserMetrics) -> list[Any]:
     return [*user_slices(metrics, by_user, config), *item_slices(final, truth, by_item, k, config)]
 
 
-def _row_slices(bench: Bench, values: dict[str, NDArray[Any]]) -> list[Any]:
+def _row_slices(bench: Bench, values: dict[str, AnyArray]) -> list[Any]:
     """Each task by the context columns of the rows, and by how much the user was seen in training."""
     dataset, config = bench.stages.dataset, bench.stages.config.evaluation
     rows = dataset.rows(Part.TEST).numpy()
-    columns: dict[str, NDArray[Any]] = {}
+    columns: dict[str, AnyArray] = {}
     for column, name in enumerate(dataset.sides["context"].categorical):
         vocabulary = dataset.encoders.vocabularies.get(name)
         if vocabulary is not None and len(vocabulary) <= 4 * config.max_slices:
@@ -270,7 +270,7 @@ def _row_slices(bench: Bench, values: dict[str, NDArray[Any]]) -> list[Any]:
     return found
 
 
-def _examples(bench: Bench, final: IntArray) -> list[Json]:
+def _examples(bench: Bench, final: Ints) -> list[Json]:
     """What a few users get, with titles: their latest history, the list, and which items they went on to take."""
     dataset, (users, seen, truth) = bench.stages.dataset, bench.asked
     chosen = np.linspace(0, len(users) - 1, min(EXAMPLES, len(users))).astype(int)
@@ -288,7 +288,7 @@ def _examples(bench: Bench, final: IntArray) -> list[Json]:
     return out
 
 
-def _keep(run: Run, result: Json, values: dict[str, NDArray[Any]]) -> None:
+def _keep(run: Run, result: Json, values: dict[str, AnyArray]) -> None:
     """Store the result and the per-user values in the run."""
     from safetensors.numpy import save_file
 
@@ -340,7 +340,7 @@ def compare_runs(runs: Sequence[Path]) -> Json:
     return result
 
 
-def _user_metrics(table: dict[str, NDArray[Any]]) -> UserMetrics:
+def _user_metrics(table: dict[str, AnyArray]) -> UserMetrics:
     kept = {
         name: values.astype(np.float64)
         for name, values in table.items()

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..base.ragged import IntArray, Ragged
+from ..base.arrays import F32, F64, I64, Bool, Ints
+from ..base.ragged import Ragged
 from ..data.split import Part
 from ..evaluation.attribution import FunnelTrace
 from ..funnel.funnel import Funnel, Ranked
@@ -46,16 +46,16 @@ class Bench:
         return self.stages.retriever
 
     @cached_property
-    def asked(self) -> tuple[NDArray[np.int64], Ragged, Ragged]:
+    def asked(self) -> tuple[I64, Ragged, Ragged]:
         """User rows [B], items seen before, and items to be found."""
         return requests(self.retriever.data, self.part)
 
     @cached_property
-    def queries(self) -> NDArray[np.float32]:
+    def queries(self) -> F32:
         """Query vectors, float32 [B, width]."""
         return self.retriever.queries(self.asked[0], int(self.part))
 
-    def lists(self, name: str, exact: bool = True) -> NDArray[np.int64]:
+    def lists(self, name: str, exact: bool = True) -> I64:
         """One retriever's best items of every request, int64 [B, depth], seen ones left out.
 
         Where a baseline knows too little its list goes on by popularity: so it would be served, and so it is judged.
@@ -68,7 +68,7 @@ class Bench:
         return self.retriever.propose(name, self.queries, histories, self.depth, exact=exact, complete=True)
 
     @cached_property
-    def systems(self) -> dict[str, NDArray[np.int64]]:
+    def systems(self) -> dict[str, I64]:
         """The exact lists of towers, baselines and proposers by name; a mere opinion for the ranker is no row."""
         wanted = self.stages.config.retrieval
         shown = {*wanted.baselines, *wanted.proposers}
@@ -121,12 +121,12 @@ class Bench:
     def _truth_scores(
         self,
         funnel: Funnel,
-        users: NDArray[np.int64],
+        users: I64,
         answers: Proposals,
         ranked: Ranked,
-        owner: IntArray,
-        items: IntArray,
-    ) -> NDArray[np.float64]:
+        owner: Ints,
+        items: Ints,
+    ) -> F64:
         """What the ranker gives each relevant item, had the retriever put the missed ones last: float64 [E].
 
         A missed item is described and weighed as if it stood in the list that was served, which itself stays as it was:
@@ -154,12 +154,12 @@ class Bench:
         return out
 
     @cached_property
-    def row_logits(self) -> dict[str, NDArray[np.float32]]:
+    def row_logits(self) -> dict[str, F32]:
         """Logits of every task on the part's logged rows, task -> float32 [R]."""
         assert self.stages.ranker is not None
         return score_rows(self.stages.ranker, self.stages.dataset, self.stages.dataset.rows(self.part))
 
-    def task_rows(self) -> Mapping[str, tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]]:
+    def task_rows(self) -> Mapping[str, tuple[Bool, F64, F64]]:
         """Per binary task: mask [R], labels [R] and raw logits [R] of the part's logged rows."""
         dataset = self.stages.dataset
         rows = dataset.rows(self.part).numpy()
@@ -174,6 +174,6 @@ class Bench:
         }
 
 
-def _joined(blocks: Sequence[Mapping[str, NDArray[np.int64]]]) -> dict[str, NDArray[np.int64]]:
+def _joined(blocks: Sequence[Mapping[str, I64]]) -> dict[str, I64]:
     """The lists of blocks of requests, name by name, as lists of all requests."""
     return {name: np.concatenate([block[name] for block in blocks]) for name in (blocks[0] if blocks else ())}

@@ -13,14 +13,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..artifacts.folder import Run, RunWriter, open_run
 from ..artifacts.locate import RUNS
 from ..artifacts.manifest import MANIFEST
 from ..artifacts.names import CONFIG, INDEX, INDEX_REPORT, RANKING_HISTORY, RETRIEVAL_HISTORY
+from ..base.arrays import Bool, Ints
 from ..base.errors import ConfigError, RunError
-from ..base.ragged import IntArray
 from ..configs.run import RunConfig, config_hash, write_config
 from ..data.build import load_dataset
 from ..data.dataset import NOW, Dataset
@@ -278,13 +277,13 @@ def select_requests(dataset: Dataset, retriever: Retriever, config: RunConfig) -
 
 
 def _others(
-    rows: IntArray,
-    owner: IntArray,
-    items: IntArray,
-    truth_items: IntArray,
-    truth_owner: IntArray,
+    rows: Ints,
+    owner: Ints,
+    items: Ints,
+    truth_items: Ints,
+    truth_owner: Ints,
     num_items: int,
-) -> NDArray[np.bool_]:
+) -> Bool:
     """Candidates [Q, C] that the request's user also took, other than the request's own item."""
     taken = np.unique(truth_owner * num_items + truth_items)
     keys = owner[:, None] * num_items + rows

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
+from ..base.arrays import F64, Floats
 from ..base.errors import ConfigError
 from ..base.settings import Settings
-
-Floats = NDArray[np.floating[Any]]
 
 SMALLEST = 1e-12  # probabilities and values below it count as this in a product: the score stays finite
 
@@ -61,7 +59,7 @@ def blend(probabilities: Mapping[str, Floats], config: BlendConfig) -> Floats:
     return _score(_terms(probabilities, config), weights, config)
 
 
-def _given(config: BlendConfig, names: list[str]) -> NDArray[np.float64]:
+def _given(config: BlendConfig, names: list[str]) -> F64:
     """The configured weights, in the order of the names; 1 for each where there are none."""
     return np.array([config.weights.get(name, 0.0) if config.weights else 1.0 for name in names])
 
@@ -72,7 +70,7 @@ def _terms(probabilities: Mapping[str, Floats], config: BlendConfig) -> list[Flo
     return [np.log(np.maximum(value, SMALLEST)) for value in values] if config.kind == "product" else values
 
 
-def _score(terms: list[Floats], weights: NDArray[np.float64], config: BlendConfig) -> Floats:
+def _score(terms: list[Floats], weights: F64, config: BlendConfig) -> Floats:
     """The blend of the terms; a weight of 0 leaves its task out, whatever it says."""
     score: Floats = np.zeros(np.shape(terms[0]))
     for term, weight in zip(terms, weights.tolist(), strict=True):
@@ -110,7 +108,7 @@ def search_blend_weights(
     generator = np.random.default_rng(seed)
     terms = _terms(probabilities, config)
 
-    def value(weights: NDArray[np.float64]) -> float:
+    def value(weights: F64) -> float:
         return objective(_score(terms, weights, config))
 
     starts = [_given(config, names), np.full(len(names), 1.0 / len(names)), *np.eye(len(names))]
@@ -134,7 +132,7 @@ def search_blend_weights(
     return _with(config, names, best), best_value
 
 
-def _with(config: BlendConfig, names: list[str], weights: NDArray[np.float64]) -> BlendConfig:
+def _with(config: BlendConfig, names: list[str], weights: F64) -> BlendConfig:
     """The configuration with these weights."""
     table = {name: float(weight) for name, weight in zip(names, weights, strict=True)}
     return config.model_copy(update={"weights": table})

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..base.arrays import Bool, Floats
 from ..data.dataset import Dataset
 from ..data.schema import TaskSpec
 from ..evaluation.metrics.rows import auc
@@ -27,8 +27,6 @@ from .requests import SELECT, RequestSet
 from .scoring import TOP, request_logits, request_ndcg, score_rows
 
 log = logging.getLogger(__name__)
-
-Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,7 @@ def search_on_rows(
     probabilities: Mapping[str, Floats],
     tasks: Sequence[TaskSpec],
     labels: Floats,
-    mask: NDArray[np.bool_],
+    mask: Bool,
     config: BlendConfig,
     seed: int,
 ) -> FoundBlend | None:

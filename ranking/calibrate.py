@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
+from ..base.arrays import Floats
 from ..base.errors import ConfigError
 from ..base.settings import Settings
-
-Floats = NDArray[np.floating[Any]]
 
 SMALLEST_SLOPE = 1e-3  # held-out labels that run against the logits flatten them, and never turn a ranking round
 

@@ -11,18 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from ..base.arrays import F64, Floats
 from ..base.settings import Settings
 from ..data.dataset import Dataset
 from ..data.schema import TaskSpec
 
-Predictions = Mapping[str, NDArray[np.floating[Any]]]
+Predictions = Mapping[str, Floats]
 """Task -> logits (binary) or values (regression) of the training rows [R]."""
 
 
@@ -56,7 +55,7 @@ def taught(dataset: Dataset, rows: Tensor, teachers: Sequence[Predictions], shar
     return replace(dataset, events=replace(dataset.events, labels=labels))
 
 
-def _as_label(prediction: NDArray[np.float64], task: TaskSpec) -> NDArray[np.float64]:
+def _as_label(prediction: F64, task: TaskSpec) -> F64:
     """On the scale of the label: a probability, or the value before any logarithm."""
     if task.kind == "binary":
         return np.asarray(1.0 / (1.0 + np.exp(-prediction)))

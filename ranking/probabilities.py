@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..base.arrays import Floats
 from ..data.schema import TaskSpec
 from .calibrate import Calibrator, sigmoid
 from .requests import SELECT
-
-Floats = NDArray[np.floating[Any]]
 
 
 def task_probabilities(

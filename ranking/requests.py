@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..base.arrays import F32, I64
 from ..base.settings import Settings
 from ..data.batch import Batch
 from ..data.dataset import Dataset
@@ -82,16 +82,16 @@ class RequestSet:
 
     dataset: Dataset
     moment: int
-    users: NDArray[np.int64]
-    rows: NDArray[np.int64]
-    features: NDArray[np.float32]
-    prior: NDArray[np.float32]
-    target: NDArray[np.int64]
+    users: I64
+    rows: I64
+    features: F32
+    prior: F32
+    target: I64
 
     def __len__(self) -> int:
         return len(self.users)
 
-    def take(self, chosen: NDArray[np.int64]) -> RequestSet:
+    def take(self, chosen: I64) -> RequestSet:
         """Some of the requests."""
         return RequestSet(
             self.dataset,
@@ -123,10 +123,10 @@ class RequestSet:
 def request_batch(
     dataset: Dataset,
     moment: int,
-    users: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    features: NDArray[np.float32],
-    prior: NDArray[np.float32],
+    users: I64,
+    rows: I64,
+    features: F32,
+    prior: F32,
     target: Tensor | None = None,
 ) -> RequestBatch:
     """Candidates [Q, C] of requests as one batch; pads become item 0 with an impossible prior."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..base.arrays import F32, I64, Floats
 from ..base.ragged import Ragged, offsets
 from ..data.dataset import Dataset
 from ..evaluation.metrics.lists import rank_metrics
@@ -17,17 +15,15 @@ from ..training.loop import evaluation_mode
 from .ranker import Ranker
 from .requests import SELECT, RequestSet
 
-Floats = NDArray[np.floating[Any]]
-
 SCORE_ROWS = 8192
 """Logged rows scored at once."""
 TOP = 10
 """Length of the list that NDCG judges."""
 
 
-def score_rows(ranker: Ranker, dataset: Dataset, rows: Tensor) -> dict[str, NDArray[np.float32]]:
+def score_rows(ranker: Ranker, dataset: Dataset, rows: Tensor) -> dict[str, F32]:
     """Logit (or value) of every task on logged rows, task -> float32 [R]."""
-    parts: dict[str, list[NDArray[np.float32]]] = {}
+    parts: dict[str, list[F32]] = {}
     with evaluation_mode(ranker):
         for start in range(0, len(rows), SCORE_ROWS):
             for name, logits in ranker(dataset.batch(rows[start : start + SCORE_ROWS])).items():
@@ -59,9 +55,9 @@ def row_metrics(ranker: Ranker, dataset: Dataset, rows: Tensor) -> dict[str, flo
     return metrics
 
 
-def request_logits(model: nn.Module, requests: RequestSet, block: int = 64) -> dict[str, NDArray[np.float32]]:
+def request_logits(model: nn.Module, requests: RequestSet, block: int = 64) -> dict[str, F32]:
     """Logits of all requests' candidates, task -> float32 [Q, C], `select` among them."""
-    parts: dict[str, list[NDArray[np.float32]]] = {}
+    parts: dict[str, list[F32]] = {}
     with evaluation_mode(model):
         for start in range(0, len(requests), block):
             chosen = torch.arange(start, min(start + block, len(requests)))
@@ -85,7 +81,7 @@ def select_metrics(model: nn.Module, requests: RequestSet) -> dict[str, float]:
     }
 
 
-def request_loss(scores: Floats, target: NDArray[np.int64]) -> float:
+def request_loss(scores: Floats, target: I64) -> float:
     """Mean softmax cross-entropy of the item taken; 0 where no request has it.
 
     Args:
@@ -101,7 +97,7 @@ def request_loss(scores: Floats, target: NDArray[np.int64]) -> float:
     return float((mass - known[np.arange(len(known)), target[there]]).mean())
 
 
-def request_ndcg(scores: Floats, target: NDArray[np.int64]) -> float:
+def request_ndcg(scores: Floats, target: I64) -> float:
     """Mean NDCG@10 of the one item taken per request; an item the retriever missed counts as not found.
 
     Args:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field, SerializeAsAny, field_validator
 from torch import Tensor, nn
 
+from ..base.arrays import Bool
 from ..base.errors import ConfigError
 from ..base.settings import Settings, with_defaults
 from ..data.batch import Batch, Layout
@@ -309,7 +309,7 @@ def _taught(dataset: Dataset, config: RankingConfig, runtime: Runtime, seed: int
     return taught(dataset, rows, said, wanted.share)
 
 
-def held_out(num_users: int, share: float, seed: int) -> NDArray[np.bool_]:
+def held_out(num_users: int, share: float, seed: int) -> Bool:
     """Which users' validation rows choose epochs and calibrators instead of training `select`: bool [U]."""
     return np.random.default_rng([seed, 15]).random(num_users) < share
 

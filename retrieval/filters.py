@@ -19,15 +19,15 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from ..base.arrays import AnyArray, Bool
 from ..base.errors import ConfigError
 from ..data.encoding.attributes import TextColumn
 from .index.bitmap import Bitmap
 
-BoolArray = NDArray[np.bool_]
 Value = str | int | float | bool
-Column = TextColumn | NDArray[Any]
+Column = TextColumn | AnyArray
 
 _DEEPEST = 100
 _TOKEN = re.compile(
@@ -113,7 +113,7 @@ class _Condition(Protocol):
     """A node of the tree."""
 
     def columns(self) -> set[str]: ...
-    def mask(self, table: _Table) -> BoolArray: ...
+    def mask(self, table: _Table) -> Bool: ...
 
 
 @dataclass(frozen=True)
@@ -129,13 +129,13 @@ class _Compare:
     def columns(self) -> set[str]:
         return {self.name}
 
-    def mask(self, table: _Table) -> BoolArray:
+    def mask(self, table: _Table) -> Bool:
         column = table.column(self.name, self.at)
         values = _values(column)
         wanted = _comparable(table.text, self.name, values, self.value, self.value_at)
         if values.dtype.kind != "O" or self.sign == "=":
             return _any_value(column, np.asarray(_COMPARE[self.sign](values, wanted), dtype=np.bool_))
-        present = np.frompyfunc(_present, 1, 1)(values).astype(np.bool_)
+        present = np.asarray(np.frompyfunc(_present, 1, 1)(values), dtype=np.bool_)
         passed = np.zeros(values.shape, dtype=np.bool_)
         passed[present] = _COMPARE[self.sign](values[present], wanted).astype(np.bool_)
         return _any_value(column, passed)
@@ -152,7 +152,7 @@ class _Among:
     def columns(self) -> set[str]:
         return {self.name}
 
-    def mask(self, table: _Table) -> BoolArray:
+    def mask(self, table: _Table) -> Bool:
         column = table.column(self.name, self.at)
         values = _values(column)
         wanted = [_comparable(table.text, self.name, values, value, at) for value, at in self.members]
@@ -173,7 +173,7 @@ class _Not:
     def columns(self) -> set[str]:
         return self.inner.columns()
 
-    def mask(self, table: _Table) -> BoolArray:
+    def mask(self, table: _Table) -> Bool:
         return ~self.inner.mask(table)
 
 
@@ -187,9 +187,9 @@ class _Join:
     def columns(self) -> set[str]:
         return set().union(*(part.columns() for part in self.parts))
 
-    def mask(self, table: _Table) -> BoolArray:
+    def mask(self, table: _Table) -> Bool:
         masks = [part.mask(table) for part in self.parts]
-        joined: BoolArray = (np.logical_and if self.every else np.logical_or).reduce(masks)
+        joined: Bool = (np.logical_and if self.every else np.logical_or).reduce(masks)
         return joined
 
 
@@ -294,7 +294,7 @@ class _Parser:
         return kind == "true", at
 
 
-def _comparable(text: str, name: str, values: NDArray[Any], value: Value, at: int) -> Any:
+def _comparable(text: str, name: str, values: AnyArray, value: Value, at: int) -> Any:
     """The value in the type of the column; a comparison that could never hold is a mistake, not an empty set."""
     kind = values.dtype.kind
     if kind == "O":
@@ -319,18 +319,18 @@ def _comparable(text: str, name: str, values: NDArray[Any], value: Value, at: in
     return value
 
 
-def _values(column: Column) -> NDArray[Any]:
+def _values(column: Column) -> AnyArray:
     """What is compared: every value of an array, every distinct text of a text column."""
     return np.array(column.values, dtype=object) if isinstance(column, TextColumn) else column
 
 
-def _any_value(column: Column, passed: BoolArray) -> BoolArray:
+def _any_value(column: Column, passed: Bool) -> Bool:
     """One answer per item row: any of its values."""
     if isinstance(column, TextColumn):
         return column.where(passed)
     if passed.ndim == 1:
         return passed
-    answer: BoolArray = np.asarray(passed.any(axis=tuple(range(1, passed.ndim))))
+    answer: Bool = np.asarray(passed.any(axis=tuple(range(1, passed.ndim))))
     return answer
 
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..base.arrays import F32, I64
 from .index.base import CandidateIndex
 from .index.bitmap import Bitmap, Exclusions
 
-Floats = NDArray[np.float32]
 
-
-def best_products(queries: Floats, items: Floats) -> Floats:
+def best_products(queries: F32, items: F32) -> F32:
     """Score of every item: queries [B, D] or [B, M, D], items [N, D] -> float32 [B, N]."""
     products = queries @ items.T
     return np.asarray(products if queries.ndim == 2 else products.max(axis=1), dtype=np.float32)
 
 
-def smooth_best(products: Floats) -> Floats:
+def smooth_best(products: F32) -> F32:
     """The score training gives pairs: log of the summed exponentials over the last axis, [B, C, M] -> [B, C]."""
     if products.shape[-1] == 1:
         return np.asarray(products[..., 0], dtype=np.float32)
@@ -27,11 +25,11 @@ def smooth_best(products: Floats) -> Floats:
 
 def search_interests(
     index: CandidateIndex,
-    queries: Floats,
+    queries: F32,
     k: int,
     allowed: Bitmap | None = None,
     excluded: Exclusions | None = None,
-) -> NDArray[np.int64]:
+) -> I64:
     """The k items of the best products: an item among the k best of all is among the k best of its own interest.
 
     Args:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+
+from ..base.arrays import I32, I64
 
 RECIPROCAL_OFFSET = 60.0
 """Constant of reciprocal rank fusion (Cormack et al., SIGIR 2009): 1 / (60 + rank)."""
@@ -14,20 +15,17 @@ RESOLUTION = 2.0**40
 """Gains of reciprocal rank are counted in whole parts of 1 / RESOLUTION."""
 NEVER = np.iinfo(np.int64).max
 
-Rows = NDArray[np.int64]
-Ranks = NDArray[np.int32]
-
 
 class Merged(NamedTuple):
     """The lists of B requests, merged."""
 
-    rows: Rows
+    rows: I64
     """int64 [B, k] item rows, none twice, best first; -1 pads."""
-    ranks: Ranks
+    ranks: I32
     """int32 [B, k, S] place of the item in each of the S lists, 1 the best; 0 where a list does not name it."""
 
 
-def merge(lists: Sequence[Rows], k: int, num_items: int, quotas: Sequence[int] | None = None) -> Merged:
+def merge(lists: Sequence[I64], k: int, num_items: int, quotas: Sequence[int] | None = None) -> Merged:
     """Merge the lists that S retrievers gave to the same requests.
 
     Without quotas by reciprocal rank: an item counts the sum of 1 / (60 + rank) over the lists that name it. With
@@ -70,7 +68,7 @@ def merge(lists: Sequence[Rows], k: int, num_items: int, quotas: Sequence[int] |
     return Merged(_padded(rows, k), np.pad(ranks, ((0, 0), (0, k - rows.shape[1]), (0, 0))))
 
 
-def _turns(sources: int, width: int, quotas: Sequence[int] | None) -> Rows:
+def _turns(sources: int, width: int, quotas: Sequence[int] | None) -> I64:
     """What each slot (list by list, rank by rank) says of the order, int64 [S * n]; small comes first.
 
     Whole numbers, so that sums are exact and equal things are equal. By reciprocal rank they are the gains, negative;
@@ -85,7 +83,7 @@ def _turns(sources: int, width: int, quotas: Sequence[int] | None) -> Rows:
     return place
 
 
-def _over_runs(item: Rows, values: Rows, longest: int, *, add: bool) -> Rows:
+def _over_runs(item: I64, values: I64, longest: int, *, add: bool) -> I64:
     """At the first entry of every run of equal items in a row: the sum, or the least, of the run's values [B, M]."""
     total = values.copy()
     for step in range(1, longest):
@@ -118,7 +116,7 @@ def check_proposers(proposers: Sequence[str], quotas: Mapping[str, int] | None, 
         )
 
 
-def fill_up(merged: Merged, whole: Rows, source: int) -> Merged:
+def fill_up(merged: Merged, whole: I64, source: int) -> Merged:
     """Put a list's further items behind merged lists that are shorter than they may be.
 
     Args:
@@ -141,11 +139,11 @@ def fill_up(merged: Merged, whole: Rows, source: int) -> Merged:
     return filled
 
 
-def places(rows: Rows) -> Ranks:
+def places(rows: I64) -> I32:
     """Rank of every entry of lists [B, n] in its own list, int32 [B, n]; 0 at pads."""
     return np.where(rows >= 0, np.arange(1, rows.shape[1] + 1), 0).astype(np.int32)
 
 
-def _padded(rows: Rows, k: int) -> Rows:
+def _padded(rows: I64, k: int) -> I64:
     """Lists [B, n] as [B, k]."""
     return np.pad(rows[:, :k], ((0, 0), (0, max(0, k - rows.shape[1]))), constant_values=-1)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..base.arrays import F32, F64, I32, I64, Bool
 from ..base.errors import ConfigError
 from ..base.ragged import Ragged
 from ..base.topk import topk_of_scores
@@ -44,13 +44,13 @@ class CandidateSet:
         ranks: int32 [B, C, S] place of the candidate in each proposer's own list, 1 the best; 0 where it is not in it.
     """
 
-    rows: NDArray[np.int64]
-    features: NDArray[np.float32]
-    prior: NDArray[np.float32]
-    ranks: NDArray[np.int32]
+    rows: I64
+    features: F32
+    prior: F32
+    ranks: I32
 
     @property
-    def proposed(self) -> NDArray[np.bool_]:
+    def proposed(self) -> Bool:
         """Which proposers named each candidate, bool [B, C, S]."""
         return self.ranks > 0
 
@@ -65,9 +65,9 @@ class Proposals:
         lists: proposer -> int64 [B, C] its item rows, best first; -1 pads.
     """
 
-    queries: NDArray[np.float32]
+    queries: F32
     histories: Histories
-    lists: Mapping[str, NDArray[np.int64]]
+    lists: Mapping[str, I64]
 
 
 class Retriever:
@@ -114,26 +114,26 @@ class Retriever:
         names = [f"{name}.{part}" for name in (TOWER, *self.scorers) for part in ("score", "standardised", "log_rank")]
         return (*names, "log_history")
 
-    def histories(self, users: NDArray[np.int64], moment: int) -> Histories:
+    def histories(self, users: I64, moment: int) -> Histories:
         """Everything positive the users did before a moment."""
         history, ends = self.data.history, self.data.ends(moment)[users]
         return Histories(*history.csr(users, ends), users, last_seen(history, users, ends, moment))
 
-    def queries(self, users: NDArray[np.int64], moment: int) -> NDArray[np.float32]:
+    def queries(self, users: I64, moment: int) -> F32:
         """Query vectors of users at a moment, [B, width]."""
         return query_vectors(self.model, self.data, users, self.data.ends(moment)[users])
 
     def propose(
         self,
         name: str,
-        queries: NDArray[np.float32],
+        queries: F32,
         histories: Histories,
         k: int,
         allowed: Bitmap | None = None,
         excluded: Ragged | None = None,
         exact: bool = False,
         complete: bool = False,
-    ) -> NDArray[np.int64]:
+    ) -> I64:
         """One proposer's k best items of each request, seen ones left out: int64 [B, k], -1 pads.
 
         A companion's score of 0 means that it knows nothing of the item for this history, and it does not name it.
@@ -155,7 +155,7 @@ class Retriever:
             return search_interests(self.index, queries, k, allowed, out)
         forbidden = None if allowed is None else ~allowed.mask()
 
-        def block(rows: slice) -> NDArray[np.float32]:
+        def block(rows: slice) -> F32:
             if name == TOWER:
                 scores = best_products(queries[rows], self.item_vectors)
             else:
@@ -169,7 +169,7 @@ class Retriever:
         return topk_of_scores(block, len(histories), self.data.num_items, k, seen)[0]
 
     @cached_property
-    def _unpopular(self) -> NDArray[np.float32]:
+    def _unpopular(self) -> F32:
         """Place of each item by popularity in training, as a share of the catalogue: float32 [N], 0 for the first."""
         order = np.argsort(-self.data.popularity(Part.VALID).numpy(), kind="stable")
         place = np.empty(len(order), dtype=np.float32)
@@ -178,7 +178,7 @@ class Retriever:
 
     def proposals(
         self,
-        users: NDArray[np.int64],
+        users: I64,
         moment: int,
         num_candidates: int,
         allowed: Bitmap | None = None,
@@ -192,7 +192,7 @@ class Retriever:
 
     def candidates(
         self,
-        users: NDArray[np.int64],
+        users: I64,
         moment: int,
         num_candidates: int,
         allowed: Bitmap | None = None,
@@ -224,7 +224,7 @@ class Retriever:
         rest = self.propose(first, found.queries, found.histories, width, allowed, excluded, complete=True)
         return fill_up(joined, rest, 0)
 
-    def joined(self, lists: Mapping[str, NDArray[np.int64]]) -> Merged:
+    def joined(self, lists: Mapping[str, I64]) -> Merged:
         """Some proposers' lists merged as this retriever merges, not filled up: int64 [B, C] and int32 [B, C, S]."""
         quotas = None if self.quotas is None else [self.quotas[name] for name in lists]
         rows = list(lists.values())
@@ -232,10 +232,10 @@ class Retriever:
 
     def describe(
         self,
-        rows: NDArray[np.int64],
-        queries: NDArray[np.float32],
+        rows: I64,
+        queries: F32,
         histories: Histories,
-        ranks: NDArray[np.int32],
+        ranks: I32,
         served: int | None = None,
     ) -> CandidateSet:
         """Opinions of all scorers on given candidates.
@@ -266,19 +266,19 @@ class Retriever:
         columns.append(np.broadcast_to(length[:, None], rows.shape))
         return CandidateSet(rows, np.stack(columns, axis=2), prior, ranks)
 
-    def _tower_scores(self, queries: NDArray[np.float32], items: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _tower_scores(self, queries: F32, items: I64) -> F32:
         """What training would score the pairs of requests and items [B, C]."""
         scale = self.model.scale
         factor = scale if isinstance(scale, float) else scale.item()
         return smooth_best(np.matmul(self.item_vectors[items], _columns(queries)) * factor)
 
 
-def _columns(queries: NDArray[np.float32]) -> NDArray[np.float32]:
+def _columns(queries: F32) -> F32:
     """Query vectors [B, width] or [B, M, width] as columns [B, width, M]."""
     return queries[:, :, None] if queries.ndim == 2 else queries.transpose(0, 2, 1)
 
 
-def last_seen(history: History, users: NDArray[np.int64], ends: NDArray[np.int64], moment: int) -> NDArray[np.float64]:
+def last_seen(history: History, users: I64, ends: I64, moment: int) -> F64:
     """When requests are asked: at the user's last known event, infinite for `NOW` and for users without one; [B].
 
     The time of the request itself is what an evaluation may not give away: it is the time of the event to predict.
@@ -288,9 +288,7 @@ def last_seen(history: History, users: NDArray[np.int64], ends: NDArray[np.int64
     return np.where(known & np.isfinite(times), times, np.inf)
 
 
-def _standardised(
-    scores: NDArray[np.float32], present: NDArray[np.bool_], served: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _standardised(scores: F32, present: Bool, served: int) -> tuple[F32, F32]:
     """Scores standardised among the first `served` of each request, and log(1 + rank) among them; 0 at pads.
 
     Scores that are all but equal share the better rank: which of two items with the same vector comes first is decided

@@ -31,8 +31,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from recsys.base.arrays import F64
 from recsys.base.settings import merged
 from recsys.base.topk import exact_ranks
 from recsys.benchmarks.provenance import Json
@@ -186,13 +186,13 @@ class Lab:
         only = section.model_copy(update={"baselines": (), "scorers": ()})
         return data, fit_companions(self.config.model_copy(update={"retrieval": only}), self.dataset, data)
 
-    def measure(self, name: str, seed: int) -> tuple[dict[str, NDArray[np.float64]], dict[str, float]]:
+    def measure(self, name: str, seed: int) -> tuple[dict[str, F64], dict[str, float]]:
         """Per-user values of every metric, and what is known of the training."""
         variant = self.variants[name]
         if variant.group == RANKED:
             return self._ranked(name, seed)
         model, data, about = (None, self.plain[0], {}) if variant.tower is None else self.tower(variant, seed)
-        values: dict[str, NDArray[np.float64]] = {}
+        values: dict[str, F64] = {}
         for title, asked in self._requests(variant.group, data).items():
             if model is not None:
                 found = self._by_tower(model, data, asked)
@@ -212,7 +212,7 @@ class Lab:
             return {"all": new_items(data, among_new=False), "new": new_items(data, among_new=True)}
         return {f"after_{known}" if known else "first": new_users(data, known) for known in STAGES}
 
-    def _by_tower(self, model: TwoTower, data: TowerData, asked: Asked) -> dict[str, NDArray[np.float64]]:
+    def _by_tower(self, model: TwoTower, data: TowerData, asked: Asked) -> dict[str, F64]:
         queries, items = query_vectors(model, data, asked.users, asked.ends), item_vectors(model, data)
         if asked.pool is not None:
             return asked.values(exact_ranks(queries, items[asked.pool], asked.truth))
@@ -223,7 +223,7 @@ class Lab:
         past = Histories(asked.known.items, asked.known.ptr, asked.users)
         return lambda rows: model.score(past.block(rows.start, rows.stop))
 
-    def _ranked(self, name: str, seed: int) -> tuple[dict[str, NDArray[np.float64]], dict[str, float]]:
+    def _ranked(self, name: str, seed: int) -> tuple[dict[str, F64], dict[str, float]]:
         """The second stage over the first request's candidates."""
         variant = self.variants[name]
         model, data, _ = self.tower(variant, seed)

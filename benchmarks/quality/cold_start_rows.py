@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from recsys.base.arrays import F32, F64, I64
 from recsys.base.ragged import Ragged, offsets
 from recsys.base.topk import ranks_of_scores
 from recsys.data.dataset import Dataset
@@ -29,7 +29,7 @@ STAGES = (0, 1, 3, 10)
 NEXT = 10
 """Events after them that are to be found."""
 KS = (10, 100)
-Scores = Callable[[slice], NDArray[np.float32]]
+Scores = Callable[[slice], F32]
 
 
 def hide(tables: Tables) -> Tables:
@@ -69,34 +69,34 @@ class Asked:
         pool: item rows that are ranked, ascending; None: all but the known ones.
     """
 
-    users: NDArray[np.int64]
-    ends: NDArray[np.int64]
+    users: I64
+    ends: I64
     known: Ragged
     truth: Ragged
     size: int
-    pool: NDArray[np.int64] | None = None
+    pool: I64 | None = None
 
-    def ranked(self, scores: Scores) -> dict[str, NDArray[np.float64]]:
+    def ranked(self, scores: Scores) -> dict[str, F64]:
         """Per-user recall and NDCG of an order; `scores` gives float32 [b, N] for a slice of the requests."""
 
-        def pooled(rows: slice) -> NDArray[np.float32]:
+        def pooled(rows: slice) -> F32:
             found = scores(rows)
             return found if self.pool is None else np.ascontiguousarray(found[:, self.pool])
 
         size, known = (self.size, self.known) if self.pool is None else (len(self.pool), None)
         return self.values(ranks_of_scores(pooled, size, self.truth, known))
 
-    def values(self, ranks: Ragged) -> dict[str, NDArray[np.float64]]:
+    def values(self, ranks: Ragged) -> dict[str, F64]:
         """Per-user recall and NDCG of the truth's ranks."""
         found = rank_metrics(ranks, self.truth.lengths, list(KS), ("recall", "ndcg")).values
         return {name: values for name, values in found.items() if name != "ndcg@100"}
 
-    def in_lists(self, lists: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    def in_lists(self, lists: I64) -> dict[str, F64]:
         """Per-user recall and NDCG of given lists [B, k]."""
         found = lists[self.truth.users] == self.truth.items[:, None]
         return self.values(Ragged(np.where(found.any(1), found.argmax(1) + 1, 0), self.truth.ptr))
 
-    def by_chance(self) -> dict[str, NDArray[np.float64]]:
+    def by_chance(self) -> dict[str, F64]:
         """What orders drawn by lot give on average; for requests with one item to be found."""
         left = (self.size - self.known.lengths if self.pool is None else np.full(len(self.users), len(self.pool))) * 1.0
         gain = float((1.0 / np.log2(np.arange(2, KS[0] + 2))).sum())
@@ -150,8 +150,8 @@ class Genres:
         popularity: float64 [G] training events per item of the genre.
     """
 
-    member: NDArray[np.float32]
-    popularity: NDArray[np.float64]
+    member: F32
+    popularity: F64
 
     @classmethod
     def of(cls, dataset: Dataset, data: TowerData, feature: str = "genres") -> Genres:
@@ -170,7 +170,7 @@ class Genres:
         lots = 1e-6 * np.random.default_rng(SPLIT_SEED).random(len(self.member))
         histories = asked.known
 
-        def block(rows: slice) -> NDArray[np.float32]:
+        def block(rows: slice) -> F32:
             weights = np.tile(self.popularity, (rows.stop - rows.start, 1))
             if taste:
                 for place, user in enumerate(range(rows.start, rows.stop)):

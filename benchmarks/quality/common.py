@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from numpy.typing import NDArray
 
+from recsys.base.arrays import AnyArray
 from recsys.base.errors import RecsysError
 from recsys.benchmarks.provenance import RESULTS, ROOT, Json, provenance
 from recsys.configs.run import RunConfig, load_config
@@ -34,7 +34,7 @@ from recsys.training.runtime import Runtime, RuntimeConfig, start_runtime
 CONFIGS = ROOT / "configs"
 CACHE = ROOT / "runs" / "quality"
 MONTH = 30 * 86_400
-Arrays = dict[str, NDArray[Any]]
+Arrays = dict[str, AnyArray]
 
 
 @dataclass(frozen=True)

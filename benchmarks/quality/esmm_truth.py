@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from recsys.base.arrays import F64, AnyArray
 from recsys.benchmarks.provenance import Json
 from recsys.benchmarks.quality.common import CONFIGS, Arrays, Done, Session, of_seeds, parser, pick, run, say, start
 from recsys.benchmarks.quality.results import Book, Record
@@ -55,7 +55,7 @@ DECILES = 10
 PAIR_USERS = 300
 
 
-def errors(predicted: NDArray[Any], true: NDArray[Any]) -> dict[str, float]:
+def errors(predicted: AnyArray, true: AnyArray) -> dict[str, float]:
     """Bias, rmse and excess log-loss of predicted probabilities."""
     p, q = np.clip(true.astype(np.float64), 1e-7, 1 - 1e-7), np.clip(predicted.astype(np.float64), 1e-7, 1 - 1e-7)
     distance = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
@@ -75,7 +75,7 @@ def world(folder: Path, config: SimulateConfig) -> tuple[Dataset, Truth]:
     return load_dataset(data, folder, seed=1), load_truth(folder)
 
 
-def unshown(dataset: Dataset, truth: Truth, ranker: Ranker, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
+def unshown(dataset: Dataset, truth: Truth, ranker: Ranker, seed: int) -> tuple[AnyArray, AnyArray]:
     """Predicted and true conversion rates of every item for some users, at the end of the log."""
     rng = np.random.default_rng([seed, 3])
     users = np.sort(rng.choice(dataset.num_users, min(PAIR_USERS, dataset.num_users), replace=False))
@@ -91,7 +91,7 @@ def unshown(dataset: Dataset, truth: Truth, ranker: Ranker, seed: int) -> tuple[
     return sigmoid(np.concatenate(logits)), truth.p_conversion[np.ix_(rows, columns)].reshape(-1)
 
 
-def sigmoid(x: NDArray[Any]) -> NDArray[np.float64]:
+def sigmoid(x: AnyArray) -> F64:
     """Logits to probabilities."""
     return np.asarray(1.0 / (1.0 + np.exp(-x.astype(np.float64))))
 
@@ -128,7 +128,7 @@ def measure(session: Session, name: str, seed: int, config: SimulateConfig) -> t
     return metrics, {"predicted": means[0], "true": means[1]}
 
 
-def _agreement(predicted: NDArray[Any], true: NDArray[Any]) -> float:
+def _agreement(predicted: AnyArray, true: AnyArray) -> float:
     """Rank correlation (Spearman) of predicted and true rates."""
     ranks = [np.argsort(np.argsort(values, kind="stable")) for values in (predicted, true)]
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from recsys.base.arrays import F64, I64, AnyArray, Bool
 from recsys.data.dataset import Dataset
 from recsys.data.split import Part
 from recsys.evaluation.metrics.rows import auc, gauc, logloss, user_auc
-from recsys.evaluation.uncertainty.bootstrap import Samples, UserBootstrap, auc_samples, ratio
+from recsys.evaluation.uncertainty.bootstrap import UserBootstrap, auc_samples, ratio
 
-Logits = Mapping[str, NDArray[Any]]
+Logits = Mapping[str, AnyArray]
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,9 @@ class Labelled:
     """
 
     tasks: tuple[str, ...]
-    labels: NDArray[np.float64]
-    mask: NDArray[np.bool_]
-    users: NDArray[np.int64]
+    labels: F64
+    mask: Bool
+    users: I64
     has_users: bool
 
     @classmethod
@@ -69,7 +68,7 @@ def row_metrics(rows: Labelled, logits: Logits) -> dict[str, float]:
 
 def difference(
     rows: Labelled,
-    pairs: Mapping[str, tuple[Sequence[NDArray[Any]], Sequence[NDArray[Any]]]],
+    pairs: Mapping[str, tuple[Sequence[AnyArray], Sequence[AnyArray]]],
     draws: int,
     prefix: str,
 ) -> dict[str, dict[str, float]]:
@@ -103,11 +102,11 @@ def difference(
     return found
 
 
-def _auc(boot: UserBootstrap, labels: NDArray[Any], scores: NDArray[Any], users: NDArray[np.int64]) -> Samples:
+def _auc(boot: UserBootstrap, labels: AnyArray, scores: AnyArray, users: I64) -> F64:
     return auc_samples(boot, labels, scores, users)
 
 
-def _gauc(boot: UserBootstrap, labels: NDArray[Any], scores: NDArray[Any], users: NDArray[np.int64]) -> Samples:
+def _gauc(boot: UserBootstrap, labels: AnyArray, scores: AnyArray, users: I64) -> F64:
     each = user_auc(labels, scores, users)
     columns = np.zeros((boot.num_users, 2))
     columns[each.users] = np.stack([each.values * each.rows, each.rows], axis=1)
@@ -115,7 +114,7 @@ def _gauc(boot: UserBootstrap, labels: NDArray[Any], scores: NDArray[Any], users
     return ratio(sums[:, :1], sums[:, 1:])
 
 
-def half_interval(runs: NDArray[np.float64]) -> float:
+def half_interval(runs: F64) -> float:
     """Half the 95 % interval of the mean of a few runs, by Student's t (five runs are no normal sample); 0 for one."""
     if len(runs) < 2:
         return 0.0

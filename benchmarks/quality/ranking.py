@@ -24,8 +24,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
+from recsys.base.arrays import F32
 from recsys.base.errors import ConfigError
 from recsys.benchmarks.provenance import Json
 from recsys.benchmarks.quality import trees
@@ -244,7 +244,7 @@ class Lab:
             book.amend(name, {"versus": found, "versus_name": base})
 
 
-def _part(arrays: Arrays, part: str) -> dict[str, NDArray[np.float32]]:
+def _part(arrays: Arrays, part: str) -> dict[str, F32]:
     """task -> logits of one part."""
     return {key.removeprefix(f"{part}/"): values for key, values in arrays.items() if key.startswith(f"{part}/")}
 

@@ -26,8 +26,8 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from recsys.base.arrays import F32
 from recsys.base.errors import ConfigError
 from recsys.base.ragged import Ragged
 from recsys.base.topk import ranks_of_scores
@@ -166,7 +166,7 @@ class Lab:
             asked = Asked.of(data, moment)
             past = Histories(asked.seen.items, asked.seen.ptr)
 
-            def scores(rows: slice, past: Histories = past) -> NDArray[np.float32]:
+            def scores(rows: slice, past: Histories = past) -> F32:
                 return model.score(past.block(rows.start, rows.stop))
 
             ranks = ranks_of_scores(scores, data.num_items, asked.truth, asked.seen)

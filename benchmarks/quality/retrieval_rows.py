@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from recsys.base.arrays import F32, F64, I64, Bool
 from recsys.base.ragged import Ragged
 from recsys.base.settings import merged
 from recsys.base.topk import exact_ranks
@@ -59,10 +59,10 @@ class Asked:
         gaps: float64 [E] seconds from the user's last known event to each target; NaN without a known event.
     """
 
-    users: NDArray[np.int64]
+    users: I64
     seen: Ragged
     truth: Ragged
-    gaps: NDArray[np.float64]
+    gaps: F64
 
     @classmethod
     def of(cls, data: TowerData, part: Part) -> Asked:
@@ -81,7 +81,7 @@ class Asked:
         when = history.times[inside[first[np.searchsorted(pairs, asked)]]]
         return cls(users, seen, truth, when - last[users[truth.users]])
 
-    def groups(self) -> dict[str, NDArray[np.bool_]]:
+    def groups(self) -> dict[str, Bool]:
         """Targets by how soon they follow: masks [E]."""
         gaps = self.gaps
         with np.errstate(invalid="ignore"):
@@ -102,13 +102,13 @@ class Asked:
         shares = {name: float(mask.mean()) for name, mask in self.groups().items()}
         return {"requests": len(self.users), "targets": len(self.truth.items), "targets_by_gap": shares}
 
-    def ranks_in(self, lists: NDArray[np.int64]) -> Ragged:
+    def ranks_in(self, lists: I64) -> Ragged:
         """Ranks of the targets in given lists [B, k]; 0 for those not in them."""
         found = lists[self.truth.users] == self.truth.items[:, None]
         return Ragged(np.where(found.any(1), found.argmax(1) + 1, 0), self.truth.ptr)
 
 
-def user_values(ranks: Ragged, asked: Asked) -> dict[str, NDArray[np.float64]]:
+def user_values(ranks: Ragged, asked: Asked) -> dict[str, F64]:
     """Per-user `hit@k`, `ndcg@k`, `recall@k`."""
     return rank_metrics(ranks, asked.truth.lengths, list(KS), ("hit", "ndcg", "recall")).values
 
@@ -168,7 +168,7 @@ class Retrieving(Retriever):
         self.models = models
         self.item_vectors = np.hstack([item_vectors(model, data) for model in models])
 
-    def query_block(self, users: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.float32]:
+    def query_block(self, users: I64, ends: I64) -> F32:
         """Query vectors before pointers [B] -> [B, sum of widths]."""
         # `describe` multiplies by the first model's scale, so the others' come relative to it
         with torch.no_grad():
@@ -177,7 +177,7 @@ class Retrieving(Retriever):
         vectors = [query_vectors(model, self.data, users, ends) for model in self.models]
         return np.hstack([share * block for share, block in zip(shares, vectors, strict=True)])
 
-    def queries(self, users: NDArray[np.int64], moment: int) -> NDArray[np.float32]:
+    def queries(self, users: I64, moment: int) -> F32:
         """See `Retriever.queries`."""
         return self.query_block(users, self.data.ends(moment)[users])
 
@@ -192,7 +192,7 @@ def second_stage(
     runtime: Runtime,
     seed: int,
     smoke: bool,
-) -> NDArray[np.int64]:
+) -> I64:
     """Train the second stage on the validation part and order the test part's candidates.
 
     Args:

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from recsys.base.arrays import F32
 from recsys.benchmarks.provenance import Json
 from recsys.benchmarks.quality.common import Arrays, Done, Session, of_seeds, parser, pick, run, say, start
 from recsys.benchmarks.quality.paired import half_interval
@@ -43,7 +43,6 @@ MODELS = ("single_task", "shared_bottom", "omoe", "mmoe", "ple")
 LABELS = {"single_task": "single-task", "shared_bottom": "shared bottom", "omoe": "OMoE", "mmoe": "MMoE", "ple": "PLE"}
 FIGURE = "synthetic.png"
 INPUT = {"embedding_dim": 1}
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def parameters(ranker: Ranker) -> int:
     return sum(p.numel() for name, p in ranker.named_parameters() if "missing" not in name)
 
 
-def as_batch(x: Floats, y: Floats) -> Batch:
+def as_batch(x: F32, y: F32) -> Batch:
     """Rows as a batch of numbers with two labels."""
     rows = len(x)
     query = Block(torch.empty(rows, 0, dtype=torch.int64), torch.from_numpy(x))
@@ -102,7 +101,7 @@ def as_batch(x: Floats, y: Floats) -> Batch:
     return Batch(query, item, None, labels, torch.ones_like(labels, dtype=torch.bool), torch.ones(rows))
 
 
-def train(ranker: Ranker, correlation: float, seed: int, plan: Plan) -> tuple[Floats, Floats]:
+def train(ranker: Ranker, correlation: float, seed: int, plan: Plan) -> tuple[F32, F32]:
     """Draw two tasks and train on fresh rows; numbers and labels of fresh rows to measure on."""
     tasks = SyntheticTasks.build(SyntheticConfig(width=WIDTH, correlation=correlation, seed=seed))
     optimizer = Optimizer(ranker, OptimConfig(lr=plan.lr), plan.steps)

@@ -11,8 +11,8 @@ import importlib.util
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from recsys.base.arrays import F32
 from recsys.benchmarks.quality.common import Arrays
 from recsys.data.dataset import Dataset
 from recsys.data.split import Part
@@ -49,7 +49,7 @@ def available() -> bool:
     return importlib.util.find_spec("lightgbm") is not None
 
 
-def matrix(dataset: Dataset, part: Part) -> tuple[NDArray[np.float32], list[str], list[str]]:
+def matrix(dataset: Dataset, part: Part) -> tuple[F32, list[str], list[str]]:
     """Rows of a part as one matrix [R, F], the names of its columns, and which of them are categories."""
     layout = dataset.layout
     sizes, numeric = layout.sizes, {*layout.query.numeric, *layout.item.numeric}

@@ -11,10 +11,8 @@ from functools import lru_cache
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from ...base.arrays import F64, I64, Bool, Floats
 
 _BINS = 10
 _CATEGORIES = 50
@@ -24,10 +22,10 @@ _CATEGORIES = 50
 class Profile:
     """One column as codes `[rows]`: 0 is missing, the others number its distinct values (numbers in rising order)."""
 
-    codes: Ints
+    codes: I64
     values: pa.Array
     """The distinct values; code c stands for `values[c - 1]`."""
-    numbers: Floats | None
+    numbers: F64 | None
     """The distinct values as numbers, when all of them are."""
 
     @property
@@ -35,7 +33,7 @@ class Profile:
         """`number` or `text`."""
         return "text" if self.numbers is None else "number"
 
-    def take(self, rows: Ints) -> Profile:
+    def take(self, rows: I64) -> Profile:
         """The column spread over other rows (a user's value on each of the user's events); -1 takes missing."""
         return Profile(np.where(rows < 0, 0, self.codes[rows]), self.values, self.numbers)
 
@@ -51,7 +49,7 @@ def profile(column: pa.Array | pa.ChunkedArray) -> Profile:
     codes = pc.fill_null(coded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64) + 1
     values = coded.dictionary
     try:
-        numbers: Floats = pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False)
+        numbers: F64 = pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return Profile(codes, values, None)
     numbers, first, place = np.unique(numbers, return_index=True, return_inverse=True)  # "4" and "4.0" are one
@@ -64,7 +62,7 @@ def _is_plain(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
 
 
-def buckets(column: Profile, reference: Ints) -> Ints:
+def buckets(column: Profile, reference: I64) -> I64:
     """Codes coarse enough to compare shares, `[rows]`: numbers in tenths of `reference`'s rows, text by its top 50.
 
     Args:
@@ -84,7 +82,7 @@ def buckets(column: Profile, reference: Ints) -> Ints:
     return coarse[codes]
 
 
-def drift(bucketed: Ints, reference: Ints, other: Ints) -> tuple[float, float]:
+def drift(bucketed: I64, reference: I64, other: I64) -> tuple[float, float]:
     """Total variation (0 same, 1 disjoint) and population stability index of a column between two sets of rows."""
     size = int(bucketed.max(initial=0)) + 1
     p, q = (np.bincount(bucketed[rows], minlength=size) / max(len(rows), 1) for rows in (reference, other))
@@ -93,7 +91,7 @@ def drift(bucketed: Ints, reference: Ints, other: Ints) -> tuple[float, float]:
     return float(np.abs(p - q).sum() / 2), float(index)
 
 
-def single_feature_auc(column: Profile, label: NDArray[np.floating]) -> float:
+def single_feature_auc(column: Profile, label: Floats) -> float:
     """AUC of the best simple rule on one column against a binary label `[rows]` (NaN unobserved), at least 0.5.
 
     Numbers are also taken as they are; every column is also scored by the label's rate of its value, fitted on one
@@ -117,12 +115,12 @@ def single_feature_auc(column: Profile, label: NDArray[np.floating]) -> float:
 
 
 @lru_cache(maxsize=4)
-def _half(rows: int) -> NDArray[np.bool_]:
+def _half(rows: int) -> Bool:
     """A fixed random half of the rows; every other row would not do, logs of pairs alternate."""
     return np.random.default_rng(0).random(rows) < 0.5
 
 
-def _auc_of_codes(codes: Ints, truth: NDArray[np.bool_], score: Floats) -> float:
+def _auc_of_codes(codes: I64, truth: Bool, score: F64) -> float:
     """AUC (ties count half) when a row's score is that of its code."""
     _, tie = np.unique(score, return_inverse=True)
     positives = np.bincount(tie, weights=np.bincount(codes, weights=truth, minlength=len(score)))
@@ -133,7 +131,7 @@ def _auc_of_codes(codes: Ints, truth: NDArray[np.bool_], score: Floats) -> float
     return float((positives * (np.cumsum(negatives) - negatives / 2)).sum() / pairs)
 
 
-def comes_only_with(column: Profile, label: NDArray[np.floating]) -> bool:
+def comes_only_with(column: Profile, label: Floats) -> bool:
     """True when a mostly-zero number is other than 0 nearly only where the label is 1: written after the event?"""
     if column.numbers is None:
         return False

@@ -14,15 +14,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from ...base.arrays import I64, Floats
 from ..reading.columns import as_strings
 from ..reading.tables import BadRows, Tables
 from .findings import findings
 from .profile import Profile, buckets, comes_only_with, drift, profile, single_feature_auc
 
-Ints = NDArray[np.int64]
-Labels = Mapping[str, NDArray[np.floating]]
+Labels = Mapping[str, Floats]
 
 
 def data_report(
@@ -30,9 +29,9 @@ def data_report(
     *,
     user: str = "",
     item: str = "",
-    times: NDArray[np.floating] | None = None,
+    times: Floats | None = None,
     labels: Labels | None = None,
-    parts: Mapping[str, Ints] | None = None,
+    parts: Mapping[str, I64] | None = None,
     features: Iterable[tuple[str, str]] | None = None,
     ignore: Iterable[str] = (),
     dropped: BadRows | None = None,
@@ -84,8 +83,8 @@ def data_report(
     return report
 
 
-def _task(values: NDArray[np.floating], parts: Mapping[str, Ints]) -> dict[str, Any]:
-    def rates(chosen: NDArray[np.floating]) -> dict[str, Any]:
+def _task(values: Floats, parts: Mapping[str, I64]) -> dict[str, Any]:
+    def rates(chosen: Floats) -> dict[str, Any]:
         seen = chosen[~np.isnan(chosen)]
         return {"rows": len(seen), "rate": float(seen.mean()) if seen.size else None}
 
@@ -99,7 +98,7 @@ def _task(values: NDArray[np.floating], parts: Mapping[str, Ints]) -> dict[str, 
     return {**about, "parts": {name: rates(values[rows]) for name, rows in parts.items()}}
 
 
-def _duplicates(codes: Mapping[str, Profile], times: NDArray[np.floating] | None, rows: int) -> dict[str, int]:
+def _duplicates(codes: Mapping[str, Profile], times: Floats | None, rows: int) -> dict[str, int]:
     """Rows beyond the first of their kind."""
     if set(codes) != {"users", "items"}:
         return {}
@@ -129,9 +128,7 @@ def _entity(tables: Tables, name: str, key: str, seen: Profile) -> dict[str, Any
     return about
 
 
-def _part(
-    rows: Ints, parts: Mapping[str, Ints], codes: Mapping[str, Profile], times: NDArray[np.floating] | None
-) -> dict[str, Any]:
+def _part(rows: I64, parts: Mapping[str, I64], codes: Mapping[str, Profile], times: Floats | None) -> dict[str, Any]:
     first = next(iter(parts.values()))
     about: dict[str, Any] = {"rows": len(rows)}
     if times is not None and len(rows):
@@ -145,7 +142,7 @@ def _part(
     return about
 
 
-def _overlap(parts: Mapping[str, Ints], times: NDArray[np.floating] | None) -> list[dict[str, Any]]:
+def _overlap(parts: Mapping[str, I64], times: Floats | None) -> list[dict[str, Any]]:
     """For each pair of parts, the rows of the later one that lie before the end of the earlier one."""
     found = []
     names = [name for name, rows in parts.items() if len(rows)]
@@ -159,17 +156,17 @@ def _overlap(parts: Mapping[str, Ints], times: NDArray[np.floating] | None) -> l
     return found
 
 
-def _lookup(tables: Tables, name: str, key: str, ids: pa.Array) -> Ints | None:
+def _lookup(tables: Tables, name: str, key: str, ids: pa.Array) -> I64 | None:
     """`[R]` row of the users (items) table of each event, -1 where it has none; None without such a table."""
     if getattr(tables, name) is None:
         return None
     at = pc.fill_null(pc.index_in(ids, value_set=as_strings(tables, name, key)), -1)
-    rows: Ints = at.to_numpy(zero_copy_only=False).astype(np.int64)
+    rows: I64 = at.to_numpy(zero_copy_only=False).astype(np.int64)
     return rows
 
 
 def _column(
-    tables: Tables, table: str, name: str, *, rows: Ints | None, parts: Mapping[str, Ints], labels: Labels, used: bool
+    tables: Tables, table: str, name: str, *, rows: I64 | None, parts: Mapping[str, I64], labels: Labels, used: bool
 ) -> dict[str, Any]:
     column = profile(tables.table(table).column(name))
     counts = np.bincount(column.codes, minlength=len(column.values) + 1)

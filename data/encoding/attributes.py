@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from ...base.arrays import F64, I32, I64, Bool
 from ..reading.columns import split_values
 
 
@@ -28,8 +28,8 @@ class TextColumn:
     """
 
     values: tuple[str, ...]
-    codes: NDArray[np.int32]
-    ptr: NDArray[np.int64]
+    codes: I32
+    ptr: I64
 
     def __len__(self) -> int:
         """N."""
@@ -49,13 +49,13 @@ class TextColumn:
         return cls._coded(*split_values(texts, separator))
 
     @classmethod
-    def _coded(cls, entries: pa.Array, ptr: NDArray[np.int64]) -> TextColumn:
+    def _coded(cls, entries: pa.Array, ptr: I64) -> TextColumn:
         encoded = entries.dictionary_encode()
         encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
         codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int32)
         return cls(tuple(encoded.dictionary.to_pylist()), codes, ptr.astype(np.int64))
 
-    def where(self, passed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def where(self, passed: Bool) -> Bool:
         """Items with an entry among the distinct texts that `passed`, bool [V], marks: bool [N]."""
         running = np.concatenate([[0], np.cumsum(passed[self.codes])])
         return np.asarray(running[self.ptr[1:]] > running[self.ptr[:-1]])
@@ -66,7 +66,7 @@ class TextColumn:
         return TextColumn(self.values, self.codes[: ptr[-1]], ptr)
 
 
-Attribute = TextColumn | NDArray[np.float64]
+Attribute = TextColumn | F64
 """Texts, or one number per item (NaN where nothing is known)."""
 
 
@@ -78,7 +78,7 @@ def numbers_or_texts(texts: pa.Array) -> Attribute:
         return TextColumn.single(texts)
     if numbers.null_count == len(numbers):
         return TextColumn.single(texts)
-    found: NDArray[np.float64] = pc.fill_null(numbers, np.nan).to_numpy(zero_copy_only=False)
+    found: F64 = pc.fill_null(numbers, np.nan).to_numpy(zero_copy_only=False)
     return np.array(found)
 
 

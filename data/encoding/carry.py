@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ...base.arrays import F64, I64, AnyArray
 from ...base.errors import DataError, RunError
 from ..dataset import Dataset, EventLog
 from ..reading.keys import RawEvents
@@ -38,7 +39,7 @@ class Past:
     """
 
     source: Dataset
-    rows: NDArray[np.int64]
+    rows: I64
     parts: NDArray[np.int8]
 
     @classmethod
@@ -87,9 +88,7 @@ class Past:
         late = np.unique(seen[seen >= count])
         return pa.array([*self.source.item_ids[:count], *(self.source.item_ids[row] for row in late)], pa.string())
 
-    def merged(
-        self, new: EventLog, user_ids: pa.Array, item_ids: pa.Array
-    ) -> tuple[EventLog, NDArray[np.int64], NDArray[np.int64]]:
+    def merged(self, new: EventLog, user_ids: pa.Array, item_ids: pa.Array) -> tuple[EventLog, I64, I64]:
         """Carried and new events as one log.
 
         Args:
@@ -102,7 +101,7 @@ class Past:
             source's rows each is, int64 [P].
         """
         old = self.source.events
-        events: dict[str, NDArray[Any] | None] = {}
+        events: dict[str, AnyArray | None] = {}
         moves = {"users": places(self.source.user_ids, user_ids), "items": places(self.source.item_ids, item_ids)}
         for spec in fields(EventLog):
             after, before = getattr(new, spec.name), getattr(old, spec.name)
@@ -158,7 +157,7 @@ class Past:
                     "split as it did, or train without --from"
                 )
 
-    def prior(self, name: str, item_ids: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def prior(self, name: str, item_ids: pa.Array) -> tuple[I64, I64]:
         """(user rows, item rows) of a sequence that the source's users had before its log began."""
         history = self.source.sequences[name]
         early = history.rows < 0
@@ -166,19 +165,19 @@ class Past:
         return owner, places(self.source.item_ids, item_ids)[history.items[early]]
 
 
-def places(ids: pa.Array | tuple[str, ...], among: pa.Array | tuple[str, ...]) -> NDArray[np.int64]:
+def places(ids: pa.Array | tuple[str, ...], among: pa.Array | tuple[str, ...]) -> I64:
     """Position of each raw id among others, -1 where it is not among them."""
     wanted, known = (pa.array(one, pa.string()) if isinstance(one, tuple) else one for one in (ids, among))
     found = pc.fill_null(pc.index_in(wanted, value_set=known), -1)
     return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
-def _moved(rows: NDArray[np.int64], to: NDArray[np.int64]) -> NDArray[np.int64]:
+def _moved(rows: I64, to: I64) -> I64:
     """Entity rows under new numbers; -1, no entity, stays -1."""
     return np.where(rows >= 0, to[np.maximum(rows, 0)], -1) if len(to) else rows
 
 
-def _keys(users: NDArray[np.int64], items: NDArray[np.int64], times: NDArray[np.float64]) -> NDArray[np.void]:
+def _keys(users: I64, items: I64, times: F64) -> NDArray[np.void]:
     """Events as comparable records of user, item and time."""
     keys = np.empty(len(users), dtype=[("user", np.int64), ("item", np.int64), ("time", np.float64)])
     keys["user"], keys["item"], keys["time"] = users, items, times

@@ -11,14 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ...base.arrays import F32, F64, I64, Bool
 from ..schema import CountSpec
 from ..vocabulary import FIRST
 
-Codes = NDArray[np.int64]
-Floats = NDArray[np.float32]
 
-
-def combine(codes: list[Codes], sizes: tuple[int, ...]) -> Codes:
+def combine(codes: list[I64], sizes: tuple[int, ...]) -> I64:
     """One code per row from one or two key columns; -1 where any key is unknown.
 
     Args:
@@ -49,11 +47,11 @@ class CountTable:
 
     spec: CountSpec
     sizes: tuple[int, ...]
-    keys: Codes
-    seen: Floats
-    rows: Floats
-    positives: Floats
-    prior: Floats
+    keys: I64
+    seen: F32
+    rows: F32
+    positives: F32
+    prior: F32
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -61,9 +59,7 @@ class CountTable:
         return (f"{self.spec.name}.n", *(f"{self.spec.name}.{task}" for task in self.spec.tasks))
 
     @classmethod
-    def fit(
-        cls, spec: CountSpec, codes: Codes, sizes: tuple[int, ...], labels: Floats, mask: NDArray[np.bool_]
-    ) -> CountTable:
+    def fit(cls, spec: CountSpec, codes: I64, sizes: tuple[int, ...], labels: F32, mask: Bool) -> CountTable:
         """Count over the training rows.
 
         Args:
@@ -74,7 +70,7 @@ class CountTable:
         """
         keys, inverse = np.unique(codes, return_inverse=True)
 
-        def total(values: NDArray[np.generic]) -> Floats:
+        def total(values: NDArray[np.generic]) -> F32:
             return np.bincount(inverse, weights=values, minlength=len(keys)).astype(np.float32)
 
         tasks = range(labels.shape[1])
@@ -85,11 +81,11 @@ class CountTable:
         seen = total(np.ones(len(codes)))
         return cls(spec, sizes, keys[known], seen[known], rows[known], positives[known], prior)
 
-    def _statistics(self, seen: Floats, rows: Floats, positives: Floats) -> Floats:
+    def _statistics(self, seen: F32, rows: F32, positives: F32) -> F32:
         rate = (positives + self.spec.smoothing * self.prior) / (rows + self.spec.smoothing)
         return np.concatenate([seen[:, None], rate], axis=1).astype(np.float32)
 
-    def lookup(self, codes: Codes) -> Floats:
+    def lookup(self, codes: I64) -> F32:
         """Frozen statistics of combined codes [B] -> float32 [B, 1 + t]; a key never seen has 0 rows and the prior."""
         if not len(self.keys):
             blank = np.zeros((len(codes), self.rows.shape[1]), np.float32)
@@ -102,7 +98,7 @@ class CountTable:
             np.where(known[:, None], self.positives[at], 0.0).astype(np.float32),
         )
 
-    def as_of(self, codes: Codes, times: NDArray[np.float64], labels: Floats, mask: NDArray[np.bool_]) -> Floats:
+    def as_of(self, codes: I64, times: F64, labels: F32, mask: Bool) -> F32:
         """Statistics of each training row from strictly earlier training rows of its key: float32 [R, 1 + t].
 
         Args:
@@ -118,7 +114,7 @@ class CountTable:
         key_start = np.maximum.accumulate(np.where(new_key, np.arange(len(code)), 0))
         moment_start = np.maximum.accumulate(np.where(new_moment, np.arange(len(code)), 0))
 
-        def before(values: NDArray[np.generic]) -> Floats:
+        def before(values: NDArray[np.generic]) -> F32:
             running = np.concatenate(
                 [np.zeros((1, values.shape[1])), np.cumsum(values[order], axis=0, dtype=np.float64)]
             )

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from ...base.arrays import F32, I64
 from ...base.errors import RunError
 from ..batch import SideLayout, join_blocks
 from ..dataset import Dataset, EventLog, encode_counts
@@ -30,7 +30,6 @@ from .overlay import overlay, overlay_attribute
 from .raw_columns import RawColumns
 
 SIDES: tuple[Side, ...] = ("user", "item", "context")
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,10 @@ class Carried:
     """
 
     past: Past
-    at: Rows
-    rows: Rows
-    users: Rows
-    items: Rows
+    at: I64
+    rows: I64
+    users: I64
+    items: I64
 
 
 class Encoding:
@@ -72,14 +71,14 @@ class Encoding:
         self.known = events.parts <= Part.TRAIN
         users, items = (len(raw.user_ids), len(raw.item_ids))
         named = {side: self.known & (rows >= 0) for side, rows in (("user", events.users), ("item", events.items))}
-        self.weights: dict[Side, Rows] = {
+        self.weights: dict[Side, I64] = {
             "user": np.bincount(events.users[named["user"]], minlength=users),
             "item": np.bincount(events.items[named["item"]], minlength=items),
             "context": self.known.astype(np.int64),
         }
         self.kept = {side: self._kept(side) for side in SIDES}
 
-    def _kept(self, side: Side) -> Rows:
+    def _kept(self, side: Side) -> I64:
         """Row of the earlier data set that each row's values are taken from, -1 where the new tables know better."""
         rows = np.full(len(self.weights[side]), -1, dtype=np.int64)
         if self.carried is None:
@@ -107,7 +106,7 @@ class Encoding:
                     vocabularies[spec.name] = self._vocabulary(spec, column)
                 elif spec.kind == "numeric" and spec.name not in numerics:
                     numerics[spec.name] = NumericEncoder.fit(column[self.weights[side] > 0], spec.bins)
-        event_codes: dict[str, Rows] = {}
+        event_codes: dict[str, I64] = {}
         for spec in config.features:
             if spec.after_event:
                 column = self.raw.column(spec)
@@ -132,7 +131,7 @@ class Encoding:
             for side, specs in sides.items():
                 own = {spec.name for spec in specs if self.raw.is_id(spec)}
                 blocks[side] = overlay(blocks[side], olds[side], self.kept[side], layouts[side], own)
-        by_side: dict[str, list[tuple[str, NDArray[np.float32]]]] = {"query_counts": [], "item_counts": []}
+        by_side: dict[str, list[tuple[str, F32]]] = {"query_counts": [], "item_counts": []}
         for table in tables:
             pair = any(config.feature(key).side == "item" for key in table.spec.keys)
             by_side["item_counts" if pair else "query_counts"] += [(name, statistics[name]) for name in table.names]
@@ -199,7 +198,7 @@ class Encoding:
                         f'vectors "{name}" have {width} numbers, in the source run {before}; train without --from'
                     )
 
-    def _weights_of(self, spec: FeatureSpec) -> Rows:
+    def _weights_of(self, spec: FeatureSpec) -> I64:
         """Known rows that each entry of a raw column stands for; none where an earlier data set knows the value."""
         weights = self.weights[spec.side]
         return weights if self.raw.is_id(spec) else np.where(self.kept[spec.side] >= 0, 0, weights)
@@ -209,17 +208,17 @@ class Encoding:
         fitted = fit_vocabulary(spec, column, self._weights_of(spec))
         return fitted if self.old is None else self.old.encoders.vocabularies[spec.name].grow(fitted.values)
 
-    def _with_old(self, spec: FeatureSpec, codes: Rows, before: Mapping[str, Rows] | None) -> Rows:
+    def _with_old(self, spec: FeatureSpec, codes: I64, before: Mapping[str, I64] | None) -> I64:
         """Vocabulary rows, with those an earlier data set knows taken from it."""
         if before is None or self.raw.is_id(spec):
             return codes
         kept = self.kept[spec.side]
         return np.where(kept >= 0, before[spec.name][np.maximum(kept, 0)], codes)
 
-    def _keys(self, columns: Mapping[Side, Mapping[str, Column]]) -> tuple[dict[str, Vocabulary], dict[str, Rows]]:
+    def _keys(self, columns: Mapping[Side, Mapping[str, Column]]) -> tuple[dict[str, Vocabulary], dict[str, I64]]:
         """Vocabularies of count keys over all known values (no frequency floor), and codes of every row."""
         keys: dict[str, Vocabulary] = {}
-        codes: dict[str, Rows] = {}
+        codes: dict[str, I64] = {}
         for name in dict.fromkeys(key for count in self.config.counts for key in count.keys):
             spec = self.config.feature(name)
             column, weights = columns[spec.side][name], self._weights_of(spec)
@@ -238,11 +237,11 @@ class Encoding:
         return keys, codes
 
     def _counts(
-        self, keys: Mapping[str, Vocabulary], codes: Mapping[str, Rows]
-    ) -> tuple[tuple[CountTable, ...], dict[str, NDArray[np.float32]]]:
+        self, keys: Mapping[str, Vocabulary], codes: Mapping[str, I64]
+    ) -> tuple[tuple[CountTable, ...], dict[str, F32]]:
         """Count tables, and each statistic for every event row: as-of in known rows, frozen afterwards."""
         events, known, tables = self.events, self.known, []
-        statistics: dict[str, NDArray[np.float32]] = {}
+        statistics: dict[str, F32] = {}
         names = [task.name for task in self.config.tasks]
         for spec in self.config.counts:
             row_codes = []
@@ -262,13 +261,13 @@ class Encoding:
             statistics.update(zip(table.names, np.ascontiguousarray(values.T), strict=True))
         return tuple(tables), statistics
 
-    def _sequences(self) -> tuple[dict[str, History], dict[str, Rows]]:
+    def _sequences(self) -> tuple[dict[str, History], dict[str, I64]]:
         """History of each sequence feature, and each event row's pointer into it (strictly earlier events)."""
         events = self.events
         names = [task.name for task in self.config.tasks]
         ordered = self.config.split.kind in ORDERED
         histories: dict[str, History] = {}
-        ends: dict[str, Rows] = {}
+        ends: dict[str, I64] = {}
         for spec in self.config.features:
             if spec.kind != "sequence":
                 continue
@@ -291,7 +290,7 @@ class Encoding:
             ends[spec.name] = history.ends_before(events.users, events.times, limits)
         return histories, ends
 
-    def _prior(self, spec: FeatureSpec) -> tuple[Rows, Rows] | None:
+    def _prior(self, spec: FeatureSpec) -> tuple[I64, I64] | None:
         """(user rows, item rows) from before the log; of users known earlier, what was known of them then."""
         if not spec.prior:
             return None

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 
+from ...base.arrays import I64, AnyArray
 from ..batch import Block, SideLayout
 from ..reading.columns import split_values
 from ..schema import FeatureSpec
@@ -58,7 +58,7 @@ class Encoders:
         )
 
 
-def fit_vocabulary(spec: FeatureSpec, column: pa.Array, weights: NDArray[np.int64]) -> Vocabulary:
+def fit_vocabulary(spec: FeatureSpec, column: pa.Array, weights: I64) -> Vocabulary:
     """Vocabulary of a categorical or multi feature; `weights` int [n] = training rows each entry stands for."""
     seen = pa.array(weights > 0)
     if spec.kind == "categorical":
@@ -67,7 +67,7 @@ def fit_vocabulary(spec: FeatureSpec, column: pa.Array, weights: NDArray[np.int6
     return Vocabulary.fit(values, np.repeat(weights[weights > 0], np.diff(ptr)), spec.min_count)
 
 
-def padded(rows: NDArray[np.int64], ptr: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+def padded(rows: I64, ptr: I64, length: int) -> I64:
     """Ragged rows as [n, length], cut after `length` and padded with 0."""
     n = len(ptr) - 1
     out = np.zeros((n, length), dtype=np.int64)
@@ -110,7 +110,7 @@ def encode_side(specs: Sequence[FeatureSpec], columns: Mapping[str, Column], enc
     return Block(stack(categorical, rows, torch.int64), stack(numeric, rows, torch.float32), tuple(bags), (), vectors)
 
 
-def stack(columns: Sequence[NDArray[Any]], rows: int, dtype: torch.dtype) -> torch.Tensor:
+def stack(columns: Sequence[AnyArray], rows: int, dtype: torch.dtype) -> torch.Tensor:
     """Columns [rows] side by side, [rows, n]; [rows, 0] when there are none."""
     if not columns:
         return torch.empty(rows, 0, dtype=dtype)

@@ -10,11 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...base.arrays import F32, F64, I64
 from ..vocabulary import FIRST, UNKNOWN
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class NumericEncoder:
     """
 
     mode: float
-    edges: NDArray[np.float64]
+    edges: F64
     log: bool
     mean: float
     deviation: float
@@ -41,7 +39,7 @@ class NumericEncoder:
         return FIRST + 1 + len(self.edges) + 1
 
     @classmethod
-    def fit(cls, values: Floats, bins: int) -> NumericEncoder:
+    def fit(cls, values: F32, bins: int) -> NumericEncoder:
         """Learn edges and scale from training values.
 
         Args:
@@ -63,13 +61,13 @@ class NumericEncoder:
         deviation = float(scaled.std())
         return cls(mode, edges, log, float(scaled.mean()), deviation if deviation > 1e-12 else 1.0)
 
-    def buckets(self, values: Floats) -> NDArray[np.int64]:
+    def buckets(self, values: F32) -> I64:
         """bucket rows, int64 [n]: 1 missing, 2 the mode, 3.. the others; values out of range fall in the end ones."""
         rows = FIRST + 1 + np.searchsorted(self.edges, values.astype(np.float64), side="right")
         rows = np.where(values.astype(np.float64) == self.mode, FIRST, rows)
         return np.where(np.isnan(values), UNKNOWN, rows).astype(np.int64)
 
-    def scaled(self, values: Floats) -> Floats:
+    def scaled(self, values: F32) -> F32:
         """Standardised numbers, float32 [n], clipped to 8 deviations; NaN stays NaN."""
         x = values.astype(np.float64)
         x = np.log1p(np.maximum(x, 0.0)) if self.log else x
@@ -98,7 +96,7 @@ class NumericEncoder:
         )
 
 
-def equal_frequency(values: Floats, edges: NDArray[np.float64]) -> Floats:
+def equal_frequency(values: F32, edges: F64) -> F32:
     """Meituan's equal-frequency normaliser: value in bin b of n -> b/n, in [0, (n-1)/n].
 
     Args:

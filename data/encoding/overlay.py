@@ -6,13 +6,13 @@ from collections.abc import Collection
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from ...base.arrays import I64
 from ..batch import Block, SideLayout
 from .attributes import Attribute, TextColumn
 
 
-def overlay(block: Block, old: Block, rows: NDArray[np.int64], layout: SideLayout, own: Collection[str]) -> Block:
+def overlay(block: Block, old: Block, rows: I64, layout: SideLayout, own: Collection[str]) -> Block:
     """A block with some rows taken from another; columns of `old` beyond the block's are left out.
 
     Args:
@@ -41,7 +41,7 @@ def overlay(block: Block, old: Block, rows: NDArray[np.int64], layout: SideLayou
     )
 
 
-def overlay_attribute(mine: Attribute, old: Attribute | None, rows: NDArray[np.int64]) -> Attribute:
+def overlay_attribute(mine: Attribute, old: Attribute | None, rows: I64) -> Attribute:
     """Raw item values with those of some items taken from an earlier data set, `rows` as in `overlay`."""
     if isinstance(mine, TextColumn) and isinstance(old, TextColumn):
         values = list(dict.fromkeys((*mine.values, *old.values)))

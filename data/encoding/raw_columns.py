@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from ...base.arrays import I64
 from ..dataset import EventLog
 from ..reading.columns import as_float32, as_float64, as_strings
 from ..reading.keys import home_table
@@ -65,7 +65,7 @@ class RawColumns:
             values = as_strings(self.tables, home, spec.source)
         return gather(values, self.home_rows(spec.side))
 
-    def home_rows(self, side: Side) -> NDArray[np.int64]:
+    def home_rows(self, side: Side) -> I64:
         """Row of the table that describes each user, item or event; -1 where none does: int64 [n].
 
         A user or item whose columns stand in the events is described by the first training row that names it.
@@ -103,7 +103,7 @@ class RawColumns:
             found[name] = numbers_or_texts(self.of_items(name))
         return found
 
-    def prior(self, spec: FeatureSpec) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def prior(self, spec: FeatureSpec) -> tuple[I64, I64]:
         """(user rows, item rows) listed in a users column from before the log, in order; unknown items left out."""
         if not spec.prior:
             return np.empty(0, np.int64), np.empty(0, np.int64)
@@ -115,7 +115,7 @@ class RawColumns:
         return owner[items >= 0], items[items >= 0]
 
 
-def gather(values: Column, at: NDArray[np.int64]) -> Column:
+def gather(values: Column, at: I64) -> Column:
     """Entries at the given positions; missing (null, NaN, zero vector) where the position is -1."""
     if isinstance(values, np.ndarray):
         if not len(values):

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from ...base.arrays import F32, F64, I64, AnyArray, Bool
 from ...base.errors import DataError
 from .tables import BadRows, Tables, quote
 
@@ -81,7 +81,7 @@ def as_ids(tables: Tables, name: str, column: str, bad: BadRows, *, unique: bool
     return ids
 
 
-def split_values(column: pa.Array, separator: str) -> tuple[pa.Array, NDArray[np.int64]]:
+def split_values(column: pa.Array, separator: str) -> tuple[pa.Array, I64]:
     """A separated text column as (values [m], ptr [n + 1]); null and empty text have no values."""
     filled = pc.fill_null(column, "")
     lists = pc.split_pattern(filled, separator)
@@ -100,9 +100,7 @@ def as_choice(tables: Tables, name: str, column: str, choices: Sequence[str], ba
     return texts
 
 
-def as_int64(
-    tables: Tables, name: str, column: str, bad: BadRows, *, expected: str = "a whole number"
-) -> NDArray[np.int64]:
+def as_int64(tables: Tables, name: str, column: str, bad: BadRows, *, expected: str = "a whole number") -> I64:
     """A column of whole numbers as int64 `[rows]`; "12", " 12", "12.0" and 12.0 count as whole, nothing does not."""
     numbers, wrong = _numbers(_values(tables, name, column), _parse_int, pa.int64())
     report_wrong(bad, tables, name, column, wrong=wrong, expected=expected)
@@ -118,7 +116,7 @@ def as_float32(
     allow_missing: bool = True,
     minimum: float | None = None,
     expected: str = "a number",
-) -> NDArray[np.float32]:
+) -> F32:
     """A numeric column as float32 `[rows]`; missing values (null, "nan") become NaN, infinity is an error.
 
     Args:
@@ -135,13 +133,13 @@ def as_float32(
     return np.where(wrong, np.nan, numbers).astype(np.float32)
 
 
-def as_float64(tables: Tables, name: str, column: str) -> NDArray[np.float64]:
+def as_float64(tables: Tables, name: str, column: str) -> F64:
     """A numeric column in full precision, `[rows]`; NaN where there is nothing, or nothing that is a number."""
     numbers, wrong = _finite(tables, name, column)
     return np.where(wrong, np.nan, numbers)
 
 
-def _finite(tables: Tables, name: str, column: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _finite(tables: Tables, name: str, column: str) -> tuple[F64, Bool]:
     """Numbers `[rows]`, NaN where missing, and the mask of values that are no finite number."""
     numbers, wrong = _numbers(_values(tables, name, column), float, pa.float64())
     return numbers, wrong | np.isinf(numbers)
@@ -155,7 +153,7 @@ def as_labels(
     *,
     kind: LabelKind = "binary",
     allow_missing: bool = False,
-) -> NDArray[np.float32]:
+) -> F32:
     """A label column as float32 `[rows]`; `binary` must be 0 or 1 (or true, false), `duration` not negative.
 
     With `allow_missing` a null is an unobserved label and becomes NaN; else it is a bad row.
@@ -175,7 +173,7 @@ def as_labels(
     return np.where(wrong, np.nan, numbers).astype(np.float32)
 
 
-def as_time(tables: Tables, name: str, column: str, bad: BadRows, *, unit: TimeUnit = "auto") -> NDArray[np.int64]:
+def as_time(tables: Tables, name: str, column: str, bad: BadRows, *, unit: TimeUnit = "auto") -> I64:
     """A time column as int64 milliseconds since 1970 UTC, `[rows]`.
 
     Numbers count from 1970 in `unit`; "auto" reads seconds, milliseconds, microseconds or nanoseconds off the size
@@ -229,7 +227,7 @@ def _whole(values: pa.Array) -> pa.Array | None:
     return pa.array(np.where(there, plain, 0).astype(np.int64), mask=~there)
 
 
-def _numbers(values: pa.Array, parse: Callable[[str], float], target: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def _numbers(values: pa.Array, parse: Callable[[str], float], target: Any) -> tuple[AnyArray, Bool]:
     """Numbers `[rows]` and the mask of those that are none; nulls are NaN for floats and wrong for integers."""
     integer = pa.types.is_integer(target)
     if _is_text(values):
@@ -257,7 +255,7 @@ def _numbers(values: pa.Array, parse: Callable[[str], float], target: Any) -> tu
 
 def _numbers_one_by_one(
     values: list[str | None], parse: Callable[[str], float], integer: bool
-) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+) -> tuple[AnyArray, Bool]:
     """The slow path, taken only when some value resisted the vectorised cast."""
     numbers = np.zeros(len(values), np.int64 if integer else np.float64)
     wrong = np.zeros(len(values), dtype=bool)
@@ -308,14 +306,14 @@ def _iso_stamp(text: str | None) -> int | None:
     return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
-def _calendar_days(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def _calendar_days(numbers: I64) -> tuple[I64, Bool]:
     """Numbers read as year, month and day (20240131): milliseconds `[rows]`, and which of them are such days."""
     year, month, day = numbers // 10_000, numbers // 100 % 100, numbers % 100
     valid = (year >= 1970) & (year < 2200) & (month >= 1) & (month <= 12) & (day >= 1)
     first = np.where(valid, (year - 1970) * 12 + month - 1, 0).astype("datetime64[M]")
     days = first.astype("datetime64[D]") + np.where(valid, day - 1, 0)
     valid &= days.astype("datetime64[M]") == first  # there is no 30 February
-    milliseconds: NDArray[np.int64] = days.astype("datetime64[ms]").astype(np.int64)
+    milliseconds: I64 = days.astype("datetime64[ms]").astype(np.int64)
     return milliseconds, valid
 
 
@@ -327,19 +325,17 @@ def _unit_of(size: float) -> TimeUnit:
     return "ms" if size < 1e14 else "us" if size < 1e17 else "ns"
 
 
-def _to_ms(numbers: NDArray[Any], unit: TimeUnit) -> NDArray[np.int64]:
+def _to_ms(numbers: AnyArray, unit: TimeUnit) -> I64:
     rate = _PER_SECOND[unit]
     if rate >= 1_000:
-        scaled: NDArray[np.int64] = numbers // (rate // 1_000)
+        scaled: I64 = numbers // (rate // 1_000)
         return scaled
     bound = _LATEST_MS // 1_000 + 1  # keeps an absurd number absurd instead of letting it overflow
-    milliseconds: NDArray[np.int64] = np.clip(numbers, -1, bound) * 1_000
+    milliseconds: I64 = np.clip(numbers, -1, bound) * 1_000
     return milliseconds
 
 
-def report_wrong(
-    bad: BadRows, tables: Tables, name: str, column: str, *, wrong: NDArray[np.bool_], expected: str
-) -> None:
+def report_wrong(bad: BadRows, tables: Tables, name: str, column: str, *, wrong: Bool, expected: str) -> None:
     """Hand the rows that `wrong` (`[rows]`) marks to `bad`, quoting what stands there."""
     if not wrong.any():
         return

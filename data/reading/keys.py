@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from ...base.arrays import F32, F64, Bool
 from ...base.errors import ConfigError, DataError
 from ..schema import DataConfig, FeatureSpec, TaskSpec
 from ..split import PART_NAMES
@@ -75,10 +75,10 @@ class RawEvents:
 
     users: pa.Array | None
     items: pa.Array | None
-    times: NDArray[np.float64]
-    labels: Mapping[str, NDArray[np.float32]]
-    weights: NDArray[np.float32]
-    propensities: NDArray[np.float32] | None
+    times: F64
+    labels: Mapping[str, F32]
+    weights: F32
+    propensities: F32 | None
 
     def __len__(self) -> int:
         return len(self.times)
@@ -136,7 +136,7 @@ def _read_events(tables: Tables, config: DataConfig, bad: BadRows) -> RawEvents:
     )
 
 
-def _is_one_of(tables: Tables, task: TaskSpec) -> NDArray[np.float32]:
+def _is_one_of(tables: Tables, task: TaskSpec) -> F32:
     """1 where the label column says one of the task's words, 0 where another, NaN where nothing: float32 [R].
 
     Raises:
@@ -144,7 +144,7 @@ def _is_one_of(tables: Tables, task: TaskSpec) -> NDArray[np.float32]:
     """
     texts = as_strings(tables, "events", task.source)
     found = pc.if_else(pc.is_null(texts), None, pc.is_in(texts, value_set=pa.array(task.equals, pa.string())))
-    labels: NDArray[np.float32] = pc.cast(found, pa.float32()).to_numpy(zero_copy_only=False)
+    labels: F32 = pc.cast(found, pa.float32()).to_numpy(zero_copy_only=False)
     if not (labels > 0).any():
         words = ", ".join(quote(value) for value in pc.unique(texts.drop_null())[:5].to_pylist())
         raise DataError(
@@ -154,12 +154,10 @@ def _is_one_of(tables: Tables, task: TaskSpec) -> NDArray[np.float32]:
     return np.array(labels)
 
 
-def label_matrix(
-    tasks: Sequence[TaskSpec], raw: RawEvents, tables: Tables
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def label_matrix(tasks: Sequence[TaskSpec], raw: RawEvents, tables: Tables) -> tuple[F32, Bool]:
     """Labels [R, T] (0 where masked) and masks [R, T], in file order."""
     columns, masks = [], []
-    by_name: dict[str, tuple[NDArray[np.float32], NDArray[np.bool_]]] = {}
+    by_name: dict[str, tuple[F32, Bool]] = {}
     for task in tasks:
         value = raw.labels[task.name]
         mask = ~np.isnan(value)

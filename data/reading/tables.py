@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from ...base.arrays import I64, Bool
 from ...base.errors import DataError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Span:
     rows: int
     first_line: int | None = None
     """Line of the first row when every row is one line; None where rows have no lines (Parquet, data frames)."""
-    lines: NDArray[np.int64] | None = None
+    lines: I64 | None = None
     """`[rows]` the line of each row, where blank lines, quoted line breaks or dropped rows make it irregular."""
 
     def place(self, row: int) -> str:
@@ -42,7 +42,7 @@ class Span:
             return f"{'row' if self.first_line is None else 'line'} {self.lines[row]}"
         return f"row {row + 1}" if self.first_line is None else f"line {self.first_line + row}"
 
-    def take(self, keep: NDArray[np.bool_]) -> Span:
+    def take(self, keep: Bool) -> Span:
         """The part that remains after rows were dropped; `keep` is a `[rows]` mask."""
         lines = self.lines
         if lines is None:
@@ -67,7 +67,7 @@ class Origin:
             row -= part.rows
         raise IndexError(f"row {row} lies {row} rows after the end of {self}")
 
-    def take(self, keep: NDArray[np.bool_]) -> Origin:
+    def take(self, keep: Bool) -> Origin:
         """The origin of the rows that `keep` (a mask over the whole table) leaves."""
         bounds = np.cumsum([part.rows for part in self.parts])[:-1]
         return Origin(tuple(p.take(k) for p, k in zip(self.parts, np.split(keep, bounds), strict=True)))
@@ -106,7 +106,7 @@ class Tables:
             raise DataError(f"no {name} table was given, only {given}; give one, or declare no {name} columns")
         return found
 
-    def keep(self, name: str, mask: NDArray[np.bool_]) -> Tables:
+    def keep(self, name: str, mask: Bool) -> Tables:
         """The same tables with only the rows of `name` that `mask` (`[rows]`) keeps; places stay true."""
         if bool(mask.all()):
             return self
@@ -193,7 +193,7 @@ class BadRows:
             raise DataError(f'{bad[0]}; mend {others} or set on_bad_rows = "drop"')
         self.records.extend(bad)
 
-    def mask(self, table: str, rows: int) -> NDArray[np.bool_]:
+    def mask(self, table: str, rows: int) -> Bool:
         """`[rows]` True for the rows to keep; a DataError when none would remain."""
         keep = np.ones(rows, dtype=bool)
         keep[sorted(self._rows.get(table, ()))] = False

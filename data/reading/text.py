@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
-from numpy.typing import NDArray
 
+from ...base.arrays import I64
 from ...base.errors import DataError
 from .tables import BadRow, BadRows, Origin, RawTable, Span
 
@@ -218,7 +218,7 @@ def _unclosed(body: bytes, name: str, first_line: int) -> None:
 
 def _set_aside(part: Span, ragged: Sequence[Any], table: str, bad: BadRows) -> Span:
     width = ragged[0].expected_columns
-    numbers: NDArray[np.int64] = np.array([row.number - 1 for row in ragged], dtype=np.int64)
+    numbers: I64 = np.array([row.number - 1 for row in ragged], dtype=np.int64)
     records = [
         BadRow(
             table,

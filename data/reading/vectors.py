@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from ...base.arrays import F32
 from ...base.errors import DataError
 from ..pretrained import Pretrained
 from ..schema import FeatureSpec
@@ -17,7 +17,6 @@ from .columns import as_strings, report_wrong, require_columns, split_values
 from .readers import combined_digest, file_bytes, read
 from .tables import BadRows, Tables
 
-Floats = NDArray[np.float32]
 TEXT = pa.string()
 
 
@@ -48,7 +47,7 @@ def read_pretrained(path: Path, separator: str = "|") -> Pretrained:
     return Pretrained(values, vectors, digest)
 
 
-def _read_npy(path: Path) -> tuple[pa.Array, Floats, str]:
+def _read_npy(path: Path) -> tuple[pa.Array, F32, str]:
     names = path.with_suffix(".txt")
     data, text = file_bytes(path), file_bytes(names)
     try:
@@ -69,7 +68,7 @@ def _values(table: pa.Table) -> pa.Array:
     return table.column(0).combine_chunks().cast(TEXT)
 
 
-def _numbers(table: pa.Table, name: str, separator: str) -> Floats:
+def _numbers(table: pa.Table, name: str, separator: str) -> F32:
     """The columns behind the first as float32 [n, d]."""
     columns = [column.combine_chunks() for column in table.columns[1:]]
     if not columns:
@@ -88,13 +87,13 @@ def _numbers(table: pa.Table, name: str, separator: str) -> Floats:
         raise DataError(f"{name} holds something that is no number ({str(error).splitlines()[0]}); mend it") from None
 
 
-def _floats(column: pa.Array) -> Floats:
+def _floats(column: pa.Array) -> F32:
     """Text or numbers as float32, NaN where null."""
-    numbers: Floats = pc.cast(column, pa.float32()).to_numpy(zero_copy_only=False).astype(np.float32)
+    numbers: F32 = pc.cast(column, pa.float32()).to_numpy(zero_copy_only=False).astype(np.float32)
     return numbers
 
 
-def parse_vectors(spec: FeatureSpec, tables: Tables, name: str, bad: BadRows) -> NDArray[np.float32]:
+def parse_vectors(spec: FeatureSpec, tables: Tables, name: str, bad: BadRows) -> F32:
     """A `vector` column of table `name`, separated numbers or a list column -> float32 [n, d]; missing ones are zero.
 
     A row with something that is no finite number, or with fewer or more numbers than most rows, is a bad row.

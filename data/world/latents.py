@@ -6,12 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from ...base.arrays import F32, I64, Floats
 from .words import BRANDS, CATALOGUE, DEVICES, GENDERS, REGIONS
-
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
 
 START = 1_704_067_200
 """The log begins on 2024-01-01 00:00 UTC."""
@@ -24,10 +21,10 @@ WIDTH = 12
 class Shelf:
     """The items: what drives them, and the table the log shows of them."""
 
-    vectors: Floats  # [N, WIDTH]
-    appeal: Floats  # [N]
-    log_price: Floats  # [N] standardised
-    published: Ints  # [N] epoch seconds
+    vectors: F32  # [N, WIDTH]
+    appeal: F32  # [N]
+    log_price: F32  # [N] standardised
+    published: I64  # [N] epoch seconds
     table: pa.Table
 
 
@@ -35,13 +32,13 @@ class Shelf:
 class Crowd:
     """The users: what drives them, and the table the log shows of them."""
 
-    first: Floats  # [U, WIDTH] taste when the log begins
-    last: Floats  # [U, WIDTH] taste when it ends
-    want: Floats  # [U, WIDTH] what is bought
-    mood: Floats  # [U] readiness to click
-    thrift: Floats  # [U] price sensitivity
-    ease: Floats  # [U] how easily the user's device lets them buy
-    activity: Floats  # [U] share of sessions
+    first: F32  # [U, WIDTH] taste when the log begins
+    last: F32  # [U, WIDTH] taste when it ends
+    want: F32  # [U, WIDTH] what is bought
+    mood: F32  # [U] readiness to click
+    thrift: F32  # [U] price sensitivity
+    ease: F32  # [U] how easily the user's device lets them buy
+    activity: F32  # [U] share of sessions
     table: pa.Table
 
 
@@ -131,6 +128,6 @@ def make_users(rng: np.random.Generator, count: int, drift: float, missing: floa
     return Crowd(f32(first), f32(last), f32(want), f32(mood), f32(thrift), f32(ease), f32(activity), table)
 
 
-def f32(values: NDArray[np.floating]) -> Floats:
+def f32(values: Floats) -> F32:
     """The values as float32."""
     return values.astype(np.float32)

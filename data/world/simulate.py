@@ -25,12 +25,12 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from ...base.arrays import F32, F64, I64, Bool, Floats
 from ...base.errors import DataError
 from ...base.settings import Settings
-from .latents import DAY, START, Crowd, Floats, Ints, Shelf, f32, make_items, make_users
+from .latents import DAY, START, Crowd, Shelf, f32, make_items, make_users
 
 FORMAT = 1
 _HOUR = 3_600
@@ -82,19 +82,19 @@ class SimulateConfig(Settings):
 class Truth:
     """What is the case: rows of the matrices follow `user_ids`, columns `item_ids`."""
 
-    user_ids: Ints
+    user_ids: I64
     """`[U]`"""
-    item_ids: Ints
+    item_ids: I64
     """`[N]`"""
-    p_click: Floats
+    p_click: F32
     """`[U, N]` click probability of an item that is looked at, when the log ends."""
-    p_conversion: Floats
+    p_conversion: F32
     """`[U, N]` conversion probability given a click."""
-    examination: Floats
+    examination: F32
     """`[slate]` probability that a position (from 1) is looked at."""
-    event_p_click: Floats
+    event_p_click: F32
     """`[E]` click probability of each logged exposure at its own time and position."""
-    event_p_conversion: Floats
+    event_p_conversion: F32
     """`[E]` conversion probability of each logged exposure given a click."""
 
 
@@ -111,10 +111,10 @@ class World:
 
 @dataclass(frozen=True)
 class _Slates:
-    user: Ints  # [S] user row of each session
-    start: Ints  # [S] epoch seconds
-    items: Ints  # [S, slate] item rows, from the top down
-    propensity: NDArray[np.float64]  # [S, slate]
+    user: I64  # [S] user row of each session
+    start: I64  # [S] epoch seconds
+    items: I64  # [S, slate] item rows, from the top down
+    propensity: F64  # [S, slate]
 
 
 def build_world(config: SimulateConfig) -> World:
@@ -174,7 +174,7 @@ def load_truth(folder: Path) -> Truth:
     return Truth(**arrays)
 
 
-def _make_sessions(config: SimulateConfig, activity: Floats, rng: np.random.Generator) -> tuple[Ints, Ints]:
+def _make_sessions(config: SimulateConfig, activity: F32, rng: np.random.Generator) -> tuple[I64, I64]:
     """User and start second of each session, in time order; a user has at most one session an hour."""
     hours = config.days * 24
     share = activity.astype(np.float64) / activity.sum()
@@ -197,7 +197,7 @@ def _make_sessions(config: SimulateConfig, activity: Floats, rng: np.random.Gene
 
 
 def _fill_slates(
-    config: SimulateConfig, users: Crowd, items: Shelf, user: Ints, start: Ints, rng: np.random.Generator
+    config: SimulateConfig, users: Crowd, items: Shelf, user: I64, start: I64, rng: np.random.Generator
 ) -> _Slates:
     """What the logging policy shows, and with which probability."""
     # The policy is a recommender like any other: it knows popularity and taste, both of them not quite.
@@ -275,24 +275,24 @@ def _observe(config: SimulateConfig, users: Crowd, items: Shelf, slates: _Slates
     return World(config, events, users.table, items.table, truth)
 
 
-def _taste(config: SimulateConfig, users: Crowd, user: Ints, when: Ints) -> Floats:
+def _taste(config: SimulateConfig, users: Crowd, user: I64, when: I64) -> F32:
     """`[n, WIDTH]` taste of users at moments of the log."""
     gone = ((when - START) / (config.days * DAY)).astype(np.float32)[:, None]
     return users.first[user] + gone * (users.last[user] - users.first[user])
 
 
-def _liking(users: Crowd, items: Shelf, match: Floats, user: Ints, item: Ints, when: Ints) -> Floats:
+def _liking(users: Crowd, items: Shelf, match: F32, user: I64, item: I64, when: I64) -> F32:
     """Click logit but for the bias; `match` is taste . item, of any shape that user, item and when broadcast to."""
     age = np.maximum(when - items.published[item], 0) / DAY
     return f32(0.6 * match + 0.9 * items.appeal[item] + users.mood[user] + 0.5 * np.exp(-age / 7))
 
 
-def _wanting(users: Crowd, items: Shelf, match: Floats, user: Ints, item: Ints) -> Floats:
+def _wanting(users: Crowd, items: Shelf, match: F32, user: I64, item: I64) -> F32:
     """Conversion logit but for the bias; `match` is want . item."""
     return f32(0.45 * match - 0.8 * users.thrift[user] * items.log_price[item] + users.ease[user])
 
 
-def _bias(logit: Floats, weight: Floats, rate: float) -> float:
+def _bias(logit: F32, weight: F32, rate: float) -> float:
     """The constant that makes the mean of weight * sigmoid(logit + constant) the wished rate, by bisection."""
     low, high = -20.0, 20.0
     for _ in range(50):
@@ -304,13 +304,13 @@ def _bias(logit: Floats, weight: Floats, rate: float) -> float:
     return (low + high) / 2
 
 
-def _softmax(logit: NDArray[np.floating], there: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _softmax(logit: Floats, there: Bool) -> F64:
     """Softmax over the last axis among what is there."""
     masked = np.where(there, logit, -np.inf)
     raised = np.exp(masked - masked.max(axis=1, keepdims=True))
-    shares: NDArray[np.float64] = raised / raised.sum(axis=1, keepdims=True)
+    shares: F64 = raised / raised.sum(axis=1, keepdims=True)
     return shares
 
 
-def _sigmoid(logit: Floats) -> Floats:
+def _sigmoid(logit: F32) -> F32:
     return f32(1 / (1 + np.exp(-logit)))

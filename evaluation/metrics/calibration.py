@@ -10,16 +10,15 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...base.arrays import F64, Floats, Ints
 from ...base.errors import ConfigError
-from ...base.ragged import FloatArray, IntArray
 from .rows import check_probabilities
 
 Binning = Literal["mass", "width"]
 
 
-def assign_bins(probabilities: FloatArray, num_bins: int = 15, binning: Binning = "mass") -> IntArray:
+def assign_bins(probabilities: Floats, num_bins: int = 15, binning: Binning = "mass") -> Ints:
     """The bin of each row, int [R] in [0, num_bins).
 
     Args:
@@ -36,7 +35,7 @@ def assign_bins(probabilities: FloatArray, num_bins: int = 15, binning: Binning 
     return first * num_bins // max(len(ordered), 1)
 
 
-def ece(labels: FloatArray, probabilities: FloatArray, num_bins: int = 15, binning: Binning = "mass") -> float | None:
+def ece(labels: Floats, probabilities: Floats, num_bins: int = 15, binning: Binning = "mass") -> float | None:
     """Expected calibration error: mean over rows of |predicted - observed| of their bin; None without rows.
 
     Args:
@@ -54,7 +53,7 @@ def ece(labels: FloatArray, probabilities: FloatArray, num_bins: int = 15, binni
 
 
 def reliability_curve(
-    labels: FloatArray, probabilities: FloatArray, num_bins: int = 15, binning: Binning = "mass"
+    labels: Floats, probabilities: Floats, num_bins: int = 15, binning: Binning = "mass"
 ) -> dict[str, list[float]]:
     """The points of a reliability diagram: per non-empty bin the mean prediction, the observed rate and the rows.
 
@@ -73,14 +72,14 @@ def reliability_curve(
     return {name: [float(x) for x in column] for name, column in columns.items()}
 
 
-def predicted_to_observed(labels: FloatArray, probabilities: FloatArray) -> float | None:
+def predicted_to_observed(labels: Floats, probabilities: Floats) -> float | None:
     """Sum of probabilities over number of positives: 1 is calibrated on the whole; None without a positive."""
     check_probabilities(labels, probabilities)
     positives = float(labels.sum())
     return float(probabilities.sum(dtype=np.float64)) / positives if positives else None
 
 
-def wilson_interval(rate: FloatArray, rows: FloatArray, z: float = 1.959964) -> tuple[NDArray[np.float64], ...]:
+def wilson_interval(rate: Floats, rows: Floats, z: float = 1.959964) -> tuple[F64, ...]:
     """Wilson's interval of a rate observed on `rows` rows: (low, high), each like `rate`."""
     centre = (rate + z * z / (2 * rows)) / (1 + z * z / rows)
     half = z * np.sqrt(rate * (1 - rate) / rows + z * z / (4 * rows * rows)) / (1 + z * z / rows)

@@ -9,13 +9,12 @@ from __future__ import annotations
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...base.arrays import F64, Floats, Ints
 from ...base.errors import DataError
-from ...base.ragged import FloatArray, IntArray
 
 
-def item_exposure(ranked: IntArray, num_items: int, k: int) -> IntArray:
+def item_exposure(ranked: Ints, num_items: int, k: int) -> Ints:
     """How often each item stands in the first k places, int [N].
 
     Args:
@@ -30,12 +29,12 @@ def item_exposure(ranked: IntArray, num_items: int, k: int) -> IntArray:
     return np.bincount(shown, minlength=num_items)
 
 
-def coverage(ranked: IntArray, num_items: int, k: int) -> float:
+def coverage(ranked: Ints, num_items: int, k: int) -> float:
     """Share of the catalogue that somebody is shown in the first k places."""
     return float(np.count_nonzero(item_exposure(ranked, num_items, k)) / num_items)
 
 
-def coverage_interval(ranked: IntArray, num_items: int, k: int, level: float = 0.95) -> tuple[float, float]:
+def coverage_interval(ranked: Ints, num_items: int, k: int, level: float = 0.95) -> tuple[float, float]:
     """Jackknife interval of `coverage` over users.
 
     A bootstrap would not do: a resample holds some 63 % of the users and so covers fewer items. Leaving one user out
@@ -53,7 +52,7 @@ def coverage_interval(ranked: IntArray, num_items: int, k: int, level: float = 0
     return max(covered - half, 0.0), min(covered + half, 1.0)
 
 
-def gini(exposure: FloatArray | IntArray) -> float | None:
+def gini(exposure: Floats | Ints) -> float | None:
     """Gini coefficient of exposure [N]: 0 when all items are shown equally often, near 1 when few take all."""
     ordered = np.sort(exposure).astype(np.float64)
     total, count = ordered.sum(), len(ordered)
@@ -62,7 +61,7 @@ def gini(exposure: FloatArray | IntArray) -> float | None:
     return float((2 * np.arange(1, count + 1) - count - 1) @ ordered / (count * total))
 
 
-def novelty(ranked: IntArray, popularity: FloatArray | IntArray, k: int) -> NDArray[np.float64]:
+def novelty(ranked: Ints, popularity: Floats | Ints, k: int) -> F64:
     """Mean self-information, in bits, of the items each user is shown, float64 [U]; NaN for an empty list.
 
     An item's probability is its share of the training events, every item counted once more so that unseen ones have
@@ -77,7 +76,7 @@ def novelty(ranked: IntArray, popularity: FloatArray | IntArray, k: int) -> NDAr
     return _mean_over_list(-np.log2(share), ranked[:, :k])
 
 
-def average_popularity(ranked: IntArray, popularity: FloatArray | IntArray, k: int) -> NDArray[np.float64]:
+def average_popularity(ranked: Ints, popularity: Floats | Ints, k: int) -> F64:
     """Mean percentile of popularity (0 rarest, 1 most popular) of the items each user is shown, float64 [U]."""
     counts = np.sort(popularity)
     below = np.searchsorted(counts, popularity, side="left")
@@ -85,7 +84,7 @@ def average_popularity(ranked: IntArray, popularity: FloatArray | IntArray, k: i
     return _mean_over_list((below + through - 1) / (2 * max(len(counts) - 1, 1)), ranked[:, :k])
 
 
-def diversity(ranked: IntArray, vectors: FloatArray, k: int) -> NDArray[np.float64]:
+def diversity(ranked: Ints, vectors: Floats, k: int) -> F64:
     """Intra-list diversity: mean of 1 - cosine over the pairs of each list, float64 [U]; NaN below two items.
 
     Args:
@@ -109,7 +108,7 @@ def diversity(ranked: IntArray, vectors: FloatArray, k: int) -> NDArray[np.float
     return _ratio(pairs - similarity, pairs)
 
 
-def category_diversity(ranked: IntArray, categories: IntArray, k: int) -> NDArray[np.float64]:
+def category_diversity(ranked: Ints, categories: Ints, k: int) -> F64:
     """Share of the pairs of each list that are of different categories, float64 [U]; NaN below two items.
 
     Args:
@@ -128,12 +127,12 @@ def category_diversity(ranked: IntArray, categories: IntArray, k: int) -> NDArra
     return _ratio(pairs - same, pairs)
 
 
-def _mean_over_list(values: FloatArray, lists: IntArray) -> NDArray[np.float64]:
+def _mean_over_list(values: Floats, lists: Ints) -> F64:
     valid = lists >= 0
     return _ratio(np.where(valid, values[lists], 0.0).sum(1), valid.sum(1).astype(np.float64))
 
 
-def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
+def _ratio(above: F64, below: F64) -> F64:
     out = np.full(len(below), np.nan)
     np.divide(above, below, out=out, where=below > 0)
     return out

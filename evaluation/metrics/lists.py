@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...base.arrays import F64, Bool, Floats, Ints
 from ...base.errors import ConfigError, DataError
-from ...base.ragged import BoolArray, FloatArray, IntArray, Ragged, contains, locate, offsets
+from ...base.ragged import Ragged, contains, locate, offsets
 
 LIST_METRICS = ("recall", "hit", "ndcg", "mrr", "precision", "map")
 
@@ -31,20 +31,20 @@ class UserMetrics:
         skipped: users left out because they have no relevant item.
     """
 
-    users: IntArray
-    values: dict[str, NDArray[np.float64]]
+    users: Ints
+    values: dict[str, F64]
     skipped: int
 
     def means(self) -> dict[str, float | None]:
         """Mean of each metric over the evaluated users; None when there are none."""
         return {name: float(value.mean()) if len(value) else None for name, value in self.values.items()}
 
-    def matrix(self) -> NDArray[np.float64]:
+    def matrix(self) -> F64:
         """The values as one float64 [V, M], columns in the order of `values`."""
         return np.stack(list(self.values.values()), axis=1)
 
 
-def hit_matrix(ranked: IntArray, truth: Ragged) -> BoolArray:
+def hit_matrix(ranked: Ints, truth: Ragged) -> Bool:
     """Where a ranked list holds a relevant item.
 
     Args:
@@ -62,15 +62,13 @@ def hit_matrix(ranked: IntArray, truth: Ragged) -> BoolArray:
     return contains(truth, users, ranked.reshape(-1)).reshape(ranked.shape)
 
 
-def truth_ranks(ranked: IntArray, truth: Ragged) -> Ragged:
+def truth_ranks(ranked: Ints, truth: Ragged) -> Ragged:
     """The ranks (1 = first) at which each user's relevant items stand in the user's list; missing items have none."""
     users, positions = np.nonzero(hit_matrix(ranked, truth))
     return Ragged(positions + 1, offsets(np.bincount(users, minlength=len(ranked))))
 
 
-def list_metrics(
-    ranked: IntArray, truth: Ragged, ks: Sequence[int], metrics: Sequence[str] = LIST_METRICS
-) -> UserMetrics:
+def list_metrics(ranked: Ints, truth: Ragged, ks: Sequence[int], metrics: Sequence[str] = LIST_METRICS) -> UserMetrics:
     """Metrics of ranked lists at several cut-offs.
 
     Args:
@@ -95,7 +93,7 @@ def list_metrics(
 
 
 def rank_metrics(
-    ranks: Ragged, num_relevant: IntArray, ks: Sequence[int], metrics: Sequence[str] = LIST_METRICS
+    ranks: Ragged, num_relevant: Ints, ks: Sequence[int], metrics: Sequence[str] = LIST_METRICS
 ) -> UserMetrics:
     """Metrics from the ranks of relevant items, such as those of `topk.exact_ranks`.
 
@@ -122,11 +120,11 @@ def rank_metrics(
     nth = np.arange(len(rank)) - np.searchsorted(owner, owner) + 1
     gain = 1.0 / np.log2(rank + 1.0)
     ideal = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(2.0, max(ks) + 2.0)))])
-    values: dict[str, NDArray[np.float64]] = {}
+    values: dict[str, F64] = {}
     for k in ks:
         inside = rank <= k
 
-        def total(weights: NDArray[np.float64], inside: BoolArray = inside) -> NDArray[np.float64]:
+        def total(weights: F64, inside: Bool = inside) -> F64:
             sums = np.bincount(owner[inside], weights[inside], minlength=len(ranks)).astype(np.float64)
             return sums[users]
 
@@ -148,7 +146,7 @@ def rank_metrics(
     return UserMetrics(users, values, int(len(ranks) - len(users)))
 
 
-def graded_ndcg(ranked: IntArray, truth: Ragged, gains: FloatArray, ks: Sequence[int]) -> UserMetrics:
+def graded_ndcg(ranked: Ints, truth: Ragged, gains: Floats, ks: Sequence[int]) -> UserMetrics:
     """NDCG at several cut-offs when relevance has grades: linear gains, ideal over the user's k best grades.
 
     Args:
@@ -170,7 +168,7 @@ def graded_ndcg(ranked: IntArray, truth: Ragged, gains: FloatArray, ks: Sequence
     place = np.arange(len(owner)) - truth.ptr[:-1][owner]
     total = np.bincount(owner, gains, minlength=len(truth))
     users = np.flatnonzero(total > 0)
-    values: dict[str, NDArray[np.float64]] = {}
+    values: dict[str, F64] = {}
     for k in ks:
         counted = np.where(place < k, best / np.log2(place + 2.0), 0.0)
         ideal = np.bincount(owner, counted, minlength=len(truth))
@@ -178,7 +176,7 @@ def graded_ndcg(ranked: IntArray, truth: Ragged, gains: FloatArray, ks: Sequence
     return UserMetrics(users, values, int(len(truth) - len(users)))
 
 
-def ideal_ndcg(num_retrieved: IntArray, num_relevant: IntArray, k: int) -> NDArray[np.float64]:
+def ideal_ndcg(num_retrieved: Ints, num_relevant: Ints, k: int) -> F64:
     """NDCG@k of a perfect order when only some relevant items are among the candidates, float64 [U].
 
     Args:
@@ -187,11 +185,11 @@ def ideal_ndcg(num_retrieved: IntArray, num_relevant: IntArray, k: int) -> NDArr
         k: cut-off.
     """
     ideal = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(2.0, k + 2.0)))])
-    share: NDArray[np.float64] = ideal[np.minimum(num_retrieved, k)] / ideal[np.minimum(num_relevant, k)]
+    share: F64 = ideal[np.minimum(num_retrieved, k)] / ideal[np.minimum(num_relevant, k)]
     return share
 
 
-def _sorted_ranks(ranks: Ragged) -> tuple[IntArray, NDArray[np.float64]]:
+def _sorted_ranks(ranks: Ragged) -> tuple[Ints, F64]:
     """User and rank of each recommended relevant item, by user and then by rank."""
     owner, rank = ranks.users, ranks.items
     found = rank > 0
@@ -200,7 +198,7 @@ def _sorted_ranks(ranks: Ragged) -> tuple[IntArray, NDArray[np.float64]]:
     return owner[order], rank[order].astype(np.float64)
 
 
-def _check_lists(ranked: IntArray, truth: Ragged) -> None:
+def _check_lists(ranked: Ints, truth: Ragged) -> None:
     if ranked.ndim != 2 or len(ranked) != len(truth):
         raise DataError(
             f"ranked lists of shape {list(ranked.shape)} and the truth of {len(truth)} users; "

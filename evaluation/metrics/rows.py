@@ -10,10 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...base.arrays import F64, Floats, Ints
 from ...base.errors import DataError
-from ...base.ragged import FloatArray, IntArray
 
 EPSILON = 1e-7
 """Probabilities are clipped to [EPSILON, 1 - EPSILON] before their logarithm is taken."""
@@ -30,9 +29,9 @@ class UserAuc:
         skipped: users of one class only.
     """
 
-    users: IntArray
-    values: NDArray[np.float64]
-    rows: NDArray[np.float64]
+    users: Ints
+    values: F64
+    rows: F64
     skipped: int
 
     @property
@@ -41,7 +40,7 @@ class UserAuc:
         return float(np.average(self.values, weights=self.rows)) if len(self.values) else None
 
 
-def check_rows(labels: FloatArray, scores: FloatArray, users: IntArray | None = None) -> None:
+def check_rows(labels: Floats, scores: Floats, users: Ints | None = None) -> None:
     """Refuse labels that are not 0 or 1, scores that are not finite, and columns of different lengths.
 
     Raises:
@@ -58,7 +57,7 @@ def check_rows(labels: FloatArray, scores: FloatArray, users: IntArray | None = 
         raise DataError(f"score {scores[bad[0]]} in row {bad[0]}; scores must be finite: did the model diverge?")
 
 
-def auc(labels: FloatArray, scores: FloatArray, weights: FloatArray | None = None) -> float | None:
+def auc(labels: Floats, scores: Floats, weights: Floats | None = None) -> float | None:
     """Area under the ROC curve: how often a positive row outranks a negative one, ties counting half.
 
     Args:
@@ -74,7 +73,7 @@ def auc(labels: FloatArray, scores: FloatArray, weights: FloatArray | None = Non
     return float(found.values[0]) if len(found.values) else None
 
 
-def user_auc(labels: FloatArray, scores: FloatArray, users: IntArray, weights: FloatArray | None = None) -> UserAuc:
+def user_auc(labels: Floats, scores: Floats, users: Ints, weights: Floats | None = None) -> UserAuc:
     """AUC within each user's own rows, for all users at once.
 
     Args:
@@ -106,12 +105,12 @@ def user_auc(labels: FloatArray, scores: FloatArray, users: IntArray, weights: F
     return UserAuc(user[user_start][both], values, rows, int(len(both) - both.sum()))
 
 
-def gauc(labels: FloatArray, scores: FloatArray, users: IntArray) -> float | None:
+def gauc(labels: Floats, scores: Floats, users: Ints) -> float | None:
     """Mean AUC within users, weighted by their rows; None when no user has both classes. See `user_auc`."""
     return user_auc(labels, scores, users).mean
 
 
-def row_logloss(labels: FloatArray, probabilities: FloatArray) -> NDArray[np.float64]:
+def row_logloss(labels: Floats, probabilities: Floats) -> F64:
     """Negative log-likelihood of each row in nats, float64 [R]; probabilities are clipped by `EPSILON`.
 
     Raises:
@@ -122,12 +121,12 @@ def row_logloss(labels: FloatArray, probabilities: FloatArray) -> NDArray[np.flo
     return -np.log(np.where(labels == 1, p, 1.0 - p))
 
 
-def logloss(labels: FloatArray, probabilities: FloatArray) -> float | None:
+def logloss(labels: Floats, probabilities: Floats) -> float | None:
     """Mean negative log-likelihood in nats; None without rows."""
     return float(row_logloss(labels, probabilities).mean()) if len(labels) else None
 
 
-def check_probabilities(labels: FloatArray, probabilities: FloatArray) -> None:
+def check_probabilities(labels: Floats, probabilities: Floats) -> None:
     """`check_rows`, and every probability in [0, 1].
 
     Raises:

@@ -14,10 +14,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from ...base.arrays import F64, I64, Bool, Floats, Ints
 from ...base.errors import ConfigError, DataError
-from ...base.ragged import FloatArray, IntArray
 
-Samples = NDArray[np.float64]
 Interval = tuple[float, float]
 
 _CACHE_BYTES = 1 << 28
@@ -67,16 +66,14 @@ class UserBootstrap:
         if small:
             self._cached = kept
 
-    def sums(self, columns: FloatArray) -> Samples:
+    def sums(self, columns: Floats) -> F64:
         """Weighted sums over users of each column: float [U, M] -> float64 [draws + 1, M]."""
         values = np.asarray(columns, dtype=np.float64)
         if len(values) != self.num_users:
             raise DataError(f"{len(values)} rows of values for {self.num_users} users; pass one row per user")
         return np.concatenate([block.T.astype(np.float64) @ values for block in self.weights()])
 
-    def grouped(
-        self, groups: IntArray, users: IntArray, values: FloatArray, num_groups: int
-    ) -> Iterator[NDArray[np.float64]]:
+    def grouped(self, groups: Ints, users: Ints, values: Floats, num_groups: int) -> Iterator[F64]:
         """Weighted sums over entries, gathered by group.
 
         Args:
@@ -99,11 +96,11 @@ class UserBootstrap:
         for block in self.weights():
             yield matrix @ block.astype(np.float64)
 
-    def grouped_sums(self, groups: IntArray, users: IntArray, values: FloatArray, num_groups: int) -> Samples:
+    def grouped_sums(self, groups: Ints, users: Ints, values: Floats, num_groups: int) -> F64:
         """`grouped` in one piece: float64 [draws + 1, G]."""
         return np.concatenate([block.T for block in self.grouped(groups, users, values, num_groups)])
 
-    def means(self, values: FloatArray, mask: FloatArray | None = None) -> Samples:
+    def means(self, values: Floats, mask: Floats | None = None) -> F64:
         """Weighted means over users of each column, float64 [draws + 1, M]; NaN where nobody counts.
 
         Args:
@@ -114,7 +111,7 @@ class UserBootstrap:
         weight = known if mask is None else known * mask
         return ratio(self.sums(np.where(known, values, 0.0) * weight), self.sums(weight.astype(np.float64)))
 
-    def interval(self, samples: Samples, pivotal: bool = False) -> list[Interval | None]:
+    def interval(self, samples: F64, pivotal: bool = False) -> list[Interval | None]:
         """The interval of each metric from its samples [draws + 1, M].
 
         Args:
@@ -141,14 +138,14 @@ class UserBootstrap:
             found.append((float(low), float(high)))
         return found
 
-    def _draw(self, draw: int) -> NDArray[np.int64]:
+    def _draw(self, draw: int) -> I64:
         if draw == 0:
             return np.ones(self.num_users, dtype=np.int64)
         chosen = np.random.default_rng([self.seed, draw]).integers(0, self.num_users, self.num_users, dtype=np.int32)
         return np.bincount(chosen, minlength=self.num_users)
 
 
-def ratio(above: Samples, below: Samples) -> Samples:
+def ratio(above: F64, below: F64) -> F64:
     """Elementwise quotient, NaN where the divisor is 0."""
     out = np.full(np.broadcast_shapes(above.shape, below.shape), np.nan)
     np.divide(above, below, out=out, where=np.broadcast_to(below != 0, out.shape))
@@ -157,12 +154,12 @@ def ratio(above: Samples, below: Samples) -> Samples:
 
 def auc_samples(
     boot: UserBootstrap,
-    labels: FloatArray,
-    scores: FloatArray,
-    users: IntArray,
-    groups: IntArray | None = None,
+    labels: Floats,
+    scores: Floats,
+    users: Ints,
+    groups: Ints | None = None,
     num_groups: int = 1,
-) -> Samples:
+) -> F64:
     """AUC of every draw, of all rows or within each group of rows, from one sort.
 
     Args:
@@ -203,7 +200,7 @@ def auc_samples(
     return np.concatenate(parts)
 
 
-def _cumulate(values: NDArray[np.float64]) -> None:
+def _cumulate(values: F64) -> None:
     """Running sum over the rows of [n * _RUN, b] in place; numpy's own walks down the columns, five times slower."""
     runs = values.reshape(-1, _RUN, values.shape[1])
     for place in range(1, _RUN):
@@ -211,7 +208,7 @@ def _cumulate(values: NDArray[np.float64]) -> None:
     runs[1:] += np.cumsum(runs[:-1, -1], axis=0)[:, None]
 
 
-def _segments(group: IntArray, label: NDArray[np.bool_], score: FloatArray) -> IntArray:
+def _segments(group: Ints, label: Bool, score: Floats) -> Ints:
     """Number the runs of sorted rows within which order does not matter to the AUC, int [R].
 
     Rows of equal score are one run; neighbouring ties that are all positive, or all negative, are merged.

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ...base.arrays import Floats, Ints
 from ...base.errors import DataError
-from ...base.ragged import FloatArray, IntArray
 from ..config import EvaluationConfig
 from ..metrics.lists import UserMetrics
 from ..summary import bootstrap_of
@@ -64,10 +64,10 @@ class Comparison:
 class TaskRows:
     """One task's test rows with the predictions of both runs: `labels`, `a`, `b` and `users`, each [R]."""
 
-    labels: FloatArray
-    a: FloatArray
-    b: FloatArray
-    users: IntArray
+    labels: Floats
+    a: Floats
+    b: Floats
+    users: Ints
 
 
 def compare(

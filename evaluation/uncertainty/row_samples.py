@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...base.ragged import FloatArray, IntArray
+from ...base.arrays import F64, Floats, Ints
 from ..metrics.calibration import assign_bins
 from ..metrics.rows import row_logloss, user_auc
-from .bootstrap import Samples, UserBootstrap, auc_samples, ratio
+from .bootstrap import UserBootstrap, auc_samples, ratio
 
 ROW_METRICS = ("auc", "gauc", "logloss", "ece", "predicted_to_observed")
 PIVOTAL = frozenset({"ece"})
@@ -20,14 +20,14 @@ PIVOTAL = frozenset({"ece"})
 
 def row_metric_samples(
     boot: UserBootstrap,
-    labels: FloatArray,
-    probabilities: FloatArray,
-    users: IntArray,
+    labels: Floats,
+    probabilities: Floats,
+    users: Ints,
     *,
-    groups: IntArray | None = None,
+    groups: Ints | None = None,
     num_groups: int = 1,
     num_bins: int = 15,
-) -> dict[str, Samples]:
+) -> dict[str, F64]:
     """The row metrics of every draw, of all rows or within each group of rows.
 
     Args:

@@ -11,13 +11,11 @@ import math
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ...base.ragged import FloatArray
-from .bootstrap import Samples
+from ...base.arrays import F64, Floats
 
 
-def permutation_test(differences: FloatArray, permutations: int = 10_000, seed: int = 0) -> NDArray[np.float64]:
+def permutation_test(differences: Floats, permutations: int = 10_000, seed: int = 0) -> F64:
     """Two-sided p-value of each metric under "the two systems could swap places for any user".
 
     Args:
@@ -46,7 +44,7 @@ def permutation_test(differences: FloatArray, permutations: int = 10_000, seed: 
     return np.asarray((extreme + 1) / (permutations + 1), dtype=np.float64)
 
 
-def bootstrap_p_value(differences: Samples) -> NDArray[np.float64]:
+def bootstrap_p_value(differences: F64) -> F64:
     """Two-sided p-value of each metric from the draws of a paired difference [draws + 1, M], row 0 the estimate.
 
     Twice the share of draws on the other side of zero; for metrics with no per-user value, such as AUC.
@@ -57,7 +55,7 @@ def bootstrap_p_value(differences: Samples) -> NDArray[np.float64]:
     return np.asarray(np.minimum(2 * (np.minimum(below, above) + 1) / (valid + 1), 1.0), dtype=np.float64)
 
 
-def holm(p_values: FloatArray) -> NDArray[np.float64]:
+def holm(p_values: Floats) -> F64:
     """Holm's adjusted p-values, float64 [M]: below the level means significant after M comparisons."""
     values = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(values, kind="stable")
@@ -67,9 +65,7 @@ def holm(p_values: FloatArray) -> NDArray[np.float64]:
     return adjusted
 
 
-def smallest_visible_difference(
-    standard_error: FloatArray, level: float = 0.95, power: float = 0.8
-) -> NDArray[np.float64]:
+def smallest_visible_difference(standard_error: Floats, level: float = 0.95, power: float = 0.8) -> F64:
     """The true difference a two-sided test at `1 - level` would find with probability `power`.
 
     Args:
@@ -81,7 +77,7 @@ def smallest_visible_difference(
     return np.asarray(z * np.asarray(standard_error, dtype=np.float64), dtype=np.float64)
 
 
-def paired_standard_error(differences: FloatArray) -> NDArray[np.float64]:
+def paired_standard_error(differences: Floats) -> F64:
     """Standard error of the mean of per-user differences [U, M], float64 [M]."""
     if len(differences) < 2:
         return np.full(differences.shape[1], np.nan)

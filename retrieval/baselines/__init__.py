@@ -9,8 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from numpy.typing import NDArray
-
+from ...base.arrays import AnyArray
 from ...base.errors import ConfigError
 from .base import Baseline, Histories, checked_settings, describe_state
 
@@ -65,6 +64,6 @@ def build_baseline(name: str, **options: Any) -> Baseline:
     return kind(checked_settings(kind.settings_class, name, options))
 
 
-def baseline_from_state(state: dict[str, NDArray[Any]]) -> Baseline:
+def baseline_from_state(state: dict[str, AnyArray]) -> Baseline:
     """The fitted baseline that `Baseline.state` described, whichever it is."""
     return baseline_class(describe_state(state)["name"]).from_state(state)

@@ -12,17 +12,15 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from ...base.arrays import F32, F64, I64, AnyArray
 from ...base.errors import ConfigError, DataError
 from ...base.settings import Settings
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
 
 SCORE_BLOCK = 1 << 24
 """Scores held at once while pairs are picked out of whole rows (64 MB)."""
@@ -31,13 +29,13 @@ SCORE_BLOCK = 1 << 24
 class Histories(NamedTuple):
     """The events of B queries, each oldest first, as one flat array (CSR)."""
 
-    items: NDArray[Any]
+    items: AnyArray
     """int `[E]` item rows; rows outside `[0, N)` are ignored."""
-    ptr: NDArray[Any]
+    ptr: AnyArray
     """int `[B + 1]`, query b's events are `items[ptr[b]:ptr[b + 1]]`."""
-    users: NDArray[Any] | None = None
+    users: AnyArray | None = None
     """int `[B]` user rows, where it is known who asks."""
-    asked_at: NDArray[np.float64] | None = None
+    asked_at: F64 | None = None
     """float64 `[B]` seconds, when each query is asked: nothing later may be looked at. Infinite: after all data."""
 
     def __len__(self) -> int:
@@ -89,9 +87,9 @@ class Baseline(ABC):
 
     def fit(
         self,
-        user_rows: NDArray[Any],
-        item_rows: NDArray[Any],
-        times: NDArray[Any] | None,
+        user_rows: AnyArray,
+        item_rows: AnyArray,
+        times: AnyArray | None,
         num_users: int,
         num_items: int,
     ) -> Self:
@@ -129,11 +127,11 @@ class Baseline(ABC):
         return self
 
     @abstractmethod
-    def _fit(self, users: Ints, items: Ints, times: NDArray[np.float64] | None, num_users: int) -> None:
+    def _fit(self, users: I64, items: I64, times: F64 | None, num_users: int) -> None:
         """Learn from interactions sorted by user, then time, then given order."""
 
     @abstractmethod
-    def score(self, histories: Histories) -> Floats:
+    def score(self, histories: Histories) -> F32:
         """Score the whole catalogue for each history; items of the history are not removed.
 
         Args:
@@ -143,7 +141,7 @@ class Baseline(ABC):
             float32 `[B, N]`, higher is better.
         """
 
-    def score_pairs(self, histories: Histories, items: NDArray[Any]) -> Floats:
+    def score_pairs(self, histories: Histories, items: AnyArray) -> F32:
         """Score given candidates.
 
         Args:
@@ -162,14 +160,14 @@ class Baseline(ABC):
         return np.concatenate(parts) if parts else np.zeros(np.shape(items), dtype=np.float32)
 
     @abstractmethod
-    def _arrays(self) -> dict[str, NDArray[Any]]:
+    def _arrays(self) -> dict[str, AnyArray]:
         """What was learned."""
 
     @abstractmethod
-    def _restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+    def _restore(self, arrays: dict[str, AnyArray]) -> None:
         """The reverse of `_arrays`."""
 
-    def state(self) -> dict[str, NDArray[Any]]:
+    def state(self) -> dict[str, AnyArray]:
         """The fitted baseline as plain arrays, ready for a safetensors file."""
         about = {"name": self.name, "num_items": self.num_items, "settings": self.settings.model_dump(mode="json")}
         arrays = {
@@ -178,7 +176,7 @@ class Baseline(ABC):
         return {**arrays, "about": np.frombuffer(json.dumps(about).encode(), dtype=np.uint8).copy()}
 
     @classmethod
-    def from_state(cls, state: dict[str, NDArray[Any]]) -> Self:
+    def from_state(cls, state: dict[str, AnyArray]) -> Self:
         """The baseline that `state` described.
 
         Raises:
@@ -193,7 +191,7 @@ class Baseline(ABC):
         return model
 
 
-def describe_state(state: dict[str, NDArray[Any]]) -> dict[str, Any]:
+def describe_state(state: dict[str, AnyArray]) -> dict[str, Any]:
     """Name, number of items and settings that a saved baseline carries."""
     if "about" not in state:
         raise DataError("the arrays hold no baseline: the entry 'about' is missing; save one with state()")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
+from ...base.arrays import F32, F64, I32, I64, AnyArray
 from ...base.errors import ConfigError, DataError
 from ...data.dataset import Dataset
 from ...data.vocabulary import FIRST
-from .base import Baseline, Floats, Histories, Ints
+from .base import Baseline, Histories
 from .items import HistoryWeighting
 from .popularity import Popularity, PopularitySettings
 
@@ -50,12 +50,12 @@ class SameCategory(Baseline):
     name = "same_category"
     settings_class: ClassVar[type[CategorySettings]] = CategorySettings
     settings: CategorySettings
-    categories: NDArray[np.int32]
-    weights: Floats
+    categories: I32
+    weights: F32
     shares: csr_array
     by_category: csr_array
 
-    def describe_items(self, categories: NDArray[np.int32]) -> Self:
+    def describe_items(self, categories: I32) -> Self:
         """Say which categories the items are in; before `fit`.
 
         Args:
@@ -64,7 +64,7 @@ class SameCategory(Baseline):
         self.categories = categories
         return self
 
-    def _fit(self, users: Ints, items: Ints, times: NDArray[np.float64] | None, num_users: int) -> None:
+    def _fit(self, users: I64, items: I64, times: F64 | None, num_users: int) -> None:
         if not hasattr(self, "categories") or len(self.categories) != self.num_items:
             known = f"of {len(self.categories)} items" if hasattr(self, "categories") else "of no item"
             raise DataError(
@@ -81,12 +81,12 @@ class SameCategory(Baseline):
         damped = np.maximum(size, 1e-12) ** self.settings.damping
         self._take(self.categories, (events / damped[self.categories]).astype(np.float32))
 
-    def _shares(self) -> Floats:
+    def _shares(self) -> F32:
         """How much of each item lies in each of its categories, float32 [N, L]: 1 / their number, 0 at pads."""
         kept = self.categories >= 0
         return np.asarray(kept / np.maximum(kept.sum(1, keepdims=True), 1), dtype=np.float32)
 
-    def _take(self, categories: NDArray[np.int32], weights: Floats) -> None:
+    def _take(self, categories: I32, weights: F32) -> None:
         from scipy.sparse import csr_array
 
         self.categories, self.weights = categories, weights
@@ -96,11 +96,11 @@ class SameCategory(Baseline):
         self.shares = csr_array((self._shares()[item, place], at), shape=shape)
         self.by_category = csr_array(csr_array((weights[item, place], at), shape=shape).T)
 
-    def score(self, histories: Histories) -> Floats:
+    def score(self, histories: Histories) -> F32:
         """See `Baseline.score`; 0 for items of other categories."""
         return np.asarray((self._taste(histories) @ self.by_category).toarray(), dtype=np.float32)
 
-    def score_pairs(self, histories: Histories, items: NDArray[Any]) -> Floats:
+    def score_pairs(self, histories: Histories, items: AnyArray) -> F32:
         """See `Baseline.score_pairs`; only the candidates' categories are looked at."""
         rows = np.asarray(items, dtype=np.int64)
         taste = np.pad(self._taste(histories).toarray(), ((0, 0), (0, 1)))  # the last column is that of the pads
@@ -114,14 +114,14 @@ class SameCategory(Baseline):
         taste: csr_array = histories.weights(self.num_items, self.settings.last, self.settings.decay) @ self.shares
         return taste
 
-    def _arrays(self) -> dict[str, NDArray[Any]]:
+    def _arrays(self) -> dict[str, AnyArray]:
         return {"categories": self.categories, "weights": self.weights}
 
-    def _restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+    def _restore(self, arrays: dict[str, AnyArray]) -> None:
         self._take(arrays["categories"], arrays["weights"])
 
 
-def item_categories(dataset: Dataset, features: tuple[str, ...] = ()) -> NDArray[np.int32]:
+def item_categories(dataset: Dataset, features: tuple[str, ...] = ()) -> I32:
     """Categories of every item of the catalogue: int32 [N, L], numbered over all features; -1 pads.
 
     A missing value, or one that no training row had, is no category.

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from ...base.arrays import F32, I64
 from ...nn.precision import reduced_matmul
 
 BLOCK_ENTRIES = 1 << 26
@@ -17,7 +17,7 @@ DENSE_ADVANTAGE = 50
 """Multiplications a dense product does in the time of one of a sparse product."""
 
 
-def interaction_matrix(users: NDArray[np.int64], items: NDArray[np.int64], num_users: int, num_items: int) -> csr_array:
+def interaction_matrix(users: I64, items: I64, num_users: int, num_items: int) -> csr_array:
     """Users by items, 1.0 where the user met the item at least once, float32 `[U, N]`."""
     matrix = csr_array((np.ones(len(users), dtype=np.float32), (users, items)), shape=(num_users, num_items))
     matrix.sum_duplicates()
@@ -25,7 +25,7 @@ def interaction_matrix(users: NDArray[np.int64], items: NDArray[np.int64], num_u
     return matrix
 
 
-def cooccurrence_blocks(interactions: csr_array) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def cooccurrence_blocks(interactions: csr_array) -> Iterator[tuple[int, F32]]:
     """Rows of `X^T X`, exact.
 
     Args:
@@ -47,7 +47,7 @@ def cooccurrence_blocks(interactions: csr_array) -> Iterator[tuple[int, NDArray[
             yield start, np.asarray((by_item[start:stop] @ interactions).toarray(), dtype=np.float32)
 
 
-def _dense_rows(interactions: csr_array, start: int, stop: int) -> NDArray[np.float32]:
+def _dense_rows(interactions: csr_array, start: int, stop: int) -> F32:
     """Rows `start` to `stop` of `X^T X`; bfloat16 holds 0 and 1 exactly and sums are float32, so counts are exact."""
     num_users, num_items = interactions.shape
     counts = torch.zeros(stop - start, num_items)
@@ -59,7 +59,7 @@ def _dense_rows(interactions: csr_array, start: int, stop: int) -> NDArray[np.fl
     return counts.numpy()
 
 
-def top_per_row(values: NDArray[np.float32], count: int) -> csr_array:
+def top_per_row(values: F32, count: int) -> csr_array:
     """The `count` largest positive entries of each row, as a sparse matrix; ties by an arbitrary fixed rule."""
     count = min(count, values.shape[1])
     best, columns = torch.from_numpy(values).topk(count, dim=1)

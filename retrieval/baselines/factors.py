@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
+from ...base.arrays import F32, F64, I64, AnyArray
 from ...base.errors import ConfigError
 from ...base.settings import Settings
-from .base import Baseline, Floats, Histories, Ints
+from .base import Baseline, Histories
 from .cooccurrence import interaction_matrix
 
 
@@ -39,12 +39,12 @@ class FactorSettings(Settings):
 class _Factors(Baseline):
     settings_class: ClassVar[type[Settings]] = FactorSettings
     settings: FactorSettings
-    factors: Floats
+    factors: F32
 
     def _model(self) -> Any:
         raise NotImplementedError
 
-    def _fit(self, users: Ints, items: Ints, times: NDArray[np.float64] | None, num_users: int) -> None:
+    def _fit(self, users: I64, items: I64, times: F64 | None, num_users: int) -> None:
         from scipy.sparse import csr_matrix
 
         model = self._model()
@@ -53,16 +53,16 @@ class _Factors(Baseline):
         factors = model.item_factors
         self.factors = np.array(factors if isinstance(factors, np.ndarray) else factors.to_numpy(), dtype=np.float32)
 
-    def score(self, histories: Histories) -> Floats:
+    def score(self, histories: Histories) -> F32:
         """See `Baseline.score`."""
         return self._fold_in(histories) @ self.factors.T
 
-    def score_pairs(self, histories: Histories, items: NDArray[Any]) -> Floats:
+    def score_pairs(self, histories: Histories, items: AnyArray) -> F32:
         """See `Baseline.score_pairs`; only the candidates are multiplied."""
         vectors = self._fold_in(histories)
         return np.asarray(np.einsum("bd,bcd->bc", vectors, self.factors[items]), dtype=np.float32)
 
-    def _fold_in(self, histories: Histories) -> Floats:
+    def _fold_in(self, histories: Histories) -> F32:
         """User factors `[B, D]`: `(Y'Y + (alpha - 1) Y_h' Y_h + reg I)^-1 alpha Y_h' 1`."""
         seen = histories.weights(self.num_items)
         factors = self.factors.astype(np.float64)
@@ -74,10 +74,10 @@ class _Factors(Baseline):
             vectors[row] = np.linalg.solve(common + (alpha - 1) * own.T @ own, alpha * own.sum(axis=0))
         return vectors.astype(np.float32)
 
-    def _arrays(self) -> dict[str, NDArray[Any]]:
+    def _arrays(self) -> dict[str, AnyArray]:
         return {"factors": self.factors}
 
-    def _restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+    def _restore(self, arrays: dict[str, AnyArray]) -> None:
         self.factors = arrays["factors"]
 
 

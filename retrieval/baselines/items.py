@@ -6,16 +6,16 @@ all others (EASE; Steck, WWW 2019), and the probability of what comes next (tran
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 from scipy.sparse import csr_array, diags_array, vstack
 
+from ...base.arrays import F32, F64, I64, AnyArray
 from ...base.errors import ConfigError
 from ...base.settings import Settings
-from .base import Baseline, Floats, Histories, Ints
+from .base import Baseline, Histories
 from .cooccurrence import cooccurrence_blocks, interaction_matrix, top_per_row
 
 
@@ -32,21 +32,21 @@ class ItemToItem(Baseline):
     """Score = weighted history times a matrix `[N, N]`."""
 
     settings: HistoryWeighting
-    matrix: csr_array | Floats
+    matrix: csr_array | F32
 
-    def score(self, histories: Histories) -> Floats:
+    def score(self, histories: Histories) -> F32:
         """See `Baseline.score`."""
         weights = histories.weights(self.num_items, self.settings.last, self.settings.decay)
         if isinstance(self.matrix, np.ndarray):
             return _weighted_rows(weights, self.matrix)
         return np.asarray((weights @ self.matrix).toarray(), dtype=np.float32)
 
-    def _arrays(self) -> dict[str, NDArray[Any]]:
+    def _arrays(self) -> dict[str, AnyArray]:
         if isinstance(self.matrix, np.ndarray):
             return {"matrix": self.matrix}
         return {"data": self.matrix.data, "indices": self.matrix.indices, "indptr": self.matrix.indptr}
 
-    def _restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+    def _restore(self, arrays: dict[str, AnyArray]) -> None:
         if "matrix" in arrays:
             self.matrix = arrays["matrix"]
         else:
@@ -54,13 +54,13 @@ class ItemToItem(Baseline):
             self.matrix = csr_array(parts, shape=(self.num_items, self.num_items))
 
 
-def _weighted_rows(weights: csr_array, matrix: Floats) -> Floats:
+def _weighted_rows(weights: csr_array, matrix: F32) -> F32:
     """`weights @ matrix`, [B, N] of sparse [B, N] and dense [N, N]: the same sums as scipy's in half its time."""
     import torch
     from torch.nn.functional import embedding_bag
 
     rows, ptr, values = (torch.from_numpy(part) for part in (weights.indices, weights.indptr[:-1], weights.data))
-    scores: Floats = embedding_bag(rows, torch.from_numpy(matrix), ptr, mode="sum", per_sample_weights=values).numpy()
+    scores: F32 = embedding_bag(rows, torch.from_numpy(matrix), ptr, mode="sum", per_sample_weights=values).numpy()
     return scores
 
 
@@ -84,7 +84,7 @@ class ItemKNN(ItemToItem):
     settings_class: ClassVar[type[Settings]] = ItemKNNSettings
     settings: ItemKNNSettings
 
-    def _fit(self, users: Ints, items: Ints, times: NDArray[np.float64] | None, num_users: int) -> None:
+    def _fit(self, users: I64, items: I64, times: F64 | None, num_users: int) -> None:
         interactions = interaction_matrix(users, items, num_users, self.num_items)
         root = np.sqrt(np.bincount(interactions.indices, minlength=self.num_items)).astype(np.float32)
         blocks = []
@@ -112,7 +112,7 @@ class EASE(ItemToItem):
     settings_class: ClassVar[type[Settings]] = EASESettings
     settings: EASESettings
 
-    def _fit(self, users: Ints, items: Ints, times: NDArray[np.float64] | None, num_users: int) -> None:
+    def _fit(self, users: I64, items: I64, times: F64 | None, num_users: int) -> None:
         import torch
 
         size = self.num_items
@@ -156,7 +156,7 @@ class Transition(ItemToItem):
     settings_class: ClassVar[type[Settings]] = TransitionSettings
     settings: TransitionSettings
 
-    def _fit(self, users: Ints, items: Ints, times: NDArray[np.float64] | None, num_users: int) -> None:
+    def _fit(self, users: I64, items: I64, times: F64 | None, num_users: int) -> None:
         shape = (self.num_items, self.num_items)
         total = csr_array(shape, dtype=np.float32)
         for order in range(1, self.settings.orders + 1):

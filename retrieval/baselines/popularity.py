@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
+from ...base.arrays import F32, F64, I64, AnyArray
 from ...base.errors import DataError
 from ...base.settings import Settings
-from .base import Baseline, Floats, Histories, Ints
+from .base import Baseline, Histories
 
 DAY = 86_400.0
 
@@ -30,9 +30,9 @@ class Popularity(Baseline):
     name = "popularity"
     settings_class: ClassVar[type[Settings]] = PopularitySettings
     settings: PopularitySettings
-    counts: Floats
+    counts: F32
 
-    def _fit(self, users: Ints, items: Ints, times: NDArray[np.float64] | None, num_users: int) -> None:
+    def _fit(self, users: I64, items: I64, times: F64 | None, num_users: int) -> None:
         weights = np.ones(len(items))
         window, half_life = self.settings.window_days, self.settings.half_life_days
         if window is not None or half_life is not None:
@@ -45,18 +45,18 @@ class Popularity(Baseline):
                 weights *= 0.5 ** (age / half_life)
         self.counts = np.bincount(items, weights, minlength=self.num_items).astype(np.float32)
 
-    def score(self, histories: Histories) -> Floats:
+    def score(self, histories: Histories) -> F32:
         """See `Baseline.score`; the history is not looked at."""
         return np.tile(self.counts, (len(histories), 1))
 
-    def score_pairs(self, histories: Histories, items: NDArray[Any]) -> Floats:
+    def score_pairs(self, histories: Histories, items: AnyArray) -> F32:
         """See `Baseline.score_pairs`."""
         return self.counts[np.asarray(items, dtype=np.int64)]
 
-    def _arrays(self) -> dict[str, NDArray[Any]]:
+    def _arrays(self) -> dict[str, AnyArray]:
         return {"counts": self.counts}
 
-    def _restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+    def _restore(self, arrays: dict[str, AnyArray]) -> None:
         self.counts = arrays["counts"]
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
+from ...base.arrays import F32, F64, I32, I64, AnyArray
 from ...base.errors import ConfigError
 from ...base.settings import Settings
 from ...data.dataset import Dataset
 from ...data.vocabulary import FIRST
-from .base import Baseline, Floats, Histories, Ints
+from .base import Baseline, Histories
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -38,12 +38,12 @@ class SegmentPopularity(Baseline):
     name = SEGMENT_POPULARITY
     settings_class: ClassVar[type[Settings]] = SegmentSettings
     settings: SegmentSettings
-    segments: NDArray[np.int32]
+    segments: I32
     counts: csr_array
-    totals: NDArray[np.float64]
-    everybody: Floats
+    totals: F64
+    everybody: F32
 
-    def describe_users(self, segments: NDArray[np.int32]) -> Self:
+    def describe_users(self, segments: I32) -> Self:
         """Say which segments the users are in; before `fit`.
 
         Args:
@@ -52,7 +52,7 @@ class SegmentPopularity(Baseline):
         self.segments = segments
         return self
 
-    def _fit(self, users: Ints, items: Ints, times: NDArray[np.float64] | None, num_users: int) -> None:
+    def _fit(self, users: I64, items: I64, times: F64 | None, num_users: int) -> None:
         from scipy.sparse import csr_array
 
         if not hasattr(self, "segments"):
@@ -71,7 +71,7 @@ class SegmentPopularity(Baseline):
         self.totals = np.asarray(counts.sum(axis=1), dtype=np.float64)
         self.everybody = counts[[0]].toarray()[0] / max(self.totals[0], 1.0)
 
-    def score(self, histories: Histories) -> Floats:
+    def score(self, histories: Histories) -> F32:
         """See `Baseline.score`; only who asks is looked at."""
         from scipy.sparse import csr_array
 
@@ -85,18 +85,18 @@ class SegmentPopularity(Baseline):
         borrowed = 1.0 - np.bincount(user, weight * self.totals[rows], minlength=len(asked))
         return np.asarray(own + borrowed[:, None] * self.everybody, dtype=np.float32)
 
-    def _traits(self, histories: Histories) -> NDArray[np.int32]:
+    def _traits(self, histories: Histories) -> I32:
         """Segments of those who ask, int32 [B, F]; -1 everywhere when nobody said who asks."""
         if histories.users is None or not self.segments.shape[1]:
             return np.full((len(histories), self.segments.shape[1]), -1, dtype=np.int32)
-        asked: NDArray[np.int32] = self.segments[np.asarray(histories.users, dtype=np.int64)]
+        asked: I32 = self.segments[np.asarray(histories.users, dtype=np.int64)]
         return asked
 
-    def _arrays(self) -> dict[str, NDArray[Any]]:
+    def _arrays(self) -> dict[str, AnyArray]:
         parts = {"data": self.counts.data, "indices": self.counts.indices, "indptr": self.counts.indptr}
         return {"segments": self.segments, **parts}
 
-    def _restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+    def _restore(self, arrays: dict[str, AnyArray]) -> None:
         from scipy.sparse import csr_array
 
         self.segments = arrays["segments"]
@@ -123,7 +123,7 @@ def segment_traits(dataset: Dataset, wanted: tuple[str, ...] | None) -> tuple[st
     return wanted
 
 
-def user_segments(dataset: Dataset, traits: tuple[str, ...]) -> NDArray[np.int32]:
+def user_segments(dataset: Dataset, traits: tuple[str, ...]) -> I32:
     """Segments of every user: int32 [U, F], numbered over all traits; -1 where the value is missing or was not learned.
 
     Args:

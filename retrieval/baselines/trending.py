@@ -7,15 +7,15 @@ window, which ends before the moment it is asked at.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
+from ...base.arrays import F32, F64, I32, I64, AnyArray
 from ...base.errors import DataError
 from ...base.settings import Settings
-from .base import Baseline, Floats, Histories, Ints
+from .base import Baseline, Histories
 
 DAY = 86_400.0
 
@@ -33,16 +33,16 @@ class Trending(Baseline):
     name = "trending"
     settings_class: ClassVar[type[Settings]] = TrendingSettings
     settings: TrendingSettings
-    items: NDArray[np.int32]
-    times: NDArray[np.float64]
+    items: I32
+    times: F64
 
-    def _fit(self, users: Ints, items: Ints, times: NDArray[np.float64] | None, num_users: int) -> None:
+    def _fit(self, users: I64, items: I64, times: F64 | None, num_users: int) -> None:
         if times is None:
             raise DataError("trending needs the times of the interactions; give times or use popularity")
         order = np.lexsort((times, items))
         self._take(items[order].astype(np.int32), times[order])
 
-    def _take(self, items: NDArray[np.int32], times: NDArray[np.float64]) -> None:
+    def _take(self, items: I32, times: F64) -> None:
         """Interactions sorted by item, then time."""
         self.items, self.times = items, times
         self._first = times.min(initial=np.inf)
@@ -52,23 +52,23 @@ class Trending(Baseline):
         self._span = max(self._last - self._first, 0.0) + 2.0
         self._keys = items * self._span + (times - self._first + 1.0) if len(items) else np.empty(0)
 
-    def score(self, histories: Histories) -> Floats:
+    def score(self, histories: Histories) -> F32:
         """See `Baseline.score`; only the moments of the requests are looked at."""
         moments, place = np.unique(self._moments(histories), return_inverse=True)
         items = np.broadcast_to(np.arange(self.num_items), (len(moments), self.num_items))
         return self._counted(moments, items)[place]
 
-    def score_pairs(self, histories: Histories, items: NDArray[Any]) -> Floats:
+    def score_pairs(self, histories: Histories, items: AnyArray) -> F32:
         """See `Baseline.score_pairs`."""
         return self._counted(self._moments(histories), np.asarray(items, dtype=np.int64))
 
-    def _moments(self, histories: Histories) -> NDArray[np.float64]:
+    def _moments(self, histories: Histories) -> F64:
         """When each request is asked; of unknown ones the end of the data."""
         if histories.asked_at is None:
             return np.full(len(histories), np.inf)
         return np.where(np.isfinite(histories.asked_at), histories.asked_at, np.inf)
 
-    def _counted(self, moments: NDArray[np.float64], items: NDArray[np.int64]) -> Floats:
+    def _counted(self, moments: F64, items: I64) -> F32:
         """log(1 + count) of items [B, C] in the windows that end before the moments [B]."""
         if not len(self.items):
             return np.zeros(items.shape, dtype=np.float32)
@@ -77,14 +77,14 @@ class Trending(Baseline):
         found = [self._before(items, edge) for edge in (end, begin)]
         return np.asarray(np.log1p(found[0] - found[1]), dtype=np.float32)
 
-    def _before(self, items: NDArray[np.int64], edge: NDArray[np.float64]) -> NDArray[np.int64]:
+    def _before(self, items: I64, edge: F64) -> I64:
         """Interactions of each item strictly before each edge."""
         offset = np.clip(edge - self._first + 1.0, 0.0, self._span - 0.5)
         place = np.searchsorted(self._keys, items * self._span + offset[:, None])
         return np.asarray(place - self._starts[items], dtype=np.int64)
 
-    def _arrays(self) -> dict[str, NDArray[Any]]:
+    def _arrays(self) -> dict[str, AnyArray]:
         return {"items": self.items, "times": self.times}
 
-    def _restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+    def _restore(self, arrays: dict[str, AnyArray]) -> None:
         self._take(arrays["items"], arrays["times"])

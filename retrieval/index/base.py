@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict
 
+from ...base.arrays import F32, I64
 from ...base.errors import ConfigError
 from .bitmap import Bitmap, ExcludedRows
-
-FloatArray = NDArray[np.float32]
-IntArray = NDArray[np.int64]
 
 METRIC: Literal["inner_product"] = "inner_product"
 
@@ -35,8 +33,8 @@ class Candidates:
         scores: float32 [B, k] inner products as the index computes them; -inf beside a pad.
     """
 
-    rows: IntArray
-    scores: FloatArray
+    rows: I64
+    scores: F32
 
 
 class CandidateIndex(Protocol):
@@ -153,7 +151,7 @@ class IndexReport(BaseModel):
         return {(f"ann_recall@{self.k}" if key == "ann_recall" else key): value for key, value in document.items()}
 
 
-def as_vectors(vectors: ArrayLike, dim: int | None = None, what: str = "item vectors") -> FloatArray:
+def as_vectors(vectors: ArrayLike, dim: int | None = None, what: str = "item vectors") -> F32:
     """Vectors as contiguous float32 [n, D], refused when not finite or of another width."""
     dense = np.ascontiguousarray(vectors, dtype=np.float32)
     if dense.ndim != 2 or (dim is not None and dense.shape[1] != dim):
@@ -187,7 +185,7 @@ def check_allowed(allowed: Bitmap, num_rows: int) -> None:
         )
 
 
-def check_upsert(rows: IntArray, vectors: FloatArray, num_rows: int, normalised: bool) -> None:
+def check_upsert(rows: I64, vectors: F32, num_rows: int, normalised: bool) -> None:
     """Refuse rows that repeat or leave a gap, and vectors of another length than the index was built from."""
     if len(rows) != len(vectors):
         raise ConfigError(f"{len(rows)} rows came with {len(vectors)} vectors; give one vector per row")
@@ -202,14 +200,14 @@ def check_upsert(rows: IntArray, vectors: FloatArray, num_rows: int, normalised:
         raise ConfigError("the index holds unit vectors and these are not; normalise them as the item tower does")
 
 
-def check_delete(rows: IntArray, num_rows: int) -> None:
+def check_delete(rows: I64, num_rows: int) -> None:
     """Refuse to delete what was never there."""
     if len(rows) and (rows.min() < 0 or rows.max() >= num_rows):
         worst = rows.min() if rows.min() < 0 else rows.max()
         raise ConfigError(f"row {worst} cannot be deleted: the index has rows 0..{num_rows - 1}")
 
 
-def in_order(rows: IntArray, scores: FloatArray) -> Candidates:
+def in_order(rows: I64, scores: F32) -> Candidates:
     """Candidates with equal scores put by lower row, in place; `scores` [B, k] already fall along each query."""
     equal = scores[:, 1:] == scores[:, :-1]
     if np.count_nonzero(equal):
@@ -222,13 +220,13 @@ def in_order(rows: IntArray, scores: FloatArray) -> Candidates:
     return Candidates(rows, scores)
 
 
-def unit_length(vectors: FloatArray) -> bool:
+def unit_length(vectors: F32) -> bool:
     """Whether every vector has length 1 (to a thousandth)."""
     lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
     return bool((np.abs(lengths - 1.0) < 1e-3).all())
 
 
-def fingerprint(vectors: FloatArray) -> str:
+def fingerprint(vectors: F32) -> str:
     """The sha256 of a vector matrix, its shape included: tells whether an index was built from it."""
     digest = hashlib.sha256(f"{vectors.shape[0]}x{vectors.shape[1]}".encode())
     digest.update(np.ascontiguousarray(vectors, dtype=np.float32).data)

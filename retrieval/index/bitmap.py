@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ...base.arrays import I64, Bool
 from ...base.errors import ConfigError
 
 
@@ -63,22 +64,22 @@ class Bitmap:
         return int(np.bitwise_count(self.bits).sum(dtype=np.int64))
 
     @cached_property
-    def rows(self) -> NDArray[np.int64]:
+    def rows(self) -> I64:
         """The rows in the set, ascending: int64 [count]."""
         return np.flatnonzero(self.mask()).astype(np.int64, copy=False)
 
-    def mask(self) -> NDArray[np.bool_]:
+    def mask(self) -> Bool:
         """The set as bool [size]."""
         return np.unpackbits(self.bits, count=self.size, bitorder="little").view(np.bool_)
 
-    def contains(self, rows: ArrayLike) -> NDArray[np.bool_]:
+    def contains(self, rows: ArrayLike) -> Bool:
         """Whether each row is in the set; a negative row (a pad) or one past `size` is not."""
         asked = np.asarray(rows, dtype=np.int64)
         inside = (asked >= 0) & (asked < self.size)
         safe = np.where(inside, asked, 0)
         if not self.size:
             return inside
-        found: NDArray[np.bool_] = inside & ((self.bits[safe >> 3] >> (safe & 7).astype(np.uint8)) & 1).astype(bool)
+        found: Bool = inside & ((self.bits[safe >> 3] >> (safe & 7).astype(np.uint8)) & 1).astype(bool)
         return found
 
     def __and__(self, other: Bitmap) -> Bitmap:
@@ -113,8 +114,8 @@ class Exclusions:
         rows: int64 [offsets[B]], in any order, repeats allowed; rows that are not in the index are ignored.
     """
 
-    offsets: NDArray[np.int64]
-    rows: NDArray[np.int64]
+    offsets: I64
+    rows: I64
 
     @classmethod
     def of(cls, excluded: ExcludedRows, num_queries: int) -> Exclusions:
@@ -133,14 +134,14 @@ class Exclusions:
             )
         return excluded
 
-    def pairs(self, num_rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def pairs(self, num_rows: int) -> tuple[I64, I64]:
         """The distinct excluded (query, row) pairs inside the index, ascending: two int64 arrays of one length."""
         query = np.repeat(np.arange(len(self.offsets) - 1, dtype=np.int64), np.diff(self.offsets))
         inside = (self.rows >= 0) & (self.rows < num_rows)
         keys = np.unique(query[inside] * num_rows + self.rows[inside])
         return keys // max(num_rows, 1), keys % max(num_rows, 1)
 
-    def of_query(self, query: int) -> NDArray[np.int64]:
+    def of_query(self, query: int) -> I64:
         """The rows excluded from one query."""
         return self.rows[self.offsets[query] : self.offsets[query + 1]]
 
@@ -149,7 +150,7 @@ ExcludedRows = Exclusions | Sequence[Any]
 """What `search` takes as exclusions: CSR, or one list or array of rows per query."""
 
 
-def as_rows(rows: ArrayLike) -> NDArray[np.int64]:
+def as_rows(rows: ArrayLike) -> I64:
     """Item rows as int64 [n]; anything but whole numbers is refused."""
     listed = np.asarray(rows)
     if listed.ndim == 1 and len(listed) == 0:

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from ...base.arrays import F32, I64, AnyArray, Bool
 from ...base.errors import RunError
 from .base import (
     METRIC,
     Candidates,
-    FloatArray,
     IndexReport,
-    IntArray,
     SearchPlan,
     as_vectors,
     check_allowed,
@@ -54,7 +53,7 @@ class ExactIndex:
         self.vectors_sha256: str | None = None
         self.report: IndexReport | None = None
         self._vectors = torch.tensor(vectors, device=device)
-        self._alive: NDArray[np.bool_] | None = None
+        self._alive: Bool | None = None
 
     @property
     def size(self) -> int:
@@ -103,7 +102,7 @@ class ExactIndex:
         drop = None if excluded is None else Exclusions.of(excluded, len(wanted))
         return exact_top_k(wanted, self._vectors, k, rows, drop, self.num_rows)
 
-    def stored_vectors(self) -> tuple[IntArray, FloatArray]:
+    def stored_vectors(self) -> tuple[I64, F32]:
         """Every item that can be returned: rows int64 [size], ascending, and their vectors [size, D]."""
         rows = np.arange(self.num_rows) if self._alive is None else np.flatnonzero(self._alive)
         return rows, self._vectors.cpu().numpy()[rows]
@@ -177,10 +176,10 @@ class ExactIndex:
 
 
 def exact_top_k(
-    queries: FloatArray,
+    queries: F32,
     vectors: torch.Tensor,
     k: int,
-    rows: IntArray | None = None,
+    rows: I64 | None = None,
     excluded: Exclusions | None = None,
     num_rows: int | None = None,
     packed: bool = False,
@@ -258,7 +257,7 @@ def _merge(
     return values[:, :k], columns[:, :k]
 
 
-def _excluded_positions(excluded: Exclusions | None, rows: IntArray | None, num_rows: int) -> tuple[IntArray, IntArray]:
+def _excluded_positions(excluded: Exclusions | None, rows: I64 | None, num_rows: int) -> tuple[I64, I64]:
     """(query, position among the searched items) of every exclusion that matters, queries ascending."""
     if excluded is None:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
@@ -276,13 +275,13 @@ def _spans(count: int, width: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + width, count)
 
 
-def _write_array(path: Path, array: NDArray[Any]) -> None:
+def _write_array(path: Path, array: AnyArray) -> None:
     with path.open("wb") as out:
         np.save(out, array, allow_pickle=False)
 
 
-def _read_array(path: Path) -> NDArray[Any]:
+def _read_array(path: Path) -> AnyArray:
     try:
-        return cast("NDArray[Any]", np.load(path, allow_pickle=False))
+        return cast("AnyArray", np.load(path, allow_pickle=False))
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is no readable array ({error}); rebuild the index") from error

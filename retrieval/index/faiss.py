@@ -14,13 +14,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ...base.arrays import F32, I64
 from ...base.errors import RunError
 from .base import (
     METRIC,
     Candidates,
-    FloatArray,
     IndexReport,
-    IntArray,
     SearchPlan,
     as_vectors,
     check_allowed,
@@ -73,7 +72,7 @@ class FaissIndex:
         self._gpu: Any = None
         self._living: Any = None  # search parameters that select the slots which are no tombstones
         self._dim = int(index.d)
-        self._decoded: tuple[Bitmap | None, IntArray, Any] | None = None
+        self._decoded: tuple[Bitmap | None, I64, Any] | None = None
 
     @classmethod
     def build(cls, item_vectors: ArrayLike, factory: str, seed: int = 0) -> FaissIndex:
@@ -167,7 +166,7 @@ class FaissIndex:
         drop = None if excluded is None else Exclusions.of(excluded, len(wanted))
         return self._guarded(wanted, k, allowed, drop)
 
-    def _guarded(self, queries: FloatArray, k: int, allowed: Bitmap | None, drop: Exclusions | None) -> Candidates:
+    def _guarded(self, queries: F32, k: int, allowed: Bitmap | None, drop: Exclusions | None) -> Candidates:
         """Search under a filter, exclusions or tombstones, and see to it that no query comes back short."""
         slots = self._slots
         count = slots.size if allowed is None else slots.count(allowed)
@@ -194,9 +193,7 @@ class FaissIndex:
             width = min(2 * width, count)
         return in_order(rows, scores)
 
-    def _kept(
-        self, scores: FloatArray, found: IntArray, queries: IntArray, k: int, keys: IntArray
-    ) -> tuple[IntArray, FloatArray]:
+    def _kept(self, scores: F32, found: I64, queries: I64, k: int, keys: I64) -> tuple[I64, F32]:
         """The first k rows of each query that are neither pads nor excluded, and their scores: two [b, k]."""
         rows = self._slots.rows(found)
         good = rows >= 0
@@ -214,7 +211,7 @@ class FaissIndex:
         """What to ask FAISS for: a refinement re-scores a multiple of it, and that was tuned at the plan's k."""
         return max(k, self._plan.k) if self.family.refined else k
 
-    def _plain(self, queries: FloatArray, k: int) -> tuple[FloatArray, IntArray]:
+    def _plain(self, queries: F32, k: int) -> tuple[F32, I64]:
         """The bare FAISS call with the tuned parameters, past tombstones: (scores, rows) [B, k]."""
         if self._gpu is not None and k <= _GPU_LIMIT:
             scores, found = self._gpu[0].search(queries, k)
@@ -227,18 +224,16 @@ class FaissIndex:
         scores, found = call(self._index, queries, k, self._living)
         return scores, self._slots.rows(found)
 
-    def _probe(
-        self, queries: FloatArray, k: int, bits: NDArray[np.uint8] | None, effort: dict[str, int]
-    ) -> tuple[FloatArray, IntArray]:
+    def _probe(self, queries: F32, k: int, bits: NDArray[np.uint8] | None, effort: dict[str, int]) -> tuple[F32, I64]:
         """Search with an effort among the slots in `bits`."""
         scores, found = call(self._index, queries, self._asked(k), self.family.parameters(effort, selector(bits)))
         return scores[:, :k], found[:, :k]
 
-    def _scan(self, queries: FloatArray, k: int, bits: NDArray[np.uint8] | None) -> tuple[FloatArray, IntArray]:
+    def _scan(self, queries: F32, k: int, bits: NDArray[np.uint8] | None) -> tuple[F32, I64]:
         """Look at every stored vector among the slots in `bits`: always finds k if there are k."""
         return call(self.family.stored(self._index), queries, k, self.family.scan_parameters(selector(bits)))
 
-    def _exact(self, queries: FloatArray, k: int, allowed: Bitmap | None, drop: Exclusions | None) -> Candidates:
+    def _exact(self, queries: F32, k: int, allowed: Bitmap | None, drop: Exclusions | None) -> Candidates:
         """Score every allowed item; their vectors are kept for the next query under the same filter."""
         import torch
 
@@ -251,14 +246,14 @@ class FaissIndex:
             self._decoded = decoded
         return exact_top_k(queries, decoded[2], k, decoded[1], drop, self.num_rows, packed=True)
 
-    def _vectors(self, rows: IntArray) -> FloatArray:
+    def _vectors(self, rows: I64) -> F32:
         """The vectors of rows as the index stores them (rounded, if its codes are): float32 [n, D]."""
         if not len(rows):
             return np.empty((0, self.dim), dtype=np.float32)
-        vectors: FloatArray = self.family.stored(self._index).reconstruct_batch(self._slots.slots(rows))
+        vectors: F32 = self.family.stored(self._index).reconstruct_batch(self._slots.slots(rows))
         return vectors
 
-    def probe(self, queries: FloatArray, k: int, allowed: Bitmap | None, effort: dict[str, int]) -> Candidates:
+    def probe(self, queries: F32, k: int, allowed: Bitmap | None, effort: dict[str, int]) -> Candidates:
         """Search at one effort with nothing to make up for a short answer: for measurements."""
         bits = None if allowed is None and self._slots.pristine else self._slots.bits(allowed)
         scores, found = self._probe(queries, k, bits, effort)
@@ -268,7 +263,7 @@ class FaissIndex:
         """Size of the FAISS file, without writing it."""
         return bytes_of(self._index)
 
-    def stored_vectors(self) -> tuple[IntArray, FloatArray]:
+    def stored_vectors(self) -> tuple[I64, F32]:
         """Every item that can be returned: rows int64 [size], ascending, and their stored vectors [size, D]."""
         rows = self._slots.alive_rows()
         return rows, self._vectors(rows)

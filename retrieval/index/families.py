@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ...base.arrays import F32, I64
 from ...base.errors import ConfigError, RunError
-from .base import FloatArray, IntArray
 
 POINTS_PER_CLUSTER = 39
 """What k-means needs to place a centroid (FAISS warns below it); an index never gets more clusters than N / 39."""
@@ -91,7 +91,7 @@ class Family:
         refined = match["refine"] is not None
         return cls(text, kind, lists, refined, approximate=kind != "flat" or refined)
 
-    def make(self, vectors: FloatArray, seed: int) -> Any:
+    def make(self, vectors: F32, seed: int) -> Any:
         """Train an index of this family on a sample of [N, D] vectors and add them all, slot = row."""
         faiss = faiss_module()
         index = faiss.index_factory(vectors.shape[1], self.factory, faiss.METRIC_INNER_PRODUCT)
@@ -203,7 +203,7 @@ def selector(bits: NDArray[np.uint8] | None) -> Any:
     return faiss.IDSelectorBitmap(bits)
 
 
-def call(index: Any, queries: FloatArray, k: int, parameters: Any = None) -> tuple[FloatArray, IntArray]:
+def call(index: Any, queries: F32, k: int, parameters: Any = None) -> tuple[F32, I64]:
     """One FAISS search, (scores, slots) [B, k]; a single query stays on one thread, where it is fastest."""
     faiss = faiss_module()
     threads = faiss.omp_get_max_threads() if len(queries) == 1 else 1

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import IntArray
+from ...base.arrays import I64
 from .bitmap import Bitmap
 
 
@@ -25,14 +25,14 @@ class SlotMap:
         """Start with every row in the slot of its own number."""
         self.num_rows = num_rows
         self.num_slots = num_rows
-        self._row_of: IntArray | None = None  # slot -> row, -1 for a tombstone; longer than num_slots
-        self._slot_of: IntArray | None = None  # row -> slot, -1 for a deleted row; longer than num_rows
+        self._row_of: I64 | None = None  # slot -> row, -1 for a tombstone; longer than num_slots
+        self._slot_of: I64 | None = None  # row -> slot, -1 for a deleted row; longer than num_rows
         self._deleted = 0
         self._alive: NDArray[np.uint8] | None = None
         self._translated: tuple[Bitmap, NDArray[np.uint8]] | None = None
 
     @classmethod
-    def from_array(cls, row_of: IntArray, num_rows: int) -> SlotMap:
+    def from_array(cls, row_of: I64, num_rows: int) -> SlotMap:
         """Rebuild the map from what `to_array` gave."""
         slots = cls(num_rows)
         slots.num_slots = len(row_of)
@@ -43,7 +43,7 @@ class SlotMap:
         slots._deleted = num_rows - len(alive)
         return slots
 
-    def to_array(self) -> IntArray | None:
+    def to_array(self) -> I64 | None:
         """The row of each slot, -1 for tombstones: int64 [num_slots]; None while slot s is row s."""
         return None if self._row_of is None else self._row_of[: self.num_slots]
 
@@ -62,35 +62,35 @@ class SlotMap:
         """Number of tombstones."""
         return self.num_slots - self.size
 
-    def rows(self, slots: IntArray) -> IntArray:
+    def rows(self, slots: I64) -> I64:
         """The rows in the given slots; -1 stays -1."""
         if self._row_of is None:
             return slots
-        found: IntArray = np.where(slots >= 0, self._row_of[slots], -1)
+        found: I64 = np.where(slots >= 0, self._row_of[slots], -1)
         return found
 
-    def slots(self, rows: IntArray) -> IntArray:
+    def slots(self, rows: I64) -> I64:
         """The slots of rows that are not deleted."""
         return rows if self._slot_of is None else self._slot_of[rows]
 
-    def alive_rows(self) -> IntArray:
+    def alive_rows(self) -> I64:
         """The rows that are not deleted, ascending."""
         if self._slot_of is None:
             return np.arange(self.num_rows, dtype=np.int64)
         return np.flatnonzero(self._slot_of[: self.num_rows] >= 0)
 
-    def among(self, allowed: Bitmap) -> IntArray:
+    def among(self, allowed: Bitmap) -> I64:
         """The rows of a filter that are not deleted, ascending."""
         if self._slot_of is None:
             return allowed.rows
-        kept: IntArray = allowed.rows[self._slot_of[allowed.rows] >= 0]
+        kept: I64 = allowed.rows[self._slot_of[allowed.rows] >= 0]
         return kept
 
     def count(self, allowed: Bitmap) -> int:
         """How many rows of a filter are not deleted."""
         return allowed.count if self._deleted == 0 else len(self.among(allowed))
 
-    def append(self, rows: IntArray) -> None:
+    def append(self, rows: I64) -> None:
         """Give each row the next free slot; a slot that it held becomes a tombstone."""
         appended = np.arange(self.num_slots, self.num_slots + len(rows), dtype=np.int64)
         num_rows = max(self.num_rows, int(rows.max(initial=-1)) + 1)
@@ -107,7 +107,7 @@ class SlotMap:
         self.num_rows = num_rows
         self._alive = self._translated = None
 
-    def delete(self, rows: IntArray) -> None:
+    def delete(self, rows: I64) -> None:
         """Turn the slots of the given rows into tombstones."""
         row_of, slot_of = self._arrays(self.num_rows, self.num_slots)
         held = slot_of[rows]
@@ -133,7 +133,7 @@ class SlotMap:
             self._translated = translated
         return translated[1]
 
-    def _arrays(self, num_rows: int, num_slots: int) -> tuple[IntArray, IntArray]:
+    def _arrays(self, num_rows: int, num_slots: int) -> tuple[I64, I64]:
         """Both directions as arrays with room for the asked numbers; growth is geometric, so appends stay cheap."""
         if self._row_of is None or self._slot_of is None:
             self._row_of = np.arange(self.num_slots, dtype=np.int64)
@@ -143,7 +143,7 @@ class SlotMap:
         return self._row_of, self._slot_of
 
 
-def _with_room(array: IntArray, length: int) -> IntArray:
+def _with_room(array: I64, length: int) -> I64:
     if len(array) >= length:
         return array
     grown = np.full(max(length, len(array) + len(array) // 4), -1, dtype=np.int64)
@@ -151,11 +151,11 @@ def _with_room(array: IntArray, length: int) -> IntArray:
     return grown
 
 
-def write_slots(path: Path, row_of: IntArray) -> None:
+def write_slots(path: Path, row_of: I64) -> None:
     """Write the row of each slot as little-endian 64-bit numbers."""
     row_of.astype("<i8").tofile(path)
 
 
-def read_slots(path: Path) -> IntArray:
+def read_slots(path: Path) -> I64:
     """Read what `write_slots` wrote (the manifest has checked its length and hash)."""
     return np.fromfile(path, dtype="<i8").astype(np.int64)

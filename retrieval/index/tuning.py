@@ -17,9 +17,10 @@ import torch
 from numpy.typing import ArrayLike
 from pydantic import Field
 
+from ...base.arrays import F32, I64
 from ...base.errors import ConfigError, RunError
 from ...base.settings import Settings
-from .base import CurvePoint, FilteredPoint, FloatArray, IndexReport, IntArray, SearchPlan, as_vectors, fingerprint
+from .base import CurvePoint, FilteredPoint, IndexReport, SearchPlan, as_vectors, fingerprint
 from .bitmap import Bitmap
 from .device import has_faiss_gpu, on_device
 from .exact import ExactIndex, exact_top_k
@@ -112,7 +113,7 @@ def build_index(
     return on_device(index, device), report
 
 
-def recall_of(rows: IntArray, scores: FloatArray, truth: FloatArray) -> float:
+def recall_of(rows: I64, scores: F32, truth: F32) -> float:
     """Mean share of the k best that were found; an item that scores as high as the k-th best is one of them.
 
     Args:
@@ -128,9 +129,7 @@ def recall_of(rows: IntArray, scores: FloatArray, truth: FloatArray) -> float:
 class _Bench:
     """Exact answers for the held-out queries, and the measurements against them."""
 
-    def __init__(
-        self, vectors: FloatArray, queries: FloatArray, k: int, target: float, rng: np.random.Generator
-    ) -> None:
+    def __init__(self, vectors: F32, queries: F32, k: int, target: float, rng: np.random.Generator) -> None:
         self.vectors, self.queries, self.k, self.target, self.rng = vectors, queries, k, target, rng
         self.items = torch.from_numpy(vectors)
         self.truth = exact_top_k(queries, self.items, k).scores
@@ -147,7 +146,7 @@ class _Bench:
         found = index.probe(self.queries[part], self.k, None, effort)
         return recall_of(found.rows, self.scores(self.queries[part], found.rows), self.truth[part])
 
-    def scores(self, queries: FloatArray, rows: IntArray) -> FloatArray:
+    def scores(self, queries: F32, rows: I64) -> F32:
         """Exact inner products of each query with the rows found for it: [Q, k]."""
         exact = np.empty(rows.shape, dtype=np.float32)
         for line, (query, found) in enumerate(zip(queries, rows, strict=True)):
@@ -253,7 +252,7 @@ class _Bench:
         )
 
 
-def _exact(vectors: FloatArray, bench: _Bench, device: str) -> tuple[ExactIndex, IndexReport]:
+def _exact(vectors: F32, bench: _Bench, device: str) -> tuple[ExactIndex, IndexReport]:
     started = time.perf_counter()
     index = ExactIndex(vectors, device)
     index.vectors_sha256 = fingerprint(vectors)

@@ -7,9 +7,9 @@ from typing import Literal, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
+from ...base.arrays import F32, I64
 from ...base.errors import DataError
 from ...base.ragged import Ragged
 from ...base.topk import exact_ranks
@@ -115,15 +115,13 @@ class RetrievalConfig(TowerLossConfig):
         return self.quotas if self.merge == "quota" else None
 
 
-def item_vectors(model: TwoTower, data: TowerData) -> NDArray[np.float32]:
+def item_vectors(model: TwoTower, data: TowerData) -> F32:
     """Vectors of the whole catalogue, float32 [N, width]."""
     with evaluation_mode(model):
         return model.item_vectors(data.items, model.embed_content(data.items)).numpy()
 
 
-def query_vectors(
-    model: TwoTower, data: TowerData, users: NDArray[np.int64], ends: NDArray[np.int64]
-) -> NDArray[np.float32]:
+def query_vectors(model: TwoTower, data: TowerData, users: I64, ends: I64) -> F32:
     """Vectors of users as they are before each pointer, float32 [B, width], or [B, M, width] of M > 1 interests;
     embedded in blocks of similar length.
 
@@ -147,7 +145,7 @@ def query_vectors(
     return out
 
 
-def requests(data: TowerData, part: Part) -> tuple[NDArray[np.int64], Ragged, Ragged]:
+def requests(data: TowerData, part: Part) -> tuple[I64, Ragged, Ragged]:
     """Users with something to predict in a part, what they had before it, and what they did in it.
 
     Items a user had before are removed from the truth: filtered from the answers, they could never be found.

@@ -9,9 +9,9 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from ...base.arrays import I64
 from ...base.errors import ConfigError, DataError
 from ...data.batch import Block, SideLayout
 from ...data.dataset import GAP_BUCKETS, NOW, Dataset
@@ -122,7 +122,7 @@ class TowerData:
         """Items of the catalogue N."""
         return self.items.rows
 
-    def ends(self, moment: int) -> NDArray[np.int64]:
+    def ends(self, moment: int) -> I64:
         """Pointer of each user behind the events known at a moment (a `Part`'s start, or `NOW`): int64 [U]."""
         if moment not in self._ends:
             self._ends[moment] = self.history.ptr[1:] if moment == NOW else self.history.ends(Part(moment))
@@ -145,10 +145,10 @@ class TowerData:
         return torch.from_numpy(self.history.parts >= Part.TRAIN) if carried.any() else None
 
     @cached_property
-    def _ends(self) -> dict[int, NDArray[np.int64]]:
+    def _ends(self) -> dict[int, I64]:
         return {}
 
-    def windows(self, users: NDArray[np.int64], ends: NDArray[np.int64], length: int | None = None) -> Windows:
+    def windows(self, users: I64, ends: I64, length: int | None = None) -> Windows:
         """The last `length` events before each pointer (`max_length` when None), as tensors."""
         longest = int((ends - self.history.ptr[users]).max(initial=1))
         positions, present = self.history.window(users, ends, max(1, min(length or self.max_length, longest)))
@@ -171,7 +171,7 @@ class TowerData:
         return torch.from_numpy(np.bincount(self.history.items[counted], minlength=self.num_items).astype(np.float64))
 
 
-def _event_column(dataset: Dataset, history: History, name: str) -> NDArray[np.int64]:
+def _event_column(dataset: Dataset, history: History, name: str) -> I64:
     """A context feature of every event of a history, int64 [E]; unknown for events from before the log."""
     context = dataset.sides["context"].categorical
     if name in dataset.event_codes:

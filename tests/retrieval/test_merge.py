@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
+from recsys.base.arrays import I64
 from recsys.retrieval.merge import check_proposers, fill_up, merge, places
 
 N = 9
 
-Lists = list[NDArray[np.int64]]
+Lists = list[I64]
 
 
 @st.composite
@@ -32,7 +32,7 @@ def asked(draw: st.DrawFn) -> tuple[Lists, list[int]]:
     return lists, draw(st.lists(st.integers(1, 5), min_size=sources, max_size=sources))
 
 
-def listed(rows: NDArray[np.int64]) -> list[list[int]]:
+def listed(rows: I64) -> list[list[int]]:
     return [[item for item in row if item >= 0] for row in rows.tolist()]
 
 

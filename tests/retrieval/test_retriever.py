@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
+from recsys.base.arrays import F32
 from recsys.base.errors import ConfigError
 from recsys.base.ragged import Ragged
 from recsys.data.dataset import NOW
@@ -282,5 +282,5 @@ def test_a_retriever_that_was_not_fitted_is_named(parts: Any, role: str) -> None
 
 def test_the_vectors_kept_are_those_of_the_model(parts: Any) -> None:
     found = retriever(parts)
-    fresh: NDArray[np.float32] = item_vectors(found.model, found.data)
+    fresh: F32 = item_vectors(found.model, found.data)
     assert np.array_equal(found.item_vectors, fresh)

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from recsys.base.arrays import F32, I64, Bool
 from recsys.data.dataset import NOW, Dataset
 from recsys.data.encoding.counts import CountTable, combine
 from recsys.data.schema import CountSpec
@@ -65,7 +65,7 @@ def test_every_statistic_equals_a_loop_over_the_log(shop: Any, kind: str) -> Non
                 assert bucket in encoder.buckets(nearby)
 
 
-def fitted(codes: NDArray[np.int64], labels: NDArray[np.float32], mask: NDArray[np.bool_]) -> CountTable:
+def fitted(codes: I64, labels: F32, mask: Bool) -> CountTable:
     return CountTable.fit(SPEC, codes, (10,), labels, mask)
 
 

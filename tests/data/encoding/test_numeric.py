@@ -6,23 +6,23 @@ import json
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from recsys.base.arrays import F32
 from recsys.data.encoding.numeric import NumericEncoder, equal_frequency
 from recsys.data.vocabulary import FIRST, UNKNOWN
 
 
-def f32(*values: float) -> NDArray[np.float32]:
+def f32(*values: float) -> F32:
     return np.array(values, dtype=np.float32)
 
 
 @pytest.fixture
-def zero_inflated() -> NDArray[np.float32]:
+def zero_inflated() -> F32:
     rng = np.random.default_rng(0)
     return np.where(rng.random(1000) < 0.6, 0.0, np.exp(rng.normal(size=1000))).astype(np.float32)
 
 
-def test_the_most_frequent_value_has_a_bucket_to_itself(zero_inflated: NDArray[np.float32]) -> None:
+def test_the_most_frequent_value_has_a_bucket_to_itself(zero_inflated: F32) -> None:
     encoder = NumericEncoder.fit(zero_inflated, 8)
     rows = encoder.buckets(zero_inflated)
     assert encoder.mode == 0.0
@@ -30,7 +30,7 @@ def test_the_most_frequent_value_has_a_bucket_to_itself(zero_inflated: NDArray[n
     assert encoder.buckets(f32(1e-6)).tolist() == [FIRST + 1]
 
 
-def test_the_other_buckets_hold_equally_many(zero_inflated: NDArray[np.float32]) -> None:
+def test_the_other_buckets_hold_equally_many(zero_inflated: F32) -> None:
     encoder = NumericEncoder.fit(zero_inflated, 8)
     rest = encoder.buckets(zero_inflated[zero_inflated != 0])
     counts = np.bincount(rest)[FIRST + 1 :]
@@ -39,7 +39,7 @@ def test_the_other_buckets_hold_equally_many(zero_inflated: NDArray[np.float32])
     assert encoder.size == len(np.bincount(rest))  # pad, missing, mode and the eight
 
 
-def test_but_for_the_mode_buckets_and_scaled_numbers_keep_the_order(zero_inflated: NDArray[np.float32]) -> None:
+def test_but_for_the_mode_buckets_and_scaled_numbers_keep_the_order(zero_inflated: F32) -> None:
     encoder = NumericEncoder.fit(zero_inflated, 16)
     asked = np.sort(np.random.default_rng(1).uniform(0.001, 30, 500)).astype(np.float32)
     assert (np.diff(encoder.buckets(asked)) >= 0).all()
