@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="0: torch's choice")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    runtime = start_runtime(RuntimeConfig(device="cpu", threads=options.threads), options.seed)
+    runtime = start_runtime(RuntimeConfig(threads=options.threads), options.seed)
     # Gradients that fade over hundreds of events end in subnormal numbers, on which the plain LSTM, trained by its last
     # state alone, takes twice the time. Rounding them to zero lets it show what it can do.
     torch.set_flush_denormal(True)

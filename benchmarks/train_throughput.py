@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--bf16", choices=["auto", "on", "off"], default="off", help="of both")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    runtime = start_runtime(RuntimeConfig(device="cpu", threads=options.threads, bf16=options.bf16), options.seed)
+    runtime = start_runtime(RuntimeConfig(threads=options.threads, bf16=options.bf16), options.seed)
     data = load(options.synthetic, options.seed)
     library = Library(data, options.batch_size, options.seed)
     bare = Bare(data, library)

@@ -246,7 +246,7 @@ def main() -> None:
     if importlib.util.find_spec("torch_rechub") is None:
         print("torch-rechub is not installed, so there is nothing to compare with: pip install torch-rechub")
         return
-    runtime = start_runtime(RuntimeConfig(device="cpu", threads=options.threads, bf16="off"), options.seed)
+    runtime = start_runtime(RuntimeConfig(threads=options.threads, bf16="off"), options.seed)
     dataset = load(options.users, options.seed)
     tower = TwoTowerConfig(
         dim=DIM,

@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="0: torch's choice")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    runtime = start_runtime(RuntimeConfig(device="cpu", threads=options.threads), options.seed)
+    runtime = start_runtime(RuntimeConfig(threads=options.threads), options.seed)
     shape = Shape.with_counts() if options.counts else Shape()
     layout = shape.layout()
     asked = request(layout, options.candidates, options.seed)

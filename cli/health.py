@@ -82,9 +82,10 @@ def _machine() -> Iterator[Finding]:
     else:
         yield "ok", "threads", f"torch uses {threads} of {cores} cores"
     if torch.cuda.is_available():
-        yield "ok", "device", torch.cuda.get_device_name(0)
+        name = torch.cuda.get_device_name(0)
+        yield "note", "device", f"{name} is not used; training and scoring run on the CPU"
     else:
-        yield "note", "device", "no CUDA device; everything runs on the CPU"
+        yield "ok", "device", "training and scoring run on the CPU"
     try:
         import faiss
     except ImportError as error:

@@ -12,6 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from .retired import RETIRED
+
 Keys = tuple[str | int, ...]
 
 EXPECTED = {
@@ -80,6 +82,8 @@ def explain(error: ValidationError, model: type[BaseModel], table: dict[str, Any
 
 def _finding(keys: Keys, kind: str, value: Any) -> str:
     name = ".".join(str(key) for key in keys)
+    if kind == "extra_forbidden" and name in RETIRED:
+        return f'"{name}" '
     if kind == "extra_forbidden":
         section = ".".join(str(key) for key in keys[:-1])
         return f'"{name}" is no key of ' + (f"[{section}]; " if section else "the configuration; ")
@@ -108,7 +112,10 @@ def _expectation(kind: str, context: dict[str, Any], message: str) -> str:
 
 
 def _suggestion(keys: Keys, model: type[BaseModel], table: dict[str, Any]) -> str:
-    """The valid key nearest to an unknown one: of the same section first, then of any section."""
+    """Why a retired key is gone; else the valid key nearest to an unknown one, of the same section or of any."""
+    retired = RETIRED.get(".".join(str(key) for key in keys))
+    if retired is not None:
+        return retired
     unknown = str(keys[-1])
     section = _section(keys[:-1], model, table)
     names = [name for kind in _kinds(section, _at(table, keys[:-1])) for name in kind.model_fields] if section else []

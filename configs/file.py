@@ -162,6 +162,7 @@ def load_settings(
     overrides: Sequence[str] = (),
     defaults: Table | None = None,
     kinds: Kinds | None = None,
+    prepare: Callable[[Table], Table] | None = None,
 ) -> S:
     """Read, override, complete (`with_defaults`) and validate.
 
@@ -171,11 +172,13 @@ def load_settings(
         overrides: `a.b.c=VALUE` each, applied in order.
         defaults: top-level values for keys the file leaves out.
         kinds: sections of several kinds, see `fitting`.
+        prepare: table of the file -> the table to validate, overrides not applied yet.
 
     Raises:
         ConfigError: one sentence for each mistake, one a line.
     """
     table, text = read_extended(file, kinds)
+    table = table if prepare is None else prepare(table)
     table = {**(defaults or {}), **table}
     parsed = [parse_override(override) for override in overrides]
     said: Table = {}

@@ -25,6 +25,7 @@ from ..retrieval.index.tuning import IndexConfig
 from ..retrieval.towers.train import RetrievalConfig
 from ..training.runtime import RuntimeConfig
 from .file import Kinds, dump_table, dump_toml, load_settings
+from .retired import without_retired
 
 
 class RunConfig(Settings):
@@ -85,6 +86,15 @@ def load_config(file: Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: one sentence for each mistake, one a line.
     """
     return load_settings(RunConfig, file, overrides, defaults={"name": file.stem}, kinds=KINDS)
+
+
+def load_kept_config(file: Path) -> RunConfig:
+    """The resolved configuration that a run keeps, written by this version or an earlier one (`without_retired`).
+
+    Raises:
+        ConfigError: one sentence for each mistake, one a line.
+    """
+    return load_settings(RunConfig, file, kinds=KINDS, prepare=without_retired)
 
 
 def config_hash(config: Settings) -> str:

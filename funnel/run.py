@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..artifacts.folder import Run
 from ..artifacts.names import CONFIG, INDEX
 from ..base.errors import RunError
-from ..configs.run import RunConfig, load_config
+from ..configs.run import RunConfig, load_kept_config
 from ..data import store
 from ..data.dataset import Dataset
 from ..ranking.blend_search import FoundBlend
@@ -134,7 +134,7 @@ def load_stages(run: Run, with_index: bool = True) -> Stages:
         run: an opened run.
         with_index: search through the index when the run has one; exactly otherwise.
     """
-    config = load_config(run.file(CONFIG))
+    config = load_kept_config(run.file(CONFIG))
     dataset = store.load_dataset_files(*(run.file(name) for name in DATA.values()))
     retriever = _load_retriever(run, config, dataset, with_index) if TOWERS in run else None
     model: nn.Module | None = None

@@ -173,8 +173,6 @@ def _to_disk(path: Path) -> None:
 def capture_rng(generators: Mapping[str, torch.Generator]) -> Snapshot:
     """States of torch's, numpy's and Python's global generators and of the given ones."""
     snapshot = Snapshot({"torch": torch.get_rng_state()})
-    if torch.cuda.is_available():
-        snapshot.add("cuda", {str(index): state for index, state in enumerate(torch.cuda.get_rng_state_all())})
     snapshot.add("own", {name: generator.get_state() for name, generator in generators.items()})
     _, key, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002 - the global generator is meant
     snapshot.state = {
@@ -191,9 +189,6 @@ def restore_rng(snapshot: Snapshot, generators: Mapping[str, torch.Generator]) -
         RunError: a generator was not there when the states were captured.
     """
     torch.set_rng_state(snapshot.tensors["torch"])
-    for index, state in snapshot.group("cuda").items():
-        if int(index) < torch.cuda.device_count():
-            torch.cuda.set_rng_state(state, int(index))
     own = snapshot.group("own")
     for name, generator in generators.items():
         if name not in own:

@@ -43,9 +43,6 @@ class Stateful(Protocol):
         """Continue where `state_dict` was taken."""
 
 
-CUDA_CHECK_EVERY = 50  # steps between looks at the loss on a GPU, each of which waits for it
-
-
 class FitOptions(Settings):
     """How long to train, and by what to stop."""
 
@@ -267,10 +264,8 @@ def _run_epoch(
         optimizer.zero_grad()
         totals.add(terms, loader.rows_in_batch)
         totals.seconds = time.perf_counter() - started
-        save = checkpointer is not None and checkpointer.due(optimizer.steps) and loader.position < len(loader)
-        if save or not terms["loss"].is_cuda or optimizer.steps % CUDA_CHECK_EVERY == 0:
-            totals.check(epoch, optimizer.steps)
-            bar.show(optimizer.steps, epoch, float(terms["loss"].detach()), totals.rows / totals.seconds)
-        if checkpointer is not None and save:
+        totals.check(epoch, optimizer.steps)
+        bar.show(optimizer.steps, epoch, float(terms["loss"].detach()), totals.rows / totals.seconds)
+        if checkpointer is not None and checkpointer.due(optimizer.steps) and loader.position < len(loader):
             checkpointer.save(training.snapshot())
     totals.check(epoch, optimizer.steps)

@@ -1,4 +1,4 @@
-"""Where and how numbers are computed: device, threads, precision, seeds. Decided once, logged once."""
+"""How numbers are computed: threads, precision, seeds. Decided once, logged once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Literal
 import numpy as np
 import torch
 
-from ..base.errors import ConfigError
 from ..base.settings import Settings
 from ..nn.precision import bf16_is_fast, reduced_matmul
 
@@ -26,15 +25,11 @@ KEPT_BYTES = 1 << 30
 class RuntimeConfig(Settings):
     """How training and scoring use the machine."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto`: the first CUDA device when there is one, else the CPU."""
     threads: int = 0
     """CPU threads of one operation; 0 leaves the choice to torch. Results repeat for the same number of threads."""
     bf16: Literal["auto", "on", "off"] = "off"
-    """Round the operands of the training step's matrix products to bfloat16 (TF32 on a GPU); everything else, scoring
-    included, stays float32. `auto`: where the hardware is fast at it. Off, the same numbers come out everywhere."""
-    deterministic: bool = False
-    """Also refuse CUDA kernels whose sums depend on timing. On the CPU every run is deterministic anyway."""
+    """Round the operands of the training step's matrix products to bfloat16; everything else, scoring included, stays
+    float32. `auto`: where the hardware is fast at it. Off, the same numbers come out everywhere."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +37,10 @@ class Runtime:
     """The decisions.
 
     Attributes:
-        device: where tensors live.
         threads: CPU threads of one operation.
         bf16: whether matrix products of the training step round their operands.
     """
 
-    device: torch.device
     threads: int
     bf16: bool
 
@@ -65,27 +58,15 @@ def start_runtime(config: RuntimeConfig, seed: int) -> Runtime:
 
     Returns:
         The decisions.
-
-    Raises:
-        ConfigError: `device = "cuda"` without a CUDA device.
     """
-    cuda = torch.cuda.is_available()
-    if config.device == "cuda" and not cuda:
-        raise ConfigError('device = "cuda", but torch finds no CUDA device; use device = "auto" or "cpu"')
-    device = torch.device("cuda" if cuda and config.device != "cpu" else "cpu")
     if config.threads > 0:
         torch.set_num_threads(config.threads)
     keep_memory()
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-    fast = torch.cuda.get_device_capability(device) >= (8, 0) if device.type == "cuda" else bf16_is_fast()
-    bf16 = config.bf16 == "on" or (config.bf16 == "auto" and fast)
+    bf16 = config.bf16 == "on" or (config.bf16 == "auto" and bf16_is_fast())
     seed_everything(seed)
-    runtime = Runtime(device, torch.get_num_threads(), bf16)
+    runtime = Runtime(torch.get_num_threads(), bf16)
     log.info(
-        "runtime: %s, %d threads, %s, seed %d",
-        device,
+        "runtime: %d threads, %s, seed %d",
         runtime.threads,
         "bfloat16 products" if bf16 else "float32",
         seed,

@@ -37,13 +37,12 @@ class NegativeMemory:
     Args:
         capacity: vectors kept; the oldest make room.
         width: D.
-        device: where they are kept.
     """
 
-    def __init__(self, capacity: int, width: int, device: torch.device | str = "cpu") -> None:
-        self._vectors = torch.zeros(capacity, width, device=device)
-        self._ids = torch.full((capacity,), -1, dtype=torch.int64, device=device)
-        self._log_q = torch.zeros(capacity, device=device)
+    def __init__(self, capacity: int, width: int) -> None:
+        self._vectors = torch.zeros(capacity, width)
+        self._ids = torch.full((capacity,), -1, dtype=torch.int64)
+        self._log_q = torch.zeros(capacity)
         self._next = 0
         self._size = 0
 
@@ -62,7 +61,7 @@ class NegativeMemory:
         count = min(len(ids), capacity)
         if count == 0:
             return
-        places = (torch.arange(count, device=self._ids.device) + self._next) % capacity
+        places = (torch.arange(count) + self._next) % capacity
         self._vectors[places] = vectors[-count:].detach().to(self._vectors)
         self._ids[places] = ids[-count:].to(self._ids)
         self._log_q[places] = log_q[-count:].detach().to(self._log_q)
@@ -82,10 +81,7 @@ class NegativeMemory:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` gave; capacity and width follow the state."""
-        device = self._ids.device
-        self._vectors = state["vectors"].to(device).clone()
-        self._ids = state["ids"].to(device).clone()
-        self._log_q = state["log_q"].to(device).clone()
+        self._vectors, self._ids, self._log_q = (state[name].clone() for name in ("vectors", "ids", "log_q"))
         self._next, self._size = (int(value) for value in state["cursor"])
 
 

@@ -12,7 +12,8 @@ import recsys
 from recsys.base.errors import ConfigError
 from recsys.base.settings import Settings
 from recsys.configs.file import dump_toml, load_settings, parse_override, read_extended
-from recsys.configs.run import RunConfig, config_hash, load_config, write_config
+from recsys.configs.retired import RETIRED
+from recsys.configs.run import RunConfig, config_hash, load_config, load_kept_config, write_config
 
 
 class Model(Settings):
@@ -328,3 +329,19 @@ def test_a_short_training_by_command_line_still_keeps_the_best_epoch(tmp_path: P
     config = load_config(file, ["ranking.optim.lr=1e-3"])
     assert config.retrieval.fit.metric == RunConfig(name="short", data=config.data).retrieval.fit.metric == "ndcg@10"
     assert config.ranking.optim.schedule == "cosine"
+
+
+@pytest.mark.parametrize("key", RETIRED)
+def test_a_retired_key_is_dropped_from_a_kept_configuration_and_refused_in_a_file(tmp_path: Path, key: str) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(f'name = "old"\n{RUN}')
+    section, _, name = key.rpartition(".")
+    new = load_config(file)
+    file.write_text(f'name = "old"\n{RUN}[{section}]\n{name} = "auto"\n')
+    assert load_kept_config(file) == new
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    assert str(caught.value) == f'{file}, line 7: "{key}" {RETIRED[key]}'
+    file.write_text(f'name = "old"\n{RUN}[{section}]\nnever_was_a_key = "auto"\n')
+    with pytest.raises(ConfigError, match="never_was_a_key"):
+        load_kept_config(file)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from recsys.artifacts.folder import open_run
 from recsys.data.dataset import Dataset
@@ -24,7 +23,7 @@ from recsys.ranking.scoring import request_logits, request_ndcg
 from recsys.ranking.train import RankingConfig, TrainedRanker, held_out, train_ranker
 from recsys.training.runtime import Runtime
 
-RUNTIME = Runtime(torch.device("cpu"), 1, bf16=False)
+RUNTIME = Runtime(1, bf16=False)
 SEARCH = BlendConfig(search=True, tries=40)
 TASKS = (TaskSpec(name="click", weight=3.0), TaskSpec(name="like"), TaskSpec(name="watch", kind="regression"))
 

@@ -20,7 +20,7 @@ from recsys.ranking.scoring import score_rows
 from recsys.ranking.train import RankingConfig, train_ranker
 from recsys.training.runtime import Runtime
 
-RUNTIME = Runtime(torch.device("cpu"), 1, bf16=False)
+RUNTIME = Runtime(1, bf16=False)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from recsys.ranking.ranker import build_ranker, ranker_class, ranker_kinds
 from recsys.ranking.train import RankingConfig, TrainedRanker, train_ranker
 from recsys.training.runtime import Runtime
 
-RUNTIME = Runtime(torch.device("cpu"), 1, bf16=False)
+RUNTIME = Runtime(1, bf16=False)
 MIXTURES = [kind for kind, ranker in ranker_kinds().items() if issubclass(ranker, MixtureRanker)]
 SMALL: dict[str, Any] = {"expert_hidden": [8], "tower_hidden": [4], "input": {"embedding_dim": 4}}
 

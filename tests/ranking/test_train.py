@@ -25,7 +25,7 @@ from recsys.ranking.scoring import row_metrics, score_rows, select_metrics
 from recsys.ranking.train import RankingConfig, TrainedRanker, held_out, train_ranker
 from recsys.training.runtime import Runtime
 
-RUNTIME = Runtime(torch.device("cpu"), 1, bf16=False)
+RUNTIME = Runtime(1, bf16=False)
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ from recsys.training.loop import FitOptions
 from recsys.training.optim import OptimConfig
 from recsys.training.runtime import Runtime
 
-RUNTIME = Runtime(torch.device("cpu"), 1, bf16=False)
+RUNTIME = Runtime(1, bf16=False)
 
 
 @pytest.fixture(scope="module")
