@@ -13,6 +13,8 @@ from recsys.benchmarks.quality.chain_gain import Chain, one_in, seed_by_seed
 from recsys.data.split import Part
 from recsys.data.vocabulary import FIRST
 from recsys.pipeline.warm_start import Copied
+from recsys.tests.support.shop import Shop
+from recsys.tests.support.toy import Toy
 
 
 def test_differences_are_taken_seed_by_seed() -> None:
@@ -25,7 +27,7 @@ def test_differences_are_taken_seed_by_seed() -> None:
     assert found["test/auc"]["above"] == 1
 
 
-def test_a_share_of_the_rows_leaves_histories_and_counts_whole(shop: Any) -> None:
+def test_a_share_of_the_rows_leaves_histories_and_counts_whole(shop: Shop) -> None:
     dataset = shop.dataset("time")
     few = one_in(dataset, 4)
     rows, kept = (len(one.rows(Part.TRAIN)) for one in (dataset, few))
@@ -36,7 +38,7 @@ def test_a_share_of_the_rows_leaves_histories_and_counts_whole(shop: Any) -> Non
         assert torch.equal(few.rows(part), dataset.rows(part))
 
 
-def test_the_control_gives_every_row_to_another_value(shop: Any, toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_control_gives_every_row_to_another_value(shop: Shop, toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     def begun(ranker: Any, *_: object) -> list[Copied]:
         with torch.no_grad():
             for table in ranker.tables():

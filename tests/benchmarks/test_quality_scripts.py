@@ -17,6 +17,7 @@ from recsys.benchmarks.quality.results import Book, Record
 from recsys.benchmarks.quality.table import render
 from recsys.data.reading.readers import read_tables
 from recsys.data.schema import TaskSpec
+from recsys.tests.support.toy import Toy
 
 
 def record(name: str, values: list[float], **keys: Any) -> Record:
@@ -94,7 +95,7 @@ def test_the_core_keeps_who_has_enough_and_is_stable() -> None:
 
 
 @pytest.mark.parametrize("data", sorted(RECIPES))
-def test_matched_variants_are_as_large_as_the_shared_bottom(toy: Any, data: str) -> None:
+def test_matched_variants_are_as_large_as_the_shared_bottom(toy: Toy, data: str) -> None:
     tasks = (TaskSpec(name="like"), TaskSpec(name="profile_enter"))
     offered = variants(RECIPES[data], [task.name for task in tasks], has_history=True)
     chosen = {n: v for n, v in offered.items() if v.matched and v.group == "architectures" and v.needs != "history"}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -19,6 +17,7 @@ from recsys.nn.sequence import SequenceConfig
 from recsys.retrieval.towers.train import RetrievalConfig
 from recsys.retrieval.towers.two_tower import TwoTowerConfig
 from recsys.retrieval.towers.windows import TowerData
+from recsys.tests.support.shop import Shop
 from recsys.training.runtime import Runtime
 
 
@@ -77,7 +76,7 @@ def test_the_layout_is_that_of_the_configuration() -> None:
 
 
 @pytest.fixture(scope="module")
-def towers(shop: Any) -> TowerData:
+def towers(shop: Shop) -> TowerData:
     config = TwoTowerConfig(dim=4, user_features=("user_id",), item_features=("item_id",), event_features=())
     return TowerData.of(shop.dataset("leave_last"), config, "")
 

@@ -18,6 +18,7 @@ from recsys.ranking.balance import BalanceConfig, balance_kinds, build_balance
 from recsys.ranking.layers import Experts
 from recsys.ranking.losses import LossConfig
 from recsys.ranking.ranker import Ranker, RankerConfig, ranker_class, ranker_kinds
+from recsys.tests.support.toy import Toy
 
 KINDS = list(ranker_kinds())
 LOSS = LossConfig()
@@ -117,7 +118,7 @@ def test_a_ranker_explains_itself(kind: str) -> None:
 
 
 @every_variant
-def test_one_finite_logit_per_row_and_task(toy: Any, kind: str, keys: dict[str, Any]) -> None:
+def test_one_finite_logit_per_row_and_task(toy: Toy, kind: str, keys: dict[str, Any]) -> None:
     out = toy.ranker(kind, **keys)(toy.batch(20))
     assert list(out) == [task.name for task in toy.tasks]
     for logit in out.values():
@@ -127,7 +128,7 @@ def test_one_finite_logit_per_row_and_task(toy: Any, kind: str, keys: dict[str, 
 
 @every_variant
 @pytest.mark.parametrize("training", [False, True])
-def test_a_row_alone_equals_the_row_in_a_batch(toy: Any, kind: str, keys: dict[str, Any], training: bool) -> None:
+def test_a_row_alone_equals_the_row_in_a_batch(toy: Toy, kind: str, keys: dict[str, Any], training: bool) -> None:
     ranker, batch = toy.ranker(kind, **keys).train(training), toy.batch(16)
     together = ranker(batch)
     for row in (0, 7, 15):
@@ -136,7 +137,7 @@ def test_a_row_alone_equals_the_row_in_a_batch(toy: Any, kind: str, keys: dict[s
 
 
 @every_variant
-def test_permuting_rows_permutes_logits(toy: Any, kind: str, keys: dict[str, Any]) -> None:
+def test_permuting_rows_permutes_logits(toy: Toy, kind: str, keys: dict[str, Any]) -> None:
     ranker, batch = toy.ranker(kind, **keys), toy.batch(24)
     order = torch.randperm(24)
     shuffled, plain = ranker(batch.select(order)), ranker(batch)
@@ -146,7 +147,7 @@ def test_permuting_rows_permutes_logits(toy: Any, kind: str, keys: dict[str, Any
 
 @every_variant
 @pytest.mark.parametrize("queries", [1, 3])
-def test_the_user_side_once_equals_repeating_it(toy: Any, kind: str, keys: dict[str, Any], queries: int) -> None:
+def test_the_user_side_once_equals_repeating_it(toy: Toy, kind: str, keys: dict[str, Any], queries: int) -> None:
     ranker = toy.ranker(kind, **keys)
     batch = toy.requests(candidates=7, queries=queries, seed=3)
     once, repeated = ranker(batch), ranker(toy.spread(batch))
@@ -156,7 +157,7 @@ def test_the_user_side_once_equals_repeating_it(toy: Any, kind: str, keys: dict[
 
 
 @every_variant
-def test_labels_outside_the_sample_space_never_matter(toy: Any, kind: str, keys: dict[str, Any]) -> None:
+def test_labels_outside_the_sample_space_never_matter(toy: Toy, kind: str, keys: dict[str, Any]) -> None:
     batch = toy.batch(24)
     assert torch.isnan(batch.labels[~batch.mask]).all()
     found = []
@@ -172,7 +173,7 @@ def test_labels_outside_the_sample_space_never_matter(toy: Any, kind: str, keys:
 
 
 @every_kind
-def test_a_task_without_rows_costs_nothing(toy: Any, kind: str) -> None:
+def test_a_task_without_rows_costs_nothing(toy: Toy, kind: str) -> None:
     ranker, batch = toy.ranker(kind), toy.batch(16)
     mask = batch.mask.clone()
     mask[:, 2] = False
@@ -184,7 +185,7 @@ def test_a_task_without_rows_costs_nothing(toy: Any, kind: str) -> None:
 
 
 @every_variant
-def test_every_parameter_gets_a_gradient(toy: Any, kind: str, keys: dict[str, Any]) -> None:
+def test_every_parameter_gets_a_gradient(toy: Toy, kind: str, keys: dict[str, Any]) -> None:
     ranker = toy.ranker(kind, **keys)
     reached: dict[str, bool] = {}
     for seed in range(6):
@@ -196,7 +197,7 @@ def test_every_parameter_gets_a_gradient(toy: Any, kind: str, keys: dict[str, An
 
 
 @every_kind
-def test_every_single_expert_gets_a_gradient(toy: Any, kind: str) -> None:
+def test_every_single_expert_gets_a_gradient(toy: Toy, kind: str) -> None:
     ranker = toy.ranker(kind)
     total(ranker, toy.batch(128)).backward()
     for name, module in ranker.named_modules():
@@ -206,14 +207,14 @@ def test_every_single_expert_gets_a_gradient(toy: Any, kind: str) -> None:
 
 
 @every_variant
-def test_no_parameter_is_used_under_two_names(toy: Any, kind: str, keys: dict[str, Any]) -> None:
+def test_no_parameter_is_used_under_two_names(toy: Toy, kind: str, keys: dict[str, Any]) -> None:
     ranker = toy.ranker(kind, **keys)
     places = [parameter.data_ptr() for _, parameter in ranker.named_parameters(remove_duplicate=False)]
     assert len(places) == len(set(places))
 
 
 @every_variant
-def test_weights_differ_from_neuron_to_neuron(toy: Any, kind: str, keys: dict[str, Any]) -> None:
+def test_weights_differ_from_neuron_to_neuron(toy: Toy, kind: str, keys: dict[str, Any]) -> None:
     """Constant initialisation leaves a layer with one neuron's worth of width, for ever."""
     ranker = toy.ranker(kind, **keys)
     for _ in range(2):
@@ -228,7 +229,7 @@ def test_weights_differ_from_neuron_to_neuron(toy: Any, kind: str, keys: dict[st
 
 @every_variant
 def test_saved_and_loaded_weights_give_the_same_logits(
-    toy: Any, kind: str, keys: dict[str, Any], tmp_path: Path
+    toy: Toy, kind: str, keys: dict[str, Any], tmp_path: Path
 ) -> None:
     first, second = toy.ranker(kind, seed=0, **keys), toy.ranker(kind, seed=1, **keys)
     batch = toy.batch(16)
@@ -240,7 +241,7 @@ def test_saved_and_loaded_weights_give_the_same_logits(
 
 
 @every_kind
-def test_every_tensor_of_the_model_follows_a_move(toy: Any, kind: str) -> None:
+def test_every_tensor_of_the_model_follows_a_move(toy: Toy, kind: str) -> None:
     """A tensor that is neither parameter nor buffer stays behind; on the meta device that is an error."""
     ranker = toy.ranker(kind).to("meta")
     out = ranker(toy.batch(8).to("meta"))
@@ -248,7 +249,7 @@ def test_every_tensor_of_the_model_follows_a_move(toy: Any, kind: str) -> None:
 
 
 @every_kind
-def test_a_seed_fixes_the_weights_and_leaves_the_generator_alone(toy: Any, kind: str) -> None:
+def test_a_seed_fixes_the_weights_and_leaves_the_generator_alone(toy: Toy, kind: str) -> None:
     before = torch.random.get_rng_state()
     first, again, other = toy.ranker(kind, seed=5), toy.ranker(kind, seed=5), toy.ranker(kind, seed=6)
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -259,7 +260,7 @@ def test_a_seed_fixes_the_weights_and_leaves_the_generator_alone(toy: Any, kind:
 
 @pytest.mark.learns
 @every_kind
-def test_it_can_learn_64_random_rows_by_heart(toy: Any, kind: str) -> None:
+def test_it_can_learn_64_random_rows_by_heart(toy: Toy, kind: str) -> None:
     tasks = toy.tasks[:2]
     ranker, batch = toy.ranker(kind, tasks=tasks, seed=1), toy.batch(64)
     # rows that look alike cannot be told apart, so each gets a vector of its own
@@ -275,7 +276,7 @@ def test_it_can_learn_64_random_rows_by_heart(toy: Any, kind: str) -> None:
 
 
 @every_kind
-def test_the_first_loss_is_that_of_a_coin(toy: Any, kind: str) -> None:
+def test_the_first_loss_is_that_of_a_coin(toy: Toy, kind: str) -> None:
     """Logits near 0: a probability handed over as a logit would start at 0.97 or more for negatives."""
     ranker = toy.ranker(kind, input={"init_std": 0.01})
     batch = toy.batch(256)
@@ -294,7 +295,7 @@ def test_the_first_loss_is_that_of_a_coin(toy: Any, kind: str) -> None:
 
 
 @every_kind
-def test_it_is_no_affine_function(toy: Any, kind: str) -> None:
+def test_it_is_no_affine_function(toy: Toy, kind: str) -> None:
     ranker, batch = toy.ranker(kind), toy.batch(32)
 
     def at(factor: float) -> Tensor:
@@ -309,7 +310,7 @@ def test_it_is_no_affine_function(toy: Any, kind: str) -> None:
 
 
 @every_kind
-def test_base_rates_are_where_training_starts(toy: Any, kind: str) -> None:
+def test_base_rates_are_where_training_starts(toy: Toy, kind: str) -> None:
     ranker, batch = toy.ranker(kind, input={"init_std": 0.01}), toy.batch(64)
     before = ranker(batch)
     ranker.set_base_rates({"click": 0.01, "conversion": 0.9, "watch": 2.5})
@@ -322,7 +323,7 @@ def test_base_rates_are_where_training_starts(toy: Any, kind: str) -> None:
 
 
 @every_kind
-def test_the_scale_of_the_weights_and_a_batch_twice_leave_the_loss(toy: Any, kind: str) -> None:
+def test_the_scale_of_the_weights_and_a_batch_twice_leave_the_loss(toy: Toy, kind: str) -> None:
     ranker, batch = toy.ranker(kind), toy.batch(16)
     plain = ranker.losses(batch, LOSS)
     heavy = ranker.losses(Batch(batch.query, batch.item, None, batch.labels, batch.mask, batch.weight * 7), LOSS)
@@ -334,7 +335,7 @@ def test_the_scale_of_the_weights_and_a_batch_twice_leave_the_loss(toy: Any, kin
 
 @every_kind
 @pytest.mark.parametrize("balance", list(balance_kinds()))
-def test_every_balance_moves_every_ranker(toy: Any, kind: str, balance: str) -> None:
+def test_every_balance_moves_every_ranker(toy: Toy, kind: str, balance: str) -> None:
     ranker, batch = toy.ranker(kind), toy.batch(48)
     balancer = build_balance(BalanceConfig(kind=balance), toy.tasks)
     balancer.begin_epoch(0)
@@ -347,7 +348,7 @@ def test_every_balance_moves_every_ranker(toy: Any, kind: str, balance: str) -> 
 
 
 @every_variant
-def test_gate_weights_are_a_distribution_in_every_row(toy: Any, kind: str, keys: dict[str, Any]) -> None:
+def test_gate_weights_are_a_distribution_in_every_row(toy: Toy, kind: str, keys: dict[str, Any]) -> None:
     ranker = toy.ranker(kind, **keys)
     for name, weights in ranker.gate_weights(toy.batch(16)).items():
         assert weights.shape[0] == 16, name
@@ -356,7 +357,7 @@ def test_gate_weights_are_a_distribution_in_every_row(toy: Any, kind: str, keys:
 
 
 @every_kind
-def test_each_task_has_the_tower_widths_it_was_given(toy: Any, kind: str) -> None:
+def test_each_task_has_the_tower_widths_it_was_given(toy: Toy, kind: str) -> None:
     def widths(**towers: tuple[int, ...]) -> list[int]:
         ranker = toy.ranker(kind, towers=towers, tower_hidden=(13,))
         return [module.out_features for module in ranker.modules() if isinstance(module, nn.Linear)]
@@ -368,7 +369,7 @@ def test_each_task_has_the_tower_widths_it_was_given(toy: Any, kind: str) -> Non
 
 
 @every_kind
-def test_names_that_cannot_work_are_refused(toy: Any, kind: str) -> None:
+def test_names_that_cannot_work_are_refused(toy: Toy, kind: str) -> None:
     with pytest.raises(ConfigError, match="towers names"):
         toy.ranker(kind, towers={"nobody": (3,)})
     tasks = [TaskSpec(name="click"), TaskSpec(name="conversion", where="click"), TaskSpec(name="keys")]
@@ -382,7 +383,7 @@ def test_an_unknown_kind_lists_the_known_ones() -> None:
 
 
 @every_kind
-def test_padding_rows_get_no_gradient_that_moves_anything(toy: Any, kind: str) -> None:
+def test_padding_rows_get_no_gradient_that_moves_anything(toy: Toy, kind: str) -> None:
     """Row 0 of each vocabulary is zero before and after; an empty history and an empty bag add nothing."""
     ranker = toy.ranker(kind)
     for table in ranker.tables():
@@ -391,6 +392,6 @@ def test_padding_rows_get_no_gradient_that_moves_anything(toy: Any, kind: str) -
 
 
 @every_kind
-def test_a_configuration_survives_a_round_trip(toy: Any, kind: str) -> None:
+def test_a_configuration_survives_a_round_trip(toy: Toy, kind: str) -> None:
     config: RankerConfig = toy.config(kind)
     assert type(config).model_validate(config.model_dump(mode="json")) == config

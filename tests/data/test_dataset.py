@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,10 +13,11 @@ from recsys.data.dataset import NOW, Dataset
 from recsys.data.reading.readers import read_tables
 from recsys.data.split import Part
 from recsys.data.vocabulary import FIRST, UNKNOWN
+from recsys.tests.support.shop import Shop
 
 
 @pytest.fixture(scope="module")
-def dataset(shop: Any) -> Dataset:
+def dataset(shop: Shop) -> Dataset:
     found: Dataset = shop.dataset("time")
     return found
 
@@ -42,7 +41,7 @@ def assert_fits(layout: SideLayout, block: Block, sizes: dict[str, int]) -> None
 
 
 @pytest.mark.parametrize("kind", ["time", "random"])
-def test_batches_fit_the_layout(shop: Any, kind: str) -> None:
+def test_batches_fit_the_layout(shop: Shop, kind: str) -> None:
     dataset = shop.dataset(kind)
     logged = dataset.batch(torch.arange(len(dataset.events)))
     asked = dataset.candidates(np.array([0, 5]), np.array([[0, 1, 2], [3, 4, 5]]), NOW)
@@ -51,7 +50,7 @@ def test_batches_fit_the_layout(shop: Any, kind: str) -> None:
         assert_fits(dataset.layout.item, batch.item, dict(dataset.layout.sizes))
 
 
-def test_a_batch_says_what_the_tables_say(shop: Any, dataset: Dataset) -> None:
+def test_a_batch_says_what_the_tables_say(shop: Shop, dataset: Dataset) -> None:
     rows = torch.arange(len(dataset.events))
     batch = dataset.batch(rows)
     log = shop.events.iloc[dataset.events.source_rows].reset_index(drop=True)
@@ -83,7 +82,7 @@ def test_a_batch_says_what_the_tables_say(shop: Any, dataset: Dataset) -> None:
         assert batch.item.vectors[0][row].tolist() == pytest.approx(numbers)
 
 
-def test_labels_exist_only_in_their_sample_space(shop: Any, dataset: Dataset) -> None:
+def test_labels_exist_only_in_their_sample_space(shop: Shop, dataset: Dataset) -> None:
     batch = dataset.batch(torch.arange(len(dataset.events)))
     log = shop.events.iloc[dataset.events.source_rows]
     assert batch.labels[:, 0].tolist() == log["click"].tolist()
@@ -94,7 +93,7 @@ def test_labels_exist_only_in_their_sample_space(shop: Any, dataset: Dataset) ->
     assert batch.weight.tolist() == [1.0] * len(log)
 
 
-def test_graded_labels_scenes_and_weights(shop: Any) -> None:
+def test_graded_labels_scenes_and_weights(shop: Shop) -> None:
     tasks = [
         {"name": "love", "column": "stars", "at_least": 4},
         {"name": "feed_click", "column": "click", "scene": "tab=feed"},
@@ -148,7 +147,7 @@ def _item_side(batch: Batch) -> list[torch.Tensor]:
     return [batch.item.categorical, batch.item.numeric, *batch.item.bags, *batch.item.vectors]
 
 
-def test_the_context_of_a_request_is_the_users_latest(shop: Any, dataset: Dataset) -> None:
+def test_the_context_of_a_request_is_the_users_latest(shop: Shop, dataset: Dataset) -> None:
     log = shop.events.iloc[dataset.events.source_rows].reset_index(drop=True)
     column = dataset.layout.query.categorical.index("tab")
     for moment, before in ((Part.VALID, shop.CUTS[0]), (NOW, 10**9)):
@@ -192,7 +191,7 @@ def test_a_sequence_describes_its_events(dataset: Dataset) -> None:
         assert float(length) == pytest.approx(np.log1p(ends[row] - begin))
 
 
-def test_an_item_met_after_training_is_no_candidate_and_its_rows_still_work(shop: Any) -> None:
+def test_an_item_met_after_training_is_no_candidate_and_its_rows_still_work(shop: Shop) -> None:
     frame = shop.events.copy()
     frame.loc[frame.index[-3:], "item_id"] = "brand-new"
     dataset = shop.dataset("time", events=frame)
@@ -205,7 +204,7 @@ def test_an_item_met_after_training_is_no_candidate_and_its_rows_still_work(shop
     assert (dataset.history("").items < dataset.num_catalogue).all()
 
 
-def test_an_item_column_of_the_log_is_the_earliest_training_value(shop: Any) -> None:
+def test_an_item_column_of_the_log_is_the_earliest_training_value(shop: Shop) -> None:
     features = [{"name": "item_id", "side": "item"}, {"name": "stars", "side": "item"}]
     frame = shop.events
     tables_less = shop.config("time", features=features, counts=(), tasks=[{"name": "click"}])
@@ -217,6 +216,6 @@ def test_an_item_column_of_the_log_is_the_earliest_training_value(shop: Any) -> 
         assert dataset.encoders.vocabularies["stars"].names([int(dataset.items.categorical[row, 1])]) == [str(stars)]
 
 
-def test_titles_fall_back_to_the_ids(shop: Any) -> None:
+def test_titles_fall_back_to_the_ids(shop: Shop) -> None:
     assert shop.dataset("time").titles[:2] == ("i0", "i1")
     assert shop.dataset("time", title="genre").titles[:2] == tuple(shop.items["genre"][:2])

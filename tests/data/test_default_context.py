@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,10 +11,11 @@ from recsys.data.build import build_dataset
 from recsys.data.dataset import NOW, Dataset
 from recsys.data.reading.readers import read_tables
 from recsys.data.split import Part
+from recsys.tests.support.shop import Shop
 
 
 @pytest.fixture
-def events(shop: Any) -> pd.DataFrame:
+def events(shop: Shop) -> pd.DataFrame:
     """The log with a commonest tab and hour in training, and others everywhere in the test part."""
     log = shop.events.copy()
     late = log["timestamp"] >= shop.CUTS[1]
@@ -28,9 +27,9 @@ def events(shop: Any) -> pd.DataFrame:
 
 
 @pytest.fixture
-def dataset(shop: Any, events: pd.DataFrame) -> Dataset:
-    users = shop.users.copy()
-    users.loc[len(users)] = ["silent", "A", 30.0, ""]
+def dataset(shop: Shop, events: pd.DataFrame) -> Dataset:
+    silent = pd.DataFrame([["silent", "A", 30.0, ""]], columns=shop.users.columns)
+    users = pd.concat([shop.users, silent], ignore_index=True)
     features = [spec.model_dump() for spec in shop.config().features]
     features.append({"name": "lists", "side": "context", "kind": "multi"})
     return build_dataset(read_tables(events, users, shop.items), shop.config(features=features), seed=1)

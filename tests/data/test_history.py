@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -11,6 +9,7 @@ import torch
 from recsys.data.dataset import NOW, Dataset
 from recsys.data.history import History
 from recsys.data.split import Part
+from recsys.tests.support.shop import Shop
 
 KINDS = ["time", "leave_last", "random", "column"]
 
@@ -43,7 +42,7 @@ def past(dataset: Dataset, row: int, where: str = "") -> list[int]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("name", "where"), [("recent", ""), ("clicked", "click")])
 def test_a_sequence_holds_the_users_strictly_earlier_events_and_nothing_else(
-    shop: Any, kind: str, name: str, where: str
+    shop: Shop, kind: str, name: str, where: str
 ) -> None:
     dataset = shop.dataset(kind)
     history, ends = dataset.sequences[name], dataset.sequence_ends[name]
@@ -59,7 +58,7 @@ def test_a_sequence_holds_the_users_strictly_earlier_events_and_nothing_else(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_before_a_part_means_no_event_of_it_or_of_a_later_one(shop: Any, kind: str) -> None:
+def test_before_a_part_means_no_event_of_it_or_of_a_later_one(shop: Shop, kind: str) -> None:
     dataset = shop.dataset(kind)
     for where in ("", "click"):
         history = dataset.history(where)
@@ -72,7 +71,7 @@ def test_before_a_part_means_no_event_of_it_or_of_a_later_one(shop: Any, kind: s
 
 
 @pytest.mark.parametrize("kind", ["time", "leave_last"])
-def test_under_a_split_in_time_a_history_is_in_time_order(shop: Any, kind: str) -> None:
+def test_under_a_split_in_time_a_history_is_in_time_order(shop: Shop, kind: str) -> None:
     history = shop.dataset(kind).history("")
     for user in range(history.num_users):
         assert (np.diff(history.times[history.ptr[user] : history.ptr[user + 1]]) >= 0).all()
@@ -104,7 +103,7 @@ def test_gaps_are_octaves_of_the_time_since_the_users_event_before() -> None:
     assert history.request_gap_buckets(20, times[5] + 1)[4:].tolist() == [0, 3, 2]
 
 
-def test_without_a_time_column_the_order_of_the_file_is_the_order_of_events(shop: Any) -> None:
+def test_without_a_time_column_the_order_of_the_file_is_the_order_of_events(shop: Shop) -> None:
     by_file = shop.dataset("leave_last", time="")
     distinct = shop.events.assign(timestamp=np.arange(len(shop.events)) + 1_000_000)
     by_time = shop.dataset("leave_last", events=distinct)
@@ -116,7 +115,7 @@ def test_without_a_time_column_the_order_of_the_file_is_the_order_of_events(shop
     assert np.array_equal(by_file.row_item.numeric[:, counts], by_time.row_item.numeric[:, counts])
 
 
-def test_serving_knows_everything(shop: Any) -> None:
+def test_serving_knows_everything(shop: Shop) -> None:
     dataset = shop.dataset("time")
     history = dataset.sequences["recent"]
     assert np.array_equal(dataset.sequence_bounds("recent", NOW), history.ptr[1:])

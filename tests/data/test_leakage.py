@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +16,7 @@ from recsys.data.dataset import Dataset
 from recsys.data.split import Part
 from recsys.retrieval.towers.two_tower import TwoTowerConfig
 from recsys.retrieval.towers.windows import TowerData, WindowLoader
+from recsys.tests.support.shop import Shop
 
 KINDS = ["time", "leave_last", "random", "column"]
 
@@ -38,7 +38,7 @@ def assert_same(first: Block | Batch, second: Block | Batch) -> None:
         assert torch.equal(one.nan_to_num(-9.0), other.nan_to_num(-9.0)), name
 
 
-def altered(shop: Any, dataset: Dataset, first: Part, *, users: bool = False) -> pd.DataFrame:
+def altered(shop: Shop, dataset: Dataset, first: Part, *, users: bool = False) -> pd.DataFrame:
     """The log with every value of the rows of `first` and later parts replaced: items nobody met, new tabs, all labels
     turned, numbers far out of range; with `users`, by users nobody met too.
     """
@@ -79,7 +79,7 @@ def compare(before: Dataset, after: Dataset, *, until: Part) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("first", [Part.VALID, Part.TEST])
-def test_rows_after_the_cut_change_nothing_before_it(shop: Any, kind: str, first: Part) -> None:
+def test_rows_after_the_cut_change_nothing_before_it(shop: Shop, kind: str, first: Part) -> None:
     before = shop.dataset(kind)
     after = shop.dataset(kind, events=altered(shop, before, first))
     assert np.array_equal(after.events.parts, before.events.parts)
@@ -88,14 +88,14 @@ def test_rows_after_the_cut_change_nothing_before_it(shop: Any, kind: str, first
 
 
 @pytest.mark.parametrize("first", [Part.VALID, Part.TEST])
-def test_nor_do_users_who_come_later(shop: Any, first: Part) -> None:
+def test_nor_do_users_who_come_later(shop: Shop, first: Part) -> None:
     before = shop.dataset("time")
     after = shop.dataset("time", events=altered(shop, before, first, users=True))
     assert "nobody" in after.user_ids
     compare(before, after, until=first)
 
 
-def test_nor_does_where_they_stand_in_the_file(shop: Any) -> None:
+def test_nor_does_where_they_stand_in_the_file(shop: Shop) -> None:
     """Without a user table users are numbered as they come; rows of the future that come first must not decide."""
     backwards = shop.events.iloc[::-1].reset_index(drop=True)
     plain = {**vars(shop.config())}
@@ -111,7 +111,7 @@ def test_nor_does_where_they_stand_in_the_file(shop: Any) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("positive", ["", "click"])
-def test_the_towers_train_on_training_rows_alone(shop: Any, kind: str, positive: str) -> None:
+def test_the_towers_train_on_training_rows_alone(shop: Shop, kind: str, positive: str) -> None:
     config = TwoTowerConfig(dim=4, event_features=("gap", "stars", "tab"))
     before = shop.dataset(kind)
     after = shop.dataset(kind, events=altered(shop, before, Part.VALID))
@@ -135,7 +135,7 @@ def test_the_towers_train_on_training_rows_alone(shop: Any, kind: str, positive:
     assert trained.sum() - early == (chosen & (before.events.items < before.num_catalogue)).sum()
 
 
-def test_a_label_is_no_input_of_its_own_row_or_moment(shop: Any) -> None:
+def test_a_label_is_no_input_of_its_own_row_or_moment(shop: Shop) -> None:
     """What is known after the event may describe later rows' histories only. (Counts: see the loop in test_counts.)"""
     before = shop.dataset("time", counts=())
     rows = before.rows("train")
@@ -155,7 +155,7 @@ def test_a_label_is_no_input_of_its_own_row_or_moment(shop: Any) -> None:
     assert not all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_columns_of_the_outcome_are_not_inputs(shop: Any) -> None:
+def test_columns_of_the_outcome_are_not_inputs(shop: Shop) -> None:
     layout = shop.dataset("time").layout
     names = [*layout.query.categorical, *layout.query.numeric, *layout.item.categorical, *layout.item.numeric]
     assert not {"click", "like", "stars", "part"} & set(names)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from recsys.data import store
 from recsys.data.batch import Batch, Block
 from recsys.data.dataset import NOW, Dataset
 from recsys.data.split import Part
+from recsys.tests.support.shop import Shop
 
 FILES = (store.ARRAYS, store.ENCODERS, store.IDS, store.SCHEMA)
 
@@ -30,7 +30,7 @@ def flat(batch: Batch) -> list[torch.Tensor]:
 
 
 @pytest.fixture(params=["time", "random"])
-def pair(request: pytest.FixtureRequest, shop: Any, tmp_path: Path) -> tuple[Dataset, Dataset]:
+def pair(request: pytest.FixtureRequest, shop: Shop, tmp_path: Path) -> tuple[Dataset, Dataset]:
     dataset = shop.dataset(request.param, propensity="stars")
     store.save_dataset(dataset, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
@@ -64,7 +64,7 @@ def test_everything_else_comes_back_too(pair: tuple[Dataset, Dataset]) -> None:
     assert np.array_equal(after.event_codes["stars"], before.event_codes["stars"])
 
 
-def test_what_people_read_is_json_and_nothing_is_code(shop: Any, tmp_path: Path) -> None:
+def test_what_people_read_is_json_and_nothing_is_code(shop: Shop, tmp_path: Path) -> None:
     dataset = shop.dataset("time")
     store.save_dataset(dataset, tmp_path)
     ids = json.loads((tmp_path / store.IDS).read_text())
@@ -75,6 +75,6 @@ def test_what_people_read_is_json_and_nothing_is_code(shop: Any, tmp_path: Path)
         assert start.startswith(b"{") or start[8:9] == b"{", file.name  # JSON, or safetensors with its JSON header
 
 
-def test_a_log_without_propensities_has_none_afterwards(shop: Any, tmp_path: Path) -> None:
+def test_a_log_without_propensities_has_none_afterwards(shop: Shop, tmp_path: Path) -> None:
     store.save_dataset(shop.dataset("time"), tmp_path)
     assert store.load_dataset_files(*(tmp_path / name for name in FILES)).events.propensities is None

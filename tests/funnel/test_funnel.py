@@ -22,12 +22,13 @@ from recsys.funnel.ladder import POPULAR
 from recsys.funnel.run import load_stages
 from recsys.pipeline.train import train_run
 from recsys.ranking.requests import SELECT
+from recsys.tests.support.tiny import TinyRun
 
 USERS = [str(user) for user in range(1, 121)]
 
 
 @pytest.fixture(scope="module")
-def funnel(tiny_run: Any) -> Funnel:
+def funnel(tiny_run: TinyRun) -> Funnel:
     return Funnel.load(tiny_run.folder)
 
 
@@ -107,7 +108,7 @@ def test_many_requests_ranked_at_once_are_ranked_as_one_by_one(funnel: Funnel) -
         assert np.array_equal(alone.top(3)[0], together.top(3)[user])
 
 
-def test_an_unknown_user_gets_what_is_popular_in_training(funnel: Funnel, tiny_run: Any) -> None:
+def test_an_unknown_user_gets_what_is_popular_in_training(funnel: Funnel, tiny_run: TinyRun) -> None:
     (answer,) = funnel.recommend(["nobody"], k=12, explain=True)
     assert (answer["user"], answer["known"], len(answer["items"])) == ("nobody", False, 12)
     assert all(item["sources"] == [POPULAR] for item in answer["items"])
@@ -157,7 +158,7 @@ def test_an_explanation_names_sources_tasks_and_the_nearest_of_the_history(
         )
 
 
-def test_the_command_prints_one_json_object_a_user(tiny_run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_one_json_object_a_user(tiny_run: TinyRun, capsys: pytest.CaptureFixture[str]) -> None:
     base = ["recommend", "--run", str(tiny_run.folder)]
     assert main([*base, "--user", "1", "--user", "nobody", "-k", "3", "--json"]) == 0
     out, _ = capsys.readouterr()
@@ -172,7 +173,7 @@ def test_the_command_prints_one_json_object_a_user(tiny_run: Any, capsys: pytest
 
 
 def test_users_from_a_file_are_answered_in_its_order(
-    tiny_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_run: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "users.txt").write_text("9\n\n 3 \nnobody\n")
     run = ["--run", str(tiny_run.folder)]
@@ -180,7 +181,7 @@ def test_users_from_a_file_are_answered_in_its_order(
     assert [json.loads(line)["user"] for line in capsys.readouterr().out.splitlines()] == ["9", "3", "nobody"]
 
 
-def test_a_run_without_a_ranker_answers_in_the_retrievers_order(tiny_run: Any, tmp_path: Path) -> None:
+def test_a_run_without_a_ranker_answers_in_the_retrievers_order(tiny_run: TinyRun, tmp_path: Path) -> None:
     run = train_run(tiny_run.config(), tmp_path / "run", base=tiny_run.world, stage="retrieval")
     answerer = Funnel.load(run)
     for user in USERS[:10]:
@@ -190,7 +191,7 @@ def test_a_run_without_a_ranker_answers_in_the_retrievers_order(tiny_run: Any, t
         assert answer["items"][0]["tasks"].keys() == {SELECT}
 
 
-def test_a_duration_is_answered_in_its_own_unit(tiny_run: Any, tmp_path: Path) -> None:
+def test_a_duration_is_answered_in_its_own_unit(tiny_run: TinyRun, tmp_path: Path) -> None:
     """A task learned as log(1 + seconds) is told, and blended, in seconds."""
     text = tiny_run.config_file.read_text()
     task = '[[data.tasks]]\nname = "dwell"\ncolumn = "dwell_seconds"\nkind = "regression"\nlog1p = true\n'
@@ -210,7 +211,7 @@ def test_a_duration_is_answered_in_its_own_unit(tiny_run: Any, tmp_path: Path) -
         assert [item["score"] for item in answer["items"]] == told
 
 
-def test_another_blend_gives_another_order(tiny_run: Any, tmp_path: Path) -> None:
+def test_another_blend_gives_another_order(tiny_run: TinyRun, tmp_path: Path) -> None:
     stages = load_stages(open_run(tiny_run.folder))
     by_click = stages.config.model_copy(
         update={"blend": stages.config.blend.model_copy(update={"weights": {"click": 1.0}})}

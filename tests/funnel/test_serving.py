@@ -22,6 +22,7 @@ from recsys.funnel.run import load_stages
 from recsys.pipeline.train import build_index, train_run
 from recsys.retrieval.index.bitmap import Bitmap
 from recsys.retrieval.retriever import Retriever
+from recsys.tests.support.tiny import TinyRun
 
 PROFILED, BLANK, LOOKER, NOBODY = "profiled", "blank", "looker", "nobody"
 NEW = ("new1", "new2", "new3")
@@ -43,7 +44,7 @@ class Served:
 
 
 @pytest.fixture(scope="module", params=["tower reads users", "tower reads histories only"])
-def served(request: pytest.FixtureRequest, tiny_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Served:
+def served(request: pytest.FixtureRequest, tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Served:
     """The tiny world with three items nobody met, a user with traits only, one without even those, and one who was
     shown items, took none, and has no traits.
     """

@@ -10,13 +10,14 @@ import torch
 
 from recsys.nn.embedding import EmbeddingTable, mean_share
 from recsys.nn.features import FeatureConfig, FeatureEncoder
+from recsys.tests.support.toy import Toy
 
 
 def table() -> EmbeddingTable:
     return EmbeddingTable({"user": 5, "item": 7, "tag": 3}, dim=4)
 
 
-def encoder(toy: Any, **history: Any) -> FeatureEncoder:
+def encoder(toy: Toy, **history: Any) -> FeatureEncoder:
     config = {"embedding_dim": 4, "init_std": 0.5, "history": {"encoder": "mean", **history}}
     return FeatureEncoder(toy.layout, FeatureConfig.model_validate(config))
 
@@ -70,7 +71,7 @@ def test_mean_shares_ignore_what_is_absent_and_give_zero_for_nothing() -> None:
     assert found.tolist() == [[0.5, 0.5, 0, 0], [0] * 4, [0.25] * 4]
 
 
-def test_each_field_is_its_vocabularys_row(toy: Any) -> None:
+def test_each_field_is_its_vocabularys_row(toy: Toy) -> None:
     found, batch = encoder(toy), toy.batch(8)
     encoded = found(batch)
     for column, name in enumerate(toy.layout.item.categorical):
@@ -81,7 +82,7 @@ def test_each_field_is_its_vocabularys_row(toy: Any) -> None:
     assert found.width == encoded.split().width
 
 
-def test_a_history_shares_the_rows_of_the_items_it_holds(toy: Any) -> None:
+def test_a_history_shares_the_rows_of_the_items_it_holds(toy: Toy) -> None:
     found, batch = encoder(toy), toy.batch(8)
     row = 3  # a history of three events
     items = batch.query.sequences[0][row, :3, 0]
@@ -90,7 +91,7 @@ def test_a_history_shares_the_rows_of_the_items_it_holds(toy: Any) -> None:
     assert not found(batch).query.fields[0, 2].any(), "an empty history is the zero vector"
 
 
-def test_a_bag_is_the_mean_of_its_values(toy: Any) -> None:
+def test_a_bag_is_the_mean_of_its_values(toy: Toy) -> None:
     found, batch = encoder(toy), toy.batch(8)
     tags = batch.item.bags[0]
     for row in range(4):
@@ -100,7 +101,7 @@ def test_a_bag_is_the_mean_of_its_values(toy: Any) -> None:
 
 
 @pytest.mark.parametrize("encoder_name", ["mean", "dupn", "lstm"])
-def test_padding_more_changes_nothing(toy: Any, encoder_name: str) -> None:
+def test_padding_more_changes_nothing(toy: Toy, encoder_name: str) -> None:
     found, batch = encoder(toy, encoder=encoder_name, hidden=6, dropout=0.0, fast=False), toy.batch(8)
     longer = torch.cat([batch.query.sequences[0], torch.zeros(8, 2, 3, dtype=torch.int64)], dim=1)
     padded = replace(batch, query=replace(batch.query, sequences=(longer,)))
@@ -108,12 +109,12 @@ def test_padding_more_changes_nothing(toy: Any, encoder_name: str) -> None:
     torch.testing.assert_close(found(padded).query.fields, found(batch).query.fields)
 
 
-def test_missing_numbers_never_reach_the_output(toy: Any) -> None:
+def test_missing_numbers_never_reach_the_output(toy: Toy) -> None:
     found, batch = encoder(toy), toy.batch(32)
     assert torch.isnan(batch.query.numeric).any()
     assert torch.isfinite(found(batch).split().flat()).all()
 
 
-def test_each_table_belongs_to_one_module(toy: Any) -> None:
+def test_each_table_belongs_to_one_module(toy: Toy) -> None:
     names = [name for name, _ in encoder(toy).named_parameters(remove_duplicate=False)]
     assert [name for name in names if "table" in name] == ["table.weight"]

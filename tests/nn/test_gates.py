@@ -14,6 +14,7 @@ from recsys.nn.features import Encoded, SideFields
 from recsys.nn.gates import FieldGate, JointGate
 from recsys.nn.inputs import InputConfig, InputLayer
 from recsys.nn.split import SplitInput
+from recsys.tests.support.toy import Toy
 
 FIELDS, DIM = (2, 3), 4
 
@@ -160,14 +161,14 @@ def test_a_joint_gate_of_one_is_no_gate_and_the_scale_doubles() -> None:
     torch.testing.assert_close(doubled(x).flat(), x.flat())
 
 
-def input_layer(toy: Any, **keys: Any) -> InputLayer:
+def input_layer(toy: Toy, **keys: Any) -> InputLayer:
     torch.manual_seed(0)
     return InputLayer(
         InputConfig.model_validate({"embedding_dim": DIM, "history": {"encoder": "mean"}, **keys}), toy.layout
     )
 
 
-def test_a_gate_forced_to_one_recovers_the_base_input(toy: Any) -> None:
+def test_a_gate_forced_to_one_recovers_the_base_input(toy: Toy) -> None:
     batch: Batch = toy.batch(8)
     base = input_layer(toy)(batch).flat()
     layer = input_layer(toy, field_gate={"kind": "bit", "activation": "linear"})
@@ -179,7 +180,7 @@ def test_a_gate_forced_to_one_recovers_the_base_input(toy: Any) -> None:
     assert not torch.allclose(layer(batch).flat(), base)
 
 
-def test_gates_keep_the_width_and_field_gates_keep_the_split(toy: Any) -> None:
+def test_gates_keep_the_width_and_field_gates_keep_the_split(toy: Toy) -> None:
     batch = toy.requests(candidates=4, queries=2)
     plain = input_layer(toy)(batch)
     gated = input_layer(toy, field_gate={"kind": "vector"})(batch)

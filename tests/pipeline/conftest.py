@@ -1,42 +1,19 @@
-"""The tiny world in two days, for runs that go on from another."""
+"""Runs that several tests of the pipeline start from."""
 
 from __future__ import annotations
 
 import csv
 import shutil
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from recsys.configs.run import RunConfig
-from recsys.data.build import load_dataset
-from recsys.data.dataset import Dataset
-from recsys.pipeline.continuation import SourceRun
 from recsys.pipeline.train import train_run
-
-LATE_ITEMS, LATE_USERS = range(61, 81), range(100, 121)
-"""Ids that nobody met on the first day."""
-
-
-@dataclass(frozen=True)
-class Days:
-    """The tiny world in two days, each a folder of its own, and a run of the first."""
-
-    tiny: Any
-    first: Path
-    second: Path
-    run: Path
-
-    def dataset(self, config: RunConfig | None = None) -> Dataset:
-        """The second day on the first."""
-        data = (config or self.tiny.config()).data
-        return load_dataset(data, self.second, 1, source=SourceRun.open(self.run).stages.dataset)
+from recsys.tests.support.days import LATE_ITEMS, LATE_USERS, Days
+from recsys.tests.support.tiny import TinyRun
 
 
 @pytest.fixture(scope="module")
-def days(tiny_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Days:
+def days(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Days:
     root = tmp_path_factory.mktemp("days")
     folders = [root / "first", root / "second"]
     with (tiny_run.world / "events.csv").open() as handle:

@@ -32,12 +32,14 @@ from recsys.pipeline.train import build_index, train_run
 from recsys.ranking.train import build_model
 from recsys.retrieval.towers.train import build_two_tower
 from recsys.retrieval.towers.windows import TowerData, WindowLoader
+from recsys.tests.support.days import Days
+from recsys.tests.support.shop import Shop
 from recsys.training.optim import OptimConfig, Optimizer
 
 STILL = ["retrieval.optim.lr=1e-12", "ranking.optim.lr=1e-12", "retrieval.fit.epochs=1", "ranking.fit.epochs=1"]
 
 
-def fresh(stage: str, days: Any, dataset: Dataset) -> tuple[nn.Module, Optimizer, Learned]:
+def fresh(stage: str, days: Days, dataset: Dataset) -> tuple[nn.Module, Optimizer, Learned]:
     """A new model of the second day, its optimiser, and what the first day's learned."""
     config, source = days.tiny.config(), SourceRun.open(days.run)
     learned = source.towers() if stage == "retrieval" else source.ranker()
@@ -53,7 +55,7 @@ def fresh(stage: str, days: Any, dataset: Dataset) -> tuple[nn.Module, Optimizer
 
 
 @pytest.mark.parametrize("stage", ["retrieval", "ranking"])
-def test_old_rows_and_their_moments_are_where_they_were(days: Any, stage: str) -> None:
+def test_old_rows_and_their_moments_are_where_they_were(days: Days, stage: str) -> None:
     dataset = days.dataset()
     model, optimizer, learned = fresh(stage, days, dataset)
     report = {entry.vocabulary: entry for entry in take_up(model, optimizer, dataset, learned)}
@@ -98,7 +100,7 @@ def overlaps(dataset: Dataset, known: int) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 @pytest.mark.parametrize("stage", ["retrieval", "ranking"])
-def test_a_new_item_begins_at_the_mean_of_the_items_like_it(days: Any, stage: str) -> None:
+def test_a_new_item_begins_at_the_mean_of_the_items_like_it(days: Days, stage: str) -> None:
     dataset = days.dataset()
     model, optimizer, learned = fresh(stage, days, dataset)
     report = take_up(model, optimizer, dataset, learned)
@@ -116,7 +118,7 @@ def test_a_new_item_begins_at_the_mean_of_the_items_like_it(days: Any, stage: st
 
 
 @pytest.mark.parametrize("stage", ["retrieval", "ranking"])
-def test_a_new_user_begins_as_yesterdays_unknown_one(days: Any, stage: str) -> None:
+def test_a_new_user_begins_as_yesterdays_unknown_one(days: Days, stage: str) -> None:
     """In the ranker rare users trained the unknown row; the towers here never met it, and take the mean user."""
     dataset = days.dataset()
     model, optimizer, learned = fresh(stage, days, dataset)
@@ -131,7 +133,7 @@ def test_a_new_user_begins_as_yesterdays_unknown_one(days: Any, stage: str) -> N
     assert torch.allclose(rows[known:], expected.expand_as(rows[known:]))
 
 
-def test_unknown_rows_count_only_when_they_were_trained(days: Any) -> None:
+def test_unknown_rows_count_only_when_they_were_trained(days: Days) -> None:
     dataset = days.dataset()
     size = len(dataset.encoders.vocabularies["user_id"])
     for trained in (True, False):
@@ -142,7 +144,7 @@ def test_unknown_rows_count_only_when_they_were_trained(days: Any) -> None:
         assert torch.allclose(rows[-4:], expected.expand(4, 3))
 
 
-def test_items_near_by_their_vectors_are_neighbours_too(shop: Any) -> None:
+def test_items_near_by_their_vectors_are_neighbours_too(shop: Shop) -> None:
     """The hand-made shop: genre, tags and a text vector; half of the items are new."""
     dataset = shop.dataset("time")
     size = len(dataset.encoders.vocabularies["item_id"])
@@ -171,7 +173,7 @@ def test_items_near_by_their_vectors_are_neighbours_too(shop: Any) -> None:
         assert np.allclose(mean, expected, atol=1e-6)
 
 
-def test_training_from_a_run_starts_where_it_ended(days: Any, tmp_path: Path) -> None:
+def test_training_from_a_run_starts_where_it_ended(days: Days, tmp_path: Path) -> None:
     """With steps of almost no length, what the first day knew comes out of the second as it went in."""
     config = days.tiny.config(*STILL, "retrieval.optim.weight_decay=0")
     run = train_run(config, tmp_path / "run", base=days.second, source_run=days.run)
@@ -202,7 +204,7 @@ def test_training_from_a_run_starts_where_it_ended(days: Any, tmp_path: Path) ->
     assert before[key].max() > 1
 
 
-def test_a_run_that_went_on_is_judged_and_goes_on(days: Any, tmp_path: Path) -> None:
+def test_a_run_that_went_on_is_judged_and_goes_on(days: Days, tmp_path: Path) -> None:
     """Index, evaluation with its leak checks, and a third run on the second."""
     config = days.tiny.config("retrieval.fit.epochs=1", "ranking.fit.epochs=1")
     run = train_run(config, tmp_path / "second", base=days.second, source_run=days.run)
@@ -214,7 +216,7 @@ def test_a_run_that_went_on_is_judged_and_goes_on(days: Any, tmp_path: Path) -> 
     assert len(other.events) == len(one.events)
 
 
-def test_the_towers_learn_the_new_events_and_see_the_old_ones(days: Any) -> None:
+def test_the_towers_learn_the_new_events_and_see_the_old_ones(days: Days) -> None:
     config, dataset = days.tiny.config(), days.dataset()
     data = TowerData.of(dataset, config.retrieval.tower, config.retrieval.positive)
     loader = WindowLoader(data, Part.VALID, 200, 3)
@@ -237,7 +239,7 @@ def test_the_towers_learn_the_new_events_and_see_the_old_ones(days: Any) -> None
     assert alone.to_learn is None
 
 
-def test_a_long_history_is_cut_where_there_is_something_to_learn(days: Any) -> None:
+def test_a_long_history_is_cut_where_there_is_something_to_learn(days: Days) -> None:
     config, dataset = days.tiny.config("retrieval.tower.history.max_length=3"), days.dataset()
     data = TowerData.of(dataset, config.retrieval.tower, config.retrieval.positive)
     for epoch in range(6):
@@ -249,7 +251,7 @@ def test_a_long_history_is_cut_where_there_is_something_to_learn(days: Any) -> N
             assert windows.to_learn[torch.arange(len(last)), last].all()
 
 
-def test_without_moments_the_weights_go_on(days: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_moments_the_weights_go_on(days: Days, caplog: pytest.LogCaptureFixture) -> None:
     dataset = days.dataset()
     model, optimizer, learned = fresh("retrieval", days, dataset)
     with caplog.at_level(logging.INFO):
@@ -261,7 +263,7 @@ def test_without_moments_the_weights_go_on(days: Any, caplog: pytest.LogCaptureF
     )
 
 
-def test_a_run_keeps_its_moments_unless_told_otherwise(days: Any, tmp_path: Path) -> None:
+def test_a_run_keeps_its_moments_unless_told_otherwise(days: Days, tmp_path: Path) -> None:
     assert {TOWER_STATE, RANKER_STATE} <= set(open_run(days.run).manifest.files)
     settings = ["retrieval.optim.keep_state=false", "ranking.optim.keep_state=false"]
     config = days.tiny.config("retrieval.fit.epochs=1", "ranking.fit.epochs=1", *settings)
@@ -286,7 +288,7 @@ def test_a_run_keeps_its_moments_unless_told_otherwise(days: Any, tmp_path: Path
     ],
 )
 def test_another_model_is_refused_in_a_sentence(
-    days: Any, tmp_path: Path, override: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+    days: Days, tmp_path: Path, override: str, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before any training: the towers of a ranker that cannot go on are not trained first."""
     monkeypatch.setattr("recsys.training.loop._run_epoch", lambda *_: pytest.fail("a training began"))
@@ -295,7 +297,7 @@ def test_another_model_is_refused_in_a_sentence(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_data_set_that_was_not_built_on_the_sources_is_refused(days: Any) -> None:
+def test_a_data_set_that_was_not_built_on_the_sources_is_refused(days: Days) -> None:
     alone = load_dataset(days.tiny.config().data, days.second, 1)
     model, optimizer, learned = fresh("retrieval", days, alone)
     with pytest.raises(RunError, match="stand for other values than in the source run"):

@@ -22,13 +22,14 @@ from recsys.pipeline.trace import Bench
 from recsys.pipeline.train import build_index, train_run
 from recsys.ranking.scoring import score_rows
 from recsys.retrieval.retriever import Retriever
+from recsys.tests.support.tiny import TinyRun
 
 K = 5
 SYSTEMS = {"two_tower", "popularity", "item_knn", "ease"}
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the run that evaluations may write into."""
     out = tmp_path_factory.mktemp("runs") / "tiny"
     shutil.copytree(tiny_run.folder, out)
@@ -218,7 +219,7 @@ def test_the_score_of_a_missed_item_is_the_one_it_would_have_had(stages: Stages)
 
 
 @pytest.fixture(scope="module")
-def crowd(tiny_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def crowd(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose candidates come from four retrievers by quota, with its index."""
     names = ("two_tower", "item_knn", "same_category", "recent_popularity")
     quotas = ", ".join(f"{name} = {places}" for name, places in zip(names, (8, 4, 4, 4), strict=True))
@@ -309,7 +310,7 @@ def test_evaluating_twice_gives_the_same_numbers(folder: Path, result: dict[str,
     ],
 )
 def test_one_stage_alone(
-    tiny_run: Any, tmp_path: Path, result: dict[str, Any], stage: str, there: set[str], absent: set[str]
+    tiny_run: TinyRun, tmp_path: Path, result: dict[str, Any], stage: str, there: set[str], absent: set[str]
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(tiny_run.folder, run)
@@ -319,7 +320,7 @@ def test_one_stage_alone(
     assert all(found[section] == result[section] for section in there)
 
 
-def test_a_run_without_ranker_or_index_is_judged_for_what_it_has(tiny_run: Any, tmp_path: Path) -> None:
+def test_a_run_without_ranker_or_index_is_judged_for_what_it_has(tiny_run: TinyRun, tmp_path: Path) -> None:
     run = train_run(tiny_run.config(), tmp_path / "run", base=tiny_run.world, stage="retrieval")
     found = evaluate_run(run)
     assert found["index"]["factory"] is None

@@ -23,17 +23,18 @@ from recsys.pipeline.leaks import leak_findings, refuse_leaks
 from recsys.pipeline.off_policy import off_policy_report
 from recsys.pipeline.trace import Bench
 from recsys.ranking.calibrate import Calibrator
+from recsys.tests.support.tiny import TinyRun
 
 
 @pytest.fixture
-def run(tiny_run: Any, tmp_path: Path) -> Path:
+def run(tiny_run: TinyRun, tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     shutil.copytree(tiny_run.folder, folder)
     return folder
 
 
 @pytest.fixture
-def stages(tiny_run: Any) -> Stages:
+def stages(tiny_run: TinyRun) -> Stages:
     return load_stages(open_run(tiny_run.folder))
 
 

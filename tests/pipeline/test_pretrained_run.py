@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,12 +18,13 @@ from recsys.funnel.run import load_stages
 from recsys.nn.embedding import EmbeddingTable
 from recsys.nn.pretrained import Projection
 from recsys.pipeline.train import train_run
+from recsys.tests.support.tiny import TinyRun
 
 WIDTH, NARROW = 8, 6
 
 
 @pytest.fixture(scope="module")
-def world(tiny_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def world(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny world's tables, in a folder of their own."""
     out = tmp_path_factory.mktemp("pretrained") / "world"
     shutil.copytree(tiny_run.world, out, ignore=shutil.ignore_patterns("runs"))
@@ -42,7 +42,7 @@ def given(world: Path) -> dict[str, np.ndarray]:
 
 
 def test_frozen_vectors_survive_the_training_of_both_stages(
-    tiny_run: Any, world: Path, given: dict[str, np.ndarray]
+    tiny_run: TinyRun, world: Path, given: dict[str, np.ndarray]
 ) -> None:
     text = tiny_run.config_file.read_text()
     item_id = 'name = "item_id"\nside = "item"\n'

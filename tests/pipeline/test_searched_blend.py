@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,10 +15,11 @@ from recsys.funnel.run import BLEND, load_stages
 from recsys.pipeline.evaluate import evaluate_run
 from recsys.pipeline.train import train_run
 from recsys.report.page import render_html
+from recsys.tests.support.tiny import TinyRun
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose configuration asks for a search."""
     config = tiny_run.config("blend.search=true", "blend.tries=30", "retrieval.fit.epochs=1", "ranking.fit.epochs=1")
     written: Path = train_run(config, tmp_path_factory.mktemp("runs") / "searched", base=tiny_run.world)
@@ -50,7 +50,7 @@ def test_weights_of_the_configuration_win_over_those_found(folder: Path) -> None
         assert Funnel(replace(stages, config=changed)).blend.weights == weights
 
 
-def test_a_run_that_did_not_search_says_where_its_weights_come_from(tiny_run: Any, tmp_path: Path) -> None:
+def test_a_run_that_did_not_search_says_where_its_weights_come_from(tiny_run: TinyRun, tmp_path: Path) -> None:
     stages = load_stages(open_run(tiny_run.folder), with_index=False)
     assert BLEND not in open_run(tiny_run.folder)
     assert stages.found_blend is None

@@ -28,6 +28,8 @@ from recsys.funnel.run import RANKER, RANKER_STATE, TOWER_STATE, TOWERS, VECTORS
 from recsys.pipeline.train import build_index, fit_companions, select_requests, train_run
 from recsys.retrieval.towers.train import build_two_tower
 from recsys.retrieval.towers.windows import TowerData
+from recsys.tests.support.days import Days
+from recsys.tests.support.tiny import TinyRun
 
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["recsys.pipeline.train", "recsys.ranking.models.mmoe", "faiss", "torch._dynamo"])
@@ -65,7 +67,7 @@ def kill_at_checkpoint(child: BaseProcess, folder: Path) -> None:
     assert child.exitcode == -9
 
 
-def test_a_training_killed_in_both_stages_goes_on_bit_for_bit(tiny_run: Any, tmp_path: Path) -> None:
+def test_a_training_killed_in_both_stages_goes_on_bit_for_bit(tiny_run: TinyRun, tmp_path: Path) -> None:
     config = tiny_run.config("retrieval.fit.epochs=6", "ranking.fit.epochs=4")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train_run(config, whole, base=tiny_run.world)
@@ -78,7 +80,7 @@ def test_a_training_killed_in_both_stages_goes_on_bit_for_bit(tiny_run: Any, tmp
     assert not (tmp_path / ".killed.checkpoints").exists()
 
 
-def test_a_training_from_a_run_killed_in_both_stages_goes_on_bit_for_bit(days: Any, tmp_path: Path) -> None:
+def test_a_training_from_a_run_killed_in_both_stages_goes_on_bit_for_bit(days: Days, tmp_path: Path) -> None:
     """Moments included; and only with the source it began with."""
     config = days.tiny.config("retrieval.fit.epochs=6", "ranking.fit.epochs=4")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -97,7 +99,7 @@ def test_a_training_from_a_run_killed_in_both_stages_goes_on_bit_for_bit(days: A
         assert_equal(load_file(open_run(killed).file(name)), load_file(open_run(whole).file(name)))
 
 
-def test_a_training_goes_on_only_with_the_configuration_it_began_with(tiny_run: Any, tmp_path: Path) -> None:
+def test_a_training_goes_on_only_with_the_configuration_it_began_with(tiny_run: TinyRun, tmp_path: Path) -> None:
     run = tmp_path / "run"
     child = in_child(train_run, tiny_run.config("retrieval.fit.epochs=6"), run, base=tiny_run.world)
     kill_at_checkpoint(child, tmp_path / ".run.checkpoints" / "retrieval")
@@ -110,7 +112,7 @@ def test_a_training_goes_on_only_with_the_configuration_it_began_with(tiny_run: 
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_at_random_moments_the_last_run_still_loads(tiny_run: Any, tmp_path: Path) -> None:
+def test_killed_twenty_times_at_random_moments_the_last_run_still_loads(tiny_run: TinyRun, tmp_path: Path) -> None:
     """Trainings and index builds over a run that serves; after every death it answers as before, or as the new run."""
     run = tmp_path / "runs" / "shop"
     shutil.copytree(tiny_run.folder, run)
@@ -146,14 +148,14 @@ def test_killed_twenty_times_at_random_moments_the_last_run_still_loads(tiny_run
     assert answers() == allowed[1]
 
 
-def test_the_same_configuration_gives_the_same_run(tiny_run: Any, tmp_path: Path) -> None:
+def test_the_same_configuration_gives_the_same_run(tiny_run: TinyRun, tmp_path: Path) -> None:
     again = train_run(tiny_run.config(), tmp_path / "again", base=tiny_run.world)
     assert_equal(weights(again), weights(tiny_run.folder))
     other = train_run(tiny_run.config("seed=9"), tmp_path / "other", base=tiny_run.world, stage="retrieval")
     assert not np.array_equal(weights(other)["vectors"], weights(again)["vectors"])
 
 
-def test_stage_by_stage_is_the_same_as_both_at_once(tiny_run: Any, tmp_path: Path) -> None:
+def test_stage_by_stage_is_the_same_as_both_at_once(tiny_run: TinyRun, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train_run(tiny_run.config(), run, base=tiny_run.world, stage="retrieval")
     assert RANKER not in open_run(run)
@@ -177,7 +179,7 @@ def test_stage_by_stage_is_the_same_as_both_at_once(tiny_run: Any, tmp_path: Pat
     ("override", "section"), [("retrieval.tower.dim=16", "retrieval"), ("data.split.test=0.2", "data")]
 )
 def test_the_ranking_stage_refuses_a_retriever_of_another_configuration(
-    tiny_run: Any, tmp_path: Path, override: str, section: str
+    tiny_run: TinyRun, tmp_path: Path, override: str, section: str
 ) -> None:
     """Towers of another width would not load again; towers of another split have seen the test rows."""
     run = tmp_path / "run"
@@ -187,7 +189,7 @@ def test_the_ranking_stage_refuses_a_retriever_of_another_configuration(
     assert_equal(weights(run), weights(tiny_run.folder))
 
 
-def test_the_ranking_stage_does_not_pass_over_a_damaged_run(tiny_run: Any, tmp_path: Path) -> None:
+def test_the_ranking_stage_does_not_pass_over_a_damaged_run(tiny_run: TinyRun, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(tiny_run.folder, run)
     open_run(run).file(TOWERS).unlink()
@@ -195,7 +197,7 @@ def test_the_ranking_stage_does_not_pass_over_a_damaged_run(tiny_run: Any, tmp_p
         train_run(tiny_run.config(), run, base=tiny_run.world, stage="ranking")
 
 
-def test_a_run_trains_again_from_its_own_configuration(tiny_run: Any, tmp_path: Path) -> None:
+def test_a_run_trains_again_from_its_own_configuration(tiny_run: TinyRun, tmp_path: Path) -> None:
     file = open_run(tiny_run.folder).file("config.toml")
     config = load_config(file)
     again = train_run(config, tmp_path / "again", base=file.parent)
@@ -203,7 +205,7 @@ def test_a_run_trains_again_from_its_own_configuration(tiny_run: Any, tmp_path: 
 
 
 @pytest.mark.parametrize("kind", ["time", "leave_last"])
-def test_changes_in_the_test_part_reach_no_training_request(tiny_run: Any, tmp_path: Path, kind: str) -> None:
+def test_changes_in_the_test_part_reach_no_training_request(tiny_run: TinyRun, tmp_path: Path, kind: str) -> None:
     config = tiny_run.config(f"data.split.kind={kind}")
     for name in ("users.csv", "items.csv", "events.csv"):
         shutil.copy(tiny_run.world / name, tmp_path / name)
@@ -230,7 +232,7 @@ def test_changes_in_the_test_part_reach_no_training_request(tiny_run: Any, tmp_p
         assert np.array_equal(getattr(made[0], name), getattr(made[1], name)), name
 
 
-def test_companions_learn_from_training_events_alone(tiny_run: Any) -> None:
+def test_companions_learn_from_training_events_alone(tiny_run: TinyRun) -> None:
     config = tiny_run.config('retrieval.baselines=["popularity", "same_category", "item_knn"]')
     dataset = load_dataset(config.data, tiny_run.world, 0)
     later = dataset.events.parts >= Part.VALID
@@ -246,7 +248,7 @@ def test_companions_learn_from_training_events_alone(tiny_run: Any) -> None:
         assert_equal(baseline.state(), fitted[1][name].state())
 
 
-def test_a_training_request_is_an_item_taken_among_candidates_not_taken(tiny_run: Any) -> None:
+def test_a_training_request_is_an_item_taken_among_candidates_not_taken(tiny_run: TinyRun) -> None:
     stages = load_stages(open_run(tiny_run.folder), with_index=False)
     assert stages.retriever is not None
     asked = select_requests(stages.dataset, stages.retriever, stages.config)
@@ -263,7 +265,7 @@ def test_a_training_request_is_an_item_taken_among_candidates_not_taken(tiny_run
     assert found > 10
 
 
-def test_an_index_needs_a_retriever_and_is_checked(tiny_run: Any, tmp_path: Path) -> None:
+def test_an_index_needs_a_retriever_and_is_checked(tiny_run: TinyRun, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train_run(tiny_run.config(), run, base=tiny_run.world, stage="retrieval")
     assert not open_run(run).has_directory(INDEX)
@@ -273,7 +275,7 @@ def test_an_index_needs_a_retriever_and_is_checked(tiny_run: Any, tmp_path: Path
 
 
 def test_the_command_says_where_the_run_is(
-    tiny_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tiny_run: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     settings = ["retrieval.fit.epochs=1", "retrieval.num_candidates=20", "runtime.threads=1", "retrieval.tower.dim=8"]
@@ -283,7 +285,7 @@ def test_the_command_says_where_the_run_is(
     assert find_run(None).resolve() == (tmp_path / "runs" / "demo").resolve()
 
 
-def test_no_stage_of_a_run_that_cannot_have_it(tiny_run: Any, tmp_path: Path) -> None:
+def test_no_stage_of_a_run_that_cannot_have_it(tiny_run: TinyRun, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("age,rich\n" + "".join(f"{20 + i % 50},{i % 2}\n" for i in range(200)))
     (tmp_path / "rows.toml").write_text(
         '[data]\nevents = "rows.csv"\nuser = ""\nitem = ""\ntime = ""\nsplit = { kind = "random" }\n'

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from recsys.pipeline.warm_start import Copied, copy_dense, copy_rows, copy_tower
 from recsys.ranking.ranker import Ranker, build_ranker
 from recsys.retrieval.towers.train import build_two_tower
 from recsys.retrieval.towers.windows import TowerData
+from recsys.tests.support.tiny import TinyRun
 
 
 def vocabularies(**values: str) -> dict[str, Vocabulary]:
@@ -37,7 +37,7 @@ def ranker_of_width(stages: Stages, width: int) -> Ranker:
 
 
 @pytest.fixture(scope="module")
-def stages(tiny_run: Any) -> Stages:
+def stages(tiny_run: TinyRun) -> Stages:
     return load_stages(open_run(tiny_run.folder), with_index=False)
 
 
@@ -162,7 +162,7 @@ def test_fields_of_the_ranker_alone_are_not_touched(stages: Stages) -> None:
     assert all(torch.equal(mine.rows_of(name), rows) for name, rows in before.items())
 
 
-def test_a_training_does_it_and_says_so(tiny_run: Any) -> None:
+def test_a_training_does_it_and_says_so(tiny_run: TinyRun) -> None:
     report = open_run(tiny_run.folder).read_json(WARM_START)
     assert report["ranking"]["from"] == "the retriever"
     kept = {entry["vocabulary"]: entry for entry in report["ranking"]["vocabularies"]}
@@ -189,7 +189,7 @@ def test_dense_layers_of_equal_name_and_shape_are_copied() -> None:
     assert torch.equal(one[1].weight, before)
 
 
-def test_towers_move_to_other_data_by_raw_id(tiny_run: Any, stages: Stages, tmp_path: Path) -> None:
+def test_towers_move_to_other_data_by_raw_id(tiny_run: TinyRun, stages: Stages, tmp_path: Path) -> None:
     """Other users and items first, so that every row has another number."""
     for name in ("users.csv", "items.csv"):
         shutil.copy(tiny_run.world / name, tmp_path / name)

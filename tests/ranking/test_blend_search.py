@@ -21,6 +21,8 @@ from recsys.ranking.probabilities import task_probabilities
 from recsys.ranking.requests import SELECT, RequestSet
 from recsys.ranking.scoring import request_logits, request_ndcg
 from recsys.ranking.train import RankingConfig, TrainedRanker, held_out, train_ranker
+from recsys.tests.support.shop import Shop
+from recsys.tests.support.tiny import TinyRun
 from recsys.training.runtime import Runtime
 
 RUNTIME = Runtime(1, bf16=False)
@@ -29,7 +31,7 @@ TASKS = (TaskSpec(name="click", weight=3.0), TaskSpec(name="like"), TaskSpec(nam
 
 
 @pytest.fixture(scope="module")
-def world(tiny_run: Any) -> tuple[Dataset, RequestSet]:
+def world(tiny_run: TinyRun) -> tuple[Dataset, RequestSet]:
     """The tiny world, and requests from its trained retriever."""
     stages = load_stages(open_run(tiny_run.folder), with_index=False)
     assert stages.retriever is not None
@@ -133,7 +135,7 @@ def test_test_labels_change_nothing_among_requests(world: tuple[Dataset, Request
     assert train(other, replace(asked, dataset=other)).blend == before
 
 
-def test_test_labels_change_nothing_on_rows(shop: Any) -> None:
+def test_test_labels_change_nothing_on_rows(shop: Shop) -> None:
     dataset = shop.dataset()
     before = train(dataset, None).blend
     assert before is not None

@@ -18,13 +18,14 @@ from recsys.funnel.run import load_stages
 from recsys.ranking.distil import taught
 from recsys.ranking.scoring import score_rows
 from recsys.ranking.train import RankingConfig, train_ranker
+from recsys.tests.support.tiny import TinyRun
 from recsys.training.runtime import Runtime
 
 RUNTIME = Runtime(1, bf16=False)
 
 
 @pytest.fixture(scope="module")
-def dataset(tiny_run: Any) -> Dataset:
+def dataset(tiny_run: TinyRun) -> Dataset:
     return load_stages(open_run(tiny_run.folder), with_index=False).dataset
 
 

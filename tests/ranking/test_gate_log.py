@@ -16,6 +16,7 @@ from recsys.ranking.gate_log import read_gates, warn_of_unused
 from recsys.ranking.mixture import MixtureRanker
 from recsys.ranking.ranker import build_ranker, ranker_class, ranker_kinds
 from recsys.ranking.train import RankingConfig, TrainedRanker, train_ranker
+from recsys.tests.support.shop import Shop
 from recsys.training.runtime import Runtime
 
 RUNTIME = Runtime(1, bf16=False)
@@ -24,7 +25,7 @@ SMALL: dict[str, Any] = {"expert_hidden": [8], "tower_hidden": [4], "input": {"e
 
 
 @pytest.fixture(scope="module")
-def dataset(shop: Any) -> Dataset:
+def dataset(shop: Shop) -> Dataset:
     found: Dataset = shop.dataset()
     return found
 

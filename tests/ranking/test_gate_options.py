@@ -9,12 +9,13 @@ import torch
 
 from recsys.ranking.mixture import Mixture, MixtureRanker
 from recsys.ranking.ranker import ranker_kinds
+from recsys.tests.support.toy import Toy
 
 MIXTURES = [kind for kind, ranker in ranker_kinds().items() if issubclass(ranker, MixtureRanker)]
 every_mixture = pytest.mark.parametrize("kind", MIXTURES)
 
 
-def levels(toy: Any, kind: str, *, training: bool = False, **keys: Any) -> list[Mixture]:
+def levels(toy: Toy, kind: str, *, training: bool = False, **keys: Any) -> list[Mixture]:
     found: list[Mixture] = toy.ranker(kind, **keys).train(training).batch_mixtures(toy.batch(64))
     return found
 
@@ -30,14 +31,14 @@ def test_there_are_mixtures() -> None:
 
 
 @every_mixture
-def test_a_temperature_above_one_spreads_the_lowest_gates(toy: Any, kind: str) -> None:
+def test_a_temperature_above_one_spreads_the_lowest_gates(toy: Toy, kind: str) -> None:
     entropies = [spread(levels(toy, kind, gate={"temperature": t})[0]) for t in (0.25, 1.0, 4.0)]
     assert entropies == sorted(entropies)
     assert entropies[0] < 0.9 * entropies[2]
 
 
 @every_mixture
-def test_expert_dropout_drops_in_training_only_and_renormalises(toy: Any, kind: str) -> None:
+def test_expert_dropout_drops_in_training_only_and_renormalises(toy: Toy, kind: str) -> None:
     for mixture in levels(toy, kind, training=True, gate={"dropout": 0.4}):
         for stream in range(len(mixture.streams)):
             seen = mixture.seen(stream)
@@ -48,7 +49,7 @@ def test_expert_dropout_drops_in_training_only_and_renormalises(toy: Any, kind: 
 
 
 @every_mixture
-def test_normalised_experts_are_equally_loud_and_never_silent(toy: Any, kind: str) -> None:
+def test_normalised_experts_are_equally_loud_and_never_silent(toy: Toy, kind: str) -> None:
     for mixture in levels(toy, kind, expert_norm=True, expert_hidden=(16,)):
         loudness = mixture.experts.norm(dim=2).mean(0)
         assert float((loudness.max() / loudness.min()).detach()) < 1.5

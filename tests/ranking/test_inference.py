@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from recsys.ranking.ranker import ranker_kinds
+from recsys.tests.support.toy import Toy
 
 KEYS: dict[str, Any] = {"hidden_gate": "tanh", "dropout": 0.1}
 
 
 @pytest.mark.parametrize("kind", list(ranker_kinds()))
 @pytest.mark.parametrize("keys", [{}, KEYS], ids=["plain", "gated"])
-def test_without_gradients_every_pass_gives_the_same(toy: Any, kind: str, keys: dict[str, Any]) -> None:
+def test_without_gradients_every_pass_gives_the_same(toy: Toy, kind: str, keys: dict[str, Any]) -> None:
     ranker = toy.ranker(kind, **keys).eval()
     before = {name: tensor.clone() for name, tensor in ranker.state_dict().items()}
     batches = [toy.batch(20), toy.requests(7), toy.requests(5, queries=3)]
@@ -29,7 +30,7 @@ def test_without_gradients_every_pass_gives_the_same(toy: Any, kind: str, keys: 
 
 
 @pytest.mark.parametrize("kind", list(ranker_kinds()))
-def test_a_pass_leaves_its_batch_alone(toy: Any, kind: str) -> None:
+def test_a_pass_leaves_its_batch_alone(toy: Toy, kind: str) -> None:
     ranker, batch = toy.ranker(kind).eval(), toy.requests(7)
     item, query = batch.item.numeric.clone(), batch.query.numeric.clone()
     vectors = batch.item.vectors[0].clone()

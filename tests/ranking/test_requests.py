@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from recsys.base.errors import ConfigError
+from recsys.data.dataset import Dataset
 from recsys.data.split import Part
 from recsys.ranking.requests import PADDED, SELECT, RequestRanker, RequestSet, SelectConfig, request_batch
 from recsys.ranking.scoring import request_logits, request_loss, select_metrics
 from recsys.ranking.train import LoggedRows, RankingConfig, build_model
+from recsys.tests.support.shop import Shop
 
 QUERIES, CANDIDATES, OPINIONS = 10, 7, 5
 
 
 @pytest.fixture(scope="module")
-def dataset(shop: Any) -> Any:
+def dataset(shop: Shop) -> Dataset:
     return shop.dataset("time")
 
 
 @pytest.fixture(scope="module")
-def asked(dataset: Any) -> RequestSet:
+def asked(dataset: Dataset) -> RequestSet:
     """Requests with pads, one of them without its item, one with a single candidate."""
     rng = np.random.default_rng(0)
     rows = np.stack([rng.permutation(dataset.num_catalogue)[:CANDIDATES] for _ in range(QUERIES)])
@@ -38,7 +39,7 @@ def asked(dataset: Any) -> RequestSet:
     return RequestSet(dataset, int(Part.VALID), np.arange(QUERIES), rows, features, prior, target)
 
 
-def model(dataset: Any, *, tower: bool = True, tasks: bool = True, seed: int = 1) -> RequestRanker:
+def model(dataset: Dataset, *, tower: bool = True, tasks: bool = True, seed: int = 1) -> RequestRanker:
     config = RankingConfig.model_validate(
         {
             "model": {"kind": "mmoe", "num_experts": 2, "expert_hidden": [8], "input": {"embedding_dim": 4}},
@@ -50,7 +51,7 @@ def model(dataset: Any, *, tower: bool = True, tasks: bool = True, seed: int = 1
     return found.eval()
 
 
-def test_before_training_the_order_is_the_retrievers(dataset: Any, asked: RequestSet) -> None:
+def test_before_training_the_order_is_the_retrievers(dataset: Dataset, asked: RequestSet) -> None:
     scores = request_logits(model(dataset, tower=False), asked)[SELECT]
     present = asked.rows >= 0
     assert np.allclose(scores[present], asked.prior[present], atol=1e-6)
@@ -58,7 +59,7 @@ def test_before_training_the_order_is_the_retrievers(dataset: Any, asked: Reques
         assert np.argmax(scores[row]) == np.argmax(np.where(present[row], asked.prior[row], -np.inf))
 
 
-def test_with_a_tower_the_logit_is_prior_plus_tower_plus_opinions(dataset: Any, asked: RequestSet) -> None:
+def test_with_a_tower_the_logit_is_prior_plus_tower_plus_opinions(dataset: Dataset, asked: RequestSet) -> None:
     found = model(dataset)
     torch.nn.init.normal_(found.output.weight)
     requests = asked.batch(torch.arange(QUERIES))
@@ -69,7 +70,7 @@ def test_with_a_tower_the_logit_is_prior_plus_tower_plus_opinions(dataset: Any, 
         assert torch.allclose(found(requests)[SELECT], requests.prior + logits[SELECT] + opinion, atol=1e-5)
 
 
-def test_a_pad_never_wins_and_takes_no_probability(dataset: Any, asked: RequestSet) -> None:
+def test_a_pad_never_wins_and_takes_no_probability(dataset: Dataset, asked: RequestSet) -> None:
     found = model(dataset)
     torch.nn.init.normal_(found.output.weight, std=50.0)
     with torch.no_grad():
@@ -83,7 +84,7 @@ def test_a_pad_never_wins_and_takes_no_probability(dataset: Any, asked: RequestS
     assert torch.equal(again[~pads], scores[~pads])
 
 
-def test_the_loss_is_the_cross_entropy_of_the_item_taken(dataset: Any, asked: RequestSet) -> None:
+def test_the_loss_is_the_cross_entropy_of_the_item_taken(dataset: Dataset, asked: RequestSet) -> None:
     found = model(dataset)
     with torch.no_grad():
         scores = found(asked.batch(torch.arange(QUERIES)))[SELECT].view(QUERIES, CANDIDATES).double()
@@ -96,7 +97,7 @@ def test_the_loss_is_the_cross_entropy_of_the_item_taken(dataset: Any, asked: Re
     assert missed.item() == 0.0
 
 
-def test_requests_chosen_in_any_order_are_the_same_requests(dataset: Any, asked: RequestSet) -> None:
+def test_requests_chosen_in_any_order_are_the_same_requests(dataset: Dataset, asked: RequestSet) -> None:
     found = model(dataset)
     chosen = torch.tensor([7, 0, 3])
     with torch.no_grad():
@@ -112,7 +113,7 @@ def test_requests_chosen_in_any_order_are_the_same_requests(dataset: Any, asked:
     assert torch.equal(batch.batch.item.categorical[:, items], dataset.items.categorical[rows, 0])
 
 
-def test_opinions_of_the_other_tasks_are_not_trained_through_select(dataset: Any, asked: RequestSet) -> None:
+def test_opinions_of_the_other_tasks_are_not_trained_through_select(dataset: Dataset, asked: RequestSet) -> None:
     """`select` reads the other tasks' logits, and must not move their towers to please itself."""
     found = model(dataset)
     torch.nn.init.normal_(found.output.weight)
@@ -123,7 +124,7 @@ def test_opinions_of_the_other_tasks_are_not_trained_through_select(dataset: Any
     assert any(p.grad is not None and p.grad.any() for p in found.ranker.towers[SELECT].parameters())
 
 
-def test_serving_and_training_make_the_same_rows(dataset: Any, asked: RequestSet) -> None:
+def test_serving_and_training_make_the_same_rows(dataset: Dataset, asked: RequestSet) -> None:
     served = request_batch(dataset, int(Part.VALID), asked.users, asked.rows, asked.features, asked.prior)
     trained = asked.batch(torch.arange(QUERIES))
     assert torch.equal(served.prior, trained.prior)
@@ -132,7 +133,7 @@ def test_serving_and_training_make_the_same_rows(dataset: Any, asked: RequestSet
     assert served.target.tolist() == [-1] * QUERIES
 
 
-def test_logged_rows_have_no_label_for_select(dataset: Any) -> None:
+def test_logged_rows_have_no_label_for_select(dataset: Dataset) -> None:
     rows = dataset.rows("train")[:20]
     batch = LoggedRows(dataset, with_select=True).batch(rows)
     plain = LoggedRows(dataset, with_select=False).batch(rows)
@@ -142,7 +143,7 @@ def test_logged_rows_have_no_label_for_select(dataset: Any) -> None:
     assert torch.equal(batch.mask[:, :2], plain.mask)
 
 
-def test_ndcg_of_select_counts_a_missed_item_as_not_found(dataset: Any, asked: RequestSet) -> None:
+def test_ndcg_of_select_counts_a_missed_item_as_not_found(dataset: Dataset, asked: RequestSet) -> None:
     found = model(dataset)
     scores = request_logits(found, asked, block=3)[SELECT]
     assert np.allclose(scores, request_logits(found, asked)[SELECT], atol=1e-5)
@@ -158,7 +159,7 @@ def test_ndcg_of_select_counts_a_missed_item_as_not_found(dataset: Any, asked: R
     assert request_loss(scores, np.full_like(asked.target, -1)) == 0.0
 
 
-def test_without_tasks_and_tower_the_retrievers_opinions_are_all_that_is_read(dataset: Any, asked: RequestSet) -> None:
+def test_without_tasks_and_tower_only_the_retrievers_opinions_are_read(dataset: Dataset, asked: RequestSet) -> None:
     found = model(dataset, tower=False, tasks=False)
     before = request_logits(found, asked)
     assert list(before) == [SELECT]
@@ -168,7 +169,7 @@ def test_without_tasks_and_tower_the_retrievers_opinions_are_all_that_is_read(da
     assert np.array_equal(request_logits(found, asked)[SELECT], before[SELECT])
 
 
-def test_opinions_are_scaled_by_what_the_training_requests_show(dataset: Any, asked: RequestSet) -> None:
+def test_opinions_are_scaled_by_what_the_training_requests_show(dataset: Dataset, asked: RequestSet) -> None:
     """In whatever unit a retriever scores, the head sees the same."""
     stretched = replace(asked, features=asked.features * 50 + 7)
     first, second = model(dataset), model(dataset)
@@ -182,7 +183,7 @@ def test_opinions_are_scaled_by_what_the_training_requests_show(dataset: Any, as
     assert not np.allclose(mine, request_logits(second, asked)[SELECT], atol=1e-3)
 
 
-def test_nothing_to_rank_by_is_an_error(dataset: Any) -> None:
+def test_nothing_to_rank_by_is_an_error(dataset: Dataset) -> None:
     with pytest.raises(ConfigError, match="declare a task, or enable"):
         build_model(RankingConfig(), dataset.layout, (), 0, 0)
 

@@ -23,13 +23,14 @@ from recsys.pipeline.train import select_requests
 from recsys.ranking.requests import SELECT, RequestSet
 from recsys.ranking.scoring import row_metrics, score_rows, select_metrics
 from recsys.ranking.train import RankingConfig, TrainedRanker, held_out, train_ranker
+from recsys.tests.support.tiny import TinyRun
 from recsys.training.runtime import Runtime
 
 RUNTIME = Runtime(1, bf16=False)
 
 
 @pytest.fixture(scope="module")
-def world(tiny_run: Any) -> tuple[Dataset, RequestSet]:
+def world(tiny_run: TinyRun) -> tuple[Dataset, RequestSet]:
     """The tiny world, and requests from its trained retriever."""
     stages = load_stages(open_run(tiny_run.folder), with_index=False)
     assert stages.retriever is not None

@@ -23,13 +23,14 @@ from recsys.retrieval.retriever import TOWER, Retriever
 from recsys.retrieval.towers.train import build_two_tower, item_vectors
 from recsys.retrieval.towers.two_tower import TwoTowerConfig
 from recsys.retrieval.towers.windows import TowerData
+from recsys.tests.support.shop import Shop
 
 USERS = np.arange(24)
 BASELINES = ("popularity", "item_knn", "ease")
 
 
 @pytest.fixture(scope="module")
-def parts(shop: Any) -> tuple[Any, TowerData, dict[str, Baseline]]:
+def parts(shop: Shop) -> tuple[Any, TowerData, dict[str, Baseline]]:
     dataset = shop.dataset("time")
     data = TowerData.of(dataset, TwoTowerConfig(dim=8, history=SequenceConfig(encoder="mean")), "click")
     history = data.history

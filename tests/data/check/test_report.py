@@ -17,6 +17,7 @@ from recsys.data.check.table import render_table
 from recsys.data.reading import columns, sources
 from recsys.data.reading.readers import read_tables
 from recsys.data.reading.tables import BadRows
+from recsys.tests.support.public import Datasets
 
 ROWS = 4_000
 
@@ -236,7 +237,7 @@ def test_the_table_tells_it_on_a_terminal(log: Log) -> None:
 
 
 @pytest.mark.realdata
-def test_the_real_kuairand_log(datasets: Any) -> None:
+def test_the_real_kuairand_log(datasets: Datasets) -> None:
     folder = (datasets / "kuairand-pure-late/log_standard_4_25_to_5_08_pure.csv.gz").parent
     tables, strict = sources.load("kuairand", folder), BadRows()
     labels = {"click": columns.as_labels(tables, "events", "is_click", strict)}

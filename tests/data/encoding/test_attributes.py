@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +16,7 @@ from recsys.data import store
 from recsys.data.build import build_dataset
 from recsys.data.encoding.attributes import TextColumn, numbers_or_texts
 from recsys.data.reading.readers import read_tables
+from recsys.tests.support.shop import Shop
 
 LISTS = st.lists(st.lists(st.sampled_from("abc"), max_size=4), max_size=8)
 
@@ -47,18 +47,19 @@ def test_a_column_of_numbers_is_numbers() -> None:
 
 
 @pytest.fixture
-def items(shop: Any) -> pd.DataFrame:
+def items(shop: Shop) -> pd.DataFrame:
     """The shop's items with a column no model reads, a number beyond single precision, and one item nobody met."""
     table = shop.items.copy()
     table["price"] = table["price"].astype(float)
     table.loc[0, "price"] = 1_700_000_001.0
     table["colour"] = ["red", None] * (len(table) // 2)
     new = {"item_id": "i99", "genre": "unheard", "tags": "a|z", "price": 3.3, "text": "1|2|3", "colour": "blue"}
-    table.loc[len(table)] = new
-    return table
+    return pd.concat([table, pd.DataFrame([new])], ignore_index=True)
 
 
-def test_the_columns_come_back_from_disk_as_the_tables_had_them(shop: Any, items: pd.DataFrame, tmp_path: Path) -> None:
+def test_the_columns_come_back_from_disk_as_the_tables_had_them(
+    shop: Shop, items: pd.DataFrame, tmp_path: Path
+) -> None:
     config = shop.config(title="colour", attributes=["text"])
     dataset = build_dataset(read_tables(shop.events, shop.users, items), config, seed=1)
     store.save_dataset(dataset, tmp_path)
@@ -81,7 +82,7 @@ def test_the_columns_come_back_from_disk_as_the_tables_had_them(shop: Any, items
             assert column.where(asked).tolist() == list(expected), name
 
 
-def test_a_column_that_does_not_exist_or_is_kept_already_is_refused(shop: Any) -> None:
+def test_a_column_that_does_not_exist_or_is_kept_already_is_refused(shop: Shop) -> None:
     with pytest.raises(DataError, match=r'no column "colour" in the items table'):
         shop.dataset(attributes=["colour"])
     with pytest.raises(ValueError, match='"genre" is an item feature, so it is kept already'):

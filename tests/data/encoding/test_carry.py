@@ -18,6 +18,7 @@ from recsys.data.dataset import NOW, Dataset
 from recsys.data.reading.readers import read_tables
 from recsys.data.split import Part
 from recsys.data.vocabulary import FIRST, UNKNOWN, Vocabulary
+from recsys.tests.support.shop import Shop
 
 FIRST_DAY, SECOND_CUT = 200, (270, 310)
 """The first run knows the shop's log up to second 200; the second validates from 270 and tests from 310."""
@@ -28,14 +29,14 @@ def split(valid: float, test: float) -> dict[str, Any]:
 
 
 def build(
-    shop: Any, events: pd.DataFrame, cuts: tuple[float, float], source: Dataset | None = None, **keys: Any
+    shop: Shop, events: pd.DataFrame, cuts: tuple[float, float], source: Dataset | None = None, **keys: Any
 ) -> Dataset:
     tables = read_tables(events, keys.pop("users", shop.users), keys.pop("items", shop.items))
     return build_dataset(tables, shop.config("time", **{"split": split(*cuts), **keys}), 1, source=source)
 
 
 @pytest.fixture(scope="module")
-def log(shop: Any) -> pd.DataFrame:
+def log(shop: Shop) -> pd.DataFrame:
     """The shop's log; the second day brings users, items and tabs of its own, in training rows and in held-out ones."""
     rng = np.random.default_rng(3)
     frame = shop.events.copy()
@@ -49,13 +50,13 @@ def log(shop: Any) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def first(shop: Any, log: pd.DataFrame) -> Dataset:
+def first(shop: Shop, log: pd.DataFrame) -> Dataset:
     """Trained on the first 150 seconds, judged on the next 50."""
     return build(shop, log[log["timestamp"] < FIRST_DAY], (150, 175))
 
 
 @pytest.fixture(scope="module")
-def second(shop: Any, log: pd.DataFrame, first: Dataset) -> Dataset:
+def second(shop: Shop, log: pd.DataFrame, first: Dataset) -> Dataset:
     """Only the second day's rows, on the first day's data set."""
     return build(shop, log[log["timestamp"] >= FIRST_DAY], SECOND_CUT, first)
 
@@ -83,7 +84,7 @@ def test_old_values_keep_their_rows_and_new_ones_come_behind(first: Dataset, sec
     assert second.item_ids[: first.num_catalogue] == first.item_ids[: first.num_catalogue]
 
 
-def test_bucket_edges_and_scales_stay(shop: Any, log: pd.DataFrame, first: Dataset) -> None:
+def test_bucket_edges_and_scales_stay(shop: Shop, log: pd.DataFrame, first: Dataset) -> None:
     """Also of a day whose numbers are quite different."""
     day = log[log["timestamp"] >= FIRST_DAY].assign(hour=1e6)
     after = build(shop, day, SECOND_CUT, first)
@@ -94,7 +95,7 @@ def test_bucket_edges_and_scales_stay(shop: Any, log: pd.DataFrame, first: Datas
 
 
 def test_a_day_alone_with_its_past_is_the_whole_log(
-    shop: Any, log: pd.DataFrame, first: Dataset, second: Dataset
+    shop: Shop, log: pd.DataFrame, first: Dataset, second: Dataset
 ) -> None:
     """Histories, counts, labels and features of the new rows are those that all rows together would have given."""
     whole = build(shop, log, SECOND_CUT, first)
@@ -181,7 +182,7 @@ def test_a_value_of_held_out_rows_alone_gets_no_row(second: Dataset, part: Part)
 
 
 def test_what_is_held_out_changes_nothing_that_is_learned(
-    shop: Any, log: pd.DataFrame, first: Dataset, second: Dataset
+    shop: Shop, log: pd.DataFrame, first: Dataset, second: Dataset
 ) -> None:
     changed = log.copy()
     late = changed.index[changed["timestamp"] >= SECOND_CUT[1]]
@@ -197,7 +198,7 @@ def test_what_is_held_out_changes_nothing_that_is_learned(
             assert torch.equal(one, other)
 
 
-def test_a_day_without_new_values_leaves_every_vocabulary_as_it_is(shop: Any) -> None:
+def test_a_day_without_new_values_leaves_every_vocabulary_as_it_is(shop: Shop) -> None:
     events = shop.events
     one = build(shop, events, (260, 300))
     tail = events[events["timestamp"] >= 150].assign(timestamp=events["timestamp"] + 1000)
@@ -207,7 +208,7 @@ def test_a_day_without_new_values_leaves_every_vocabulary_as_it_is(shop: Any) ->
     assert two.encoders.keys == one.encoders.keys
 
 
-def test_values_under_the_floor_are_counted_over_all_days(shop: Any, log: pd.DataFrame) -> None:
+def test_values_under_the_floor_are_counted_over_all_days(shop: Shop, log: pd.DataFrame) -> None:
     """An item met once a day has a row after the second day when two rows are asked for."""
     lone = log["timestamp"].isin([log["timestamp"].min()]) & ~log.duplicated("timestamp")
     early = log.assign(item_id=log["item_id"].where(~lone, "rare"))
@@ -220,7 +221,7 @@ def test_values_under_the_floor_are_counted_over_all_days(shop: Any, log: pd.Dat
 
 
 def test_users_and_items_missing_from_the_new_tables_keep_what_was_known(
-    shop: Any, log: pd.DataFrame, first: Dataset
+    shop: Shop, log: pd.DataFrame, first: Dataset
 ) -> None:
     some = shop.users[shop.users["user_id"].isin([f"u{u}" for u in range(0, 24, 2)])]
     few = shop.items[shop.items["item_id"].isin([f"i{i}" for i in range(0, 20, 2)])]
@@ -251,7 +252,7 @@ def texts(column: Any, row: int) -> list[str]:
     return [column.values[code] for code in column.codes[column.ptr[row] : column.ptr[row + 1]]]
 
 
-def test_a_third_day_stands_on_the_second(shop: Any, log: pd.DataFrame, second: Dataset, tmp_path: Any) -> None:
+def test_a_third_day_stands_on_the_second(shop: Shop, log: pd.DataFrame, second: Dataset, tmp_path: Any) -> None:
     """Through the files of a run, and with rows given again: the new tables are the truth from their first row on."""
     store.save_dataset(second, tmp_path)
     stored = store.load_dataset_files(*(tmp_path / n for n in (store.ARRAYS, store.ENCODERS, store.IDS, store.SCHEMA)))
@@ -264,21 +265,21 @@ def test_a_third_day_stands_on_the_second(shop: Any, log: pd.DataFrame, second: 
     assert np.array_equal(np.sort(events.times), np.sort(log["timestamp"]))
 
 
-def test_a_table_that_forgets_what_happened_is_refused(shop: Any, log: pd.DataFrame, first: Dataset) -> None:
+def test_a_table_that_forgets_what_happened_is_refused(shop: Shop, log: pd.DataFrame, first: Dataset) -> None:
     day = pd.concat([log.iloc[:1], log[log["timestamp"] >= FIRST_DAY]])
     with pytest.raises(DataError, match=r"the new rows begin at \d+, from where on the source run knows [\d,]+ rows"):
         build(shop, day, SECOND_CUT, first)
 
 
 @pytest.mark.parametrize("kind", ["time", "leave_last", "random"])
-def test_a_source_that_knows_the_answers_is_refused(shop: Any, kind: str) -> None:
+def test_a_source_that_knows_the_answers_is_refused(shop: Shop, kind: str) -> None:
     source = build(shop, shop.events, (320, 330))
     tables = read_tables(shop.events, shop.users, shop.items)
     with pytest.raises(DataError, match="it knows answers"):
         build_dataset(tables, shop.config(kind), 1, source=source)
 
 
-def test_a_source_that_knows_the_time_of_the_answers_is_refused(shop: Any) -> None:
+def test_a_source_that_knows_the_time_of_the_answers_is_refused(shop: Shop) -> None:
     """Under a split by time also of other people's rows: what everybody did that day is an answer of sorts."""
     source = build(shop, shop.events, (320, 330))
     others = shop.events.assign(user_id="other " + shop.events["user_id"])
@@ -289,7 +290,7 @@ def test_a_source_that_knows_the_time_of_the_answers_is_refused(shop: Any) -> No
     assert len(build(shop, others, (320, 330), source).events) == len(others)
 
 
-def test_the_same_rows_and_split_again_are_no_leak(shop: Any) -> None:
+def test_the_same_rows_and_split_again_are_no_leak(shop: Shop) -> None:
     source = build(shop, shop.events, (260, 300))
     again = build(shop, shop.events, (260, 300), source)
     assert again.encoders.state() == source.encoders.state()
@@ -305,7 +306,7 @@ def test_the_same_rows_and_split_again_are_no_leak(shop: Any) -> None:
     ],
 )
 def test_a_source_of_another_description_is_refused(
-    shop: Any, log: pd.DataFrame, first: Dataset, changes: dict[str, Any], sentence: str
+    shop: Shop, log: pd.DataFrame, first: Dataset, changes: dict[str, Any], sentence: str
 ) -> None:
     if "time" in changes:
         changes = {**changes, "split": {"kind": "random"}}
@@ -313,13 +314,13 @@ def test_a_source_of_another_description_is_refused(
         build(shop, log[log["timestamp"] >= FIRST_DAY], SECOND_CUT, first, **changes)
 
 
-def test_vectors_of_another_width_are_refused(shop: Any, log: pd.DataFrame, first: Dataset) -> None:
+def test_vectors_of_another_width_are_refused(shop: Shop, log: pd.DataFrame, first: Dataset) -> None:
     items = shop.items.assign(text="1|2|3|4")
     with pytest.raises(RunError, match='vectors "text" have 4 numbers, in the source run 3'):
         build(shop, log[log["timestamp"] >= FIRST_DAY], SECOND_CUT, first, items=items)
 
 
-def test_without_times_nothing_is_carried_but_vocabularies_and_edges(shop: Any) -> None:
+def test_without_times_nothing_is_carried_but_vocabularies_and_edges(shop: Shop) -> None:
     keys = {"time": "", "split": {"kind": "random"}}
     one = build(shop, shop.events, (0, 0), **keys)
     two = build(shop, shop.events.assign(tab="another"), (0, 0), one, **keys)
@@ -328,7 +329,7 @@ def test_without_times_nothing_is_carried_but_vocabularies_and_edges(shop: Any) 
     assert two.encoders.numerics["hour"].state() == one.encoders.numerics["hour"].state()
 
 
-def test_what_users_did_before_the_log_is_counted_once(shop: Any, first: Dataset, second: Dataset) -> None:
+def test_what_users_did_before_the_log_is_counted_once(shop: Shop, first: Dataset, second: Dataset) -> None:
     for dataset in (first, second):
         history = dataset.sequences["clicked"]
         early = np.bincount(

@@ -12,6 +12,7 @@ from recsys.data.dataset import NOW, Dataset
 from recsys.data.encoding.counts import CountTable, combine
 from recsys.data.schema import CountSpec
 from recsys.data.split import Part
+from recsys.tests.support.shop import Shop
 
 SPEC = CountSpec(keys=("user_id",), tasks=("click", "like"), smoothing=2.0)
 
@@ -39,14 +40,14 @@ def by_loop(dataset: Dataset, spec: CountSpec, keys: list[Any], row: int) -> lis
     return [seen, *rates]
 
 
-def raw_keys(shop: Any, dataset: Dataset, names: tuple[str, ...]) -> list[tuple[str, ...]]:
+def raw_keys(shop: Shop, dataset: Dataset, names: tuple[str, ...]) -> list[tuple[str, ...]]:
     """Raw values of the keys of every event row, straight from the tables."""
     frame = shop.events.join(shop.items.set_index("item_id"), on="item_id")
     return [tuple(values) for values in frame[list(names)].to_numpy()[dataset.events.source_rows]]
 
 
 @pytest.mark.parametrize("kind", ["time", "leave_last", "random"])
-def test_every_statistic_equals_a_loop_over_the_log(shop: Any, kind: str) -> None:
+def test_every_statistic_equals_a_loop_over_the_log(shop: Shop, kind: str) -> None:
     dataset = shop.dataset(kind)
     query, item = dataset.sides["query_counts"].numeric, dataset.sides["item_counts"].numeric
     for spec, table in zip(dataset.config.counts, dataset.counts, strict=True):
@@ -117,7 +118,7 @@ def test_two_keys_make_one_code_each_pair_its_own() -> None:
     assert len(np.unique(codes[~unknown])) == (~unknown).sum()
 
 
-def test_later_parts_see_the_table_as_training_left_it(shop: Any) -> None:
+def test_later_parts_see_the_table_as_training_left_it(shop: Shop) -> None:
     dataset = shop.dataset("time")
     item = dataset.sides["item_counts"].numeric
     column = item.index("item_id.n")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pyarrow.compute as pc
 import pytest
@@ -14,6 +13,7 @@ from recsys.base.errors import ConfigError, DataError
 from recsys.data.reading.readers import read_table
 from recsys.data.reading.sources import SOURCES, census, kuairand, load, movielens
 from recsys.data.reading.tables import BadRows
+from recsys.tests.support.public import Datasets
 
 ML_1M = {
     "ratings.dat": "1::10::5::978300760\n1::20::3::978302109\n2::10::4::978301968\n",
@@ -237,7 +237,7 @@ def test_an_unknown_source_names_the_known_ones() -> None:
         ("ml-latest-small/ml-latest-small.zip", 100_836, 610, 9_742, "this edition of MovieLens has no user profiles"),
     ],
 )
-def test_real_movielens(datasets: Any, file: str, events: int, users: int, items: int, note: str | None) -> None:
+def test_real_movielens(datasets: Datasets, file: str, events: int, users: int, items: int, note: str | None) -> None:
     tables = movielens.load(datasets / file)
     assert (tables.events.num_rows, tables.users.num_rows, tables.items.num_rows) == (events, users, items)
     assert [text.startswith(note or "") for text in tables.notes] == [True] * (note is not None)
@@ -245,7 +245,7 @@ def test_real_movielens(datasets: Any, file: str, events: int, users: int, items
 
 
 @pytest.mark.realdata
-def test_real_census(datasets: Any) -> None:
+def test_real_census(datasets: Datasets) -> None:
     events = census.load((datasets / "census-income-kdd/census-income.data.gz").parent).events
     assert len(events["education"].unique()) == 17
     for file, rows, income, married in (("train", 199_523, 0.0621, 0.4335), ("test", 99_762, 0.0620, 0.4325)):
@@ -259,7 +259,7 @@ def test_real_census(datasets: Any) -> None:
 
 
 @pytest.mark.realdata
-def test_real_kuairand(datasets: Any) -> None:
+def test_real_kuairand(datasets: Datasets) -> None:
     log = datasets / "kuairand-pure-late/log_standard_4_25_to_5_08_pure.csv.gz"
     tables = kuairand.load(log.parent)
     assert tables.events.num_rows == 228_329

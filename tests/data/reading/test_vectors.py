@@ -20,6 +20,7 @@ from recsys.data.reading.readers import read_tables
 from recsys.data.reading.vectors import read_pretrained
 from recsys.data.schema import DataConfig, FeatureSpec
 from recsys.data.vocabulary import FIRST, Vocabulary
+from recsys.tests.support.shop import Shop
 
 NAMES = [f"i{i}" for i in (7, 3, 11, 0, 19, 5, 2)]
 """Items with a vector, in the order of the file."""
@@ -58,7 +59,7 @@ def test_every_form_of_a_file_says_the_same(tmp_path: Path, kind: str) -> None:
     np.testing.assert_allclose(given, vectors()[[5, 6]], rtol=1e-6)
 
 
-def dataset(shop: Any, path: Path, spec: dict[str, Any]) -> Dataset:
+def dataset(shop: Shop, path: Path, spec: dict[str, Any]) -> Dataset:
     config: DataConfig = shop.config()
     feature = FeatureSpec.model_validate({"side": "item", "pretrained": str(path), **spec})
     config = config.model_copy(update={"features": (*config.features, feature)})
@@ -66,7 +67,7 @@ def dataset(shop: Any, path: Path, spec: dict[str, Any]) -> Dataset:
     return build_dataset(replace(tables, vectors={feature.name: read_pretrained(path)}), config, seed=1)
 
 
-def test_a_vector_feature_is_looked_up_by_the_items_raw_id(shop: Any, tmp_path: Path) -> None:
+def test_a_vector_feature_is_looked_up_by_the_items_raw_id(shop: Shop, tmp_path: Path) -> None:
     path = written(tmp_path, "parquet")
     found = dataset(shop, path, {"name": "content", "kind": "vector", "column": "item_id"})
     assert ("content", 5) in found.layout.item.vectors
@@ -77,7 +78,7 @@ def test_a_vector_feature_is_looked_up_by_the_items_raw_id(shop: Any, tmp_path: 
     assert block.any(1).sum() == len(set(NAMES) & set(found.item_ids))
 
 
-def test_a_vector_feature_may_be_looked_up_by_any_column(shop: Any, tmp_path: Path) -> None:
+def test_a_vector_feature_may_be_looked_up_by_any_column(shop: Shop, tmp_path: Path) -> None:
     path = tmp_path / "genres.csv"
     path.write_text("genre,a,b\ng2,1,2\ng1,3,4\n")
     found = dataset(shop, path, {"name": "look", "kind": "vector", "column": "genre"})
@@ -87,7 +88,7 @@ def test_a_vector_feature_may_be_looked_up_by_any_column(shop: Any, tmp_path: Pa
     assert block.tolist() == [table[of_item[raw]] for raw in found.item_ids]
 
 
-def test_a_table_start_belongs_to_its_vocabulary(shop: Any, tmp_path: Path) -> None:
+def test_a_table_start_belongs_to_its_vocabulary(shop: Shop, tmp_path: Path) -> None:
     spec = {"name": "film", "column": "item_id", "frozen": True}
     found = dataset(shop, written(tmp_path, "npy"), spec)
     start = found.table_starts["film"]
@@ -95,7 +96,7 @@ def test_a_table_start_belongs_to_its_vocabulary(shop: Any, tmp_path: Path) -> N
     assert start.vocabulary == found.encoders.vocabularies["film"]
 
 
-def test_the_files_content_is_part_of_the_fingerprint(shop: Any, tmp_path: Path) -> None:
+def test_the_files_content_is_part_of_the_fingerprint(shop: Shop, tmp_path: Path) -> None:
     shop.events.to_csv(tmp_path / "events.csv", index=False)
     shop.items.to_csv(tmp_path / "items.csv", index=False)
     shop.users.to_csv(tmp_path / "users.csv", index=False)

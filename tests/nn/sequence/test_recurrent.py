@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from recsys.data.batch import SideLayout
 from recsys.nn.sequence import DUPNEncoder, PropertyGatedLSTM, SequenceConfig, build_sequence_encoder
 from recsys.nn.sequence.recurrent import masked_softmax
 from recsys.retrieval.towers.two_tower import TowerLayout, TwoTower, TwoTowerConfig
+from recsys.tests.support.toy import Toy
 
 B, L, DE, DP, H = 3, 9, 5, 4, 6
 
@@ -176,7 +176,7 @@ def test_python_takes_no_step_per_event(training: bool) -> None:
     assert calls(80, peephole=True) > calls(5, peephole=True) + 75  # the count would notice
 
 
-def test_rankers_and_towers_have_the_same_encoder(toy: Any) -> None:
+def test_rankers_and_towers_have_the_same_encoder(toy: Toy) -> None:
     history = SequenceConfig(encoder="dupn", hidden=H, attention_hidden=4)
     ranker = toy.ranker("dupn", input={"history": {"hidden": H}})
     layout = TowerLayout(SideLayout(("item",)), SideLayout(), ("gap",), {"item": 9, "gap": 5}, "item")

@@ -14,6 +14,7 @@ from recsys.data.schema import TaskSpec
 from recsys.ranking.balance import BalanceConfig, balance_kinds, build_balance
 from recsys.ranking.balance.adaptive import GradNorm, Uncertainty, gradient_norm, project_conflicts
 from recsys.ranking.losses import LossConfig
+from recsys.tests.support.toy import Toy
 
 LOSS = LossConfig()
 TASKS = (TaskSpec(name="a", weight=2.0), TaskSpec(name="b"), TaskSpec(name="c", kind="regression"))
@@ -79,7 +80,7 @@ def test_uncertainty_ignores_a_task_without_rows() -> None:
 
 
 @pytest.mark.parametrize(("alpha", "slow_task_is_raised"), [(0.0, False), (0.5, False), (1.0, True), (4.0, True)])
-def test_gradnorms_step_is_the_gradient_of_its_definition(toy: Any, alpha: float, slow_task_is_raised: bool) -> None:
+def test_gradnorms_step_is_the_gradient_of_its_definition(toy: Toy, alpha: float, slow_task_is_raised: bool) -> None:
     """The closed form against a second-order graph, logarithms of the weights as leaves."""
     ranker, batch = toy.ranker("mmoe"), toy.batch(48)
     lr = 0.1
@@ -104,7 +105,7 @@ def test_gradnorms_step_is_the_gradient_of_its_definition(toy: Any, alpha: float
     assert (gradnorm.weights()["watch"] > 1.0) == slow_task_is_raised
 
 
-def test_gradnorm_equalises_norms_and_keeps_the_sum(toy: Any) -> None:
+def test_gradnorm_equalises_norms_and_keeps_the_sum(toy: Toy) -> None:
     ranker, batch = toy.ranker("shared_bottom"), toy.batch(48)
     gradnorm = build_balance(BalanceConfig(kind="gradnorm", alpha=0.0, lr=0.05), toy.tasks)
 
@@ -124,7 +125,7 @@ def test_gradnorm_equalises_norms_and_keeps_the_sum(toy: Any) -> None:
     assert sum(gradnorm.weights().values()) == pytest.approx(3.0, rel=1e-4)
 
 
-def test_gradnorm_trains_the_ranker_at_the_present_weights(toy: Any) -> None:
+def test_gradnorm_trains_the_ranker_at_the_present_weights(toy: Toy) -> None:
     ranker, batch = toy.ranker("mmoe"), toy.batch(48)
     weights = {"click": 0.5, "conversion": 1.5, "watch": 1.0}
     build_balance(BalanceConfig(kind="gradnorm", weights=weights), toy.tasks).backward(
@@ -137,7 +138,7 @@ def test_gradnorm_trains_the_ranker_at_the_present_weights(toy: Any) -> None:
         torch.testing.assert_close(adaptive[name], grad, rtol=1e-4, atol=1e-6)
 
 
-def test_adaptive_state_is_saved_whole(toy: Any) -> None:
+def test_adaptive_state_is_saved_whole(toy: Toy) -> None:
     ranker, batch = toy.ranker("mmoe"), toy.batch(48)
     first = build_balance(BalanceConfig(kind="gradnorm"), toy.tasks)
     for _ in range(3):
@@ -172,7 +173,7 @@ def test_pcgrad_projects_on_the_original_gradients() -> None:
 
 
 @pytest.mark.parametrize("kind", ["mmoe", "ple", "single_task", "stem"])
-def test_pcgrad_on_agreeing_losses_is_the_plain_sum(toy: Any, kind: str) -> None:
+def test_pcgrad_on_agreeing_losses_is_the_plain_sum(toy: Toy, kind: str) -> None:
     """The same loss for every task: no gradients of shared layers can conflict."""
     ranker, batch = toy.ranker(kind), toy.batch(48)
 
@@ -189,7 +190,7 @@ def test_pcgrad_on_agreeing_losses_is_the_plain_sum(toy: Any, kind: str) -> None
         torch.testing.assert_close(found["pcgrad"][name], grad, rtol=1e-4, atol=1e-6)
 
 
-def test_pcgrad_operates_on_the_trunk_and_leaves_the_rest(toy: Any) -> None:
+def test_pcgrad_operates_on_the_trunk_and_leaves_the_rest(toy: Toy) -> None:
     ranker, batch = toy.ranker("shared_bottom", bottom_hidden=(8,)), toy.batch(48)
     trunk = [name for name, _ in ranker.named_parameters() if name.startswith("bottom.") or ".missing" in name]
 
@@ -220,7 +221,7 @@ def test_names_and_weights_are_checked() -> None:
         balance("gradnrom")
 
 
-def test_auxiliary_losses_reach_parameters_outside_the_ranker(toy: Any) -> None:
+def test_auxiliary_losses_reach_parameters_outside_the_ranker(toy: Toy) -> None:
     ranker, batch = toy.ranker("mmoe"), toy.batch(16)
     for kind in balance_kinds():
         outside = nn.Linear(1, 1)

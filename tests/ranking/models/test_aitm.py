@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from recsys.data.schema import TaskSpec
 from recsys.nn.split import SplitInput
 from recsys.ranking.losses import LossConfig
 from recsys.ranking.models.aitm import Transfer
+from recsys.tests.support.toy import Toy
 
 STEPS = (TaskSpec(name="click"), TaskSpec(name="cart"), TaskSpec(name="order"))
 
@@ -26,7 +26,7 @@ def test_the_transfer_is_attention_over_two_states() -> None:
     torch.testing.assert_close(transfer(before, own), expected)
 
 
-def test_later_tasks_read_earlier_ones_and_never_the_reverse(toy: Any) -> None:
+def test_later_tasks_read_earlier_ones_and_never_the_reverse(toy: Toy) -> None:
     ranker = toy.ranker("aitm", tasks=STEPS)
     names = [task.name for task in STEPS]
     for position, task in enumerate(names):
@@ -38,14 +38,14 @@ def test_later_tasks_read_earlier_ones_and_never_the_reverse(toy: Any) -> None:
         assert reached == set(names[: position + 1])
 
 
-def test_tasks_outside_the_chain_stand_alone(toy: Any) -> None:
+def test_tasks_outside_the_chain_stand_alone(toy: Toy) -> None:
     ranker = toy.ranker("aitm", tasks=STEPS, chain=("click", "order"))
     assert list(ranker.transfers) == ["order"]
     ranker.logits(SplitInput.of(torch.randn(32, ranker.width)))["cart"].sum().backward()
     assert all(p.grad is None for p in ranker.trunks["click"].parameters())
 
 
-def test_the_calibrator_punishes_a_later_step_that_is_likelier(toy: Any) -> None:
+def test_the_calibrator_punishes_a_later_step_that_is_likelier(toy: Toy) -> None:
     ranker, batch = toy.ranker("aitm", tasks=STEPS, calibrator=0.6), toy.batch(16)
     batch = batch.__class__(batch.query, batch.item, None, torch.zeros(16, 3), torch.ones(16, 3, dtype=torch.bool))
     for tower in ranker.towers.values():
@@ -62,14 +62,14 @@ def test_the_calibrator_punishes_a_later_step_that_is_likelier(toy: Any) -> None
     assert penalty(0.0, 0.0, 1.0) == pytest.approx(0.6 * half, rel=1e-5)
 
 
-def test_a_smaller_sample_space_is_no_later_step(toy: Any) -> None:
+def test_a_smaller_sample_space_is_no_later_step(toy: Toy) -> None:
     tasks = (STEPS[0], TaskSpec(name="conversion", where="click"))
     ranker, batch = toy.ranker("aitm", tasks=tasks), toy.batch(16)
     batch = batch.__class__(batch.query, batch.item, None, batch.labels[:, :2], batch.mask[:, :2])
     assert "aux/calibrator" not in ranker.losses(batch, LossConfig())
 
 
-def test_a_wrong_chain_is_refused(toy: Any) -> None:
+def test_a_wrong_chain_is_refused(toy: Toy) -> None:
     with pytest.raises(ConfigError, match="at most once"):
         toy.ranker("aitm", tasks=STEPS, chain=("click", "click"))
     with pytest.raises(ConfigError, match="one last width"):

@@ -11,12 +11,13 @@ import torch
 from recsys.base.errors import ConfigError
 from recsys.ranking.balance import BalanceConfig, build_balance
 from recsys.ranking.losses import LossConfig
+from recsys.tests.support.toy import Toy
 from recsys.training.optim import OptimConfig, Optimizer
 
 LOSS = LossConfig()
 
 
-def test_the_user_vector_knows_nothing_of_the_items(toy: Any) -> None:
+def test_the_user_vector_knows_nothing_of_the_items(toy: Toy) -> None:
     ranker = toy.ranker("dupn", profile_hidden=(7,))
     batch = toy.requests(candidates=5, queries=2)
     users = ranker.user_vectors(batch)
@@ -24,7 +25,7 @@ def test_the_user_vector_knows_nothing_of_the_items(toy: Any) -> None:
     assert torch.equal(ranker.user_vectors(replace(batch, item=toy.items(10, seed=77))), users)
 
 
-def test_the_two_halves_compose_to_the_whole(toy: Any) -> None:
+def test_the_two_halves_compose_to_the_whole(toy: Toy) -> None:
     ranker, batch = toy.ranker("dupn"), toy.requests(candidates=5, queries=2)
     x = ranker.embed(batch)
     users = ranker.user_vector(x)
@@ -33,7 +34,7 @@ def test_the_two_halves_compose_to_the_whole(toy: Any) -> None:
         torch.testing.assert_close(ranker.towers[task](rows), logit, rtol=1e-5, atol=1e-5)
 
 
-def test_every_task_trains_the_encoder(toy: Any) -> None:
+def test_every_task_trains_the_encoder(toy: Toy) -> None:
     for task in ("click", "conversion", "watch"):
         ranker = toy.ranker("dupn")
         ranker.losses(toy.batch(48), LOSS)[f"loss/{task}"].backward()
@@ -41,14 +42,14 @@ def test_every_task_trains_the_encoder(toy: Any) -> None:
         assert all(p.grad is not None for name, p in encoder.named_parameters() if "no_history" not in name)
 
 
-def test_frozen_transfer_leaves_the_user_part_untouched(toy: Any) -> None:
+def test_frozen_transfer_leaves_the_user_part_untouched(toy: Toy) -> None:
     ranker = toy.ranker("dupn", frozen=True)
     torch.stack(list(ranker.losses(toy.batch(48), LOSS).values())).sum().backward()
     moved = {name.split(".")[0] for name, p in ranker.named_parameters() if p.grad is not None}
     assert moved == {"towers"}
 
 
-def test_a_frozen_user_vector_is_the_same_in_training(toy: Any) -> None:
+def test_a_frozen_user_vector_is_the_same_in_training(toy: Toy) -> None:
     history = {"history": {"dropout": 0.5, "fast": True}}
     frozen, free = (toy.ranker("dupn", frozen=held, dropout=0.5, input=history) for held in (True, False))
     batch = toy.batch(24)
@@ -58,7 +59,7 @@ def test_a_frozen_user_vector_is_the_same_in_training(toy: Any) -> None:
     assert frozen.towers.training  # dropout goes on where something learns
 
 
-def test_no_step_moves_what_is_frozen(toy: Any) -> None:
+def test_no_step_moves_what_is_frozen(toy: Toy) -> None:
     """Weight decay and moments included: whatever the optimiser does, it does to the towers."""
     ranker = toy.ranker("dupn", frozen=True)
     before = {name: tensor.clone() for name, tensor in ranker.state_dict().items()}
@@ -74,7 +75,7 @@ def test_no_step_moves_what_is_frozen(toy: Any) -> None:
 
 
 @pytest.mark.parametrize("balance", ["gradnorm", "pcgrad", "uncertainty"])
-def test_balances_manage_without_a_shared_layer(toy: Any, balance: str) -> None:
+def test_balances_manage_without_a_shared_layer(toy: Toy, balance: str) -> None:
     ranker = toy.ranker("dupn", frozen=True)
     balancer = build_balance(BalanceConfig(kind=balance), toy.tasks)
     balancer.backward(ranker.losses(toy.batch(48), LOSS), ranker)
@@ -82,7 +83,7 @@ def test_balances_manage_without_a_shared_layer(toy: Any, balance: str) -> None:
     assert any(p.grad is not None for name, p in ranker.named_parameters() if name.startswith("towers"))
 
 
-def test_history_order_and_properties_matter(toy: Any) -> None:
+def test_history_order_and_properties_matter(toy: Toy) -> None:
     ranker, batch = toy.ranker("dupn"), toy.batch(5)
     full = batch.select(torch.tensor([4]))  # a history of four events
     before = ranker.user_vectors(full)
@@ -98,6 +99,6 @@ def test_history_order_and_properties_matter(toy: Any) -> None:
     ("keys", "words"),
     [({"input": {"history": {"encoder": "mean"}}}, "encoder"), ({"input": {"cross_layers": 1}}, "user and item apart")],
 )
-def test_what_would_mix_user_and_item_is_refused(toy: Any, keys: dict[str, Any], words: str) -> None:
+def test_what_would_mix_user_and_item_is_refused(toy: Toy, keys: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         toy.ranker("dupn", **keys)

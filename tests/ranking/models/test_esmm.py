@@ -14,12 +14,13 @@ from recsys.base.errors import ConfigError
 from recsys.data.batch import Batch
 from recsys.data.schema import TaskSpec
 from recsys.ranking.losses import LossConfig
+from recsys.tests.support.toy import Toy
 
 LOSS = LossConfig()
 PAIR = (TaskSpec(name="click"), TaskSpec(name="conversion", where="click"))
 
 
-def labelled(toy: Any, click: list[int], bought: list[int]) -> Batch:
+def labelled(toy: Toy, click: list[int], bought: list[int]) -> Batch:
     """Rows with these clicks and purchases; a purchase without a click is unknown."""
     batch: Batch = toy.batch(len(click))
     labels = torch.tensor([click, bought], dtype=torch.float32).T
@@ -40,7 +41,7 @@ def probabilities(ranker: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     return torch.sigmoid(out["click"].detach().double()), torch.sigmoid(out["conversion"].detach().double())
 
 
-def test_the_product_never_exceeds_its_factors(toy: Any) -> None:
+def test_the_product_never_exceeds_its_factors(toy: Toy) -> None:
     ranker, batch = toy.ranker("esmm", tasks=PAIR), toy.batch(64)
     out = ranker(batch)
     ctr, cvr = torch.sigmoid(out["click"]), torch.sigmoid(out["conversion"])
@@ -49,7 +50,7 @@ def test_the_product_never_exceeds_its_factors(toy: Any) -> None:
     assert (product <= torch.minimum(ctr, cvr) + 1e-6).all()
 
 
-def test_the_loss_on_three_rows_by_hand(toy: Any) -> None:
+def test_the_loss_on_three_rows_by_hand(toy: Toy) -> None:
     click, bought = [1, 1, 0], [1, 0, 0]
     ranker, batch = toy.ranker("esmm", tasks=PAIR), labelled(toy, click, bought)
     p, q = probabilities(ranker, batch)
@@ -61,7 +62,7 @@ def test_the_loss_on_three_rows_by_hand(toy: Any) -> None:
     assert float(losses["loss/conversion"].detach()) == pytest.approx(second, rel=1e-5)
 
 
-def test_the_conversion_network_has_no_loss_of_its_own(toy: Any) -> None:
+def test_the_conversion_network_has_no_loss_of_its_own(toy: Toy) -> None:
     ranker, batch = toy.ranker("esmm", tasks=PAIR), toy.batch(64)
     batch = replace(batch, labels=batch.labels[:, :2], mask=batch.mask[:, :2])
     ranker.losses(batch, LOSS)["loss/click"].backward()
@@ -73,7 +74,7 @@ def test_the_conversion_network_has_no_loss_of_its_own(toy: Any) -> None:
     assert touched(ranker.towers["conversion"])
 
 
-def test_the_gradient_of_the_conversion_logit_is_the_papers(toy: Any) -> None:
+def test_the_gradient_of_the_conversion_logit_is_the_papers(toy: Toy) -> None:
     for click, bought in ((1, 1), (1, 0), (0, 0)):
         ranker, batch = toy.ranker("esmm", tasks=PAIR), labelled(toy, [click], [bought])
         p, q = (float(v) for v in probabilities(ranker, batch))
@@ -83,7 +84,7 @@ def test_the_gradient_of_the_conversion_logit_is_the_papers(toy: Any) -> None:
         assert found == pytest.approx(expected, rel=1e-4)
 
 
-def test_unclicked_rows_count(toy: Any) -> None:
+def test_unclicked_rows_count(toy: Toy) -> None:
     ranker = toy.ranker("esmm", tasks=PAIR)
     batch = labelled(toy, [1, 1, 0, 0], [1, 0, 0, 0])
     everywhere = ranker.losses(batch, LOSS)["loss/conversion"]
@@ -91,7 +92,7 @@ def test_unclicked_rows_count(toy: Any) -> None:
     assert abs(float(everywhere.detach()) - float(clicked.detach())) > 1e-3
 
 
-def test_a_batch_without_clicks_and_extreme_logits_stay_finite(toy: Any) -> None:
+def test_a_batch_without_clicks_and_extreme_logits_stay_finite(toy: Toy) -> None:
     ranker = toy.ranker("esmm", tasks=PAIR)
     for bias in (-60.0, 60.0):
         with torch.no_grad():
@@ -104,14 +105,14 @@ def test_a_batch_without_clicks_and_extreme_logits_stay_finite(toy: Any) -> None
         assert all(torch.isfinite(p.grad.to_dense()).all() for p in ranker.parameters() if p.grad is not None)
 
 
-def test_both_networks_train_the_shared_tables(toy: Any) -> None:
+def test_both_networks_train_the_shared_tables(toy: Toy) -> None:
     for task in ("click", "conversion"):
         ranker = toy.ranker("esmm", tasks=PAIR)
         ranker(toy.batch(16))[task].sum().backward()
         assert ranker.inputs.encoder.table.weight.grad.to_dense().any()
 
 
-def test_the_networks_have_their_own_widths_and_equal_ones_by_default(toy: Any) -> None:
+def test_the_networks_have_their_own_widths_and_equal_ones_by_default(toy: Toy) -> None:
     own = toy.ranker("esmm", tasks=PAIR, ctr_hidden=(9, 7), cvr_hidden=(5,))
     assert own.towers["click"].mlp.width == 7
     assert own.towers["conversion"].mlp.width == 5
@@ -120,7 +121,7 @@ def test_the_networks_have_their_own_widths_and_equal_ones_by_default(toy: Any) 
     assert shapes[0] == shapes[1]
 
 
-def test_field_sum_adds_fields_up_per_side(toy: Any) -> None:
+def test_field_sum_adds_fields_up_per_side(toy: Toy) -> None:
     ranker = toy.ranker("esmm", tasks=PAIR, pooling="field_sum")
     batch = toy.batch(8)
     encoded, x = ranker.inputs.encode(batch), ranker.embed(batch)
@@ -132,7 +133,7 @@ def test_field_sum_adds_fields_up_per_side(toy: Any) -> None:
         toy.ranker("esmm", tasks=PAIR, pooling="field_sum", input={"cross_layers": 1})
 
 
-def test_a_product_task_takes_the_second_loss(toy: Any) -> None:
+def test_a_product_task_takes_the_second_loss(toy: Toy) -> None:
     tasks = (*PAIR, TaskSpec(name="order"))
     with_task, without = toy.ranker("esmm", tasks=tasks, product="order"), toy.ranker("esmm", tasks=PAIR)
     without.load_state_dict(with_task.state_dict())
@@ -147,19 +148,19 @@ def test_a_product_task_takes_the_second_loss(toy: Any) -> None:
     torch.testing.assert_close(out["order"], with_task.product(out))
 
 
-def test_base_rates_reach_the_factors_and_leave_the_product_to_them(toy: Any) -> None:
+def test_base_rates_reach_the_factors_and_leave_the_product_to_them(toy: Toy) -> None:
     ranker = toy.ranker("esmm", tasks=(*PAIR, TaskSpec(name="order")), product="order")
     ranker.set_base_rates({"click": 0.2, "conversion": 0.1, "order": 0.02})
     biases = [torch.sigmoid(ranker.output_bias(task)).item() for task in ("click", "conversion")]
     assert biases == pytest.approx([0.2, 0.1])
 
 
-def test_tasks_that_are_not_there_are_named(toy: Any) -> None:
+def test_tasks_that_are_not_there_are_named(toy: Toy) -> None:
     with pytest.raises(ConfigError, match="needs binary tasks"):
         toy.ranker("esmm", tasks=(TaskSpec(name="click"),))
 
 
-def test_ips_weighs_clicked_rows_by_one_over_the_click_probability(toy: Any) -> None:
+def test_ips_weighs_clicked_rows_by_one_over_the_click_probability(toy: Toy) -> None:
     click, bought = [1, 1, 0], [1, 0, 0]
     ranker, batch = toy.ranker("escm2", tasks=PAIR, ctcvr_weight=0.0, cvr_weight=2.0), labelled(toy, click, bought)
     p, q = probabilities(ranker, batch)
@@ -171,7 +172,7 @@ def test_ips_weighs_clicked_rows_by_one_over_the_click_probability(toy: Any) -> 
     assert touched(ranker.towers["conversion"])
 
 
-def test_the_propensity_is_clipped_from_below(toy: Any) -> None:
+def test_the_propensity_is_clipped_from_below(toy: Toy) -> None:
     ranker, batch = toy.ranker("escm2", tasks=PAIR, ctcvr_weight=0.0, min_propensity=0.1), labelled(toy, [1], [1])
     with torch.no_grad():
         ranker.towers["click"].output.bias.fill_(-40.0)
@@ -180,7 +181,7 @@ def test_the_propensity_is_clipped_from_below(toy: Any) -> None:
     assert found == pytest.approx(cross_entropy(float(q[0]), 1) / 0.1, rel=1e-4)
 
 
-def test_doubly_robust_adds_an_imputed_error_and_teaches_it(toy: Any) -> None:
+def test_doubly_robust_adds_an_imputed_error_and_teaches_it(toy: Toy) -> None:
     ranker = toy.ranker("escm2", tasks=PAIR, estimator="dr", ctcvr_weight=0.0)
     batch = labelled(toy, [1, 0], [1, 0])
     p, q = probabilities(ranker, batch)
@@ -196,7 +197,7 @@ def test_doubly_robust_adds_an_imputed_error_and_teaches_it(toy: Any) -> None:
     assert not touched(ranker.towers["conversion"])
 
 
-def test_without_its_own_term_escm2_is_esmm(toy: Any) -> None:
+def test_without_its_own_term_escm2_is_esmm(toy: Toy) -> None:
     escm2, esmm = toy.ranker("escm2", tasks=PAIR, cvr_weight=0.0), toy.ranker("esmm", tasks=PAIR)
     esmm.load_state_dict(escm2.state_dict())
     batch = labelled(toy, [1, 1, 0, 0], [1, 0, 0, 0])

@@ -15,6 +15,7 @@ from recsys.nn.split import SplitInput
 from recsys.ranking.layers import GateConfig
 from recsys.ranking.mixture import SHARED
 from recsys.ranking.models.home import FeatureGate, SelfGate
+from recsys.tests.support.toy import Toy
 
 TASKS = tuple(TaskSpec(name=name) for name in ("click", "long", "like", "follow"))
 GROUPS = {"watch": ("click", "long"), "react": ("like", "follow")}
@@ -22,7 +23,7 @@ WATCH, REACT = "group watch", "group react"
 WIDTH = 6
 
 
-def home(toy: Any, **keys: Any) -> Any:
+def home(toy: Toy, **keys: Any) -> Any:
     return toy.ranker("home", tasks=TASKS, **{"groups": GROUPS, "expert_hidden": (WIDTH,), **keys})
 
 
@@ -61,7 +62,7 @@ def stream(level: Any, name: str, sets: list[Tensor], own: Tensor, gate_input: T
     return torch.einsum("re,reh->rh", weights, torch.cat(sets, 1)) + torch.einsum("re,reh->rh", direct, own)
 
 
-def test_the_two_levels_are_the_papers_formula(toy: Any) -> None:
+def test_the_two_levels_are_the_papers_formula(toy: Toy) -> None:
     experts = {"click": 1, "long": 2, "like": 3, "follow": 1}
     ranker = home(toy, task_experts=experts, feature_gate_rank=2, feature_gate_maps=3, meta_hidden=(5,))
     x = model_input(ranker, 7).flat()
@@ -78,7 +79,7 @@ def test_the_two_levels_are_the_papers_formula(toy: Any) -> None:
         torch.testing.assert_close(out[name], ranker.towers[name](mixed), rtol=1e-4, atol=1e-5)
 
 
-def test_the_mask_says_who_trains_whom(toy: Any) -> None:
+def test_the_mask_says_who_trains_whom(toy: Toy) -> None:
     ranker = after_backward(home(toy), "like")
     upper, lower = ranker.level, ranker.meta
     assert touched(upper.experts["like"])
@@ -96,7 +97,7 @@ def test_the_mask_says_who_trains_whom(toy: Any) -> None:
     assert not touched(lower.gates[WATCH])
 
 
-def test_a_group_sees_its_own_and_the_shared_experts_only(toy: Any) -> None:
+def test_a_group_sees_its_own_and_the_shared_experts_only(toy: Toy) -> None:
     ranker = home(toy, task_experts={"click": 1, "long": 2, "like": 1, "follow": 1})
     first, second = ranker.mixtures(model_input(ranker))
     seen = {s: [first.names[e] for e in first.visible[i]] for i, s in enumerate(first.streams)}
@@ -112,7 +113,7 @@ def test_a_group_sees_its_own_and_the_shared_experts_only(toy: Any) -> None:
             torch.testing.assert_close(mixture.seen(position).sum(1), torch.ones(48))
 
 
-def test_own_experts_learn_though_their_gate_ignores_them(toy: Any) -> None:
+def test_own_experts_learn_though_their_gate_ignores_them(toy: Toy) -> None:
     """The point of the self gate: a gate that has settled elsewhere no longer starves the experts of a rare task."""
     found = {}
     for self_gate in (True, False):
@@ -131,7 +132,7 @@ def test_a_self_gate_is_a_sigmoid_for_one_expert_and_a_softmax_for_several() -> 
     assert (several.train()(x) > 0).all()  # no expert is dropped here
 
 
-def test_sets_have_views_of_their_own_and_start_near_the_input(toy: Any) -> None:
+def test_sets_have_views_of_their_own_and_start_near_the_input(toy: Toy) -> None:
     gate = FeatureGate(30, rank=4, maps=2)
     factors = gate.finish(torch.randn(64, 30) @ gate.first[0].T)
     assert factors.shape == (64, 30)
@@ -149,7 +150,7 @@ def test_sets_have_views_of_their_own_and_start_near_the_input(toy: Any) -> None
     assert not any("feature_gates" in name for name, _ in home(toy, feature_gate_rank=0).named_parameters())
 
 
-def test_experts_of_any_scale_put_out_the_same_scale(toy: Any) -> None:
+def test_experts_of_any_scale_put_out_the_same_scale(toy: Toy) -> None:
     """What lets a gate weigh experts fairly: weights a thousand times larger are not a thousand times louder."""
     ranker = home(toy)
     x = model_input(ranker)
@@ -161,7 +162,7 @@ def test_experts_of_any_scale_put_out_the_same_scale(toy: Any) -> None:
     assert (before == 0).float().mean() < 0.01  # Swish has no dead half
 
 
-def test_tasks_in_no_group_are_one_together(toy: Any) -> None:
+def test_tasks_in_no_group_are_one_together(toy: Toy) -> None:
     ranker = home(toy, groups={"watch": ("click", "long")})
     assert ranker.group_of == {"click": WATCH, "long": WATCH, "like": "group rest", "follow": "group rest"}
     assert set(home(toy, groups={}).group_of.values()) == {"group rest"}
@@ -177,11 +178,11 @@ def test_tasks_in_no_group_are_one_together(toy: Any) -> None:
         ({"a.b": ("click",)}, "cannot be called"),
     ],
 )
-def test_groups_that_make_no_sense_are_refused(toy: Any, groups: dict[str, tuple[str, ...]], words: str) -> None:
+def test_groups_that_make_no_sense_are_refused(toy: Toy, groups: dict[str, tuple[str, ...]], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         home(toy, groups=groups)
 
 
-def test_a_task_without_an_expert_is_refused(toy: Any) -> None:
+def test_a_task_without_an_expert_is_refused(toy: Toy) -> None:
     with pytest.raises(ConfigError, match="at least 1"):
         home(toy, task_experts={"click": 0, "long": 1, "like": 1, "follow": 1})

@@ -13,13 +13,14 @@ from recsys.base.errors import ConfigError
 from recsys.data.schema import TaskSpec
 from recsys.ranking.losses import LossConfig, product_logit, symmetric_kl
 from recsys.ranking.ranker import ranker_kinds
+from recsys.tests.support.toy import Toy
 
 LOSS = LossConfig()
 TASKS = (TaskSpec(name="click"), TaskSpec(name="conversion", where="click"), TaskSpec(name="order"))
 BOUND = ("click", "conversion", "order")
 
 
-def consistent(toy: Any, rows: int = 64) -> Any:
+def consistent(toy: Toy, rows: int = 64) -> Any:
     """Orders are clicks that convert."""
     batch = toy.batch(rows)
     order = torch.where(batch.mask[:, 1], batch.labels[:, 1], 0.0)
@@ -27,7 +28,7 @@ def consistent(toy: Any, rows: int = 64) -> Any:
     return replace(batch, labels=labels, weight=torch.empty(0))
 
 
-def test_tasks_part_at_the_last_layer(toy: Any) -> None:
+def test_tasks_part_at_the_last_layer(toy: Toy) -> None:
     ranker = toy.ranker("meituan", tasks=TASKS, hidden=(9, 7))
     heads = [[m for m in head.modules() if isinstance(m, nn.Linear)] for head in ranker.towers.values()]
     assert [len(layers) for layers in heads] == [1, 1, 1]
@@ -36,7 +37,7 @@ def test_tasks_part_at_the_last_layer(toy: Any) -> None:
     assert ranker.towers["click"].output.weight.grad is None
 
 
-def test_the_bound_is_the_closed_form_and_zero_weight_removes_it(toy: Any) -> None:
+def test_the_bound_is_the_closed_form_and_zero_weight_removes_it(toy: Toy) -> None:
     ranker, batch = toy.ranker("meituan", tasks=TASKS), consistent(toy)
     out = ranker(batch)
     p = torch.sigmoid(out["click"]) * torch.sigmoid(out["conversion"])
@@ -49,7 +50,7 @@ def test_the_bound_is_the_closed_form_and_zero_weight_removes_it(toy: Any) -> No
     assert all(torch.equal(without[name], losses[name]) for name in without)
 
 
-def test_the_bound_pulls_the_two_ways_together(toy: Any) -> None:
+def test_the_bound_pulls_the_two_ways_together(toy: Toy) -> None:
     gaps = {}
     for weight in (0.0, 3.0):
         ranker, batch = toy.ranker("meituan", tasks=TASKS, hidden=(8,)), consistent(toy)
@@ -67,13 +68,13 @@ def test_the_bound_pulls_the_two_ways_together(toy: Any) -> None:
     assert gaps[3.0] < 0.6 * gaps[0.0]
 
 
-def test_a_bound_on_no_task_is_refused(toy: Any) -> None:
+def test_a_bound_on_no_task_is_refused(toy: Toy) -> None:
     with pytest.raises(ConfigError, match="kl_bound names"):
         toy.ranker("meituan").losses(toy.batch(8), LossConfig(kl_bound=("click", "conversion", "buy")))
 
 
 @pytest.mark.parametrize("kind", list(ranker_kinds()))
-def test_the_bound_works_beside_any_ranker(toy: Any, kind: str) -> None:
+def test_the_bound_works_beside_any_ranker(toy: Toy, kind: str) -> None:
     ranker, batch = toy.ranker(kind, tasks=TASKS), consistent(toy)
     plain, bound = ranker.losses(batch, LOSS), ranker.losses(batch, LossConfig(kl_bound=BOUND, kl_weight=0.3))
     assert set(bound) == {*plain, "aux/kl"}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from recsys.nn.split import SplitInput
 from recsys.ranking.losses import LossConfig
+from recsys.tests.support.toy import Toy
 
 LOSS = LossConfig()
 
@@ -19,11 +20,11 @@ def copy(source: Tensor, target: Tensor) -> None:
         target.copy_(source)
 
 
-def rows_of(toy: Any, ranker: Any, rows: int = 16) -> SplitInput:
+def rows_of(toy: Toy, ranker: Any, rows: int = 16) -> SplitInput:
     return SplitInput.of(torch.randn(rows, ranker.width))
 
 
-def test_the_mixture_is_the_papers_formula(toy: Any) -> None:
+def test_the_mixture_is_the_papers_formula(toy: Toy) -> None:
     ranker = toy.ranker("mmoe", num_experts=3, expert_hidden=(6,))
     x = torch.randn(5, ranker.width)
     out = ranker.logits(SplitInput.of(x))
@@ -34,7 +35,7 @@ def test_the_mixture_is_the_papers_formula(toy: Any) -> None:
         torch.testing.assert_close(out[task], ranker.towers[task](mixed), rtol=1e-5, atol=1e-5)
 
 
-def test_one_expert_is_a_shared_bottom(toy: Any) -> None:
+def test_one_expert_is_a_shared_bottom(toy: Toy) -> None:
     mmoe = toy.ranker("mmoe", num_experts=1, expert_hidden=(10,))
     bottom = toy.ranker("shared_bottom", bottom_hidden=(10,))
     copy(mmoe.experts.weight, bottom.bottom[0].weight)
@@ -48,7 +49,7 @@ def test_one_expert_is_a_shared_bottom(toy: Any) -> None:
     assert all(not parameter.grad.any() for parameter in mmoe.gates.parameters())
 
 
-def test_tied_gates_make_mmoe_the_one_gate_model(toy: Any) -> None:
+def test_tied_gates_make_mmoe_the_one_gate_model(toy: Toy) -> None:
     moe, mmoe = toy.ranker("moe"), toy.ranker("mmoe")
     mmoe.inputs.load_state_dict(moe.inputs.state_dict())
     mmoe.experts.load_state_dict(moe.experts.state_dict())
@@ -60,7 +61,7 @@ def test_tied_gates_make_mmoe_the_one_gate_model(toy: Any) -> None:
         torch.testing.assert_close(mmoe(batch)[task], logit, rtol=1e-6, atol=1e-6)
 
 
-def test_with_one_task_the_two_have_the_same_parameters(toy: Any) -> None:
+def test_with_one_task_the_two_have_the_same_parameters(toy: Toy) -> None:
     one = toy.tasks[:1]
     moe, mmoe = toy.ranker("moe", tasks=one), toy.ranker("mmoe", tasks=one)
     sizes = [sorted(tuple(p.shape) for p in ranker.parameters()) for ranker in (moe, mmoe)]
@@ -71,7 +72,7 @@ def test_with_one_task_the_two_have_the_same_parameters(toy: Any) -> None:
     torch.testing.assert_close(mmoe(batch)["click"], moe(batch)["click"])
 
 
-def test_permuting_experts_with_their_gate_rows_changes_nothing(toy: Any) -> None:
+def test_permuting_experts_with_their_gate_rows_changes_nothing(toy: Toy) -> None:
     ranker = toy.ranker("mmoe", num_experts=5, expert_hidden=(6,))
     x = rows_of(toy, ranker)
     before = ranker.logits(x)
@@ -84,7 +85,7 @@ def test_permuting_experts_with_their_gate_rows_changes_nothing(toy: Any) -> Non
         torch.testing.assert_close(logit, before[task], rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_go_where_the_paper_says(toy: Any) -> None:
+def test_gradients_go_where_the_paper_says(toy: Toy) -> None:
     batch = toy.batch(64)
     for task in ("click", "conversion", "watch"):
         ranker = toy.ranker("mmoe", num_experts=4)
@@ -96,7 +97,7 @@ def test_gradients_go_where_the_paper_says(toy: Any) -> None:
             assert (grad is not None and bool(grad.any())) == (other == task)
 
 
-def test_every_gate_is_a_parameter_and_moves(toy: Any) -> None:
+def test_every_gate_is_a_parameter_and_moves(toy: Toy) -> None:
     ranker = toy.ranker("mmoe", gate={"bias": True})
     named = dict(ranker.named_parameters())
     before = {name: value.detach().clone() for name, value in named.items() if name.startswith("gates.")}
@@ -110,7 +111,7 @@ def test_every_gate_is_a_parameter_and_moves(toy: Any) -> None:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_the_parameter_count_is_the_papers(toy: Any, bias: bool) -> None:
+def test_the_parameter_count_is_the_papers(toy: Toy, bias: bool) -> None:
     ranker = toy.ranker("mmoe", num_experts=8, expert_hidden=(16,), tower_hidden=(8,), gate={"bias": bias})
     width, tasks = ranker.width, 3
     expected = 8 * (width * 16 + 16) + tasks * 8 * width + tasks * 8 * bias + tasks * (16 * 8 + 8 + 8 + 1)
@@ -118,7 +119,7 @@ def test_the_parameter_count_is_the_papers(toy: Any, bias: bool) -> None:
     assert sum(p.numel() for p in network) == expected
 
 
-def test_gates_are_named_by_task_and_moe_has_one(toy: Any) -> None:
+def test_gates_are_named_by_task_and_moe_has_one(toy: Toy) -> None:
     batch = toy.batch(6)
     weights = toy.ranker("mmoe", num_experts=4).gate_weights(batch)
     assert list(weights) == ["click", "conversion", "watch"]
@@ -127,6 +128,6 @@ def test_gates_are_named_by_task_and_moe_has_one(toy: Any) -> None:
     assert toy.ranker("shared_bottom").gate_weights(batch) == {}
 
 
-def test_the_gate_depends_on_the_row(toy: Any) -> None:
+def test_the_gate_depends_on_the_row(toy: Toy) -> None:
     weights = toy.ranker("mmoe").gate_weights(toy.batch(16))["click"]
     assert float(weights.std(0).mean().detach()) > 1e-3

@@ -13,17 +13,18 @@ from recsys.base.errors import ConfigError
 from recsys.data.schema import TaskSpec
 from recsys.nn.split import SplitInput
 from recsys.ranking.mixture import SHARED
+from recsys.tests.support.toy import Toy
 
 TASKS = (TaskSpec(name="click"), TaskSpec(name="like"))
 WIDTH = 6
 
 
-def ple(toy: Any, levels: int = 2, task_experts: Any = 2, shared: int = 2, tasks: Any = TASKS, **keys: Any) -> Any:
+def ple(toy: Toy, levels: int = 2, task_experts: Any = 2, shared: int = 2, tasks: Any = TASKS, **keys: Any) -> Any:
     level = {"task_experts": task_experts, "shared_experts": shared}
     return toy.ranker("ple", tasks=tasks, levels=[level] * levels, expert_hidden=(WIDTH,), **keys)
 
 
-def cgc(toy: Any, task_experts: Any = 2, shared: int = 2, tasks: Any = TASKS, **keys: Any) -> Any:
+def cgc(toy: Toy, task_experts: Any = 2, shared: int = 2, tasks: Any = TASKS, **keys: Any) -> Any:
     return toy.ranker(
         "cgc", tasks=tasks, task_experts=task_experts, shared_experts=shared, expert_hidden=(WIDTH,), **keys
     )
@@ -46,7 +47,7 @@ def backward(ranker: Any, task: str) -> None:
     ranker.logits(model_input(ranker))[task].square().sum().backward()
 
 
-def test_cgc_is_the_papers_formula(toy: Any) -> None:
+def test_cgc_is_the_papers_formula(toy: Toy) -> None:
     ranker = cgc(toy, {"click": 1, "like": 3})
     x, level = model_input(ranker, 5).flat(), ranker.level
 
@@ -60,7 +61,7 @@ def test_cgc_is_the_papers_formula(toy: Any) -> None:
         torch.testing.assert_close(ranker.logits(SplitInput.of(x))[task], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_two_levels_are_the_papers_formula(toy: Any) -> None:
+def test_two_levels_are_the_papers_formula(toy: Toy) -> None:
     ranker = ple(toy, 2, {"click": 1, "like": 2}, shared=2)
     x = model_input(ranker, 5).flat()
     streams = {"click": x, "like": x, SHARED: x}
@@ -83,7 +84,7 @@ def test_two_levels_are_the_papers_formula(toy: Any) -> None:
 
 
 @pytest.mark.parametrize("task_experts", [2, {"click": 1, "like": 3}])
-def test_gates_have_the_right_widths_and_the_last_level_no_shared_one(toy: Any, task_experts: Any) -> None:
+def test_gates_have_the_right_widths_and_the_last_level_no_shared_one(toy: Toy, task_experts: Any) -> None:
     ranker = ple(toy, 3, task_experts, shared=2)
     counts = {"click": 2, "like": 2} if task_experts == 2 else task_experts
     weights = ranker.gate_weights(toy.batch(4))
@@ -94,7 +95,7 @@ def test_gates_have_the_right_widths_and_the_last_level_no_shared_one(toy: Any, 
     assert not any(name.startswith("levels.2.shared_gate") for name, _ in ranker.named_parameters())
 
 
-def test_ple_with_one_level_is_cgc(toy: Any) -> None:
+def test_ple_with_one_level_is_cgc(toy: Toy) -> None:
     one, single = ple(toy, 1, {"click": 1, "like": 3}), cgc(toy, {"click": 1, "like": 3})
     state = {name.replace("levels.0.", "level."): value for name, value in one.state_dict().items()}
     single.load_state_dict(state)  # strict: the same names and shapes
@@ -103,7 +104,7 @@ def test_ple_with_one_level_is_cgc(toy: Any) -> None:
         assert torch.equal(single(batch)[task], logit)
 
 
-def test_cgc_without_task_experts_is_mmoe(toy: Any) -> None:
+def test_cgc_without_task_experts_is_mmoe(toy: Toy) -> None:
     single = cgc(toy, 0, shared=5)
     mmoe = toy.ranker("mmoe", tasks=TASKS, num_experts=5, expert_hidden=(WIDTH,))
     renamed = {
@@ -116,7 +117,7 @@ def test_cgc_without_task_experts_is_mmoe(toy: Any) -> None:
         torch.testing.assert_close(single(batch)[task], logit, rtol=1e-6, atol=1e-6)
 
 
-def test_cgc_without_shared_experts_keeps_tasks_apart(toy: Any) -> None:
+def test_cgc_without_shared_experts_keeps_tasks_apart(toy: Toy) -> None:
     ranker = cgc(toy, 3, shared=0)
     backward(ranker, "click")
     for part in (ranker.level.task_experts, ranker.level.task_gates, ranker.towers):
@@ -126,7 +127,7 @@ def test_cgc_without_shared_experts_keeps_tasks_apart(toy: Any) -> None:
 
 @pytest.mark.parametrize("levels", [1, 2, 3])
 @pytest.mark.parametrize("task_experts", [2, {"click": 3, "like": 1}])
-def test_the_last_level_isolates_and_the_lower_ones_mix(toy: Any, levels: int, task_experts: Any) -> None:
+def test_the_last_level_isolates_and_the_lower_ones_mix(toy: Toy, levels: int, task_experts: Any) -> None:
     ranker = ple(toy, levels, task_experts)
     backward(ranker, "click")
     assert not touched(ranker.towers["like"])
@@ -138,7 +139,7 @@ def test_the_last_level_isolates_and_the_lower_ones_mix(toy: Any, levels: int, t
         assert touched(level.task_gates["like"]) == (number <= levels - 2), f"gate of level {number} of {levels}"
 
 
-def test_the_shared_gate_weighs_every_expert(toy: Any) -> None:
+def test_the_shared_gate_weighs_every_expert(toy: Toy) -> None:
     """A shared gate over shared experts only would leave the other tasks' columns without influence."""
     ranker = ple(toy, 2)
     mixture = ranker.mixtures(model_input(ranker, 8))[0]
@@ -147,7 +148,7 @@ def test_the_shared_gate_weighs_every_expert(toy: Any) -> None:
     assert (mixture.weights[:, shared] > 0).all()
 
 
-def test_a_gate_reads_the_stream_below_and_not_the_input(toy: Any) -> None:
+def test_a_gate_reads_the_stream_below_and_not_the_input(toy: Toy) -> None:
     ranker = ple(toy, 2)
     below = [SplitInput.of(torch.rand(8, WIDTH)) for _ in range(3)]
     level = ranker.levels[1]
@@ -175,7 +176,7 @@ def expert_slices(ranker: Any) -> Iterator[tuple[str, Tensor, slice]]:
 
 @pytest.mark.parametrize("kind", [cgc, ple])
 @pytest.mark.parametrize("task_experts", [{"click": 1, "like": 3}, {"click": 3, "like": 1}])
-def test_with_unequal_experts_every_one_matters_to_the_right_tasks(toy: Any, kind: Any, task_experts: Any) -> None:
+def test_with_unequal_experts_every_one_matters_to_the_right_tasks(toy: Toy, kind: Any, task_experts: Any) -> None:
     ranker = kind(toy, task_experts=task_experts)
     x = model_input(ranker)
     before = ranker.logits(x)
@@ -196,7 +197,7 @@ def test_with_unequal_experts_every_one_matters_to_the_right_tasks(toy: Any, kin
     assert counted == 6 * (last + 1)
 
 
-def test_tasks_can_change_places(toy: Any) -> None:
+def test_tasks_can_change_places(toy: Toy) -> None:
     experts = {"click": 1, "like": 3}
     forth, back = ple(toy, 2, experts), ple(toy, 2, experts, tasks=TASKS[::-1], seed=1)
     state = forth.state_dict()
@@ -210,7 +211,7 @@ def test_tasks_can_change_places(toy: Any) -> None:
 
 @pytest.mark.parametrize(("task_experts", "shared"), [(0, 3), (2, 0), ({"click": 0, "like": 2}, 1)])
 @pytest.mark.parametrize("levels", [1, 2, 3])
-def test_empty_groups_work_and_leave_no_idle_parameter(toy: Any, task_experts: Any, shared: int, levels: int) -> None:
+def test_empty_groups_work_and_leave_no_idle_parameter(toy: Toy, task_experts: Any, shared: int, levels: int) -> None:
     ranker = ple(toy, levels, task_experts, shared)
     total = sum(logit.square().sum() for logit in ranker.logits(model_input(ranker)).values())
     total.backward()
@@ -229,12 +230,12 @@ def test_empty_groups_work_and_leave_no_idle_parameter(toy: Any, task_experts: A
     ("task_experts", "shared", "words"),
     [(0, 0, "see no expert"), ({"click": 1}, 1, "task_experts names"), ({"click": 1, "like": -1}, 1, "negative")],
 )
-def test_impossible_experts_are_refused(toy: Any, task_experts: Any, shared: int, words: str) -> None:
+def test_impossible_experts_are_refused(toy: Toy, task_experts: Any, shared: int, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         cgc(toy, task_experts, shared)
 
 
-def test_levels_may_have_their_own_widths(toy: Any) -> None:
+def test_levels_may_have_their_own_widths(toy: Toy) -> None:
     ranker = toy.ranker(
         "ple", tasks=TASKS, levels=[{"expert_hidden": (8, 7)}, {"task_experts": 1, "expert_hidden": (5,)}]
     )
@@ -242,7 +243,7 @@ def test_levels_may_have_their_own_widths(toy: Any) -> None:
     assert [mixture.mixed.shape[2] for mixture in ranker.mixtures(model_input(ranker))] == [7, 5]
 
 
-def test_ple_means_more_than_one_level(toy: Any) -> None:
+def test_ple_means_more_than_one_level(toy: Toy) -> None:
     """What ships as PLE with one level is CGC."""
     assert len(toy.ranker("ple").levels) == 2
     assert toy.ranker("ple").levels[0].shared_gate is not None

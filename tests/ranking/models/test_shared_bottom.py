@@ -12,6 +12,7 @@ from torch import Tensor
 from recsys.base.errors import ConfigError
 from recsys.data.schema import TaskSpec
 from recsys.ranking.losses import LossConfig
+from recsys.tests.support.toy import Toy
 
 LOSS = LossConfig()
 SCENES = (
@@ -26,7 +27,7 @@ def grads(module: torch.nn.Module) -> list[Tensor]:
     return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in module.parameters()]
 
 
-def test_a_tasks_loss_leaves_other_towers_alone(toy: Any) -> None:
+def test_a_tasks_loss_leaves_other_towers_alone(toy: Toy) -> None:
     ranker = toy.ranker("shared_bottom")
     ranker.losses(toy.batch(32), LOSS)["loss/click"].backward()
     assert any(grad.any() for grad in grads(ranker.towers["click"]))
@@ -34,7 +35,7 @@ def test_a_tasks_loss_leaves_other_towers_alone(toy: Any) -> None:
         assert not any(grad.any() for grad in grads(ranker.towers[other]))
 
 
-def test_the_trunks_gradient_is_the_sum_of_the_tasks(toy: Any) -> None:
+def test_the_trunks_gradient_is_the_sum_of_the_tasks(toy: Toy) -> None:
     ranker, batch = toy.ranker("shared_bottom"), toy.batch(32)
     parts = []
     for name in ("loss/click", "loss/conversion", "loss/watch"):
@@ -47,7 +48,7 @@ def test_the_trunks_gradient_is_the_sum_of_the_tasks(toy: Any) -> None:
         torch.testing.assert_close(whole, torch.stack(separate).sum(0), rtol=1e-4, atol=1e-6)
 
 
-def test_a_scene_without_rows_keeps_its_tower(toy: Any) -> None:
+def test_a_scene_without_rows_keeps_its_tower(toy: Toy) -> None:
     ranker = toy.ranker("shared_bottom", tasks=SCENES, groups=GROUPS)
     batch = toy.batch(32)
     mask = torch.ones(32, 3, dtype=torch.bool)
@@ -64,7 +65,7 @@ def test_a_scene_without_rows_keeps_its_tower(toy: Any) -> None:
     assert any(grad.any() for grad in grads(ranker.towers["feed"]))
 
 
-def test_a_scene_is_one_tower_with_an_output_per_objective(toy: Any) -> None:
+def test_a_scene_is_one_tower_with_an_output_per_objective(toy: Toy) -> None:
     ranker = toy.ranker("shared_bottom", tasks=SCENES, groups=GROUPS, towers={"feed": (9,), "player": (7, 5)})
     assert sorted(ranker.towers) == ["feed", "player"]
     assert ranker.towers["feed"].output.weight.shape == (2, 9)
@@ -77,7 +78,7 @@ def test_a_scene_is_one_tower_with_an_output_per_objective(toy: Any) -> None:
     assert torch.equal(after["stayed"], out["stayed"])
 
 
-def test_objectives_of_one_tower_are_not_mixed_up(toy: Any) -> None:
+def test_objectives_of_one_tower_are_not_mixed_up(toy: Toy) -> None:
     ranker = toy.ranker("shared_bottom", tasks=SCENES, groups={"feed": ("stayed", "stay_time"), "player": ("liked",)})
     with torch.no_grad():
         ranker.towers["feed"].output.weight.zero_()
@@ -90,16 +91,16 @@ def test_objectives_of_one_tower_are_not_mixed_up(toy: Any) -> None:
 @pytest.mark.parametrize(
     "groups", [{"feed": ("nobody",)}, {"a": ("click",), "b": ("click",)}, {"watch": ("click",)}, {"empty": ()}]
 )
-def test_groups_that_make_no_sense_are_refused(toy: Any, groups: dict[str, tuple[str, ...]]) -> None:
+def test_groups_that_make_no_sense_are_refused(toy: Toy, groups: dict[str, tuple[str, ...]]) -> None:
     with pytest.raises(ConfigError, match="groups"):
         toy.ranker("shared_bottom", groups=groups)
 
 
-def routed(toy: Any, **keys: Any) -> Any:
+def routed(toy: Toy, **keys: Any) -> Any:
     return toy.ranker("shared_bottom", scenes="tab", **keys)
 
 
-def in_scene(toy: Any, codes: list[int]) -> Any:
+def in_scene(toy: Toy, codes: list[int]) -> Any:
     """Rows that differ in nothing but their scene's vocabulary row."""
     batch = toy.batch(24)
     same = batch.select(torch.zeros(len(codes), dtype=torch.int64))
@@ -108,7 +109,7 @@ def in_scene(toy: Any, codes: list[int]) -> Any:
     return replace(same, query=replace(same.query, categorical=categorical))
 
 
-def test_a_row_is_routed_to_the_tower_of_its_scene(toy: Any) -> None:
+def test_a_row_is_routed_to_the_tower_of_its_scene(toy: Toy) -> None:
     ranker = routed(toy, groups={"both": ("click", "watch")})  # tab has 4 rows: padding, unknown and 2 scenes
     batch = toy.batch(24)
     codes = batch.query.categorical[:, 1]
@@ -122,7 +123,7 @@ def test_a_row_is_routed_to_the_tower_of_its_scene(toy: Any) -> None:
         torch.testing.assert_close(ranker(batch)[task], expected + towers.bias[place])
 
 
-def test_a_scene_trains_its_own_towers_and_the_trunk(toy: Any) -> None:
+def test_a_scene_trains_its_own_towers_and_the_trunk(toy: Toy) -> None:
     ranker, batch = routed(toy), in_scene(toy, [2] * 8)
     ranker.losses(batch, LOSS)["loss/click"].backward()
     first, second = ranker.towers["click"].scenes
@@ -131,7 +132,7 @@ def test_a_scene_trains_its_own_towers_and_the_trunk(toy: Any) -> None:
     assert any(grad.any() for grad in grads(ranker.bottom))
 
 
-def test_an_unknown_scene_takes_the_mean_of_all(toy: Any) -> None:
+def test_an_unknown_scene_takes_the_mean_of_all(toy: Toy) -> None:
     ranker = routed(toy)
     with torch.no_grad():  # the scene's own embedding aside, so that rows differ by their route alone
         ranker.inputs.encoder.table.weight.zero_()
@@ -143,13 +144,13 @@ def test_an_unknown_scene_takes_the_mean_of_all(toy: Any) -> None:
     torch.testing.assert_close(after - torch.tensor([unknown, first]), torch.logit(torch.tensor(0.01)).expand(2))
 
 
-def test_the_scene_of_the_query_holds_for_all_its_candidates(toy: Any) -> None:
+def test_the_scene_of_the_query_holds_for_all_its_candidates(toy: Toy) -> None:
     ranker, batch = routed(toy), toy.requests(candidates=5, queries=3, seed=3)
     once, repeated = ranker(batch), ranker(toy.spread(batch))
     for task in once:
         torch.testing.assert_close(once[task], repeated[task], rtol=1e-5, atol=1e-5)
 
 
-def test_what_is_no_scene_is_refused(toy: Any) -> None:
+def test_what_is_no_scene_is_refused(toy: Toy) -> None:
     with pytest.raises(ConfigError, match="no categorical feature"):
         toy.ranker("shared_bottom", scenes="nothing")

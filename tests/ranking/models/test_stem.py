@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
 from recsys.ranking.losses import LossConfig
+from recsys.tests.support.toy import Toy
 
 LOSS = LossConfig()
 
@@ -17,14 +16,14 @@ def touched(module: nn.Module) -> bool:
     return any(bool(grad.any()) for grad in grads)
 
 
-def test_every_task_has_tables_of_its_own_beside_the_shared_ones(toy: Any) -> None:
+def test_every_task_has_tables_of_its_own_beside_the_shared_ones(toy: Toy) -> None:
     ranker = toy.ranker("stem")
     assert len(ranker.tables()) == 4
     assert len(toy.ranker("single_task").tables()) == 3
     assert len(toy.ranker("mmoe").tables()) == 1
 
 
-def test_a_task_trains_its_own_and_the_shared_part_only(toy: Any) -> None:
+def test_a_task_trains_its_own_and_the_shared_part_only(toy: Toy) -> None:
     ranker = toy.ranker("stem")
     ranker.losses(toy.batch(48), LOSS)["loss/click"].backward()
     assert touched(ranker.inputs)
@@ -34,7 +33,7 @@ def test_a_task_trains_its_own_and_the_shared_part_only(toy: Any) -> None:
         assert not touched(part["watch"])
 
 
-def test_a_task_still_reads_the_other_tasks_experts(toy: Any) -> None:
+def test_a_task_still_reads_the_other_tasks_experts(toy: Toy) -> None:
     ranker, batch = toy.ranker("stem"), toy.batch(16)
     before = ranker(batch)["click"]
     with torch.no_grad():
@@ -42,7 +41,7 @@ def test_a_task_still_reads_the_other_tasks_experts(toy: Any) -> None:
     assert not torch.allclose(ranker(batch)["click"], before)
 
 
-def test_the_forward_pass_is_the_plain_mixture(toy: Any) -> None:
+def test_the_forward_pass_is_the_plain_mixture(toy: Toy) -> None:
     ranker, batch = toy.ranker("stem"), toy.batch(8)
     (mixture,) = ranker.batch_mixtures(batch)
     torch.testing.assert_close(mixture.mixed, torch.einsum("rse,reh->rsh", mixture.weights, mixture.experts))
@@ -51,7 +50,7 @@ def test_the_forward_pass_is_the_plain_mixture(toy: Any) -> None:
     torch.testing.assert_close(mixture.weights[:, 0], gate)
 
 
-def test_single_task_shares_nothing(toy: Any) -> None:
+def test_single_task_shares_nothing(toy: Toy) -> None:
     ranker = toy.ranker("single_task")
     assert not hasattr(ranker, "inputs")
     ranker.losses(toy.batch(48), LOSS)["loss/click"].backward()

@@ -11,6 +11,7 @@ from recsys.base.errors import ConfigError, DataError
 from recsys.data.vocabulary import FIRST
 from recsys.retrieval.baselines.base import Histories
 from recsys.retrieval.baselines.categories import CategorySettings, SameCategory, item_categories
+from recsys.tests.support.shop import Shop
 
 DAY = 86_400.0
 CATEGORIES = np.array([[0, -1], [0, 1], [1, -1], [2, 1], [-1, -1], [2, -1]], dtype=np.int32)
@@ -72,7 +73,7 @@ def test_it_must_be_told_the_categories_of_every_item() -> None:
         SameCategory().describe_items(CATEGORIES).fit(USERS, ITEMS, TIMES, 3, 7)
 
 
-def test_the_first_multi_valued_feature_is_taken_then_the_first_categorical_one(shop: Any) -> None:
+def test_the_first_multi_valued_feature_is_taken_then_the_first_categorical_one(shop: Shop) -> None:
     dataset = shop.dataset("time")
     tags = dataset.encoders.vocabularies["tags"]
     raw = {row["item_id"]: row["tags"] for _, row in shop.items.iterrows()}
@@ -95,7 +96,7 @@ def test_the_first_multi_valued_feature_is_taken_then_the_first_categorical_one(
     )
 
 
-def test_a_feature_that_is_none_is_named(shop: Any) -> None:
+def test_a_feature_that_is_none_is_named(shop: Shop) -> None:
     with pytest.raises(ConfigError, match=r'reads the item feature "text", which is neither multi-valued nor cat'):
         item_categories(shop.dataset("time"), ("text",))
     features = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from recsys.base.errors import ConfigError
 from recsys.retrieval.baselines import baseline_from_state, build_baseline
 from recsys.retrieval.baselines.base import Histories
 from recsys.retrieval.baselines.segment import SegmentPopularity, segment_traits, user_segments
+from recsys.tests.support.shop import Shop
 
 U, N = 30, 12
 
@@ -85,7 +85,7 @@ def test_blocks_and_a_saved_copy_know_who_asks(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.score(queries), scores)
 
 
-def test_segments_are_numbered_over_all_traits_and_missing_values_are_none(shop: Any) -> None:
+def test_segments_are_numbered_over_all_traits_and_missing_values_are_none(shop: Shop) -> None:
     dataset = shop.dataset()
     assert segment_traits(dataset, None) == ("city",)  # neither the id nor a number
     assert segment_traits(dataset, ()) == ()

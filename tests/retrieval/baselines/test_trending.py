@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from recsys.data.split import Part
 from recsys.retrieval.baselines import baseline_from_state, build_baseline
 from recsys.retrieval.baselines.base import Histories
 from recsys.retrieval.retriever import last_seen
+from recsys.tests.support.shop import Shop
 
 DAY = 86_400.0
 N = 9
@@ -65,7 +65,7 @@ def test_without_a_moment_the_window_ends_with_the_data() -> None:
         build_baseline("trending").fit(*log()[:2], None, 30, N)
 
 
-def test_a_request_is_asked_when_its_user_was_last_seen(shop: Any) -> None:
+def test_a_request_is_asked_when_its_user_was_last_seen(shop: Shop) -> None:
     """Not when the event to predict happens: its time is part of what is to be predicted."""
     history = shop.dataset("time").history("")
     users = np.arange(history.num_users)

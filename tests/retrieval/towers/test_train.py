@@ -33,6 +33,8 @@ from recsys.retrieval.towers.train import (
 )
 from recsys.retrieval.towers.two_tower import TwoTowerConfig
 from recsys.retrieval.towers.windows import TowerData, WindowLoader
+from recsys.tests.support.shop import Shop
+from recsys.tests.support.tiny import TinyRun
 from recsys.training.checkpoint import Checkpointer
 from recsys.training.loop import FitOptions
 from recsys.training.optim import OptimConfig
@@ -196,7 +198,7 @@ def test_the_same_seed_trains_the_same_towers(planted: Dataset) -> None:
     assert not all(torch.equal(runs[0][name], runs[2][name]) for name in runs[0])
 
 
-def test_a_step_leaves_the_first_state_of_a_cut_history_out(shop: Any) -> None:
+def test_a_step_leaves_the_first_state_of_a_cut_history_out(shop: Shop) -> None:
     """The past of a stretch from the middle of a history is not empty but unknown: predicting from it is no example."""
     dataset = shop.dataset("time")
     config = retrieval()
@@ -214,7 +216,7 @@ def test_a_step_leaves_the_first_state_of_a_cut_history_out(shop: Any) -> None:
         assert step(late)["loss"].item() != pytest.approx(step(pretended)["loss"].item(), abs=1e-4)
 
 
-def test_requests_ask_for_new_items_of_the_part_given_what_came_before(shop: Any) -> None:
+def test_requests_ask_for_new_items_of_the_part_given_what_came_before(shop: Shop) -> None:
     for kind in ("time", "leave_last", "random"):
         dataset = shop.dataset(kind)
         data = TowerData.of(dataset, TwoTowerConfig(dim=4), "click")
@@ -236,7 +238,7 @@ def test_requests_ask_for_new_items_of_the_part_given_what_came_before(shop: Any
                 assert set(events.items[own].tolist()) <= set(known.tolist())
 
 
-def test_under_leave_last_a_test_request_knows_everything_but_the_last_event(shop: Any) -> None:
+def test_under_leave_last_a_test_request_knows_everything_but_the_last_event(shop: Shop) -> None:
     dataset = shop.dataset("leave_last")
     data = TowerData.of(dataset, TwoTowerConfig(dim=4), "")
     ends = data.ends(Part.TEST)
@@ -250,7 +252,7 @@ def test_under_leave_last_a_test_request_knows_everything_but_the_last_event(sho
         assert seen[place].tolist()[-len(rows) + 1 :] == dataset.events.items[rows[:-1]].tolist()
 
 
-def test_validation_metrics_are_the_plain_ones(shop: Any) -> None:
+def test_validation_metrics_are_the_plain_ones(shop: Shop) -> None:
     dataset = shop.dataset("time")
     config = TwoTowerConfig(dim=8, history=SequenceConfig(encoder="mean"), init_std=0.5)
     data = TowerData.of(dataset, config, "")
@@ -270,7 +272,7 @@ def test_validation_metrics_are_the_plain_ones(shop: Any) -> None:
     assert found["ndcg@10"] == pytest.approx(np.mean(ndcg), abs=1e-6)
 
 
-def test_saved_vectors_are_those_the_saved_model_makes(tiny_run: Any) -> None:
+def test_saved_vectors_are_those_the_saved_model_makes(tiny_run: TinyRun) -> None:
     run = open_run(Path(tiny_run.folder))
     stages = load_stages(run)
     assert stages.retriever is not None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recsys.data.batch import Block
 from recsys.data.build import build_dataset
-from recsys.data.dataset import NOW
+from recsys.data.dataset import NOW, Dataset
 from recsys.data.reading.readers import read_tables
 from recsys.data.split import Part
 from recsys.nn.activation import HiddenGate
@@ -21,18 +21,19 @@ from recsys.nn.sequence import SequenceConfig
 from recsys.retrieval.towers.train import build_two_tower, item_vectors, query_vectors
 from recsys.retrieval.towers.two_tower import TwoTower, TwoTowerConfig, Windows
 from recsys.retrieval.towers.windows import TowerData
+from recsys.tests.support.shop import Shop
 
 ENCODERS = ["mean", "decayed_mean", "lstm", "dupn", "transformer"]
 SIMILARITIES: list[Literal["cosine", "dot"]] = ["cosine", "dot"]
 
 
 @pytest.fixture(scope="module")
-def dataset(shop: Any) -> Any:
+def dataset(shop: Shop) -> Dataset:
     return shop.dataset("time")
 
 
 def towers(
-    dataset: Any, encoder: str = "mean", similarity: Literal["cosine", "dot"] = "dot", **keys: Any
+    dataset: Dataset, encoder: str = "mean", similarity: Literal["cosine", "dot"] = "dot", **keys: Any
 ) -> tuple[TwoTower, TowerData]:
     history = SequenceConfig(encoder=encoder, hidden=8, dropout=0.0, max_length=12, attention_hidden=4, fast=False)
     given = {"dim": 8, "event_features": ("gap", "stars", "tab"), "init_std": 0.5, **keys}
@@ -93,7 +94,7 @@ def changed(
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_no_feature_crosses_from_one_side_to_the_other(dataset: Any, similarity: Literal["cosine", "dot"]) -> None:
+def test_no_feature_crosses_from_one_side_to_the_other(dataset: Dataset, similarity: Literal["cosine", "dot"]) -> None:
     model, data = towers(dataset, similarity=similarity)
     sizes = dict(data.layout.sizes)
     windows = some_windows(data)
@@ -117,7 +118,7 @@ def test_no_feature_crosses_from_one_side_to_the_other(dataset: Any, similarity:
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_both_towers_give_vectors_of_one_width_and_a_product_is_a_score(
-    dataset: Any, similarity: Literal["cosine", "dot"]
+    dataset: Dataset, similarity: Literal["cosine", "dot"]
 ) -> None:
     model, data = towers(dataset, similarity=similarity)
     users, items = last(model, data, some_windows(data)), vectors(model, data.items)
@@ -126,7 +127,7 @@ def test_both_towers_give_vectors_of_one_width_and_a_product_is_a_score(
     assert torch.allclose(pairs, users @ items.T, atol=1e-5)
 
 
-def test_cosines_lie_between_minus_one_and_one_and_ignore_lengths(dataset: Any) -> None:
+def test_cosines_lie_between_minus_one_and_one_and_ignore_lengths(dataset: Dataset) -> None:
     model, data = towers(dataset, similarity="cosine")
     users = last(model, data, some_windows(data))
     content = model.embed_content(data.items)
@@ -139,7 +140,7 @@ def test_cosines_lie_between_minus_one_and_one_and_ignore_lengths(dataset: Any) 
     assert torch.isfinite(nothing).all()
 
 
-def test_the_temperature_is_learned_and_never_leaves_its_bounds(dataset: Any) -> None:
+def test_the_temperature_is_learned_and_never_leaves_its_bounds(dataset: Dataset) -> None:
     model, _ = towers(dataset, similarity="cosine", temperature=0.05)
     assert isinstance(model.scale, Tensor)
     assert model.scale.item() == pytest.approx(20.0)
@@ -152,7 +153,7 @@ def test_the_temperature_is_learned_and_never_leaves_its_bounds(dataset: Any) ->
     assert plain.scale == 1.0
 
 
-def test_the_item_bias_is_one_more_dimension(dataset: Any) -> None:
+def test_the_item_bias_is_one_more_dimension(dataset: Dataset) -> None:
     model, data = towers(dataset, similarity="dot")
     before = last(model, data, some_windows(data)) @ vectors(model, data.items).T
     assert model.bias is not None
@@ -165,7 +166,7 @@ def test_the_item_bias_is_one_more_dimension(dataset: Any) -> None:
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_no_state_sees_its_target_or_anything_later(dataset: Any, encoder: str) -> None:
+def test_no_state_sees_its_target_or_anything_later(dataset: Dataset, encoder: str) -> None:
     model, data = towers(dataset, encoder)
     windows = some_windows(data)
     before = states(model, data, windows)
@@ -182,7 +183,7 @@ def test_no_state_sees_its_target_or_anything_later(dataset: Any, encoder: str) 
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_the_state_before_an_event_is_the_vector_served_at_that_moment(dataset: Any, encoder: str) -> None:
+def test_the_state_before_an_event_is_the_vector_served_at_that_moment(dataset: Dataset, encoder: str) -> None:
     model, data = towers(dataset, encoder)
     windows = some_windows(data)
     before = states(model, data, windows)
@@ -194,7 +195,7 @@ def test_the_state_before_an_event_is_the_vector_served_at_that_moment(dataset: 
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_padding_and_companions_change_nothing(dataset: Any, encoder: str) -> None:
+def test_padding_and_companions_change_nothing(dataset: Dataset, encoder: str) -> None:
     model, data = towers(dataset, encoder)
     windows = some_windows(data)
     whole, ends = states(model, data, windows), last(model, data, windows)
@@ -209,7 +210,7 @@ def test_padding_and_companions_change_nothing(dataset: Any, encoder: str) -> No
     assert torch.allclose(last(model, data, replace(windows, items=rubbish)), ends, atol=1e-6)
 
 
-def test_vectors_do_not_depend_on_the_batch_they_were_made_in(dataset: Any) -> None:
+def test_vectors_do_not_depend_on_the_batch_they_were_made_in(dataset: Dataset) -> None:
     model, data = towers(dataset)
     whole = torch.from_numpy(item_vectors(model, data))
     parts = [vectors(model, data.items.select(rows)) for rows in torch.arange(data.items.rows).split(3)]
@@ -223,11 +224,11 @@ def test_vectors_do_not_depend_on_the_batch_they_were_made_in(dataset: Any) -> N
         assert np.allclose(alone[0], together[place], atol=1e-5)
 
 
-def test_users_without_history_and_items_nobody_met_have_vectors(shop: Any) -> None:
+def test_users_without_history_and_items_nobody_met_have_vectors(shop: Shop) -> None:
     frame = shop.events[(shop.events["user_id"] != "u3") & ~shop.events["item_id"].isin(["i6", "i8"])]
     items = shop.items.copy()
     for column in ("genre", "tags", "price", "text"):
-        items.loc[8, column] = items.loc[6, column]
+        items[column] = items[column].where(items.index != 8, items[column][6])
     dataset = build_dataset(read_tables(frame, shop.users, items), shop.config("time"), 1)
     model, data = towers(dataset)
     user = dataset.user_rows["u3"]
@@ -240,7 +241,7 @@ def test_users_without_history_and_items_nobody_met_have_vectors(shop: Any) -> N
     assert not np.allclose(matrix[six], matrix[seven])
 
 
-def test_hiding_ids_happens_in_training_only_and_leaves_content_and_no_bias_of_its_own(dataset: Any) -> None:
+def test_hiding_ids_happens_in_training_only_and_leaves_content_and_no_bias_of_its_own(dataset: Dataset) -> None:
     model, data = towers(dataset, id_dropout=0.9)
     assert model.bias is not None
     with torch.no_grad():
@@ -260,7 +261,7 @@ def test_hiding_ids_happens_in_training_only_and_leaves_content_and_no_bias_of_i
     assert torch.allclose(vectors[~same], own[~same], atol=1e-6)
 
 
-def test_the_same_seed_draws_the_same_towers_and_moves_no_other_generator(dataset: Any) -> None:
+def test_the_same_seed_draws_the_same_towers_and_moves_no_other_generator(dataset: Dataset) -> None:
     torch.manual_seed(11)
     state = torch.get_rng_state()
     one, other = towers(dataset)[0].state_dict(), towers(dataset)[0].state_dict()
@@ -268,7 +269,7 @@ def test_the_same_seed_draws_the_same_towers_and_moves_no_other_generator(datase
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_the_request_gap_of_a_window_ends_with_the_time_of_the_event_to_predict(dataset: Any) -> None:
+def test_the_request_gap_of_a_window_ends_with_the_time_of_the_event_to_predict(dataset: Dataset) -> None:
     """It is the time between the last known event and the next one, also across the parts' border, and nothing more."""
     _, data = towers(dataset, event_features=("gap", "request_gap"))
     history, ends = data.history, data.ends(Part.TEST)
@@ -285,7 +286,7 @@ def test_the_request_gap_of_a_window_ends_with_the_time_of_the_event_to_predict(
 
 @pytest.mark.parametrize(("kind", "sharing"), [(k, s) for k in ("vector", "bit") for s in ("private", "shared")])
 def test_a_towers_field_gate_has_the_papers_parameters_and_forced_to_one_is_no_gate(
-    dataset: Any, kind: str, sharing: str, monkeypatch: pytest.MonkeyPatch
+    dataset: Dataset, kind: str, sharing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, data = towers(dataset)
     gated, _ = towers(dataset, field_gate=FieldGateConfig.model_validate({"kind": kind, "sharing": sharing}))
@@ -302,7 +303,7 @@ def test_a_towers_field_gate_has_the_papers_parameters_and_forced_to_one_is_no_g
     torch.testing.assert_close(last(gated, data, windows), last(plain, data, windows))
 
 
-def test_a_towers_hidden_gate_adds_the_square_of_every_width_and_is_trained(dataset: Any) -> None:
+def test_a_towers_hidden_gate_adds_the_square_of_every_width_and_is_trained(dataset: Dataset) -> None:
     plain, data = towers(dataset)
     gated, _ = towers(dataset, hidden_gate="tanh", field_gate=FieldGateConfig(kind="bit"))
     gates = [module for module in gated.modules() if isinstance(module, HiddenGate)]

@@ -9,19 +9,20 @@ import pytest
 import torch
 
 from recsys.base.errors import ConfigError, DataError, RunError
-from recsys.data.dataset import NOW
+from recsys.data.dataset import NOW, Dataset
 from recsys.data.split import Part
 from recsys.nn.sequence import SequenceConfig
 from recsys.retrieval.towers.two_tower import TwoTowerConfig, Windows
 from recsys.retrieval.towers.windows import TowerData, WindowLoader
+from recsys.tests.support.shop import Shop
 
 
 @pytest.fixture(scope="module")
-def dataset(shop: Any) -> Any:
+def dataset(shop: Shop) -> Dataset:
     return shop.dataset("time")
 
 
-def tower_data(dataset: Any, max_length: int = 200, positive: str = "", **keys: Any) -> TowerData:
+def tower_data(dataset: Dataset, max_length: int = 200, positive: str = "", **keys: Any) -> TowerData:
     history = SequenceConfig(encoder="mean", max_length=max_length)
     return TowerData.of(dataset, TwoTowerConfig(dim=4, history=history, **keys), positive)
 
@@ -36,7 +37,7 @@ def same(first: Windows, second: Windows) -> bool:
 
 
 @pytest.mark.parametrize("tokens", [1, 50, 100, 10_000])
-def test_an_epoch_holds_every_user_with_training_events_once(dataset: Any, tokens: int) -> None:
+def test_an_epoch_holds_every_user_with_training_events_once(dataset: Dataset, tokens: int) -> None:
     data = tower_data(dataset)
     loader = WindowLoader(data, Part.VALID, tokens, seed=1)
     wanted = np.flatnonzero(data.ends(Part.VALID) > data.history.ptr[:-1])
@@ -48,7 +49,7 @@ def test_an_epoch_holds_every_user_with_training_events_once(dataset: Any, token
     assert events == (data.ends(Part.VALID) - data.history.ptr[:-1]).sum()
 
 
-def test_batches_are_of_similar_lengths_and_of_about_the_size_asked_for(dataset: Any) -> None:
+def test_batches_are_of_similar_lengths_and_of_about_the_size_asked_for(dataset: Dataset) -> None:
     data = tower_data(dataset)
     loader = WindowLoader(data, Part.VALID, 100, seed=1)
     padded = [windows.items.numel() for windows in loader]
@@ -59,7 +60,7 @@ def test_batches_are_of_similar_lengths_and_of_about_the_size_asked_for(dataset:
     assert waste < 0.25
 
 
-def test_the_order_is_a_function_of_seed_and_epoch(dataset: Any) -> None:
+def test_the_order_is_a_function_of_seed_and_epoch(dataset: Dataset) -> None:
     data = tower_data(dataset, max_length=5)
     one, again, other = (WindowLoader(data, Part.VALID, 60, seed) for seed in (1, 1, 2))
     torch.manual_seed(77)  # the global generators play no part
@@ -73,7 +74,7 @@ def test_the_order_is_a_function_of_seed_and_epoch(dataset: Any) -> None:
 
 
 @pytest.mark.parametrize("taken", [1, 2, 5])
-def test_a_restored_loader_goes_on_with_the_very_next_batch(dataset: Any, taken: int) -> None:
+def test_a_restored_loader_goes_on_with_the_very_next_batch(dataset: Dataset, taken: int) -> None:
     data = tower_data(dataset, max_length=5)
     whole, killed, resumed = (WindowLoader(data, Part.VALID, 20, 1) for _ in range(3))
     list(whole), list(killed)
@@ -89,13 +90,13 @@ def test_a_restored_loader_goes_on_with_the_very_next_batch(dataset: Any, taken:
     assert resumed.epoch == 2
 
 
-def test_another_seed_is_no_place_to_resume(dataset: Any) -> None:
+def test_another_seed_is_no_place_to_resume(dataset: Dataset) -> None:
     data = tower_data(dataset)
     with pytest.raises(RunError, match="seed=1, found seed=2"):
         WindowLoader(data, Part.VALID, 60, 2).restore(WindowLoader(data, Part.VALID, 60, 1).state())
 
 
-def test_windows_hold_the_events_before_the_pointer(dataset: Any) -> None:
+def test_windows_hold_the_events_before_the_pointer(dataset: Dataset) -> None:
     data = tower_data(dataset, max_length=6)
     users = np.arange(data.history.num_users)
     for moment in (Part.VALID, Part.TEST, NOW):
@@ -109,7 +110,7 @@ def test_windows_hold_the_events_before_the_pointer(dataset: Any) -> None:
             assert bool(windows.from_start[user]) == bool(whole)
 
 
-def test_long_histories_are_also_shown_in_earlier_stretches(dataset: Any) -> None:
+def test_long_histories_are_also_shown_in_earlier_stretches(dataset: Dataset) -> None:
     data = tower_data(dataset, max_length=4)
     ends, starts = data.ends(Part.VALID), data.history.ptr[:-1]
     seen: dict[int, set[tuple[int, ...]]] = {}
@@ -126,7 +127,7 @@ def test_long_histories_are_also_shown_in_earlier_stretches(dataset: Any) -> Non
         assert len(found) >= min(3, len(possible))
 
 
-def test_popularity_counts_positive_events_before_the_moment(dataset: Any) -> None:
+def test_popularity_counts_positive_events_before_the_moment(dataset: Dataset) -> None:
     data = tower_data(dataset, positive="click")
     events = dataset.events
     for moment in (Part.VALID, Part.TEST, NOW):
@@ -136,7 +137,7 @@ def test_popularity_counts_positive_events_before_the_moment(dataset: Any) -> No
         assert data.popularity(moment).tolist() == wanted.tolist()
 
 
-def test_towers_read_the_features_they_are_told_to(dataset: Any) -> None:
+def test_towers_read_the_features_they_are_told_to(dataset: Dataset) -> None:
     everything = tower_data(dataset).layout
     assert everything.item.categorical == ("item_id", "genre", "price")
     assert (everything.item.bags, everything.item.vectors) == (("tags",), (("text", 3),))
@@ -155,12 +156,12 @@ def test_towers_read_the_features_they_are_told_to(dataset: Any) -> None:
         ({"positive": "buy"}, 'retrieval.positive = "buy" is no task; tasks: click, like'),
     ],
 )
-def test_a_feature_or_task_that_does_not_exist_is_named(dataset: Any, keys: dict[str, Any], sentence: str) -> None:
+def test_a_feature_or_task_that_does_not_exist_is_named(dataset: Dataset, keys: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         tower_data(dataset, **keys)
 
 
-def test_a_task_nobody_fulfils_is_no_positive(shop: Any) -> None:
+def test_a_task_nobody_fulfils_is_no_positive(shop: Shop) -> None:
     dataset = shop.dataset(
         "time",
         events=shop.events.assign(click=0),
