@@ -13,79 +13,18 @@ from torch import Tensor, nn
 from recsys.base.errors import ConfigError
 from recsys.data.batch import Batch
 from recsys.data.schema import TaskSpec
-from recsys.nn.embedding import EmbeddingTable
-from recsys.ranking.balance import BalanceConfig, balance_kinds, build_balance
-from recsys.ranking.layers import Experts
-from recsys.ranking.losses import LossConfig
-from recsys.ranking.ranker import Ranker, RankerConfig, ranker_class, ranker_kinds
+from recsys.ranking.ranker import RankerConfig, ranker_class
+from recsys.tests.support.rankers import (
+    KINDS,
+    LOSS,
+    every_kind,
+    every_variant,
+    gradient,
+    optimisers,
+    step,
+    total,
+)
 from recsys.tests.support.toy import Toy
-
-KINDS = list(ranker_kinds())
-LOSS = LossConfig()
-
-GATED: dict[str, Any] = {
-    "hidden_gate": "tanh",
-    "input": {"field_gate": {"kind": "bit", "sharing": "private"}},
-}
-EXPERTS: dict[str, Any] = {
-    "expert_hidden": (6, 5),
-    "expert_norm": True,
-    "gate": {"bias": True, "hidden": (4,), "temperature": 2.0},
-}
-MIXED: dict[str, Any] = {"input": {"joint_gate": {"enabled": True, "rank": 2}, "cross_layers": 1, "cross_rank": 3}}
-
-
-def variants() -> list[Any]:
-    """Each ranker plain, with gates, with everything its experts can be told, and with what mixes both sides."""
-    found = []
-    for kind in KINDS:
-        keys = ranker_class(kind).Config.model_fields
-        options = {"plain": {}, "gated": GATED}
-        if "expert_hidden" in keys:
-            options["experts"] = EXPERTS
-        if kind != "dupn":  # keeps user and item apart by design
-            options["mixed"] = MIXED
-        if kind == "escm2":
-            options["dr"] = {"estimator": "dr"}
-        if kind == "shared_bottom":
-            options["scenes"] = {"scenes": "tab", "groups": {"both": ("click", "watch")}}
-        if kind == "home":
-            options["groups"] = {"groups": {"watch": ("watch",)}, "feature_gate_maps": 1, "task_experts": 2}
-            options["bare"] = {"self_gate": False, "feature_gate_rank": 0, "expert_norm": False}
-        if kind in {"esmm", "escm2"}:
-            options["field_sum"] = {"pooling": "field_sum", "cvr_hidden": (7,)}
-        found += [pytest.param(kind, keys, id=f"{kind}-{name}") for name, keys in options.items()]
-    return found
-
-
-every_kind = pytest.mark.parametrize("kind", KINDS)
-every_variant = pytest.mark.parametrize(("kind", "keys"), variants())
-
-
-def gradient(parameter: nn.Parameter) -> Tensor:
-    """Dense gradient; zeros without one."""
-    if parameter.grad is None:
-        return torch.zeros_like(parameter)
-    return parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
-
-
-def total(ranker: Ranker, batch: Batch) -> Tensor:
-    return torch.stack(list(ranker.losses(batch, LOSS).values())).sum()
-
-
-def optimisers(ranker: Ranker, lr: float) -> list[torch.optim.Optimizer]:
-    tables = [table.weight for table in ranker.tables()]
-    held = {id(weight) for weight in tables}
-    dense = [parameter for parameter in ranker.parameters() if id(parameter) not in held]
-    return [torch.optim.Adam(dense, lr=lr), torch.optim.SparseAdam(tables, lr=lr)]
-
-
-def step(loss: Tensor, optimisers: list[torch.optim.Optimizer]) -> None:
-    for optimiser in optimisers:
-        optimiser.zero_grad()
-    loss.backward()
-    for optimiser in optimisers:
-        optimiser.step()
 
 
 def test_the_registry_finds_the_models_of_the_project() -> None:
@@ -185,49 +124,6 @@ def test_a_task_without_rows_costs_nothing(toy: Toy, kind: str) -> None:
 
 
 @every_variant
-def test_every_parameter_gets_a_gradient(toy: Toy, kind: str, keys: dict[str, Any]) -> None:
-    ranker = toy.ranker(kind, **keys)
-    reached: dict[str, bool] = {}
-    for seed in range(6):
-        ranker.zero_grad()
-        total(ranker, toy.batch(64, seed)).backward()
-        for name, parameter in ranker.named_parameters():
-            reached[name] = reached.get(name, False) or bool(gradient(parameter).any())
-    assert [name for name, found in reached.items() if not found] == []
-
-
-@every_kind
-def test_every_single_expert_gets_a_gradient(toy: Toy, kind: str) -> None:
-    ranker = toy.ranker(kind)
-    total(ranker, toy.batch(128)).backward()
-    for name, module in ranker.named_modules():
-        if isinstance(module, Experts):
-            per_expert = gradient(module.weight).view(module.num_experts, -1)
-            assert per_expert.any(1).all(), name
-
-
-@every_variant
-def test_no_parameter_is_used_under_two_names(toy: Toy, kind: str, keys: dict[str, Any]) -> None:
-    ranker = toy.ranker(kind, **keys)
-    places = [parameter.data_ptr() for _, parameter in ranker.named_parameters(remove_duplicate=False)]
-    assert len(places) == len(set(places))
-
-
-@every_variant
-def test_weights_differ_from_neuron_to_neuron(toy: Toy, kind: str, keys: dict[str, Any]) -> None:
-    """Constant initialisation leaves a layer with one neuron's worth of width, for ever."""
-    ranker = toy.ranker(kind, **keys)
-    for _ in range(2):
-        for name, parameter in ranker.named_parameters():
-            if parameter.dim() < 2:
-                continue
-            rows = parameter.detach().flatten(0, -2)
-            if "table" not in name and parameter.shape[-1] > 1:
-                assert len(torch.unique(rows, dim=0)) == len(rows), name
-        step(total(ranker, toy.batch(32)), optimisers(ranker, 0.01))
-
-
-@every_variant
 def test_saved_and_loaded_weights_give_the_same_logits(
     toy: Toy, kind: str, keys: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -238,14 +134,6 @@ def test_saved_and_loaded_weights_give_the_same_logits(
     second.load_state_dict(load_file(tmp_path / "ranker.safetensors"))
     for task, logit in first(batch).items():
         assert torch.equal(logit, second(batch)[task])
-
-
-@every_kind
-def test_every_tensor_of_the_model_follows_a_move(toy: Toy, kind: str) -> None:
-    """A tensor that is neither parameter nor buffer stays behind; on the meta device that is an error."""
-    ranker = toy.ranker(kind).to("meta")
-    out = ranker(toy.batch(8).to("meta"))
-    assert all(logit.device.type == "meta" for logit in out.values())
 
 
 @every_kind
@@ -310,19 +198,6 @@ def test_it_is_no_affine_function(toy: Toy, kind: str) -> None:
 
 
 @every_kind
-def test_base_rates_are_where_training_starts(toy: Toy, kind: str) -> None:
-    ranker, batch = toy.ranker(kind, input={"init_std": 0.01}), toy.batch(64)
-    before = ranker(batch)
-    ranker.set_base_rates({"click": 0.01, "conversion": 0.9, "watch": 2.5})
-    after = ranker(batch)
-    for task, shift in (("click", torch.logit(torch.tensor(0.01))), ("conversion", torch.logit(torch.tensor(0.9)))):
-        torch.testing.assert_close(after[task] - before[task], shift.expand(64), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(after["watch"] - before["watch"], torch.full((64,), 2.5), rtol=1e-4, atol=1e-4)
-    ranker.set_base_rates({"click": 0.0, "conversion": float("nan")})  # unusable rates change nothing
-    torch.testing.assert_close(ranker(batch)["click"], after["click"])
-
-
-@every_kind
 def test_the_scale_of_the_weights_and_a_batch_twice_leave_the_loss(toy: Toy, kind: str) -> None:
     ranker, batch = toy.ranker(kind), toy.batch(16)
     plain = ranker.losses(batch, LOSS)
@@ -331,41 +206,6 @@ def test_the_scale_of_the_weights_and_a_batch_twice_leave_the_loss(toy: Toy, kin
     for name, loss in plain.items():
         torch.testing.assert_close(heavy[name], loss, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(twice[name], loss, rtol=1e-5, atol=1e-6)
-
-
-@every_kind
-@pytest.mark.parametrize("balance", list(balance_kinds()))
-def test_every_balance_moves_every_ranker(toy: Toy, kind: str, balance: str) -> None:
-    ranker, batch = toy.ranker(kind), toy.batch(48)
-    balancer = build_balance(BalanceConfig(kind=balance), toy.tasks)
-    balancer.begin_epoch(0)
-    value = balancer.backward(ranker.losses(batch, LOSS), ranker)
-    assert torch.isfinite(value)
-    assert not value.requires_grad
-    silent = [name for name, parameter in ranker.named_parameters() if not gradient(parameter).any()]
-    assert len(silent) < len(list(ranker.parameters())) / 4  # a dead neuron or two, not a layer of the model
-    assert all(torch.isfinite(gradient(parameter)).all() for parameter in ranker.parameters())
-
-
-@every_variant
-def test_gate_weights_are_a_distribution_in_every_row(toy: Toy, kind: str, keys: dict[str, Any]) -> None:
-    ranker = toy.ranker(kind, **keys)
-    for name, weights in ranker.gate_weights(toy.batch(16)).items():
-        assert weights.shape[0] == 16, name
-        assert (weights >= 0).all(), name
-        torch.testing.assert_close(weights.sum(1), torch.ones(16), rtol=0, atol=1e-6)
-
-
-@every_kind
-def test_each_task_has_the_tower_widths_it_was_given(toy: Toy, kind: str) -> None:
-    def widths(**towers: tuple[int, ...]) -> list[int]:
-        ranker = toy.ranker(kind, towers=towers, tower_hidden=(13,))
-        return [module.out_features for module in ranker.modules() if isinstance(module, nn.Linear)]
-
-    everywhere, one_differs = widths(), widths(watch=(11, 13))
-    assert 11 not in everywhere
-    assert one_differs.count(11) == 1
-    assert widths(click=(11, 13), watch=(11, 13)).count(11) == 2
 
 
 @every_kind
@@ -380,15 +220,6 @@ def test_names_that_cannot_work_are_refused(toy: Toy, kind: str) -> None:
 def test_an_unknown_kind_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="mmoe, moe, ple"):
         ranker_class("mmoee")
-
-
-@every_kind
-def test_padding_rows_get_no_gradient_that_moves_anything(toy: Toy, kind: str) -> None:
-    """Row 0 of each vocabulary is zero before and after; an empty history and an empty bag add nothing."""
-    ranker = toy.ranker(kind)
-    for table in ranker.tables():
-        assert isinstance(table, EmbeddingTable)
-        assert not table.weight[table.pad_rows].any()
 
 
 @every_kind
