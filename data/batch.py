@@ -7,7 +7,7 @@ cross statistics, of the pair. One user scored against many candidates is a batc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import torch
@@ -82,25 +82,33 @@ class Block:
         """Number of rows."""
         return int(self.categorical.shape[0])
 
+    def map(self, change: Callable[..., Tensor], *others: Block) -> Block:
+        """A block of the changed tensors.
+
+        Args:
+            change: called with each tensor of this block and the tensors of `others` in the same place.
+            others: blocks of as many bags, sequences and vectors.
+        """
+        blocks = (self, *others)
+
+        def each(name: str) -> tuple[Tensor, ...]:
+            return tuple(change(*tensors) for tensors in zip(*(getattr(b, name) for b in blocks), strict=True))
+
+        return Block(
+            change(*(block.categorical for block in blocks)),
+            change(*(block.numeric for block in blocks)),
+            each("bags"),
+            each("sequences"),
+            each("vectors"),
+        )
+
     def select(self, rows: Tensor) -> Block:
         """The given rows (int64 [R']) as a block."""
-        return Block(
-            self.categorical.index_select(0, rows),
-            self.numeric.index_select(0, rows),
-            tuple(t.index_select(0, rows) for t in self.bags),
-            tuple(t.index_select(0, rows) for t in self.sequences),
-            tuple(t.index_select(0, rows) for t in self.vectors),
-        )
+        return self.map(lambda tensor: tensor.index_select(0, rows))
 
     def to(self, device: torch.device | str) -> Block:
         """A copy on `device`."""
-        return Block(
-            self.categorical.to(device),
-            self.numeric.to(device),
-            tuple(t.to(device) for t in self.bags),
-            tuple(t.to(device) for t in self.sequences),
-            tuple(t.to(device) for t in self.vectors),
-        )
+        return self.map(lambda tensor: tensor.to(device))
 
 
 def _empty() -> Tensor:

@@ -7,7 +7,7 @@ and item blocks hold what does not. Candidates nobody logged are assembled from 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -235,16 +235,13 @@ class Dataset:
 
     def _context(self, rows: I64) -> Block:
         """Context columns of event rows; the default ones where the row is -1."""
-        found = self.row_query.select(torch.from_numpy(np.maximum(rows, 0)))
-        default, absent = self._default_context, torch.from_numpy(rows < 0).unsqueeze(1)
-        width = default.categorical.shape[1], default.numeric.shape[1]
-        return Block(
-            torch.where(absent, default.categorical, found.categorical[:, : width[0]]),
-            torch.where(absent, default.numeric, found.numeric[:, : width[1]]),
-            tuple(torch.where(absent, *pair) for pair in zip(default.bags, found.bags, strict=True)),
-            (),
-            tuple(torch.where(absent, *pair) for pair in zip(default.vectors, found.vectors, strict=True)),
-        )
+        context = self.row_query.select(torch.from_numpy(np.maximum(rows, 0)))
+        absent = torch.from_numpy(rows < 0).unsqueeze(1)
+
+        def known_or_default(default: Tensor, known: Tensor) -> Tensor:
+            return torch.where(absent, default, known[:, : default.shape[1]])  # the counts stand behind the columns
+
+        return self._default_context.map(known_or_default, context)
 
     @cached_property
     def _common_codes(self) -> dict[str, int]:
@@ -258,12 +255,10 @@ class Dataset:
         """Context of a request that nothing is known of: one row, see `candidates`."""
         layout, train = self.sides["context"], self.row_query.categorical[self.rows(Part.TRAIN)]
         common = [torch.bincount(train[:, column]).argmax() for column in range(len(layout.categorical))]
-        return Block(
-            torch.stack(common).unsqueeze(0) if common else torch.empty(1, 0, dtype=torch.int64),
-            torch.full((1, len(layout.numeric)), float("nan")),
-            tuple(torch.zeros_like(bag[:1]) for bag in self.row_query.bags),
-            (),
-            tuple(torch.zeros_like(vector[:1]) for vector in self.row_query.vectors),
+        return replace(
+            self.row_query.map(lambda tensor: torch.zeros_like(tensor[:1])),
+            categorical=torch.stack(common).unsqueeze(0) if common else torch.empty(1, 0, dtype=torch.int64),
+            numeric=torch.full((1, len(layout.numeric)), float("nan")),
         )
 
     def _with_sequences(
@@ -287,12 +282,9 @@ class Dataset:
                 same = (shown == own.unsqueeze(1)) & (own >= FIRST).unsqueeze(1)
                 matches.append(torch.log1p(same.sum(1).float()))
         known = torch.from_numpy(np.stack(lengths, axis=1).astype(np.float32))
-        query = Block(
-            query.categorical, torch.cat([query.numeric, known], 1), query.bags, tuple(sequences), query.vectors
-        )
+        query = replace(query, numeric=torch.cat([query.numeric, known], 1), sequences=tuple(sequences))
         if matches:
-            numeric = torch.cat([item.numeric, torch.stack(matches, dim=1)], dim=1)
-            item = Block(item.categorical, numeric, item.bags, (), item.vectors)
+            item = replace(item, numeric=torch.cat([item.numeric, torch.stack(matches, dim=1)], dim=1))
         return query, item
 
     def sequence_bounds(self, name: str, moment: int) -> I64:

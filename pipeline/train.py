@@ -40,7 +40,7 @@ from ..retrieval.retriever import Retriever
 from ..retrieval.towers.train import query_vectors, requests, train_two_tower
 from ..retrieval.towers.windows import TowerData
 from ..training.checkpoint import Checkpointer
-from ..training.log import History as TrainingHistory
+from ..training.log import TrainingLog
 from ..training.runtime import Runtime, start_runtime
 from .continuation import SourceRun
 from .start import Start
@@ -105,7 +105,7 @@ def train_run(
             "--stage retrieval needs data.user and data.item; these rows name none, train the ranker alone"
         )
     retriever: Retriever | None = None
-    learned: TrainingHistory | None = None
+    learned: TrainingLog | None = None
     if two_stages and stage != "ranking":
         keeper = _checkpointer(checkpoints, "retrieval", config, dataset, resume, begin)
         retriever, learned = _train_retriever(config, dataset, runtime, keeper, begin)
@@ -148,7 +148,7 @@ def _checkpointer(
 
 def _train_retriever(
     config: RunConfig, dataset: Dataset, runtime: Runtime, checkpointer: Checkpointer, begin: Start
-) -> tuple[Retriever, TrainingHistory]:
+) -> tuple[Retriever, TrainingLog]:
     unfitted_companions(config, dataset)  # a wrong name or option fails now, not after the training
     prepare = begin.of_towers(dataset)
     model, data, history = train_two_tower(dataset, config.retrieval, runtime, config.seed, checkpointer, prepare)

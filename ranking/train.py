@@ -23,7 +23,7 @@ from ..data.schema import TaskSpec
 from ..data.split import Part
 from ..nn.pretrained import frozen_starts, start_tables
 from ..training.checkpoint import Checkpointer
-from ..training.log import History
+from ..training.log import TrainingLog
 from ..training.loop import FitOptions, fit
 from ..training.optim import OptimConfig, Optimizer
 from ..training.runtime import Runtime, seed_everything
@@ -161,7 +161,7 @@ class TrainedRanker:
     model: nn.Module
     ranker: Ranker
     calibrators: Mapping[str, Calibrator]
-    history: History
+    history: TrainingLog
     blend: FoundBlend | None = None
 
 

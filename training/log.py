@@ -18,8 +18,8 @@ Record = dict[str, float]
 
 
 @dataclass
-class History:
-    """What happened.
+class TrainingLog:
+    """The epochs of one training and which of them is the best.
 
     Attributes:
         records: one per epoch: `epoch` (1-based), `steps` so far, mean of every loss term, `seconds`,

@@ -22,7 +22,7 @@ from ..base.errors import ConfigError, RunError
 from ..base.settings import Settings
 from ..data.loader import Loader
 from .checkpoint import Checkpointer, Snapshot, capture_rng, restore_rng
-from .log import History, Record, Totals
+from .log import Record, Totals, TrainingLog
 from .optim import Optimizer
 from .progress import TrainingBar
 from .runtime import Runtime
@@ -75,7 +75,7 @@ def fit(
     generators: Mapping[str, torch.Generator] | None = None,
     memories: Mapping[str, Stateful] | None = None,
     description: str = "training",
-) -> History:
+) -> TrainingLog:
     """Train `optimizer.model`; afterwards it holds the best epoch's weights, or the last one's without a metric.
 
     The optimiser then holds the state of that epoch too, if it keeps one (`OptimConfig.keep_state`).
@@ -175,7 +175,7 @@ class _Training:
         self.model = optimizer.model
         self.generators = generators
         self.memories = memories
-        self.history = History()
+        self.history = TrainingLog()
         self.totals = Totals()
         self.best_weights: dict[str, Tensor] = {}
         self.best_state: dict[str, Tensor] = {}
@@ -240,7 +240,7 @@ class _Training:
         for name, memory in self.memories.items():
             memory.load_state_dict(snapshot.group(f"memory/{name}"))
         self.totals.restore(**state["totals"], device=next(self.model.parameters()).device)
-        self.history = History(**state["history"])
+        self.history = TrainingLog(**state["history"])
         restore_rng(Snapshot(snapshot.group("rng"), state["rng"]), self.generators)
 
 

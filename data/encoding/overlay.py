@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -29,16 +30,10 @@ def overlay(block: Block, old: Block, rows: I64, layout: SideLayout, own: Collec
         return torch.where(taken.unsqueeze(1), theirs[:, : mine.shape[1]][at], mine)
 
     ids = [column for column, name in enumerate(layout.categorical) if name in own]
-    categorical = chosen(block.categorical, old.categorical)
-    categorical[:, ids] = block.categorical[:, ids]
-    vectors = zip(layout.vectors, block.vectors, old.vectors, strict=True)
-    return Block(
-        categorical,
-        chosen(block.numeric, old.numeric),
-        tuple(chosen(*pair) for pair in zip(block.bags, old.bags, strict=True)),
-        (),
-        tuple(mine if name in own else chosen(mine, theirs) for (name, _), mine, theirs in vectors),
-    )
+    merged = block.map(chosen, old)
+    merged.categorical[:, ids] = block.categorical[:, ids]
+    vectors = zip(layout.vectors, block.vectors, merged.vectors, strict=True)
+    return replace(merged, vectors=tuple(mine if name in own else joint for (name, _), mine, joint in vectors))
 
 
 def overlay_attribute(mine: Attribute, old: Attribute | None, rows: I64) -> Attribute:

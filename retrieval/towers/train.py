@@ -18,7 +18,7 @@ from ...data.split import Part
 from ...evaluation.metrics.lists import rank_metrics
 from ...nn.pretrained import frozen_starts, start_tables
 from ...training.checkpoint import Checkpointer
-from ...training.log import History as TrainingHistory
+from ...training.log import TrainingLog
 from ...training.loop import FitOptions, evaluation_mode, fit
 from ...training.optim import OptimConfig, Optimizer
 from ...training.runtime import Runtime, seed_everything
@@ -198,7 +198,7 @@ def train_two_tower(
     seed: int,
     checkpointer: Checkpointer | None = None,
     prepare: Callable[[TwoTower, Optimizer], object] | None = None,
-) -> tuple[TwoTower, TowerData, TrainingHistory]:
+) -> tuple[TwoTower, TowerData, TrainingLog]:
     """Train the towers on the training part; the best epoch by `config.fit.metric` on validation is kept.
 
     Args:

@@ -10,7 +10,7 @@ One pass over a window of a user's events trains every position: the state befor
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -199,7 +199,7 @@ class TwoTower(nn.Module):
             hidden = torch.rand(items.rows) < self.config.id_dropout
             categorical = items.categorical.clone()
             categorical[hidden, self.item_id_column] = UNKNOWN
-            items = Block(categorical, items.numeric, items.bags, (), items.vectors)
+            items = replace(items, categorical=categorical)
         content = self.embed_content(items)
         return content, self.item_vectors(items, content)
 

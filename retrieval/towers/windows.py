@@ -40,12 +40,13 @@ def choose(layout: SideLayout, block: Block, names: Sequence[str] | None) -> tup
             (),
             tuple(layout.vectors[i] for i in vectors),
         ),
-        Block(
-            block.categorical[:, columns].contiguous(),
-            block.numeric[:, :0],
-            tuple(block.bags[i] for i in bags),
-            (),
-            tuple(block.vectors[i] for i in vectors),
+        replace(
+            block,
+            categorical=block.categorical[:, columns].contiguous(),
+            numeric=block.numeric[:, :0],
+            bags=tuple(block.bags[i] for i in bags),
+            sequences=(),
+            vectors=tuple(block.vectors[i] for i in vectors),
         ),
     )
 

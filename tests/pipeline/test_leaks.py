@@ -13,7 +13,6 @@ import torch
 
 from recsys.artifacts.folder import open_run
 from recsys.base.errors import DataError
-from recsys.data.batch import Block
 from recsys.data.split import Part
 from recsys.data.world.simulate import load_truth
 from recsys.funnel.run import Stages, load_stages
@@ -84,7 +83,7 @@ def test_a_user_known_from_test_rows_only_is_named(stages: Stages) -> None:
         parts[dataset.events.users == 0] = Part.TEST
         stranger = np.array([0])
     users[stranger[0], column] = 5
-    block = Block(users, dataset.users.numeric, dataset.users.bags, (), dataset.users.vectors)
+    block = dataclasses.replace(dataset.users, categorical=users)
     spoilt = dataclasses.replace(dataset, users=block, events=dataclasses.replace(dataset.events, parts=parts))
     sentences = " ".join(finding.sentence for finding in leak_findings(spoilt))
     assert "vocabulary user_id was fitted on" in sentences

@@ -26,7 +26,7 @@ from recsys.nn.dropout import FastDropout
 from recsys.nn.embedding import EmbeddingTable
 from recsys.training import checkpoint
 from recsys.training.checkpoint import Checkpointer, Snapshot, capture_rng, restore_rng
-from recsys.training.log import History
+from recsys.training.log import TrainingLog
 from recsys.training.loop import FitOptions, fit
 from recsys.training.optim import OptimConfig, Optimizer
 
@@ -75,7 +75,7 @@ def train(
     hidden: int = 8,
     first_is_best: bool = False,
     optimizers: list[Optimizer] | None = None,
-) -> tuple[Net, History]:
+) -> tuple[Net, TrainingLog]:
     """A small training that keeps the last epoch's weights as its best, or the first's.
 
     It kills its own process in the middle of step `kill_at`.
@@ -112,12 +112,12 @@ def train(
     return model, history
 
 
-def numbers(history: History) -> list[dict[str, float]]:
+def numbers(history: TrainingLog) -> list[dict[str, float]]:
     """The records without what a clock says."""
     return [{k: v for k, v in record.items() if k not in ("seconds", "rows_per_second")} for record in history.records]
 
 
-def assert_same(one: tuple[Net, History], other: tuple[Net, History]) -> None:
+def assert_same(one: tuple[Net, TrainingLog], other: tuple[Net, TrainingLog]) -> None:
     assert numbers(one[1]) == numbers(other[1])
     assert (one[1].best_epoch, one[1].best) == (other[1].best_epoch, other[1].best)
     state = other[0].state_dict()
@@ -187,7 +187,7 @@ def _threads_as_found() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed() -> tuple[Net, History]:
+def undisturbed() -> tuple[Net, TrainingLog]:
     return train(None)
 
 
@@ -200,7 +200,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_new_process_continues_a_killed_one(killed: Path, undisturbed: tuple[Net, History]) -> None:
+def test_a_new_process_continues_a_killed_one(killed: Path, undisturbed: tuple[Net, TrainingLog]) -> None:
     lines = (killed / "resumed" / "history.jsonl").read_text().splitlines()
     model = Net()
     model.load_state_dict(load_file(killed / "resumed" / "weights.safetensors"))
@@ -208,13 +208,13 @@ def test_a_new_process_continues_a_killed_one(killed: Path, undisturbed: tuple[N
 
 
 @pytest.mark.parametrize("moment", KILLS)
-def test_killed_and_resumed_is_undisturbed(moment: str, killed: Path, undisturbed: tuple[Net, History]) -> None:
+def test_killed_and_resumed_is_undisturbed(moment: str, killed: Path, undisturbed: tuple[Net, TrainingLog]) -> None:
     whole = sorted((killed / moment).glob("checkpoint-*"))
     assert 1 <= len(whole) <= 3
     assert_same(train(killed / moment, resume=True), undisturbed)
 
 
-def test_a_stopped_training_takes_up_more_epochs(tmp_path: Path, undisturbed: tuple[Net, History]) -> None:
+def test_a_stopped_training_takes_up_more_epochs(tmp_path: Path, undisturbed: tuple[Net, TrainingLog]) -> None:
     train(tmp_path, epochs=1)
     assert_same(train(tmp_path, epochs=EPOCHS, resume=True), undisturbed)
 
@@ -241,7 +241,7 @@ def test_the_optimiser_ends_where_the_kept_weights_do(tmp_path: Path) -> None:
 
 
 def test_the_generators_matter(
-    tmp_path: Path, undisturbed: tuple[Net, History], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, undisturbed: tuple[Net, TrainingLog], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The test above would notice a generator that is not put back."""
     train(tmp_path, epochs=1)
@@ -250,7 +250,7 @@ def test_the_generators_matter(
         assert_same(train(tmp_path, resume=True), undisturbed)
 
 
-def test_a_finished_training_resumes_to_itself(tmp_path: Path, undisturbed: tuple[Net, History]) -> None:
+def test_a_finished_training_resumes_to_itself(tmp_path: Path, undisturbed: tuple[Net, TrainingLog]) -> None:
     assert_same(train(tmp_path), undisturbed)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert_same(train(tmp_path, resume=True), undisturbed)
@@ -258,7 +258,7 @@ def test_a_finished_training_resumes_to_itself(tmp_path: Path, undisturbed: tupl
     assert len(names) == 2
 
 
-def test_without_resume_training_starts_anew(tmp_path: Path, undisturbed: tuple[Net, History]) -> None:
+def test_without_resume_training_starts_anew(tmp_path: Path, undisturbed: tuple[Net, TrainingLog]) -> None:
     train(tmp_path, epochs=2)
     assert_same(train(tmp_path), undisturbed)
 

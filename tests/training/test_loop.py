@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from recsys.base.errors import ConfigError, RecsysError
 from recsys.data.loader import Loader
-from recsys.training.log import History
+from recsys.training.log import TrainingLog
 from recsys.training.loop import FitOptions, evaluation_mode, fit
 from recsys.training.optim import OptimConfig, Optimizer
 from recsys.training.runtime import RuntimeConfig, start_runtime
@@ -49,7 +49,7 @@ class Training:
         self.losses.append((terms["loss"].item(), len(error)))
         return terms
 
-    def fit(self, values: list[float] | None = None, **options: object) -> History:
+    def fit(self, values: list[float] | None = None, **options: object) -> TrainingLog:
         """Fit; with `values`, the metric of each epoch is scripted."""
         script = iter(values or [])
         self.evaluated: list[tuple[bool, bool]] = []
@@ -195,7 +195,7 @@ def test_gradients_do_not_add_up_over_steps() -> None:
 
 
 def test_the_history_is_written_as_json_lines(tmp_path: Path) -> None:
-    History([{"epoch": 1, "loss": 0.1}, {"epoch": 2, "loss": math.nan}]).write(tmp_path / "history.jsonl")
+    TrainingLog([{"epoch": 1, "loss": 0.1}, {"epoch": 2, "loss": math.nan}]).write(tmp_path / "history.jsonl")
     lines = (tmp_path / "history.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"epoch": 1, "loss": 0.1}, {"epoch": 2, "loss": None}]
 
