@@ -24,8 +24,9 @@ from typing import Any, Self
 from ..base.errors import RunError
 from ..base.files import empty, locked, sha256, sync, visible_files, write_synced
 from ..base.machine import machine_class
+from ..base.package import package_version
 from .manifest import MANIFEST, FileEntry, Manifest, read_manifest
-from .provenance import git_commit, package_version
+from .provenance import git_commit
 
 HASHED_NAME = re.compile(r"\.[0-9a-f]{12}(\.[^./]*)?$")
 

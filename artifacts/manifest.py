@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from ..base.errors import RunError
+from ..base.package import package_version
 from ..base.settings import Settings
-from .provenance import package_version
 
 FORMAT = "recsys-run"
 FORMAT_VERSION = 1

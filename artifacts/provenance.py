@@ -1,20 +1,11 @@
-"""Which program wrote a run: version of the package and commit of the checkout."""
+"""Which program wrote a run: the commit of its checkout (its version: `base.package`)."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def package_version() -> str:
-    """Version of the installed recsys."""
-    try:
-        return importlib.metadata.version("recsys")
-    except importlib.metadata.PackageNotFoundError:  # a checkout on the path, not installed
-        return "0+unknown"
 
 
 def git_commit() -> str:

@@ -13,14 +13,15 @@ from typing import Any
 
 from ..artifacts.names import EVALUATION
 from ..base.errors import RunError
+from ..base.package import DISTRIBUTION, PYTHONS, install_hint, package_version
 
 Finding = tuple[str, str, str]
 
 OPTIONAL = {
-    "faiss-gpu": "index search on a CUDA device (`pip install 'recsys[gpu]'`)",
-    "implicit": "the als and bpr baselines (`pip install 'recsys[bench]'`)",
-    "lightgbm": "the LightGBM benchmark (`pip install 'recsys[bench]'`)",
+    "implicit": f"the als and bpr baselines ({install_hint('bench')})",
+    "lightgbm": f"the LightGBM benchmark ({install_hint('bench')})",
 }
+FAISS_PACKAGES = ("faiss-cpu", "faiss-gpu")
 LEAKING = 0.99
 """An AUC above this is more often a label among the features than a good model."""
 
@@ -28,14 +29,15 @@ LEAKING = 0.99
 def environment(folder: Path) -> Iterator[Finding]:
     """Python, packages, threads, devices and room on the disk that holds `folder`."""
     version = platform.python_version()
-    if sys.version_info[:2] in ((3, 11), (3, 12)):
+    if f"{sys.version_info.major}.{sys.version_info.minor}" in PYTHONS:
         yield "ok", "python", version
     else:
-        yield "warning", "python", f"{version} is not among the tested versions; use Python 3.11 or 3.12"
-    for requirement in importlib.metadata.requires("recsys") or []:
+        yield "warning", "python", f"{version} is not among the tested versions; use Python {' or '.join(PYTHONS)}"
+    if not _version(DISTRIBUTION):
+        sentence = "runs from a folder and is not installed, so what it requires is unknown; run `pip install .` there"
+        yield "warning", DISTRIBUTION, sentence
+    for requirement in _requirements():
         name = requirement.partition(";")[0].split(">")[0].split("=")[0].split("<")[0].strip()
-        if "extra ==" in requirement:
-            continue
         installed = _version(name)
         if installed:
             yield "ok", name, installed
@@ -43,6 +45,7 @@ def environment(folder: Path) -> Iterator[Finding]:
             yield "problem", name, f"is not installed, expected {requirement}; run `pip install '{requirement}'`"
     for name, purpose in OPTIONAL.items():
         yield "note", name, _version(name) or f"not installed; needed only for {purpose}"
+    yield from _faiss()
     yield from _machine()
     free = shutil.disk_usage(next(path for path in (folder, *folder.resolve().parents) if path.exists())).free / 2**30
     level = "ok" if free >= 2 else "warning"
@@ -60,8 +63,8 @@ def run_health(folder: Path) -> Iterator[Finding]:
         return
     manifest = run.manifest
     yield "ok", "files", f"{len(manifest.files)} files, all present and unchanged since {manifest.created}"
-    if manifest.package_version != (_version("recsys") or ""):
-        yield "note", "version", f"written by recsys {manifest.package_version}, this is {_version('recsys')}"
+    if manifest.package_version != package_version():
+        yield "note", "version", f"written by recsys {manifest.package_version}, this is {package_version()}"
     for name in manifest.files:
         if name.endswith(".safetensors") and name.startswith(("retrieval/", "ranking/")):
             yield from _weights(name, run.file(name))
@@ -71,6 +74,43 @@ def run_health(folder: Path) -> Iterator[Finding]:
         yield "note", "quality", f"not evaluated yet; run `recsys evaluate --run {folder}`"
         return
     yield from _quality(run.read_json(EVALUATION))
+
+
+def _requirements() -> list[str]:
+    """What an installation without extras needs, as its metadata say it."""
+    try:
+        requirements = importlib.metadata.requires(DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    return [requirement for requirement in requirements if "extra ==" not in requirement]
+
+
+def _faiss() -> Iterator[Finding]:
+    """FAISS comes in two packages with one module between them, and the library works without it."""
+    versions = {name: version for name in FAISS_PACKAGES if (version := _version(name))}
+    installed = " and ".join(f"{name} {version}" for name, version in versions.items())
+    if len(versions) > 1:
+        uninstall = f"`pip uninstall {' '.join(versions)}`"
+        sentence = f"{installed} overwrite each other's files; run {uninstall}, then {install_hint('cpu', 'gpu')}"
+        yield "problem", "faiss", sentence
+        return
+    try:
+        import faiss
+    except ImportError as error:
+        if versions:
+            sentence = (
+                f"{installed} cannot be imported ({error}); run `pip install --force-reinstall {next(iter(versions))}`"
+            )
+            yield "problem", "faiss", sentence
+        else:
+            yield (
+                "note",
+                "faiss",
+                f"not installed, so every search is exact; {install_hint('cpu')} for large catalogues",
+            )
+    else:
+        instructions = faiss.get_compile_options().strip() or "no special"
+        yield "ok", "faiss", f"{installed or faiss.__version__}, works with {instructions} instructions"
 
 
 def _machine() -> Iterator[Finding]:
@@ -86,12 +126,6 @@ def _machine() -> Iterator[Finding]:
         yield "note", "device", f"{name} is not used; training and scoring run on the CPU"
     else:
         yield "ok", "device", "training and scoring run on the CPU"
-    try:
-        import faiss
-    except ImportError as error:
-        yield "problem", "faiss", f"cannot be imported ({error}); run `pip install --force-reinstall faiss-cpu`"
-    else:
-        yield "ok", "faiss", f"works with {faiss.get_compile_options().strip() or 'no special'} instructions"
 
 
 def _weights(name: str, file: Path) -> Iterator[Finding]:

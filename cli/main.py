@@ -71,9 +71,9 @@ def _register() -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from ..base.package import package_version
 
-        typer.echo(f"recsys {version('recsys')}")
+        typer.echo(f"recsys {package_version()}")
         raise typer.Exit
 
 

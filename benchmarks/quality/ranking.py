@@ -27,6 +27,7 @@ import numpy as np
 
 from recsys.base.arrays import F32
 from recsys.base.errors import ConfigError
+from recsys.base.package import install_hint
 from recsys.benchmarks.provenance import Json
 from recsys.benchmarks.quality import trees
 from recsys.benchmarks.quality.common import (
@@ -305,7 +306,7 @@ def main() -> None:
         return
     names = pick(groups, session.args.variants, session.args.shard)
     if TREES in names and not trees.available():
-        raise ConfigError("lightgbm is not installed; pip install 'recsys[bench]', or leave --lightgbm out")
+        raise ConfigError(f"lightgbm is not installed; {install_hint('bench')}, or leave --lightgbm out")
     if session.args.sizes:
         for name in names:
             width, dense, _ = lab.settings(name)

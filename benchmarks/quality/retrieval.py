@@ -29,6 +29,7 @@ import torch
 
 from recsys.base.arrays import F32
 from recsys.base.errors import ConfigError
+from recsys.base.package import install_hint
 from recsys.base.ragged import Ragged
 from recsys.base.topk import ranks_of_scores
 from recsys.benchmarks.provenance import Json
@@ -247,7 +248,7 @@ def main() -> None:
     lab = Lab.open(session)
     names = pick({name: v.group for name, v in lab.variants.items()}, session.args.variants, session.args.shard)
     if missing := [name for name in FACTORS if name in session.args.variants.split(",") and name not in lab.variants]:
-        raise ConfigError(f"{missing[0]} needs the package implicit; pip install 'recsys[bench]'")
+        raise ConfigError(f"{missing[0]} needs the package implicit; {install_hint('bench')}")
     columns = {f"test/{key}": key for key in ("hit@10", "ndcg@10", "recall@10", "recall@100", "recall@500")}
     gaps = {"same_second": "same second", "hour": "within the hour", "later": "later"}
     columns |= {f"test/hits@10/{key}": f"hits: {words}" for key, words in gaps.items()}

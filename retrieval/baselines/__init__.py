@@ -7,10 +7,12 @@ histories; all of them share the protocol of `base.Baseline`.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import Any
 
 from ...base.arrays import AnyArray
 from ...base.errors import ConfigError
+from ...base.package import install_hint
 from .base import Baseline, Histories, checked_settings, describe_state
 
 __all__ = [
@@ -58,9 +60,14 @@ def build_baseline(name: str, **options: Any) -> Baseline:
         options: fields of its settings.
 
     Raises:
-        ConfigError: unknown name or option.
+        ConfigError: unknown name or option, or a package that the baseline is fitted by is not installed.
     """
     kind = baseline_class(name)
+    if kind.fitted_by and importlib.util.find_spec(kind.fitted_by) is None:
+        raise ConfigError(
+            f"the {name} baseline needs the package {kind.fitted_by!r}, which is not installed; "
+            f"run {install_hint('bench')} or leave the baseline out"
+        )
     return kind(checked_settings(kind.settings_class, name, options))
 
 

@@ -80,6 +80,8 @@ class Baseline(ABC):
 
     name: ClassVar[str]
     settings_class: ClassVar[type[Settings]] = Settings
+    fitted_by: ClassVar[str] = ""
+    """Package that `fit` needs and a plain installation lacks; a fitted baseline answers without it."""
     num_items: int
 
     def __init__(self, settings: Settings | None = None) -> None:

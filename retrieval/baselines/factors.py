@@ -13,7 +13,6 @@ import numpy as np
 from pydantic import Field
 
 from ...base.arrays import F32, F64, I64, AnyArray
-from ...base.errors import ConfigError
 from ...base.settings import Settings
 from .base import Baseline, Histories
 from .cooccurrence import interaction_matrix
@@ -38,6 +37,7 @@ class FactorSettings(Settings):
 
 class _Factors(Baseline):
     settings_class: ClassVar[type[Settings]] = FactorSettings
+    fitted_by = "implicit"
     settings: FactorSettings
     factors: F32
 
@@ -88,7 +88,9 @@ class ALS(_Factors):
 
     def _model(self) -> Any:
         chosen = self.settings
-        return _implicit("als").AlternatingLeastSquares(
+        from implicit.als import AlternatingLeastSquares
+
+        return AlternatingLeastSquares(
             factors=chosen.factors,
             regularization=chosen.regularisation,
             alpha=chosen.alpha,
@@ -105,7 +107,9 @@ class BPR(_Factors):
 
     def _model(self) -> Any:
         chosen = self.settings
-        return _implicit("bpr").BayesianPersonalizedRanking(
+        from implicit.bpr import BayesianPersonalizedRanking
+
+        return BayesianPersonalizedRanking(
             factors=chosen.factors,
             learning_rate=chosen.learning_rate,
             regularization=chosen.regularisation,
@@ -113,15 +117,3 @@ class BPR(_Factors):
             random_state=chosen.seed,
             use_gpu=False,
         )
-
-
-def _implicit(module: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(f"implicit.{module}")
-    except ImportError as error:
-        raise ConfigError(
-            f"the {module} baseline needs the package 'implicit', which is not installed; "
-            "install it (pip install 'recsys[bench]') or leave the baseline out"
-        ) from error

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from ...base.arrays import F32, I64
 from ...base.errors import ConfigError, RunError
+from ...base.package import install_hint
 
 POINTS_PER_CLUSTER = 39
 """What k-means needs to place a centroid (FAISS warns below it); an index never gets more clusters than N / 39."""
@@ -36,11 +36,28 @@ _OFFERED = (
 )
 
 
-@cache
-def faiss_module() -> Any:
-    """FAISS, imported where it is first needed; untyped, since its stubs lack what its Python wrappers add."""
-    import faiss
+def has_faiss() -> bool:
+    """Whether FAISS can be imported; without it every search is exact (`ExactIndex`)."""
+    try:
+        import faiss  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
+
+def faiss_module() -> Any:
+    """FAISS, imported where it is first needed; untyped, since its stubs lack what its Python wrappers add.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise ConfigError(
+            f"FAISS cannot be imported ({error}); run {install_hint('cpu', 'gpu')}, or search exactly with "
+            'index.factory = "Exact"'
+        ) from error
     return faiss
 
 

@@ -19,13 +19,14 @@ from pydantic import Field
 
 from ...base.arrays import F32, I64
 from ...base.errors import ConfigError, RunError
+from ...base.package import install_hint
 from ...base.settings import Settings
 from .base import CurvePoint, FilteredPoint, IndexReport, SearchPlan, as_vectors, fingerprint
 from .bitmap import Bitmap
 from .device import has_faiss_gpu, on_device
 from .exact import ExactIndex, exact_top_k
 from .faiss import FaissIndex, exact_limit
-from .families import POINTS_PER_CLUSTER, cluster_count
+from .families import POINTS_PER_CLUSTER, cluster_count, faiss_module, has_faiss
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ class IndexConfig(Settings):
     """The `[index]` section: how item vectors are searched."""
 
     factory: str = "auto"
-    """`auto`, `Exact`, or a FAISS family such as `Flat`, `IVF1024,SQ8`, `IVF,SQfp16`, `HNSW32`."""
+    """`auto`, `Exact`, or a FAISS family such as `Flat`, `IVF1024,SQ8`, `IVF,SQfp16`, `HNSW32`. Without FAISS `auto` is
+    `Exact`."""
     target_recall: float = Field(default=0.98, gt=0.0, le=1.0)
     """Share of the exact k best that a search must find on held-out queries."""
     check_queries: int = Field(default=512, ge=2)
@@ -79,7 +81,8 @@ def build_index(
         warning in the report; `auto` moves on to a better family until one reaches it.
 
     Raises:
-        ConfigError: the vectors, the queries or the factory make no index.
+        ConfigError: the vectors, the queries or the factory make no index, or the family needs FAISS and that is not
+            installed.
         RunError: the index answers rows with the scores of other vectors.
     """
     vectors = as_vectors(item_vectors)
@@ -89,11 +92,12 @@ def build_index(
     rng = np.random.default_rng(seed)
     if len(asked) > check_queries:
         asked = np.ascontiguousarray(asked[rng.permutation(len(asked))[:check_queries]])
+    if factory not in ("auto", "Exact"):
+        faiss_module()  # refused before the exact answers are computed
     bench = _Bench(vectors, asked, min(k, len(vectors)), target_recall, rng)
-    exact_on_gpu = factory == "auto" and torch.device(device).type == "cuda" and not has_faiss_gpu()
-    families = _choices(len(vectors)) if factory == "auto" else [factory]
-    if factory == "Exact" or exact_on_gpu:
+    if factory == "Exact" or (factory == "auto" and not _faiss_pays(len(vectors), device)):
         return _exact(vectors, bench, device)
+    families = _choices(len(vectors)) if factory == "auto" else [factory]
     for family in families:
         started = time.perf_counter()
         index = FaissIndex.build(vectors, family, seed)
@@ -276,6 +280,19 @@ def _exact(vectors: F32, bench: _Bench, device: str) -> tuple[ExactIndex, IndexR
         filtered=(),
     )
     return index, index.report
+
+
+def _faiss_pays(size: int, device: str) -> bool:
+    """Whether `auto` may choose among FAISS families: it is installed and, for a GPU, built for one."""
+    if torch.device(device).type == "cuda":
+        return has_faiss() and has_faiss_gpu()
+    if not has_faiss():
+        logger.warning(
+            "FAISS is not installed, so each search scores all %d items exactly; for a large catalogue run %s",
+            size,
+            install_hint("cpu", "gpu"),
+        )
+    return has_faiss()
 
 
 def _choices(size: int) -> list[str]:

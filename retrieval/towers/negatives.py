@@ -11,6 +11,7 @@ from torch import Tensor
 from ..index.base import CandidateIndex, SearchPlan
 from ..index.exact import ExactIndex
 from ..index.faiss import FaissIndex
+from ..index.families import has_faiss
 
 EXACT_ITEMS = 20_000
 """Largest catalogue searched exactly for hard negatives."""
@@ -89,7 +90,8 @@ class HardNegatives:
     """Searches a snapshot of the item vectors for the items the model ranks highest: ANCE's asynchronous index
     (Xiong et al., ICLR 2021), refreshed between steps.
 
-    Up to `EXACT_ITEMS` items the search is exact, above it a FAISS index of the snapshot is built at each refresh.
+    Up to `EXACT_ITEMS` items, or without FAISS, the search is exact; above it a FAISS index of the snapshot is built at
+    each refresh.
 
     Args:
         count: H, negatives per query.
@@ -107,7 +109,7 @@ class HardNegatives:
     def refresh(self, vectors: Tensor) -> None:
         """Search these item vectors `[N, D]` from now on; they are copied."""
         self._vectors = vectors.detach().clone()
-        if len(vectors) <= EXACT_ITEMS:
+        if len(vectors) <= EXACT_ITEMS or not has_faiss():
             self._index = ExactIndex(self._vectors.numpy())
         else:
             self._index = FaissIndex.build(self._vectors.numpy(), SEARCHED_BY, seed=self.seed)
