@@ -18,7 +18,7 @@ demo: .venv/core.stamp ## Train and evaluate on the embedded world, and recommen
 bench: .venv/bench.stamp ## Measure training throughput
 	$(BIN)/python benchmarks/train_throughput.py
 docs: .venv/core.stamp ## Write docs/config.md from the configuration classes
-	$(BIN)/python -m recsys.cli.document_config
+	$(BIN)/python docs/document_config.py
 clean: ## Remove .venv, caches and build output; runs/ stays
 	rm -rf .venv .typecheck .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
 

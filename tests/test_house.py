@@ -17,7 +17,7 @@ import recsys
 ROOT = Path(recsys.__file__).resolve().parent
 PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
 LIBRARY = sorted(file for package in PACKAGES for file in ROOT.joinpath(*package.split(".")[1:]).glob("*.py"))
-OTHER = sorted(file for folder in ("tests", "benchmarks", "examples") for file in (ROOT / folder).rglob("*.py"))
+OTHER = sorted(file for folder in ("tests", "benchmarks", "docs", "examples") for file in (ROOT / folder).rglob("*.py"))
 
 ORDER = (
     ("base",),
@@ -160,13 +160,13 @@ def test_the_packages_are_the_folders_on_disk() -> None:
     }
     assert found == set(PACKAGES)
     for folder in (path for path in ROOT.iterdir() if path.is_dir() and any(path.glob("*.py"))):
-        if folder.name not in (*skipped, "benchmarks", "examples") and not folder.name.startswith("."):
+        if folder.name not in (*skipped, "benchmarks", "docs", "examples") and not folder.name.startswith("."):
             assert f"recsys.{folder.name}" in PACKAGES, f"{folder.name} has no __init__.py or is not in `packages`"
 
 
 def test_tests_mirror_the_rooms() -> None:
     """Every folder of tests is a folder of the library, but for those that test across rooms."""
-    across = {"contract", "support", "benchmarks"}
+    across = {"contract", "support", "benchmarks", "docs"}
     folders = {file.parent.relative_to(ROOT / "tests") for file in (ROOT / "tests").rglob("test_*.py")}
     rooms = {file.parent.relative_to(ROOT) for file in LIBRARY}
     assert sorted(str(folder) for folder in folders - rooms if folder.parts[0] not in across) == []

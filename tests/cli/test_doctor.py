@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from safetensors.torch import save_file
 
 from recsys.artifacts.folder import RunWriter
 from recsys.artifacts.names import EVALUATION
+from recsys.base.package import install_hint
 from recsys.cli.health import environment, run_health
 
 GOOD: dict[str, Any] = {
@@ -88,7 +91,37 @@ def test_a_truncated_file_is_found(tmp_path: Path) -> None:
 def test_the_environment_of_the_tests_is_fine(tmp_path: Path) -> None:
     found = list(environment(tmp_path))
     assert [row for row in found if row[0] == "problem"] == []
-    assert {"python", "torch", "faiss-cpu", "threads", "disk"} <= {subject for _, subject, _ in found}
+    assert {"python", "faiss", "threads", "disk"} <= {subject for _, subject, _ in found}
+
+
+PACKAGES = {"faiss-cpu": "1.15.1", "faiss-gpu": "1.15.1"}
+
+
+@pytest.mark.parametrize(
+    ("installed", "level", "sentence"),
+    [
+        ((), "note", f"not installed, so every search is exact; {install_hint('cpu')} for large catalogues"),
+        (("faiss-cpu",), "problem", "faiss-cpu 1.15.1 cannot be imported"),
+        (
+            ("faiss-cpu", "faiss-gpu"),
+            "problem",
+            "overwrite each other's files; run `pip uninstall faiss-cpu faiss-gpu`",
+        ),
+    ],
+)
+def test_faiss_is_missing_broken_or_there_twice(
+    installed: tuple[str, ...], level: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if name not in installed:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return PACKAGES[name]
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    monkeypatch.setitem(sys.modules, "faiss", None)  # importing it now fails
+    [(found, words)] = [(row[0], row[2]) for row in environment(tmp_path) if row[1] == "faiss"]
+    assert found == level
+    assert sentence in words
 
 
 def test_a_missing_package_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

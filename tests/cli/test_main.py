@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from recsys.base.errors import DataError, RunError
+from recsys.base.package import package_version
 from recsys.cli import main as cli
 from recsys.cli.commands import doctor as doctor_command
 
@@ -85,7 +86,7 @@ def test_help_answers_in_half_a_second() -> None:
 
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
-    assert capsys.readouterr().out.startswith("recsys 0.")
+    assert capsys.readouterr().out == f"recsys {package_version()}\n"
 
 
 @pytest.mark.parametrize(

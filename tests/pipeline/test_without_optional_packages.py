@@ -49,7 +49,7 @@ def test_a_run_is_trained_indexed_evaluated_and_asked_without_faiss(
 
 def test_a_family_of_faiss_is_refused_and_the_run_stays_as_it_was(no_faiss: None, copied: Path) -> None:
     before = open_run(copied).read_json(INDEX_REPORT)
-    with pytest.raises(ConfigError, match="FAISS cannot be imported .* or search exactly with") as refusal:
+    with pytest.raises(ConfigError, match=r"FAISS cannot be imported .* or search exactly with") as refusal:
         build_index(copied, factory="HNSW16")
     assert INSTALL in str(refusal.value)
     assert open_run(copied).read_json(INDEX_REPORT) == before

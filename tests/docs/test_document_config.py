@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from recsys.cli.document_config import TARGET, document
+from recsys.docs.document_config import TARGET, document
 from recsys.ranking.ranker import ranker_kinds
 
 

@@ -1,4 +1,4 @@
-"""`python -m recsys.cli.document_config`: writes docs/config.md from the configuration classes themselves."""
+"""`python docs/document_config.py` (`make docs`): writes docs/config.md from the configuration classes themselves."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-TARGET = Path(__file__).resolve().parent.parent / "docs" / "config.md"
+TARGET = Path(__file__).resolve().parent / "config.md"
 
 INTRO = """# Configuration
 
-<!-- Written by `python -m recsys.cli.document_config`; edit the docstrings of the classes instead. -->
+<!-- Written by `make docs`; edit the docstrings of the classes instead. -->
 
 A run is described by one TOML file. Keys that are left out have the defaults below; unknown keys are refused, with the
 nearest valid one named. Paths are relative to the file. Any key can be overridden on the command line, in order:
@@ -39,8 +39,8 @@ BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 def document() -> str:
     """The whole of docs/config.md."""
-    from ..configs.run import RunConfig
-    from ..ranking.ranker import ranker_kinds
+    from recsys.configs.run import RunConfig
+    from recsys.ranking.ranker import ranker_kinds
 
     kinds = {"ranking.model": {name: ranker.Config for name, ranker in ranker_kinds().items()}}
     return INTRO + "".join(_section("", RunConfig.model_fields, None, kinds))
@@ -152,5 +152,4 @@ def _table_class(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
 
 
 if __name__ == "__main__":
-    TARGET.parent.mkdir(exist_ok=True)
     TARGET.write_text(document(), encoding="utf-8")
