@@ -81,7 +81,7 @@ def keep_memory() -> None:
     page by page by the kernel before it can be used again (a tenth of a retriever's step, measured). Does nothing
     where the library has no such knob. Compiled kernels, on the other hand, are kept for the last 64 shapes only.
     """
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError, TypeError):  # Windows has no C library to name by None, macOS no mallopt
         library = ctypes.CDLL(None)
         library.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
         library.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)

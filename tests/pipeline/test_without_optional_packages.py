@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,6 +17,7 @@ from recsys.funnel.funnel import Funnel
 from recsys.pipeline.evaluate import evaluate_run
 from recsys.pipeline.train import build_index, train_run
 from recsys.retrieval.towers import negatives
+from recsys.tests.support.tiny import TinyRun
 
 USERS = ["1", "2", "3"]
 INSTALL = install_hint("cpu", "gpu")
@@ -29,13 +29,13 @@ def no_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def copied(tiny_run: Any, tmp_path: Path) -> Path:
+def copied(tiny_run: TinyRun, tmp_path: Path) -> Path:
     """The tiny run, whose index is one of FAISS."""
     return Path(shutil.copytree(tiny_run.folder, tmp_path / "run"))
 
 
 def test_a_run_is_trained_indexed_evaluated_and_asked_without_faiss(
-    no_faiss: None, tiny_run: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    no_faiss: None, tiny_run: TinyRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = train_run(tiny_run.config("retrieval.fit.epochs=1"), tmp_path / "run", base=tiny_run.world)
     report = build_index(run)
@@ -82,7 +82,7 @@ def test_hard_negatives_of_a_large_catalogue_are_searched_exactly(
 
 @pytest.mark.parametrize("name", ["als", "bpr"])
 def test_a_baseline_without_its_package_fails_before_the_towers_learn(
-    name: str, tiny_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    name: str, tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "implicit", None)
     caplog.set_level("INFO")
