@@ -1,0 +1,117 @@
+"""Tables -> the configuration of a run: the inferred schema, and sizes that suit so many rows, users and items."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..base.settings import with_defaults
+from ..data.infer import InferredSchema, infer_schema
+from ..data.reading.readers import Source
+
+if TYPE_CHECKING:
+    from .run import RunConfig
+
+Table = dict[str, Any]
+Place = tuple[str, ...]
+"""Keys from the top of the configuration; an element of a list is named by its `name`."""
+
+_TINY, _SMALL, _LARGE = 2_000, 50_000, 1_000_000
+"""Rows of the log that part one choice of sizes from the next."""
+
+
+@dataclass(frozen=True)
+class InferredConfig:
+    """A configuration, and how it came about.
+
+    Attributes:
+        table: the configuration as plain TOML values, with only the keys that are not left at their defaults.
+        notes: one sentence a decision.
+        reasons: place in the table -> why it is so.
+        schema: the inferred schema.
+    """
+
+    table: Table
+    notes: tuple[str, ...]
+    reasons: Mapping[Place, str]
+    schema: InferredSchema
+
+    def config(self) -> RunConfig:
+        """The validated configuration; imports the models."""
+        from .run import RunConfig
+
+        completed = with_defaults(RunConfig, self.table)
+        return RunConfig.model_validate_json(json.dumps(completed), strict=True)
+
+
+def infer_config(
+    events: Source | Sequence[Source],
+    items: Source | None = None,
+    users: Source | None = None,
+    tasks: Sequence[str] | None = None,
+    *,
+    user: str | None = None,
+    item: str | None = None,
+    time: str | None = None,
+    header: Sequence[str] = (),
+    name: str = "inferred",
+) -> InferredConfig:
+    """A configuration for tables of any names and sizes; arguments and errors as of `data.infer.infer_schema`.
+
+    Args:
+        name: of the run.
+    """
+    schema = infer_schema(events, items, users, tasks, user=user, item=item, time=time, header=header)
+    table: Table = {"name": name, "seed": 1, "data": schema.config.model_dump(mode="json", exclude_defaults=True)}
+    reasons = {("data", *_place(kind, key)): why for (kind, key), why in schema.reasons.items()}
+    if schema.config.user and schema.config.item:
+        table["retrieval"] = _retrieval(schema, reasons)
+    table["ranking"] = _ranking(schema, reasons)
+    if schema.unwanted and len(schema.unwanted) < len(schema.config.tasks):
+        table["blend"] = {"weights": {t.name: float(t.name not in schema.unwanted) for t in schema.config.tasks}}
+        reasons["blend",] = "tasks that speak against an item stay out of its score"
+    return InferredConfig(table, schema.notes, reasons, schema)
+
+
+def _place(kind: str, name: str) -> Place:
+    return (kind,) if kind == "split" else (f"{kind}s", name)
+
+
+def _retrieval(schema: InferredSchema, reasons: dict[Place, str]) -> Table:
+    data = schema.config
+    described = [
+        spec.name
+        for spec in data.features
+        if spec.side == "user" and spec.kind != "sequence" and spec.source != data.user
+    ]
+    past = [spec.name for spec in data.features if spec.after_event]
+    section: Table = {} if not schema.positive else {"positive": schema.positive}
+    candidates = max(10, min(200, schema.num_items))
+    if candidates != 200:
+        section["num_candidates"] = candidates
+        reasons["retrieval", "num_candidates"] = f"there are {schema.num_items:,} items"
+    section["tower"] = {
+        "dim": 16 if schema.rows < _TINY else 32 if schema.rows < _SMALL else 64,
+        "user_features": described,
+        "event_features": [*(["gap"] if schema.ordered else []), *past],
+    }
+    reasons["retrieval", "tower", "dim"] = f"{schema.rows:,} events"
+    reasons["retrieval", "tower", "user_features"] = "the history stands for the user; an id would be learned by heart"
+    section["fit"] = {"epochs": 20 if schema.rows < _TINY else 12 if schema.rows < _LARGE else 6}
+    return section
+
+
+def _ranking(schema: InferredSchema, reasons: dict[Place, str]) -> Table:
+    tiny = schema.rows < _TINY
+    section: Table = {
+        "batch_size": 32 if schema.rows < 500 else 128 if tiny else 1024 if schema.rows < _LARGE else 4096,
+    }
+    if tiny:
+        section["model"] = {"kind": "shared_bottom", "bottom_hidden": [32], "dropout": 0.1}
+        reasons["ranking", "model"] = "few rows: one small network"
+    else:
+        section["model"] = {"kind": "mmoe", "num_experts": 4, "expert_hidden": [64], "dropout": 0.2}
+    section["fit"] = {"epochs": 5 if tiny else 3 if schema.rows < _SMALL else 2}
+    return section

@@ -1,0 +1,114 @@
+"""A schema from tables of any names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from recsys.base.errors import ConfigError, DataError
+from recsys.data.infer import InferredSchema, infer_schema
+from recsys.data.schema import FeatureSpec
+
+ROWS = 600
+NAMES = {
+    "user": "user_id", "item": "item_id", "time": "timestamp", "click": "click", "device": "device",
+}  # fmt: skip
+
+
+def events(names: dict[str, str] | None = None, **columns: Any) -> pa.Table:
+    """A log of 40 users and 30 items; `names` renames its columns, `columns` adds to them or takes them out (None)."""
+    rng = np.random.default_rng(3)
+    table = {
+        "user": [f"u{number}" for number in rng.integers(0, 40, ROWS)],
+        "item": rng.integers(100, 130, ROWS).tolist(),
+        "time": (1_700_000_000 + rng.permutation(ROWS) * 3_600).tolist(),
+        "click": rng.integers(0, 2, ROWS).tolist(),
+        "device": rng.choice(["phone", "desktop"], ROWS).tolist(),
+    }
+    table |= columns
+    called = {**NAMES, **(names or {})}
+    return pa.table({called.get(name, name): values for name, values in table.items() if values is not None})
+
+
+def items(key: str = "item_id") -> pa.Table:
+    return pa.table(
+        {
+            key: list(range(100, 130)),
+            "title": [f"The {number}. Thing" for number in range(30)],
+            "genre": ["a|b", "b|c", "c"] * 10,
+            "price": np.linspace(1.5, 90.25, 30).tolist(),
+            "colour": ["red", "green", "blue"] * 10,
+            "shape": ["round"] * 30,
+        }
+    )
+
+
+def features(schema: InferredSchema) -> dict[str, FeatureSpec]:
+    return {spec.name: spec for spec in schema.config.features}
+
+
+def test_each_column_becomes_what_it_holds() -> None:
+    schema = infer_schema(events(), items())
+    config, specs = schema.config, features(schema)
+    assert (config.user, config.item, config.time, config.title) == ("user_id", "item_id", "timestamp", "title")
+    assert {name: (spec.side, spec.kind) for name, spec in specs.items()} == {
+        "user_id": ("user", "categorical"),
+        "item_id": ("item", "categorical"),
+        "genre": ("item", "multi"),
+        "price": ("item", "numeric"),
+        "colour": ("item", "categorical"),
+        "device": ("context", "categorical"),
+        "recent": ("user", "sequence"),
+    }
+    assert [task.name for task in config.tasks] == ["click"]
+    assert config.split.kind == "time"
+    assert schema.positive == "click"
+    assert any('"shape" is left out' in note for note in schema.notes)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"user": "userId", "item": "movieId", "time": "ts"},
+        {"user": "UID", "item": "sku", "time": "created_at", "click": "is_click"},
+        {"user": "Kundennummer", "item": "Artikel", "time": "Zeitstempel", "click": "Klick"},
+        {"user": "visitorid", "item": "productID", "time": "event_time", "click": "clicked"},
+        {"user": "session_id", "item": "id_articulo", "time": "fecha", "click": "purchase"},
+    ],
+)
+def test_other_spellings_change_only_the_names(names: dict[str, str]) -> None:
+    def anonymous(table: pa.Table, given: dict[str, str]) -> str:
+        dump = infer_schema(table).config.model_dump_json()
+        for role, name in {**NAMES, **given}.items():
+            dump = dump.replace(f'"{name}"', f'"<{role}>"')
+        return dump
+
+    assert anonymous(events(names), names) == anonymous(events(), {})
+
+
+def test_the_order_of_columns_changes_nothing() -> None:
+    first = infer_schema(events(), items())
+    log, catalogue = events(), items()
+    assert infer_schema(log.select(log.column_names[::-1]), catalogue.select(catalogue.column_names[::-1])) == first
+
+
+def test_two_equally_good_columns_are_named_with_the_argument() -> None:
+    log = events({"user": "customer_id"}, client_id=[f"c{row % 9}" for row in range(ROWS)])
+    with pytest.raises(ConfigError, match=r'"client_id" and "customer_id" may each be the user .*user= '):
+        infer_schema(log)
+    assert infer_schema(log, user="client_id").config.user == "client_id"
+
+
+def test_an_item_that_no_name_gives_away_is_asked_for() -> None:
+    log = events({"item": "thing_bought"})
+    with pytest.raises(ConfigError, match=r'no name says item; it may be .*"thing_bought".*item= '):
+        infer_schema(log)
+    assert infer_schema(log, item="thing_bought").config.item == "thing_bought"
+
+
+def test_tables_that_name_the_ids_differently_are_told_apart() -> None:
+    with pytest.raises(DataError, match=r'events call the item ids "item_id", the item table "id"'):
+        infer_schema(events(), items("id"))
