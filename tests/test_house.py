@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import recsys
+from recsys.tests.support.vacuous import vacuous_tests
 
 ROOT = Path(recsys.__file__).resolve().parent
 PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
@@ -162,6 +163,16 @@ def test_the_packages_are_the_folders_on_disk() -> None:
     for folder in (path for path in ROOT.iterdir() if path.is_dir() and any(path.glob("*.py"))):
         if folder.name not in (*skipped, "benchmarks", "docs", "examples") and not folder.name.startswith("."):
             assert f"recsys.{folder.name}" in PACKAGES, f"{folder.name} has no __init__.py or is not in `packages`"
+
+
+def test_no_test_passes_by_looking_at_nothing() -> None:
+    vacuous = [
+        f"{file}:{line}: {name} asserts only in a loop that may be empty: wrap the iterable in `nonempty`"
+        for file in OTHER
+        if file.name.startswith("test_")
+        for line, name in vacuous_tests(file.read_text(encoding="utf-8"))
+    ]
+    assert vacuous == []
 
 
 def test_tests_mirror_the_rooms() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import recsys
 from recsys.cli.models_list import catalogue
-from recsys.configs.run import load_config
+from recsys.configs.run import RunConfig, load_config
 
 ROOT = Path(recsys.__file__).resolve().parent
 PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
@@ -26,4 +26,4 @@ def test_everything_in_the_catalogue_is_on_the_page() -> None:
 def test_a_snippet_is_a_configuration(snippet: str, tmp_path: Path) -> None:
     file = tmp_path / "shop.toml"
     file.write_text(f'extends = "{ROOT / "configs" / "demo.toml"}"\n{snippet}', encoding="utf-8")
-    load_config(file)
+    assert isinstance(load_config(file), RunConfig)

@@ -13,6 +13,7 @@ from recsys.data.dataset import NOW, Dataset
 from recsys.data.reading.readers import read_tables
 from recsys.data.split import Part
 from recsys.data.vocabulary import FIRST, UNKNOWN
+from recsys.tests.support.nonempty import nonempty
 from recsys.tests.support.shop import Shop
 
 
@@ -153,7 +154,7 @@ def test_the_context_of_a_request_is_the_users_latest(shop: Shop, dataset: Datas
     for moment, before in ((Part.VALID, shop.CUTS[0]), (NOW, 10**9)):
         users = np.arange(dataset.num_users)
         asked = dataset.candidates(users, np.zeros((len(users), 1), np.int64), moment)
-        for user in users:
+        for user in nonempty(users):
             own = log[(log["user_id"] == dataset.user_ids[user]) & (log["timestamp"] < before)]
             assert dataset.encoders.vocabularies["tab"].names(asked.query.categorical[user, [column]].tolist()) == [
                 own["tab"].iloc[-1]
@@ -166,8 +167,8 @@ def test_matches_count_the_history_that_shares_the_candidates_value(dataset: Dat
     found = batch.item.numeric[:, dataset.layout.item.numeric.index("recent.genre.matches")].view(len(users), -1)
     genre = dataset.layout.item.categorical.index("genre")
     recent = batch.query.sequences[0]
-    for user in users:
-        for place, item in enumerate(items[user]):
+    for user in nonempty(users):
+        for place, item in nonempty(enumerate(items[user])):
             own = int(dataset.items.categorical[item, genre])
             count = sum(int(element) == own for element in recent[user, :, 1])
             assert float(found[user, place]) == pytest.approx(np.log1p(count))
@@ -177,7 +178,7 @@ def test_a_sequence_describes_its_events(dataset: Dataset) -> None:
     rows = dataset.rows("train")[50:60]
     batch = dataset.batch(rows)
     history, ends = dataset.sequences["recent"], dataset.sequence_ends["recent"]
-    for place, row in enumerate(rows.tolist()):
+    for place, row in nonempty(enumerate(rows.tolist())):
         begin = history.ptr[dataset.events.users[row]]
         known = list(range(max(begin, ends[row] - 4), ends[row]))
         elements = batch.query.sequences[0][place]
@@ -211,7 +212,7 @@ def test_an_item_column_of_the_log_is_the_earliest_training_value(shop: Shop) ->
     dataset = build_dataset(read_tables(frame), tables_less, 0)
     train = frame[frame["timestamp"] < shop.CUTS[0]]
     first = train.groupby("item_id")["stars"].first()
-    for item, stars in first.items():
+    for item, stars in nonempty(first.items()):
         row = dataset.item_rows[str(item)]
         assert dataset.encoders.vocabularies["stars"].names([int(dataset.items.categorical[row, 1])]) == [str(stars)]
 

@@ -22,6 +22,7 @@ from recsys.funnel.run import load_stages
 from recsys.pipeline.train import build_index, train_run
 from recsys.retrieval.index.bitmap import Bitmap
 from recsys.retrieval.retriever import Retriever
+from recsys.tests.support.nonempty import nonempty
 from recsys.tests.support.tiny import TinyRun
 
 PROFILED, BLANK, LOOKER, NOBODY = "profiled", "blank", "looker", "nobody"
@@ -103,7 +104,7 @@ def ids(answer: dict[str, Any]) -> list[str]:
 
 def test_every_answer_says_what_it_rests_on(served: Served, funnels: dict[str, Funnel]) -> None:
     users = list(served.rungs)
-    for answer in funnels["index"].recommend(users, k=10, explain=True):
+    for answer in nonempty(funnels["index"].recommend(users, k=10, explain=True)):
         assert answer["rung"] == served.rungs[answer["user"]]
         assert answer["known"] == (answer["user"] != NOBODY)
         assert len(answer["items"]) == 10
@@ -126,11 +127,11 @@ def test_k_items_come_back_while_k_may(served: Served, funnels: dict[str, Funnel
     rng = np.random.default_rng(int(100 * share))
     catalogue = funnels["index"].dataset.item_ids
     users = [*served.rungs, *served.clicks["user_id"].value_counts().index[:3], "17", "64"]
-    for name, funnel in funnels.items():
+    for name, funnel in nonempty(funnels.items()):
         for k in (1, 7, 40):
             mask = rng.random(len(catalogue)) < share
             allowed = {raw for raw, yes in zip(catalogue, mask, strict=True) if yes}
-            for answer in funnel.recommend(users, k, allowed=Bitmap.from_mask(mask)):
+            for answer in nonempty(funnel.recommend(users, k, allowed=Bitmap.from_mask(mask))):
                 eligible = allowed - served.had(answer["user"])
                 shown = ids(answer)
                 assert len(set(shown)) == len(shown) == min(k, len(eligible)), (name, answer["user"])
@@ -142,7 +143,7 @@ def test_k_items_come_back_while_k_may(served: Served, funnels: dict[str, Funnel
 def test_items_that_nobody_ever_met_can_be_recommended_on_every_rung(
     served: Served, funnels: dict[str, Funnel]
 ) -> None:
-    for funnel in funnels.values():
+    for funnel in nonempty(funnels.values()):
         index = funnel.retriever.index
         assert index is None or index.size == len(served.items)
         for answer in funnel.recommend(list(served.rungs), k=3, allowed=funnel.select(allow=NEW)):
@@ -199,7 +200,7 @@ def test_conditions_and_lists_add_up(served: Served, funnels: dict[str, Funnel])
 def test_company_changes_nothing_whatever_the_rungs(served: Served, funnels: dict[str, Funnel]) -> None:
     """Blocks of users, of several rungs, asked twice and under a filter: the same as each alone."""
     users = [*map(str, range(1, 80)), NOBODY, PROFILED, "3", BLANK, PROFILED]
-    for name, funnel in funnels.items():
+    for name, funnel in nonempty(funnels.items()):
         for allowed in (None, funnel.select("price < 30")):
             together = funnel.recommend(users, k=8, allowed=allowed)
             assert [answer["user"] for answer in together] == users

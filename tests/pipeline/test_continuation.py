@@ -33,6 +33,7 @@ from recsys.ranking.train import build_model
 from recsys.retrieval.towers.train import build_two_tower
 from recsys.retrieval.towers.windows import TowerData, WindowLoader
 from recsys.tests.support.days import Days
+from recsys.tests.support.nonempty import nonempty
 from recsys.tests.support.shop import Shop
 from recsys.training.optim import OptimConfig, Optimizer
 
@@ -245,7 +246,7 @@ def test_a_long_history_is_cut_where_there_is_something_to_learn(days: Days) -> 
     for epoch in range(6):
         loader = WindowLoader(data, Part.VALID, 60, 3)
         loader.epoch = epoch
-        for windows in loader:
+        for windows in nonempty(loader):
             assert windows.to_learn is not None
             last = windows.present.sum(1) - 1
             assert windows.to_learn[torch.arange(len(last)), last].all()

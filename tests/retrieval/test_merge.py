@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from recsys.base.arrays import I64
 from recsys.retrieval.merge import check_proposers, fill_up, merge, places
+from recsys.tests.support.nonempty import nonempty
 
 N = 9
 
@@ -61,8 +62,8 @@ def test_nothing_twice_nothing_lost_and_every_item_says_where_it_stood(
 def test_every_quota_is_kept(question: tuple[Lists, list[int]], spare: int) -> None:
     lists, quotas = question
     merged = merge(lists, sum(quotas) + spare, N, quotas)
-    for request, found in enumerate(listed(merged.rows)):
-        for rows, quota in zip(lists, quotas, strict=True):
+    for request, found in nonempty(enumerate(listed(merged.rows))):
+        for rows, quota in nonempty(zip(lists, quotas, strict=True)):
             assert set(listed(rows)[request][:quota]) <= set(found)
 
 
@@ -75,7 +76,7 @@ def test_the_order_is_that_of_the_turns_or_of_the_summed_reciprocal_ranks(
     if len(lists) == 1:
         by_quota = True
     merged = merge(lists, N, N, quotas if by_quota else None)
-    for request, found in enumerate(listed(merged.rows)):
+    for request, found in nonempty(enumerate(listed(merged.rows))):
         key: dict[int, Any] = {}
         for source, rows in enumerate(lists):
             for place, item in enumerate(listed(rows)[request], start=1):

@@ -19,6 +19,7 @@ from recsys.evaluation.metrics.coverage import (
     item_exposure,
     novelty,
 )
+from recsys.tests.support.nonempty import nonempty
 
 LISTS = np.array([[0, 1, 2], [0, 3, -1], [-1, -1, -1]])
 
@@ -79,7 +80,7 @@ def test_diversity_equals_all_pairs() -> None:
     lists[4, 1:] = -1
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     found = diversity(lists, vectors, 5)
-    for row, chosen in zip(found, lists[:, :5], strict=True):
+    for row, chosen in nonempty(zip(found, lists[:, :5], strict=True)):
         pairs = [1 - unit[a] @ unit[b] for a, b in itertools.combinations(chosen[chosen >= 0], 2)]
         assert (math.isnan(row) and not pairs) or row == pytest.approx(np.mean(pairs))
 

@@ -18,6 +18,7 @@ from recsys.evaluation.uncertainty.significance import (
     permutation_test,
     smallest_visible_difference,
 )
+from recsys.tests.support.nonempty import nonempty
 
 
 def drawn(boot: UserBootstrap) -> np.ndarray:
@@ -49,7 +50,7 @@ def test_means_equal_resampled_means_and_skip_nan() -> None:
     values = np.random.default_rng(0).random((50, 3))
     values[::7, 1] = np.nan
     found = boot.means(values)
-    for draw, weights in enumerate(drawn(boot)):
+    for draw, weights in nonempty(enumerate(drawn(boot))):
         np.testing.assert_allclose(found[draw], np.nanmean(np.repeat(values, weights, axis=0), axis=0), atol=1e-12)
 
 
@@ -57,7 +58,7 @@ def test_row_metrics_of_each_draw_equal_the_metric_of_the_resampled_rows() -> No
     label, probability, user, group = rows(1)
     boot = UserBootstrap(60, draws=12, seed=5)
     found = row_metric_samples(boot, label, probability, user, groups=group, num_groups=5)
-    for draw, weights in enumerate(drawn(boot)):
+    for draw, weights in nonempty(enumerate(drawn(boot))):
         for one in range(4):
             # each copy of a drawn user is a user of its own
             index = np.concatenate(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from recsys.base.errors import ConfigError
 from recsys.nn.sequence import ENCODERS, SequenceConfig, SequenceEncoder, build_sequence_encoder
+from recsys.tests.support.nonempty import nonempty
 
 B, L, DE, DP, DQ = 5, 12, 6, 3, 4
 
@@ -69,7 +70,7 @@ def test_last_is_the_state_at_the_last_valid_event(name: str, options: dict[str,
     model = encoder_of(name, **options)
     events, properties, more = inputs()
     states, last = model(events, properties, LENGTHS, **more), model.last(events, properties, LENGTHS, **more)
-    for row, length in enumerate(LENGTHS.tolist()):
+    for row, length in nonempty(enumerate(LENGTHS.tolist())):
         expected = states[row, length - 1] if length else model.no_history
         torch.testing.assert_close(last[row], expected, rtol=1e-5, atol=1e-5)
 
@@ -79,7 +80,7 @@ def test_padding_and_batch_mates_change_nothing(name: str, options: dict[str, ob
     model = encoder_of(name, **options)
     events, properties, more = inputs()
     last = model.last(events, properties, LENGTHS, **more)
-    for row, length in enumerate(LENGTHS.tolist()):
+    for row, length in nonempty(enumerate(LENGTHS.tolist())):
         alone = model.last(
             events[row : row + 1, :length],
             properties[row : row + 1, :length],
@@ -111,7 +112,7 @@ def test_every_parameter_learns_from_a_window(name: str, options: dict[str, obje
     events, properties, more = inputs()
     states = model(events, properties, LENGTHS, **more)
     (model.before(states) * torch.randn_like(states)).sum().backward()
-    for key, parameter in model.named_parameters():
+    for key, parameter in nonempty(model.named_parameters()):
         assert parameter.grad is not None, key
         assert parameter.grad.isfinite().all(), key
         assert parameter.grad.abs().sum() > 0, key
@@ -148,7 +149,7 @@ def test_a_windowed_mean_is_the_mean_of_the_last_events() -> None:
     model = encoder_of("mean", window=3)
     events, properties, more = inputs()
     states, joined = model(events, properties, LENGTHS, **more), torch.cat([events, properties], -1)
-    for t in range(L):
+    for t in nonempty(range(L)):
         torch.testing.assert_close(states[:, t], joined[:, max(0, t - 2) : t + 1].mean(1), rtol=1e-4, atol=1e-5)
 
 

@@ -14,6 +14,7 @@ from recsys.retrieval.index import Bitmap, ExactIndex, FaissIndex, SearchPlan, l
 from recsys.retrieval.index import faiss as index_faiss
 from recsys.retrieval.index.families import cluster_count
 from recsys.retrieval.index.tuning import build_index
+from recsys.tests.support.nonempty import nonempty
 
 N, DIM = 4000, 16
 FACTORIES = [
@@ -105,7 +106,7 @@ def test_whatever_the_filter_every_query_gets_k_allowed_items(
     best = np.argsort(-(queries @ ITEMS.T), axis=1)
     seen = [line[: rng.integers(0, longest + 1)] for line in best]
     found = index.search(queries, k, Bitmap.from_mask(mask), seen)
-    for rows, scores, barred in zip(found.rows, found.scores, seen, strict=True):
+    for rows, scores, barred in nonempty(zip(found.rows, found.scores, seen, strict=True)):
         available = mask.copy()
         available[barred] = False
         kept = rows[rows >= 0]
@@ -136,7 +137,7 @@ def test_a_batch_gets_what_its_queries_get_alone(factory: str, built: dict[str, 
     for allowed in (None, Bitmap.from_mask(rng.random(N) < 0.2), Bitmap.from_mask(rng.random(N) < 0.01)):
         for excluded in (None, seen):
             together = index.search(QUERIES, 20, allowed, excluded)
-            for at in range(len(QUERIES)):
+            for at in nonempty(range(len(QUERIES))):
                 alone = index.search(
                     QUERIES[at : at + 1], 20, allowed, None if excluded is None else excluded[at : at + 1]
                 )

@@ -33,6 +33,7 @@ from recsys.retrieval.towers.train import (
 )
 from recsys.retrieval.towers.two_tower import TwoTowerConfig
 from recsys.retrieval.towers.windows import TowerData, WindowLoader
+from recsys.tests.support.nonempty import nonempty
 from recsys.tests.support.shop import Shop
 from recsys.tests.support.tiny import TinyRun
 from recsys.training.checkpoint import Checkpointer
@@ -224,7 +225,7 @@ def test_requests_ask_for_new_items_of_the_part_given_what_came_before(shop: Sho
         chosen = (events.labels[:, 0] > 0) & (events.items < dataset.num_catalogue)
         for part in (Part.VALID, Part.TEST):
             users, seen, truth = requests(data, part)
-            for place, user in enumerate(users):
+            for place, user in nonempty(enumerate(users)):
                 own = chosen & (events.users == user)
                 early = data.history.items[data.history.ptr[user] : data.history.ptr[user + 1]]
                 prior = early[data.history.parts[data.history.ptr[user] : data.history.ptr[user + 1]] == Part.PRIOR]

@@ -14,6 +14,7 @@ from recsys.data.split import Part
 from recsys.nn.sequence import SequenceConfig
 from recsys.retrieval.towers.two_tower import TwoTowerConfig, Windows
 from recsys.retrieval.towers.windows import TowerData, WindowLoader
+from recsys.tests.support.nonempty import nonempty
 from recsys.tests.support.shop import Shop
 
 
@@ -102,7 +103,7 @@ def test_windows_hold_the_events_before_the_pointer(dataset: Dataset) -> None:
     for moment in (Part.VALID, Part.TEST, NOW):
         ends = data.ends(moment)
         windows = data.windows(users, ends)
-        for user in users:
+        for user in nonempty(users):
             past = data.history.items[data.history.ptr[user] : ends[user]][-6:]
             assert windows.items[user][windows.present[user]].tolist() == past.tolist()
             assert windows.present[user].tolist() == [True] * len(past) + [False] * (windows.items.shape[1] - len(past))
@@ -119,7 +120,7 @@ def test_long_histories_are_also_shown_in_earlier_stretches(dataset: Dataset) ->
         for users, windows in zip(loader.batches(epoch), loader, strict=True):
             for user, items, present in zip(users.tolist(), windows.items, windows.present, strict=True):
                 seen.setdefault(user, set()).add(tuple(items[present].tolist()))
-    for user, found in seen.items():
+    for user, found in nonempty(seen.items()):
         past = data.history.items[starts[user] : ends[user]].tolist()
         length = min(4, len(past))
         possible = {tuple(past[i : i + length]) for i in range(len(past) - length + 1)}
