@@ -82,6 +82,12 @@ class History:
         earlier = np.concatenate([[0], np.cumsum(self.parts < part)])
         return np.asarray(self.ptr[:-1] + earlier[self.ptr[1:]] - earlier[self.ptr[:-1]], dtype=np.int64)
 
+    def before(self, part: Part) -> History:
+        """The events of earlier parts than `part` alone."""
+        kept = self.parts < part
+        ptr = np.concatenate([[0], np.cumsum(self.ends(part) - self.ptr[:-1])]).astype(np.int64)
+        return History(self.items[kept], self.times[kept], self.parts[kept], self.rows[kept], ptr)
+
     def ends_before(self, users: I64, times: F64, limits: I64) -> I64:
         """Pointer behind the last event strictly earlier than each moment, never behind `limits`; int64 [B].
 

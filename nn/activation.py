@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 Activation = Literal["sigmoid", "tanh", "linear", "relu"]
 HiddenGateKind = Literal["none", "tanh", "linear", "sigmoid"]
+LayerActivation = Literal["relu", "tanh"]
 
 
 def activate(x: Tensor, activation: str) -> Tensor:

@@ -83,12 +83,18 @@ class SideEncoder(nn.Module):
         self.missing = MissingValue(len(layout.numeric))
         self.encoders = nn.ModuleDict()
         self.mean_pooled = config.history.encoder == "mean"
+        self.reads_user = config.history.reads_user
+        described = (len(layout.categorical) + len(layout.bags)) * table.dim
+        described += len(layout.numeric) + sum(width for _, width in layout.vectors)
         for position, sequence in enumerate(layout.sequences):
             offsets = table.offsets_of([*sequence.of, *sequence.properties])
             self.register_buffer(f"sequence_offsets_{position}", offsets, persistent=False)
             if not self.mean_pooled:
                 self.encoders[sequence.name] = build_sequence_encoder(
-                    config.history, len(sequence.of) * table.dim, len(sequence.properties) * table.dim
+                    config.history,
+                    len(sequence.of) * table.dim,
+                    len(sequence.properties) * table.dim,
+                    described if self.reads_user else 0,
                 )
         pooled = sum(len(sequence.of) for sequence in layout.sequences) if self.mean_pooled else 0
         self.num_fields = len(layout.categorical) + len(layout.bags) + pooled
@@ -109,6 +115,8 @@ class SideEncoder(nn.Module):
         for rows, offset in zip(block.bags, self.bag_offsets, strict=True):
             fields.append(table.pooled(rows + offset, mean_share(rows > 0)).unsqueeze(1))
         dense = [self.missing(block.numeric), *block.vectors]
+        # What is known of the user and the moment beside the histories: dupn's attention reads it, no item does.
+        known = _joined([*(field.flatten(1) for field in fields), *dense]) if self.reads_user else None
         for position, (sequence, rows) in enumerate(zip(self.layout.sequences, block.sequences, strict=True)):
             offsets: Tensor = getattr(self, f"sequence_offsets_{position}")
             present = rows[:, :, 0] > 0  # [R, L]
@@ -120,7 +128,7 @@ class SideEncoder(nn.Module):
             else:
                 vectors = table(rows + offsets)  # [R, L, of + properties, K]
                 events, properties = vectors[:, :, :described].flatten(2), vectors[:, :, described:].flatten(2)
-                dense.append(self._encoder(sequence.name).last(events, properties, present.sum(1)))
+                dense.append(self._encoder(sequence.name).last(events, properties, present.sum(1), query=known))
         return SideFields(_joined(fields), _joined(dense))
 
 

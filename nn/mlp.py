@@ -7,7 +7,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from .activation import HiddenGate, Rectifier
+from .activation import HiddenGate, LayerActivation, Rectifier
 from .dropout import FastDropout
 from .split import SplitInput
 
@@ -24,19 +24,28 @@ def init_linear(linear: nn.Linear, relu: bool) -> nn.Linear:
 
 
 class MLP(nn.Sequential):
-    """`width -> hidden[0] -> ... -> hidden[-1]`: linear, ReLU, hidden gate, dropout; the identity without layers.
+    """`width -> hidden[0] -> ... -> hidden[-1]`: linear, activation, hidden gate, dropout; the identity without layers.
 
     Args:
         width: input width.
         hidden: widths of the layers.
         dropout: probability after each layer.
         hidden_gate: activation of GateNet's gate after each layer, or `none`.
+        activation: of each layer.
     """
 
-    def __init__(self, width: int, hidden: Sequence[int], dropout: float = 0.0, hidden_gate: str = "none") -> None:
+    def __init__(
+        self,
+        width: int,
+        hidden: Sequence[int],
+        dropout: float = 0.0,
+        hidden_gate: str = "none",
+        activation: LayerActivation = "relu",
+    ) -> None:
         layers: list[nn.Module] = []
+        relu = activation == "relu"
         for size in hidden:
-            layers += [init_linear(nn.Linear(width, size), relu=True), Rectifier()]
+            layers += [init_linear(nn.Linear(width, size), relu=relu), Rectifier() if relu else nn.Tanh()]
             if hidden_gate != "none":
                 layers.append(HiddenGate(size, hidden_gate))
             if dropout > 0:

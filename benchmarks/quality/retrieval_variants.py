@@ -42,7 +42,9 @@ SOURCES: dict[str, Source] = {
     "ml-100k-time": _movielens(*TIME_SPLIT, edition="ml-100k"),
     "ml-latest-small": _movielens(edition="ml-latest-small"),
     "ml-latest-small-time": _movielens(*TIME_SPLIT, edition="ml-latest-small"),
+    "movielens-liked": Source("movielens-1m.toml", ("retrieval.positive=like",), with_month, MONTH),
     "kuairand-long": Source("kuairand.toml"),
+    "kuairand-click": Source("kuairand.toml", ("retrieval.positive=click",)),
 }
 TITLES = {
     "movielens": "MovieLens-1M, leave-last-out: every rating an interaction, all 6,040 users",
@@ -53,7 +55,9 @@ TITLES = {
     "ml-100k-time": "MovieLens-100K, global time split",
     "ml-latest-small": "MovieLens latest-small, leave-last-out",
     "ml-latest-small-time": "MovieLens latest-small, global time split",
+    "movielens-liked": "MovieLens-1M, leave-last-out: ratings of 4 and 5 are the positives, the others are exposures",
     "kuairand-long": "KuaiRand-Pure, long views: 25 April - 3 May train, 4 - 5 May validate, 6 - 8 May test",
+    "kuairand-click": "KuaiRand-Pure, clicks: 25 April - 3 May train, 4 - 5 May validate, 6 - 8 May test",
 }
 
 
@@ -126,6 +130,7 @@ def variants(smoke: bool = False) -> dict[str, Variant]:
         "lstm, told the time between the last event and the request",
         merged(encoder(large, "lstm"), request),
     )
+    found |= _classic(mean)
     gates: dict[str, Table] = {
         "field_gate": {"field_gate": {"kind": "vector"}},
         "bit_gate": {"field_gate": {"kind": "bit"}},
@@ -159,6 +164,26 @@ def variants(smoke: bool = False) -> dict[str, Variant]:
     if smoke:
         found = {name: _smoked(variant) for name, variant in found.items()}
     return found
+
+
+def _classic(mean: Table) -> dict[str, Variant]:
+    """DSSM as published, part by part: a network on each side, its activation, cosine, and training on exposures."""
+    group = "the classic DSSM, part by part (mean of the last 20)"
+    network: Table = {"tower": {"item_hidden": [128]}}
+    tanh = merged(network, {"tower": {"activation": "tanh", "dropout": 0.0}})
+    cosine: Table = {"tower": {"similarity": "cosine"}}
+    exposures: Table = {"loss": "exposures"}
+    parts = {
+        "mean_item_network": ("a network on the item side too", network),
+        "mean_item_network_tanh": ("the same, tanh instead of ReLU and no dropout", tanh),
+        "mean_item_network_cosine": ("a network on each side, cosine with a learned scale", merged(network, cosine)),
+        "mean_exposures": ("trained on exposures, no item network", exposures),
+        "dssm": ("a network on each side, tanh, cosine, trained on exposures", merged(merged(tanh, cosine), exposures)),
+        "dssm_relu": ("the same, ReLU and dropout", merged(merged(network, cosine), exposures)),
+        "dssm_dot": ("dssm with the product of free vectors instead of cosine", merged(tanh, exposures)),
+        "dssm_softmax": ("dssm trained by the softmax over the catalogue", merged(tanh, cosine)),
+    }
+    return {name: Variant(group, about, merged(mean, table)) for name, (about, table) in parts.items()}
 
 
 def _smoked(variant: Variant) -> Variant:

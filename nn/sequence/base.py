@@ -40,12 +40,28 @@ class SequenceConfig(Settings):
     """Where the learned decay rates of decayed_mean start: events after which the weight of an event has halved."""
     attention_hidden: int = Field(default=64, ge=1)
     """Width of the hidden layer that scores events in dupn's attention."""
+    user_in_attention: bool = True
+    """Let dupn's attention see the user beside the history: profile, context and counts of the request in a ranker, the
+    user's own features in the towers."""
+    event_norm: bool | None = None
+    """Layer norm on the events before the first layer of lstm, dupn and transformer. Absent: on, but off for dupn,
+    whose source has none."""
     peephole: bool = False
     """Let dupn's gates see the memory cell. Not in one fused kernel: one Python step per event, many times slower."""
     time_buckets: int = Field(default=32, ge=2)
     """Classes of the time between two events (powers of two of a second) in the transformer's attention."""
     fast: bool = True
     """While training, run the recurrence in bfloat16 where the CPU has it; evaluation and serving are float32."""
+
+    @property
+    def reads_user(self) -> bool:
+        """Whether the encoder wants a vector of the user beside the history."""
+        return self.encoder == "dupn" and self.user_in_attention
+
+    @property
+    def normalises_events(self) -> bool:
+        """Whether events pass a layer norm before the first layer."""
+        return self.encoder != "dupn" if self.event_norm is None else self.event_norm
 
 
 class SequenceEncoder(nn.Module):
@@ -140,8 +156,19 @@ class SequenceEncoder(nn.Module):
         Returns:
             `[B, L, D]`; entry 0 is the no-history vector, which learns through it.
         """
+        return self.between(states[:, :-1])[:, : states.shape[1]]
+
+    def between(self, states: Tensor) -> Tensor:
+        """States with the no-history vector in front: entry t knows the first t events.
+
+        Args:
+            states: `[B, L, D]` from `forward`.
+
+        Returns:
+            `[B, L + 1, D]`.
+        """
         first = self.no_history.to(states.dtype).expand(states.shape[0], 1, -1)
-        return torch.cat([first, states[:, :-1]], dim=1)[:, : states.shape[1]]
+        return torch.cat([first, states], dim=1)
 
     def _pick(self, states: Tensor, lengths: Tensor) -> Tensor:
         empty = self.no_history.to(states.dtype).expand(states.shape[0], -1)
@@ -187,11 +214,16 @@ class EventInput(nn.Module):
 
     Normalising makes the first layer independent of the scale of the item embeddings. Properties are left as they
     come: a layer norm would erase a property of width one.
+
+    Args:
+        event_width: De.
+        dropout: applied to the events.
+        normalise: whether events pass a layer norm.
     """
 
-    def __init__(self, event_width: int, dropout: nn.Module) -> None:
+    def __init__(self, event_width: int, dropout: nn.Module, normalise: bool) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(event_width)
+        self.norm = nn.LayerNorm(event_width) if normalise else nn.Identity()
         self.dropout = dropout
 
     def forward(self, events: Tensor, properties: Tensor | None) -> Tensor:

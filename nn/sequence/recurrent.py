@@ -27,7 +27,7 @@ class LSTMEncoder(SequenceEncoder):
     def __init__(self, config: SequenceConfig, event_width: int, property_width: int = 0, query_width: int = 0) -> None:
         super().__init__(config, event_width, property_width, query_width)
         self.dropout = FastDropout(config.dropout)
-        self.input = EventInput(event_width, self.dropout)
+        self.input = EventInput(event_width, self.dropout, config.normalises_events)
         widths = [event_width + property_width] + [config.hidden] * (config.layers - 1)
         self.layers = nn.ModuleList(nn.LSTM(width, config.hidden, batch_first=True) for width in widths)
         for name, bias in self.layers.named_parameters():
@@ -124,7 +124,7 @@ class DUPNEncoder(SequenceEncoder):
     def __init__(self, config: SequenceConfig, event_width: int, property_width: int = 0, query_width: int = 0) -> None:
         super().__init__(config, event_width, property_width, query_width)
         self.dropout = FastDropout(config.dropout)
-        self.input = EventInput(event_width, self.dropout)
+        self.input = EventInput(event_width, self.dropout, config.normalises_events)
         widths = [event_width] + [config.hidden] * (config.layers - 1)
         self.layers = nn.ModuleList(
             PropertyGatedLSTM(width, property_width, config.hidden, config.peephole) for width in widths

@@ -90,7 +90,7 @@ class TransformerEncoder(SequenceEncoder):
                 "choose heads that divide the hidden width"
             )
         self.dropout = FastDropout(config.dropout)
-        self.input = EventInput(event_width, self.dropout)
+        self.input = EventInput(event_width, self.dropout, config.normalises_events)
         self.project = nn.Linear(event_width + property_width, config.hidden)
         self.position_bias = nn.Parameter(torch.zeros(config.heads, config.max_length))
         self.time_bias = nn.Parameter(torch.zeros(config.heads, config.time_buckets))

@@ -1,27 +1,32 @@
 """One training step of the towers: a batch of windows becomes the loss that the configuration names.
 
-Every loss answers the same question, which item comes next, and differs in what the item is compared with: the whole
-catalogue, the other items of the batch, earlier batches, items drawn evenly, and items the model itself confuses.
+Every loss but one answers the same question, which item comes next, and differs in what the item is compared with: the
+whole catalogue, the other items of the batch, earlier batches, items drawn evenly, and items the model itself confuses.
+`exposures` asks what a ranker asks: whether a shown item was taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from ...base.settings import Settings
 from ...data.split import Part
 from ...training.loop import Stateful
+from .exposures import Exposures
 from .full_softmax import full_softmax_loss
 from .losses import bce_loss, in_batch_softmax_loss, mixed_negative_softmax_loss, sampled_softmax_loss
 from .negatives import HardNegatives, NegativeMemory
 from .two_tower import TwoTower, Windows
 from .windows import TowerData
+
+PAIR_LOSSES = ("bce", "exposures")
+"""Losses that judge each pair by itself, so that a score needs a bias: a softmax would cancel it."""
 
 
 class TowerLossConfig(Settings):
@@ -32,10 +37,11 @@ class TowerLossConfig(Settings):
     is right where the next event is asked for; where all of a later period is, as after a global time split, what
     comes next within a session says little, and some hundred are better."""
 
-    loss: Literal["auto", "in_batch", "full_softmax", "mixed", "sampled", "bce"] = "auto"
+    loss: Literal["auto", "in_batch", "full_softmax", "mixed", "sampled", "bce", "exposures"] = "auto"
     """`in_batch`: softmax over the batch with log-q correction; `full_softmax`: over the whole catalogue; `mixed`:
-    in-batch plus `negatives` drawn evenly; `sampled`: only those; `bce`: each pair by itself. `auto`: `full_softmax`
-    up to `full_softmax_items` items, `mixed` above."""
+    in-batch plus `negatives` drawn evenly; `sampled`: only those; `bce`: each next event and one drawn item, each pair
+    by itself; `exposures`: the logged 0/1 labels of the task `retrieval.positive`, each row by itself. `auto`:
+    `full_softmax` up to `full_softmax_items` items, `mixed` above."""
     full_softmax_items: int = Field(default=30_000, ge=1)
     """Largest catalogue for which `auto` takes the softmax over all items."""
     negatives: int = Field(default=1024, ge=1)
@@ -54,6 +60,15 @@ class TowerLossConfig(Settings):
     hard_refresh: int = Field(default=200, ge=1)
     """Steps between two refreshes of the searched item vectors."""
 
+    @model_validator(mode="after")
+    def _exposures_stand_alone(self) -> Self:
+        if self.loss == "exposures" and (self.horizon > 1 or self.hard_negatives):
+            given = "horizon" if self.horizon > 1 else "hard_negatives"
+            raise ValueError(
+                f'loss = "exposures" learns the labels of shown items and no next events; leave {given} at its default'
+            )
+        return self
+
 
 class RetrievalStep:
     """One batch of windows -> the loss. Holds what every step needs: item columns, probabilities, and its memories.
@@ -64,9 +79,18 @@ class RetrievalStep:
         config: which loss.
         seed: of the draws.
         reduced: bfloat16 products in the softmax.
+        exposures: for the loss of that name.
     """
 
-    def __init__(self, model: TwoTower, data: TowerData, config: TowerLossConfig, seed: int, reduced: bool) -> None:
+    def __init__(
+        self,
+        model: TwoTower,
+        data: TowerData,
+        config: TowerLossConfig,
+        seed: int,
+        reduced: bool,
+        exposures: Exposures | None = None,
+    ) -> None:
         self.model = model
         self.config = config
         self.reduced = reduced
@@ -74,7 +98,10 @@ class RetrievalStep:
         counts = data.popularity(Part.VALID)
         # Items without a training event are no negatives: they would teach the unknown id, whose row they share, that
         # what is new is never wanted. From here on an item is its place among the others.
-        known = torch.nonzero(counts)[:, 0]
+        met = counts > 0
+        if exposures is not None:
+            met[torch.from_numpy(exposures.items)] = True
+        known = torch.nonzero(met)[:, 0]
         self.items = data.items.select(known)
         self.place = torch.zeros(data.num_items, dtype=torch.int64)
         self.place[known] = torch.arange(len(known))
@@ -106,6 +133,8 @@ class RetrievalStep:
 
     def __call__(self, windows: Windows) -> dict[str, Tensor]:
         """Windows -> {"loss": mean loss of the positions that predict an event, and its parts where there are two}."""
+        if self.kind == "exposures":
+            return {"loss": self._exposure_loss(windows)}
         target = windows.present.clone()
         target[:, 0] &= windows.from_start  # the past of a stretch cut out of a history is not empty but unknown
         if windows.to_learn is not None:
@@ -171,7 +200,27 @@ class RetrievalStep:
             return sampled_softmax_loss(users, positives, negatives, scale, positive_ids=targets, negative_ids=drawn)
         paired = negatives[torch.randint(len(negatives), (len(users),), generator=self.generator)]
         labels = torch.cat([torch.ones(len(users)), torch.zeros(len(users))])
-        return bce_loss(torch.cat([users, users]), torch.cat([positives, paired]), labels, scale)
+        pairs = torch.cat([users, users]), torch.cat([positives, paired])
+        return bce_loss(*pairs, labels, scale, self._pair_bias)
+
+    @property
+    def _pair_bias(self) -> Tensor | float:
+        return 0.0 if self.model.pair_bias is None else self.model.pair_bias
+
+    def _exposure_loss(self, windows: Windows) -> Tensor:
+        """Cross-entropy of the labels of shown items, each with the user as they were before it; only the items of this
+        batch are embedded.
+        """
+        shown = windows.shown
+        assert shown is not None, "the loader carries the exposures"
+        met = torch.cat([windows.items.flatten(), shown.items])
+        rows, inverse = self.place[met].unique(return_inverse=True)
+        content, vectors = self.model.embed_items(self.items.select(rows))
+        count = windows.items.numel()
+        history = content[inverse[:count].view_as(windows.items)]
+        users = self.model.states_between(windows, history)[shown.window, shown.known]
+        items = vectors[inverse[count:]]
+        return bce_loss(users, items, shown.labels, self.model.scale, self._pair_bias, shown.weights)
 
     def _hard_loss(self, users: Tensor, targets: Tensor) -> Tensor:
         """Softmax of each positive among the items the model ranks highest."""

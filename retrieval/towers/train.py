@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ...base.arrays import F32, I64
 from ...base.errors import DataError
@@ -23,12 +23,15 @@ from ...training.loop import FitOptions, evaluation_mode, fit
 from ...training.optim import OptimConfig, Optimizer
 from ...training.runtime import Runtime, seed_everything
 from ..merge import check_proposers
-from .step import RetrievalStep, TowerLossConfig
+from .exposures import Exposures
+from .step import PAIR_LOSSES, RetrievalStep, TowerLossConfig
 from .two_tower import TwoTower, TwoTowerConfig
 from .windows import TowerData, WindowLoader
 
 BLOCK = 256
 """Users embedded at once outside training."""
+ITEM_BLOCK = 1 << 16
+"""Items embedded at once outside training."""
 SMALLEST_BATCH = 256
 """Fewest padded events per batch, however small the data."""
 
@@ -49,7 +52,7 @@ class RetrievalConfig(TowerLossConfig):
 
     positive: str = ""
     """Binary task whose label 1 makes an event a positive of retrieval; empty: every event is one."""
-    tower: TwoTowerConfig = TwoTowerConfig()
+    tower: TwoTowerConfig = Field(default=TwoTowerConfig(), validate_default=True)
     """What the towers are made of."""
     tokens: int = Field(default=3200, ge=1)
     """Padded history events per batch; fewer for small data, so that an epoch has about a hundred steps."""
@@ -99,6 +102,12 @@ class RetrievalConfig(TowerLossConfig):
     baseline_items: int = Field(default=12_000, ge=1)
     """EASE is left out above this many items: it inverts an items x items matrix."""
 
+    @field_validator("tower")
+    @classmethod
+    def _with_a_bias_for_pairs(cls, tower: TwoTowerConfig, info: ValidationInfo) -> TwoTowerConfig:
+        pairs = info.data.get("loss") in PAIR_LOSSES
+        return tower.model_copy(update={"pair_bias": True}) if pairs and not tower.pair_bias else tower
+
     @field_validator("baseline_options")
     @classmethod
     def _with_the_usual_ones(cls, given: dict[str, BaselineOptions]) -> dict[str, BaselineOptions]:
@@ -116,9 +125,13 @@ class RetrievalConfig(TowerLossConfig):
 
 
 def item_vectors(model: TwoTower, data: TowerData) -> F32:
-    """Vectors of the whole catalogue, float32 [N, width]."""
+    """Vectors of the whole catalogue, float32 [N, width], made once for an index; a block of items at a time."""
+    out = np.empty((data.num_items, model.width), dtype=np.float32)
     with evaluation_mode(model):
-        return model.item_vectors(data.items, model.embed_content(data.items)).numpy()
+        for rows in torch.arange(data.num_items).split(ITEM_BLOCK):
+            items = data.items.select(rows)
+            out[rows.numpy()] = model.item_vectors(items, model.embed_content(items)).numpy()
+    return out
 
 
 def query_vectors(model: TwoTower, data: TowerData, users: I64, ends: I64) -> F32:
@@ -215,12 +228,16 @@ def train_two_tower(
     start_tables([model.table], dataset.table_starts)
     events = int((data.ends(Part.VALID) - data.history.ptr[:-1]).sum())
     tokens = min(config.tokens, max(SMALLEST_BATCH, events // 100))
-    loader = WindowLoader(data, Part.VALID, tokens, seed)
+    exposures = None
+    if config.loss == "exposures":
+        exposures = Exposures.of(dataset, data.history, config.positive)
+        model.start_at(exposures.rate)
+    loader = WindowLoader(data, Part.VALID, tokens, seed, exposures)
     optimizer = Optimizer(model, config.optim, config.fit.epochs * len(loader))
     if prepare is not None:
         prepare(model, optimizer)
         start_tables([model.table], frozen_starts(dataset.table_starts))
-    step = RetrievalStep(model, data, config, seed, runtime.bf16)
+    step = RetrievalStep(model, data, config, seed, runtime.bf16, exposures)
     history = fit(
         step,
         loader,

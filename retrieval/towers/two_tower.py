@@ -1,14 +1,16 @@
 """The two-tower retriever (DSSM, CIKM 2013): a user vector, an item vector, and nothing between them but a product.
 
-The item tower sums embeddings of the id and the content, so that an item nobody has met yet has a vector. The user
-tower reads the user's history through any encoder of `nn.sequence` and the user's own features. No feature ever crosses
-from one side to the other: that is the model's limit, and what makes item vectors indexable.
+The item tower sums embeddings of the id and the content, so that an item nobody has met yet has a vector, and passes
+the sum through a network of its own where `item_hidden` asks for one. The user tower reads the user's history through
+any encoder of `nn.sequence` and the user's own features. No feature ever crosses from one side to the other: that is
+the model's limit, and what makes item vectors indexable.
 
 One pass over a window of a user's events trains every position: the state before event t predicts event t.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -21,7 +23,7 @@ from torch.nn import functional as F
 from ...base.settings import Settings
 from ...data.batch import Block, SideLayout
 from ...data.vocabulary import UNKNOWN
-from ...nn.activation import HiddenGateKind
+from ...nn.activation import HiddenGateKind, LayerActivation
 from ...nn.embedding import EmbeddingTable, mean_share
 from ...nn.gates import FieldGateConfig, build_field_gate
 from ...nn.mlp import MLP, init_linear
@@ -46,6 +48,11 @@ class TwoTowerConfig(Settings):
     """How a history becomes a vector."""
     user_hidden: tuple[int, ...] = (128,)
     """Widths of the user tower's hidden layers, after the history encoder."""
+    item_hidden: tuple[int, ...] = ()
+    """Widths of the item tower's hidden layers, after the sum of the embeddings; none: the sum is the item's vector."""
+    activation: LayerActivation = "relu"
+    """Of the hidden layers of both towers. `tanh`, DSSM's, also follows the output layer of each tower's network, as in
+    its equation 3."""
     interests: int = Field(default=1, ge=1)
     """User vectors M per user (ComiRec, KDD 2020): an item's score is its best product with any of them; training
     takes the smooth form of the best, so that every interest learns also what it must not claim."""
@@ -59,11 +66,14 @@ class TwoTowerConfig(Settings):
     id_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of items whose id is hidden in a training step, so that content alone learns to place new items."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
-    """Dropout after each hidden layer of the user tower."""
+    """Dropout after each hidden layer of both towers."""
     field_gate: FieldGateConfig = FieldGateConfig()
     """GateNet's embedding gate, one in each tower, on the columns whose embeddings the tower sums."""
     hidden_gate: HiddenGateKind = "none"
-    """GateNet's gate after each hidden layer of the user tower: `tanh` (the paper's), `linear`, `sigmoid`."""
+    """GateNet's gate after each hidden layer of both towers: `tanh` (the paper's), `linear`, `sigmoid`."""
+    pair_bias: bool = False
+    """A learned number added to every score in training, for a loss that judges each pair by itself; `bce` and
+    `exposures` switch it on. It is the same for all items and changes no order."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,25 @@ class TowerLayout:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """P logged exposures of the users of some windows.
+
+    Attributes:
+        window: int64 [P] window of each.
+        known: int64 [P] how many events of the window came before it.
+        items: int64 [P] item row.
+        labels: float32 [P] 0 or 1.
+        weights: float32 [P] training weight.
+    """
+
+    window: Tensor
+    known: Tensor
+    items: Tensor
+    labels: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
 class Windows:
     """Stretches of user histories, oldest event first, padded at the end.
 
@@ -97,6 +126,7 @@ class Windows:
         from_start: bool [B] whether the window begins with the user's first event.
         times: float64 [B, L] seconds of the events; those of unknown time stand at the earliest known one.
         to_learn: bool [B, L] events that are targets of a training; None where all are.
+        shown: exposures a training learns from; None where it learns from the events.
     """
 
     users: Block
@@ -106,6 +136,7 @@ class Windows:
     from_start: Tensor
     times: Tensor
     to_learn: Tensor | None = None
+    shown: Shown | None = None
 
     @property
     def lengths(self) -> Tensor:
@@ -174,11 +205,28 @@ class TwoTower(nn.Module):
         self.register_buffer("event_offsets", self.table.offsets_of(layout.events), persistent=False)
         # DUPN lets event features steer the gates only; every other encoder adds them to the item's vector.
         self.separate = config.history.encoder == "dupn" and bool(layout.events)
-        self.encoder = build_sequence_encoder(config.history, width, width * len(layout.events) if self.separate else 0)
+        self.encoder = build_sequence_encoder(
+            config.history,
+            width,
+            width * len(layout.events) if self.separate else 0,
+            width if has_user and config.history.reads_user else 0,
+        )
         state = self.encoder.output_width + (width if has_user else 0)
-        self.hidden = MLP(state, config.user_hidden, config.dropout, config.hidden_gate)
+        self.hidden = self._hidden_layers(state, config.user_hidden)
         self.output = init_linear(nn.Linear(self.hidden.width, width * config.interests), relu=False)
         self.norm = nn.LayerNorm(width) if config.similarity == "dot" else nn.Identity()
+        self.item_network: nn.Sequential | None = None
+        if config.item_hidden:
+            layers = self._hidden_layers(width, config.item_hidden)
+            self.item_network = nn.Sequential(layers, init_linear(nn.Linear(layers.width, width), relu=False))
+        self.pair_bias = nn.Parameter(torch.zeros(())) if config.pair_bias else None
+
+    def _hidden_layers(self, width: int, hidden: tuple[int, ...]) -> MLP:
+        return MLP(width, hidden, self.config.dropout, self.config.hidden_gate, self.config.activation)
+
+    def _squashed(self, projected: Tensor) -> Tensor:
+        """The output layer's activation: DSSM's tanh, or none."""
+        return torch.tanh(projected) if self.config.activation == "tanh" else projected
 
     @property
     def width(self) -> int:
@@ -189,6 +237,11 @@ class TwoTower(nn.Module):
     def scale(self) -> Tensor | float:
         """Factor on the product while training: 1 / temperature for cosine, 1 for dot. It cannot change an order."""
         return 1.0 if self.log_scale is None else self.log_scale.clamp(max=5.0).exp()
+
+    def start_at(self, rate: float) -> None:
+        """Let the bias of pairs begin at a share of positives, in (0, 1), so that training need not first find it."""
+        if self.pair_bias is not None:
+            nn.init.constant_(self.pair_bias, math.log(rate) - math.log1p(-rate))
 
     def embed_items(self, items: Block) -> tuple[Tensor, Tensor]:
         """Content [R, D] and vectors [R, width] of R items; in training some ids are hidden, and with them their bias.
@@ -210,6 +263,8 @@ class TwoTower(nn.Module):
 
     def item_vectors(self, items: Block, content: Tensor) -> Tensor:
         """Content [R, D] of the same items -> vectors to compare or index, [R, width]."""
+        if self.item_network is not None:
+            content = self._squashed(self.item_network(content * self.config.dim**0.5))
         if self.log_scale is not None:
             return F.normalize(content, dim=1)
         if self.bias is None:
@@ -227,12 +282,19 @@ class TwoTower(nn.Module):
         described = self.table.pooled(rows.flatten(0, 1), known).view_as(events)
         return events + described * self.config.dim**0.5, None
 
-    def _finish(self, states: Tensor, users: Block) -> Tensor:
+    def _profile(self, users: Block) -> Tensor | None:
+        """What the users' own features say, [B, D]; None without such features."""
+        return None if self.user_content is None else self.user_content(users) * self.config.dim**0.5
+
+    def _query(self, profile: Tensor | None) -> Tensor | None:
+        """What the encoder sees of the user beside the history."""
+        return profile if self.encoder.query_width else None
+
+    def _finish(self, states: Tensor, profile: Tensor | None) -> Tensor:
         """Encoder states [B, S, H] -> user vectors [B, S, width], or [B, S, M, width] of M > 1 interests."""
-        if self.user_content is not None:
-            profile = self.user_content(users).unsqueeze(1).expand(-1, states.shape[1], -1)
-            states = torch.cat([states, profile * self.config.dim**0.5], dim=2)
-        vectors = self.output(self.hidden(states))
+        if profile is not None:
+            states = torch.cat([states, profile.unsqueeze(1).expand(-1, states.shape[1], -1)], dim=2)
+        vectors = self._squashed(self.output(self.hidden(states)))
         if self.config.interests > 1:
             vectors = vectors.unflatten(-1, (self.config.interests, self.config.dim))
         vectors = self.norm(vectors)
@@ -247,12 +309,26 @@ class TwoTower(nn.Module):
             windows: B windows of length L.
             history: float [B, L, D] content of their items.
         """
+        states, profile = self._states(windows, history)
+        return self._finish(self.encoder.before(states), profile)
+
+    def states_between(self, windows: Windows, history: Tensor) -> Tensor:
+        """The same, and after the last event: entry t knows the first t events, [B, L + 1, width] or
+        [B, L + 1, M, width]. Entries behind a window's length carry no meaning.
+        """
+        states, profile = self._states(windows, history)
+        return self._finish(self.encoder.between(states), profile)
+
+    def _states(self, windows: Windows, history: Tensor) -> tuple[Tensor, Tensor | None]:
         events, properties = self._events(windows, history)
-        states = self.encoder(events, properties, windows.lengths, times=windows.times)
-        return self._finish(self.encoder.before(states), windows.users)
+        profile = self._profile(windows.users)
+        query = self._query(profile)
+        return self.encoder(events, properties, windows.lengths, times=windows.times, query=query), profile
 
     def user_vectors(self, windows: Windows, history: Tensor) -> Tensor:
         """What the user tower says after the last event of each window: [B, width], or [B, M, width]."""
         events, properties = self._events(windows, history)
-        state = self.encoder.last(events, properties, windows.lengths, times=windows.times)
-        return self._finish(state.unsqueeze(1), windows.users)[:, 0]
+        profile = self._profile(windows.users)
+        query = self._query(profile)
+        state = self.encoder.last(events, properties, windows.lengths, times=windows.times, query=query)
+        return self._finish(state.unsqueeze(1), profile)[:, 0]

@@ -19,6 +19,7 @@ from ...data.history import History
 from ...data.loader import Loader
 from ...data.split import Part
 from ...data.vocabulary import UNKNOWN
+from .exposures import Exposures
 from .two_tower import TowerLayout, TwoTowerConfig, Windows
 
 
@@ -190,13 +191,15 @@ class WindowSource:
     """Training windows of the events known at a moment: `batch(user rows)`.
 
     A user with more events than fit gets, half of the time, a stretch drawn anywhere in the history instead of the
-    last one. The draw depends on (seed, epoch, the batch's users) alone.
+    last one. The draw depends on (seed, epoch, the batch's users) alone. With `exposures` the windows carry those whose
+    history they hold.
     """
 
     data: TowerData
     moment: int
     seed: int
     epoch: int = 0
+    exposures: Exposures | None = None
 
     def batch(self, rows: Tensor) -> Windows:
         """User rows int64 [B] -> windows."""
@@ -207,7 +210,12 @@ class WindowSource:
             spare = np.minimum(spare, ends - self.data.ends(Part.TRAIN)[users] - 1)
         rng = np.random.default_rng([self.seed, self.epoch, int(users[0])])
         moved = np.where(rng.random(len(users)) < 0.5, rng.random(len(users)) * (np.maximum(spare, 0) + 1), 0.0)
-        return self.data.windows(users, ends - moved.astype(np.int64))
+        ends = ends - moved.astype(np.int64)
+        windows = self.data.windows(users, ends)
+        if self.exposures is None:
+            return windows
+        starts = ends - windows.lengths.numpy()
+        return replace(windows, shown=self.exposures.within(users, starts, ends, windows.from_start.numpy()))
 
 
 class WindowLoader(Loader[Windows]):
@@ -218,14 +226,19 @@ class WindowLoader(Loader[Windows]):
         moment: only events before this moment (usually `Part.VALID`: the training events).
         tokens: padded events per batch.
         seed: of the order.
+        exposures: what is learned, if not the events themselves: an epoch then holds every user who was shown
+            something, also those who did nothing.
     """
 
-    def __init__(self, data: TowerData, moment: int, tokens: int, seed: int) -> None:
+    def __init__(
+        self, data: TowerData, moment: int, tokens: int, seed: int, exposures: Exposures | None = None
+    ) -> None:
         lengths = np.minimum(data.ends(moment) - data.history.ptr[:-1], data.max_length)
         news = lengths if data.to_learn is None else data.ends(moment) - data.ends(Part.TRAIN)
+        news = news if exposures is None else np.diff(exposures.ptr)
         users = np.flatnonzero(news > 0)
-        super().__init__(WindowSource(data, moment, seed), torch.from_numpy(users), tokens, seed)
-        self.lengths = lengths[users]
+        super().__init__(WindowSource(data, moment, seed, 0, exposures), torch.from_numpy(users), tokens, seed)
+        self.lengths = np.maximum(lengths[users], 1)
         # Cut the users, sorted by length, where a batch's padded size would pass `tokens`.
         ordered = np.sort(self.lengths)
         bounds, start = [0], 0

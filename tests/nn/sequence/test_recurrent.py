@@ -179,7 +179,8 @@ def test_python_takes_no_step_per_event(training: bool) -> None:
 def test_rankers_and_towers_have_the_same_encoder(toy: Toy) -> None:
     history = SequenceConfig(encoder="dupn", hidden=H, attention_hidden=4)
     ranker = toy.ranker("dupn", input={"history": {"hidden": H}})
-    layout = TowerLayout(SideLayout(("item",)), SideLayout(), ("gap",), {"item": 9, "gap": 5}, "item")
+    sizes = {"item": 9, "gap": 5, "user": 4}
+    layout = TowerLayout(SideLayout(("item",)), SideLayout(("user",)), ("gap",), sizes, "item")
     tower = TwoTower(TwoTowerConfig(dim=DE, history=history), layout)
     inside = ranker.inputs.encoder.query.encoders["history"]
     assert type(inside) is type(tower.encoder) is DUPNEncoder
