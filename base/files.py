@@ -82,6 +82,14 @@ def write_synced(file: Path, text: str) -> None:
         os.fsync(stream.fileno())
 
 
+def write_whole(file: Path, text: str) -> None:
+    """Write a text file, and its folder where there is none; a half-written file never takes its place."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, file)
+
+
 def empty(folder: Path) -> None:
     """Delete everything in `folder`, but not the folder."""
     for path in folder.iterdir():

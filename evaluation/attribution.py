@@ -2,9 +2,9 @@
 
 A relevant item must survive every stage: some retriever has to find it, the approximate index must not miss it, merging
 several lists must not crowd it out, no filter may drop it, the ranker has to put it on top, and the list rules have to
-leave it there. After each stage the
-best NDCG still possible is the NDCG of a perfect order of what survived, so the ceilings fall from 1 to the NDCG
-delivered and each stage's loss is the step it takes down: the steps telescope, hence they add up exactly.
+leave it there. Filters and list rules are stages only of a funnel that has them. After each stage the best NDCG still
+possible is the NDCG of a perfect order of what survived, so the ceilings fall from 1 to the NDCG delivered and each
+stage's loss is the step it takes down: the steps telescope, hence they add up exactly.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ADVICE = {
     "merge": "merging crowds out what some retriever found: take more candidates, or change the quotas",
     "filters": "filters drop items users want: look at what they remove before touching any model",
     "ranking": "the ranker has the right items and orders them badly: work on its features, labels and losses",
-    "rules": "the list rules push wanted items out: loosen caps, pins or the blend",
+    "rules": "the list rules push wanted items out: loosen them",
 }
 
 
@@ -47,12 +47,14 @@ class FunnelTrace:
         retrieved: retriever name -> int [U, N_r], its exact best items.
         final: int [U, k], the lists delivered.
         ann: retriever name -> int [U, N_r], what its index returned; retrievers left out were searched exactly.
-        candidates: int [U, C], what was left for the ranker after filters; by default all that was retrieved.
+        candidates: int [U, C], what was left for the ranker; by default all that was retrieved.
         scores: float [U, C], what the ranker (after blending) gave each candidate.
         truth_scores: float [E], what the ranker gives each item of `truth`, retrieved or not.
         merged: int [U, C], what was kept when the lists were merged; by default all of them.
         proposed: bool [U, C, S], which of the S retrievers, in the order of `retrieved`, named each candidate.
         without: retriever name -> int [U, C], what merging keeps when it is left out.
+        filters: whether filters stand between the lists and `candidates`; only then is "filters" a stage.
+        rules: whether list rules stand between the ranker's order and `final`; only then is "rules" a stage.
     """
 
     truth: Ragged
@@ -65,6 +67,8 @@ class FunnelTrace:
     merged: Ints | None = None
     proposed: Bool | None = None
     without: Mapping[str, Ints] = field(default_factory=dict)
+    filters: bool = False
+    rules: bool = False
 
     def __post_init__(self) -> None:
         lists = {**self.retrieved, **{f"index of {name}": rows for name, rows in self.ann.items()}, "final": self.final}
@@ -133,9 +137,10 @@ def funnel_metrics(trace: FunnelTrace, *, num_items: int, config: EvaluationConf
     last = "ranking"
     if trace.scores is not None and trace.candidates is not None:
         by_score = _ranks_by_score(trace, trace.candidates, trace.scores, users=users, whole=False)
-        ceilings["ranking"] = rank_metrics(by_score, truth.lengths, [k], ["ndcg"]).values[f"ndcg@{k}"]
         out["ranker"] = _ranker_metrics(trace, by_score, users, boot, k)
-        last = "rules"
+        if trace.rules:
+            ceilings["ranking"] = rank_metrics(by_score, truth.lengths, [k], ["ndcg"]).values[f"ndcg@{k}"]
+            last = "rules"
         if trace.truth_scores is not None:
             whole = _ranks_by_score(trace, trace.candidates, trace.scores, users=users, whole=True)
             perfect = rank_metrics(whole, truth.lengths, [k], ["ndcg"]).values[f"ndcg@{k}"]
@@ -174,7 +179,11 @@ def verdict(report: Json, k: int) -> str:
 
 
 def _survivors(trace: FunnelTrace) -> dict[str, Bool]:
-    """Which entries of the truth are still there after each stage that took part, bool [E]."""
+    """Which entries of the truth are still there after each stage that took part, bool [E].
+
+    Raises:
+        DataError: the candidates lack relevant items that the lists hold, in a funnel without filters.
+    """
     truth = trace.truth
 
     def found(lists: Mapping[str, Ints]) -> Bool:
@@ -189,7 +198,15 @@ def _survivors(trace: FunnelTrace) -> dict[str, Bool]:
     if trace.merged is not None:
         stages["merge"] = found({"merged": trace.merged})
     if trace.candidates is not None:
-        stages["filters"] = found({"candidates": trace.candidates})
+        left = found({"candidates": trace.candidates})
+        last = "filters" if trace.filters else list(stages)[-1]
+        lost = int((stages.get(last, left) & ~left).sum())
+        if lost:
+            raise DataError(
+                f"the candidates lack {lost} relevant items that are left after {last}; pass filters=True where "
+                "something stands between the lists and the candidates"
+            )
+        stages[last] = left
     return stages
 
 

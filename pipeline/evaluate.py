@@ -19,7 +19,6 @@ from ..evaluation.attribution import funnel_metrics
 from ..evaluation.gates import unused_experts
 from ..evaluation.guards import (
     embeddings_collapsed,
-    filters_drop_relevant,
     index_faults,
     miscalibrated,
     summary,
@@ -90,7 +89,6 @@ def evaluate_run(run: Path, stage: str = "all") -> Json:
         )
         metrics = _remember("funnel", trace.final, trace.truth, stages, values)
         slices += _slices(bench, trace.final, metrics)
-        findings += filters_drop_relevant(result["funnel"]["stages"])
         result["examples"] = _examples(bench, trace.final)
         if stages.dataset.events.propensities is not None and "ranking" in result:
             result["off_policy"] = off_policy_report(bench, next(iter(result["ranking"])))

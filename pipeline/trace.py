@@ -113,7 +113,7 @@ class Bench:
             candidates,
             np.concatenate([one.scores for one in ranked]),
             np.concatenate(truth_scores),
-            candidates if several else None,
+            candidates if several or retriever.proposers[0] != TOWER else None,
             np.concatenate([one.proposed for one in found]),
             _joined(without),
         )

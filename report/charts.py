@@ -6,13 +6,15 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+from markupsafe import Markup
+
 WIDTH = 360
 _MIDDLE, _BAR = 150.0, 156.0  # centre and full width of the funnel
 
 
-def svg(body: str, height: float, label: str) -> str:
+def svg(body: str, height: float, label: str) -> Markup:
     """An SVG of the page's width, with a label for those who cannot see it."""
-    return (
+    return Markup(
         f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(label, quote=True)}" '
         f'class="chart">{body}</svg>'
     )
@@ -23,7 +25,7 @@ def text(x: float, y: float, content: str, kind: str = "", anchor: str = "start"
     return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(content)}</text>'
 
 
-def funnel_chart(stages: Sequence[tuple[str, float, float, float | None]], metric: str) -> str:
+def funnel_chart(stages: Sequence[tuple[str, float, float, float | None]], metric: str) -> Markup:
     """Bars that narrow from perfect to delivered.
 
     Args:
@@ -50,12 +52,12 @@ def funnel_chart(stages: Sequence[tuple[str, float, float, float | None]], metri
     return svg("".join(parts), len(names) * row - 14, f"{metric} still possible after each stage")
 
 
-def interval_chart(rows: Sequence[tuple[str, float, tuple[float, float] | None]], metric: str) -> str:
+def interval_chart(rows: Sequence[tuple[str, float, tuple[float, float] | None]], metric: str) -> Markup:
     """One line per system: its value as a dot, its interval as a bar."""
     highest = max([value if ci is None else ci[1] for _, value, ci in rows], default=1.0) or 1.0
     left, span, parts = 112.0, 190.0, []
 
-    def place(value: float) -> float:
+    def across(value: float) -> float:
         return left + span * min(max(value / highest, 0.0), 1.0)
 
     for index, (name, value, interval) in enumerate(rows):
@@ -63,9 +65,9 @@ def interval_chart(rows: Sequence[tuple[str, float, tuple[float, float] | None]]
         parts.append(text(2, y + 4, name if len(name) <= 17 else name[:16] + "…"))
         parts.append(f'<line class="grid" x1="{left}" x2="{left + span}" y1="{y}" y2="{y}"/>')
         if interval is not None:
-            low, high = place(interval[0]), place(interval[1])
+            low, high = across(interval[0]), across(interval[1])
             parts.append(f'<line class="range" x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<circle class="dot" cx="{place(value):.1f}" cy="{y}" r="4"/>')
+        parts.append(f'<circle class="dot" cx="{across(value):.1f}" cy="{y}" r="4"/>')
         parts.append(text(WIDTH - 2, y + 4, f"{value:.3f}", "strong", "end"))
     return svg("".join(parts), len(rows) * 24 + 8, f"{metric} with intervals")
 
@@ -80,7 +82,7 @@ def curve_chart(
     diagonal: bool = False,
     whiskers: tuple[Sequence[float], Sequence[float]] | None = None,
     legend_below: bool = False,
-) -> str:
+) -> Markup:
     """Lines with dots in a frame.
 
     Args:
@@ -136,6 +138,6 @@ def round_steps(low: float, high: float) -> list[float]:
     """Four to nine round numbers from low to high, to label an axis with."""
     span = (high - low) or 1.0
     unit = 10.0 ** math.floor(math.log10(span / 4))
-    step = max(one * unit for one in (1, 2, 5) if one * unit <= span / 4)
+    step = max(factor * unit for factor in (1, 2, 5) if factor * unit <= span / 4)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(one * step, 12) for one in range(first, last + 1)]
+    return [round(count * step, 12) for count in range(first, last + 1)]

@@ -32,7 +32,7 @@ def build_index(
     from ...pipeline.train import build_index as build
     from .. import render
 
-    report = render.plain(build(folder, factory or "", target_recall or 0.0))
+    report = build(folder, factory or "", target_recall or 0.0)
     if json:
         render.print_json(report)
     else:

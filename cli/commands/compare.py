@@ -29,10 +29,11 @@ def compare(
     folders = [find_run(run) for run in runs]
 
     from ...pipeline.evaluate import compare_runs
+    from ...report.evaluation import comparison_blocks
     from .. import render
 
     result = compare_runs(folders)
     if json:
         render.print_json(result)
     else:
-        render.show(render.comparison(result))
+        render.show(*comparison_blocks(result))

@@ -38,17 +38,20 @@ def check(
 
     Example: recsys data check configs/movielens-1m.toml --report data.html
     """
+    from ...base.files import write_whole
     from ...configs.run import load_config
     from ...data.check.check import check_data
-    from ...data.check.table import render_table
+    from ...report.data_check import data_blocks
+    from ...report.page import data_page
+    from ...report.values import plain
     from .. import render
 
     settings = load_config(config, set_ or [])
     result = check_data(settings.data, config.parent, settings.seed)
     if report:
-        render.write_tables(render_table(result), f"Data of {settings.name}", report)
+        write_whole(report, data_page(plain(result), f"Data of {settings.name}"))
         typer.echo(f"report: {report}", err=True)
     if json:
         render.print_json(result)
     else:
-        render.show(render_table(result))
+        render.show(*data_blocks(result))

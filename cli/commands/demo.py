@@ -27,6 +27,8 @@ def demo(
     from ...funnel.funnel import Funnel
     from ...pipeline.evaluate import evaluate_run
     from ...pipeline.train import build_index, train_run
+    from ...report.evaluation import evaluation_blocks
+    from ...report.report import Report
     from .. import render
     from ..world import write_world
 
@@ -47,12 +49,12 @@ def demo(
     point_latest(run)
     if not open_run(run).has_directory(INDEX):
         step(f"build-index --run {run}")
-        render.print_facts("index", render.plain(build_index(run)))
+        render.print_facts("index", build_index(run))
     step(f"evaluate --run {run} --report {page}")
     opened = open_run(run)
     result = opened.read_json(EVALUATION) if done and EVALUATION in opened else evaluate_run(run, "all")
-    render.write_page(result, f"Evaluation of {run.name}", page)
-    render.show(render.evaluation(result))
+    Report(result, f"Evaluation of {run.name}").to_html(page)
+    render.show(*evaluation_blocks(result))
     step(f"recommend --run {run} --user {USER}")
     for answer in Funnel.load(run).recommend([USER], 10):
         render.print_recommendation(answer)

@@ -31,7 +31,7 @@ def doctor(run: RunOption = None, json: JsonOption = False) -> None:
         render.print_json({t: [dict(zip(keys, row, strict=True)) for row in rows] for t, rows in tables.items()})
     else:
         for title, rows in tables.items():
-            render.show(render.findings(title, rows))
+            render.print_findings(title, rows)
     problems = sum(level == "problem" for rows in tables.values() for level, *_ in rows)
     if problems:
         raise RunError(f"{problems} problem{'s' if problems > 1 else ''} found; the table says what to do")

@@ -45,15 +45,17 @@ def evaluate(
     else:
         name, result = _run(run, stage)
 
+    from ...report.evaluation import evaluation_blocks
+    from ...report.report import Report
     from .. import render
 
     if report:
-        render.write_page(result, f"Evaluation of {name}", report)
+        Report(result, f"Evaluation of {name}").to_html(report)
         typer.echo(f"report: {report}", err=True)
     if json:
         render.print_json(result)
     else:
-        render.show(render.evaluation(result))
+        render.show(*evaluation_blocks(result))
 
 
 def _run(run: Path | None, stage: str) -> tuple[str, dict[str, Any]]:

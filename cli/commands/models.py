@@ -17,4 +17,4 @@ def models(json: JsonOption = False) -> None:
     if json:
         render.print_json(entries)
     else:
-        render.show(render.models(entries))
+        render.print_models(entries)

@@ -1,85 +1,14 @@
-"""What people and scripts read: tables with every number asked for, JSON that is JSON, a page that is whole."""
+"""JSON that is JSON, and a list of recommendations with every score asked for."""
 
 from __future__ import annotations
 
-import io
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from recsys.cli import render
-
-RESULT: dict[str, Any] = {
-    "protocol": {"split": "leave_last", "users": 6040, "filter_seen": True, "notes": ["Times were estimated."]},
-    "retrieval": {
-        "two_tower": {"recall@100": 0.4831, "recall@100_ci": [0.47, 0.496], "novelty@10": 9.0, "users": 6040},
-        "popularity": {"recall@100": 0.2},
-    },
-    "index": {"factory": "Flat", "ann_recall@100": 1.0, "warning": None},
-    "ranking": {"click": {"rows": 12000, "auc": 0.7512, "auc_ci": [0.74, 0.76], "gauc": None}},
-    "funnel": {
-        "ndcg@10": 0.2134,
-        "ndcg@10_ci": [0.2, 0.22],
-        "stages": [{"stage": "retrieval", "ceiling": 0.4, "share": 0.7, "loss": 0.6, "loss_ci": [0.5, 0.7]}],
-        "verdict": "Most is lost in retrieval.",
-    },
-    "findings": [{"severity": "error", "name": "bad_index", "sentence": "The index is off."}],
-}
-
-
-def text(content: Any, width: int = 160) -> str:
-    console = Console(file=io.StringIO(), width=width)
-    console.print(content)
-    file = console.file
-    assert isinstance(file, io.StringIO)
-    return file.getvalue()
-
-
-def test_an_evaluation_shows_every_stage_with_intervals() -> None:
-    shown = text(render.evaluation(RESULT))
-    for expected in (
-        "split leave_last, users 6,040, filter_seen True",
-        "note: Times were estimated.",
-        "0.4831 [0.470, 0.496]",
-        "0.2000",
-        "0.7512 [0.740, 0.760]",
-        "12,000",
-        "0.2134 [0.200, 0.220]",
-        "0.6000 [0.500, 0.700]",
-        "Most is lost in retrieval.",
-        "error: The index is off.",
-    ):
-        assert expected in shown
-    assert "novelty" not in shown
-    assert "2 more with --json or --report" in shown
-    assert "warning" not in shown.split("Ranking")[0].split("Index")[1]
-
-
-def test_a_part_of_an_evaluation_shows_that_part() -> None:
-    shown = text(render.evaluation({"ranking": RESULT["ranking"]}))
-    assert "Ranking" in shown
-    assert "Retrieval" not in shown
-
-
-def test_every_number_survives_a_narrow_terminal() -> None:
-    shown = "".join(text(render.evaluation(RESULT), width=50).split())
-    assert "0.4831" in shown
-    assert "0.7512" in shown
-    assert "…" not in shown
-
-
-def test_the_page_is_one_whole_file(tmp_path: Path) -> None:
-    page = tmp_path / "new" / "report.html"
-    render.write_page(RESULT, "Evaluation of <a>", page)
-    content = page.read_text()
-    assert content.startswith("<!doctype html>")
-    assert content.rstrip().endswith("</html>")
-    assert "Evaluation of &lt;a&gt;" in content
-    assert [path.name for path in page.parent.iterdir()] == ["report.html"]
 
 
 def test_json_is_strict_whatever_the_report_is_made_of(capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,11 +20,36 @@ def test_json_is_strict_whatever_the_report_is_made_of(capsys: pytest.CaptureFix
     assert "é" in line
 
 
-def test_a_comparison_marks_what_is_no_chance() -> None:
-    row = {"metric": "funnel/ndcg@10", "a": 0.2, "b": 0.22, "difference": 0.02, "low": 0.01, "high": 0.03}
-    row |= {"p_holm": 0.001, "smallest_visible": 0.008, "significant": True}
-    vague = {**row, "metric": "click/auc", "low": None, "high": None, "significant": False}
-    shown = text(render.comparison({"baseline": "mmoe", "comparisons": {"ple": [row, vague]}}))
-    assert "baseline: mmoe" in shown
-    assert "+0.0200" in shown
-    assert "+0.0100 .. +0.0300" in shown
+def test_a_list_shows_each_score_and_where_an_item_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
+    items: list[dict[str, Any]] = [
+        {
+            "item": "7",
+            "title": "Film [Director's Cut]",
+            "score": 0.91,
+            "tasks": {"click": 0.4},
+            "sources": ["two_tower"],
+        },
+        {"item": "8", "score": 0.5, "tasks": {}, "sources": ["popular", "item_knn"], "why": {"rung": "popular"}},
+    ]
+    answer = {"user": "42", "known": False, "rung": "popular", "candidates": 100, "short": 1, "items": items}
+    render.print_recommendation(answer)
+    shown = capsys.readouterr().out
+    for expected in (
+        "For user 42, who is unknown: popular among everybody",
+        "Film [Director's Cut]",
+        "0.9100",
+        "0.4000",
+        "popular, item_knn",
+        "only 2 of 3: no other item is allowed and new to this user",
+    ):
+        assert expected in shown
+
+
+def test_models_name_each_kind_once(capsys: pytest.CaptureFixture[str]) -> None:
+    entries = [
+        {"kind": kind, "name": name, "summary": "A model.", "paper": "Ma 2018"}
+        for kind, name in (("ranker", "mmoe"), ("ranker", "ple"), ("loss", "bce"))
+    ]
+    render.print_models(entries)
+    shown = capsys.readouterr().out
+    assert (shown.count("ranker"), shown.count("loss"), shown.count("A model.")) == (1, 1, 3)

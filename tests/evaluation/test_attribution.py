@@ -46,6 +46,7 @@ def world(seed: int = 0) -> FunnelTrace:
         scores=scores,
         truth_scores=scored[truth.users, truth.items],
         final=final,
+        filters=True,
     )
 
 
@@ -54,13 +55,14 @@ def test_the_parts_add_up_to_the_whole() -> None:
         for rules in (False, True):
             trace = world(seed)
             if rules:
-                trace = replace(trace, final=trace.final[:, ::-1].copy())
+                trace = replace(trace, final=trace.final[:, ::-1].copy(), rules=True)
             found = funnel_metrics(trace, num_items=ITEMS, config=CONFIG)
-            assert [one["stage"] for one in found["stages"]] == ["retrieval", "ann", "filters", "ranking", "rules"]
+            stages = ["retrieval", "ann", "filters", "ranking", *(["rules"] if rules else [])]
+            assert [one["stage"] for one in found["stages"]] == stages
             assert sum(one["loss"] for one in found["stages"]) == pytest.approx(1 - found["ndcg@5"], abs=1e-14)
             assert found["gap"] == pytest.approx(1 - found["ndcg@5"], abs=1e-14)
             assert sum(one["share"] for one in found["stages"]) == pytest.approx(1)
-            assert (found["stages"][-1]["loss"] > 0.01) == rules
+            assert not rules or found["stages"][-1]["loss"] > 0.01
             assert found["ndcg@5"] == pytest.approx(list_metrics(trace.final, trace.truth, [5]).means()["ndcg@5"])
             json.dumps(found, allow_nan=False)
 
@@ -77,14 +79,26 @@ def test_stages_by_hand() -> None:
     found = funnel_metrics(trace, num_items=10, config=EvaluationConfig(list_k=3, draws=0))
     second = 1 / np.log2(3)
     kept_one = 1 / (1 + second)
-    assert [one["stage"] for one in found["stages"]] == ["retrieval", "ann", "filters", "ranking"]
-    np.testing.assert_allclose(
-        [one["ceiling"] for one in found["stages"]], [0.5, kept_one / 2, kept_one / 2, kept_one * second / 2]
-    )
-    np.testing.assert_allclose([one["recall"] for one in found["stages"]], [0.5, 0.25, 0.25, 0.25])
+    assert [one["stage"] for one in found["stages"]] == ["retrieval", "ann", "ranking"]
+    np.testing.assert_allclose([one["ceiling"] for one in found["stages"]], [0.5, kept_one / 2, kept_one * second / 2])
+    np.testing.assert_allclose([one["recall"] for one in found["stages"]], [0.5, 0.25, 0.25])
     assert found["oracle_ndcg@3"] == pytest.approx(kept_one / 2)
     assert found["retrievers"]["a"] == {"recall": 0.5, "recall_alone": 0.5, "recall_ann": 0.25, "k": 3}
     assert found["verdict"].startswith("Of the 0.807 of NDCG@3 that is missing, 0.500 (62%) is lost in retrieval")
+
+
+def test_candidates_that_lack_retrieved_items_need_filters_to_have_lost_them() -> None:
+    trace = FunnelTrace(
+        truth=Ragged.from_lists([[1, 2]]),
+        retrieved={"a": np.array([[1, 2, 4]])},
+        candidates=np.array([[1, 4, -1]]),
+        final=np.array([[4, 1]]),
+    )
+    with pytest.raises(DataError, match="lack 1 relevant items that are left after retrieval; pass filters=True"):
+        funnel_metrics(trace, num_items=10)
+    found = funnel_metrics(replace(trace, filters=True), num_items=10, config=EvaluationConfig(draws=0))
+    assert [stage["stage"] for stage in found["stages"]] == ["retrieval", "filters", "ranking"]
+    assert found["stages"][1]["loss"] > 0.1
 
 
 def test_oracles_are_what_perfect_stages_deliver() -> None:
@@ -140,7 +154,7 @@ def test_a_bad_filter_and_a_bad_index_get_the_blame() -> None:
     assert funnel_metrics(honest, num_items=ITEMS, config=CONFIG)["verdict"].startswith("NDCG@5 is perfect")
     candidates = _lead(good.truth)
     candidates[:, :8] = -1  # the filter takes the best away
-    filtered = replace(honest, candidates=candidates, final=candidates[:, 8:13])
+    filtered = replace(honest, candidates=candidates, final=candidates[:, 8:13], filters=True)
     assert "is lost in filters" in funnel_metrics(filtered, num_items=ITEMS, config=CONFIG)["verdict"]
     index = replace(honest, ann={"a": candidates}, final=candidates[:, 8:13])
     assert "is lost in ann" in funnel_metrics(index, num_items=ITEMS, config=CONFIG)["verdict"]

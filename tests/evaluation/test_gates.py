@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recsys.evaluation.gates import GateLevel, gate_report, linear_cka, unused_experts
-from recsys.report.gates import gates_section
+from recsys.report.page import evaluation_page
 
 ROWS, WIDTH = 600, 4
 
@@ -140,11 +140,11 @@ def test_likeness_is_of_pairs_and_needs_two() -> None:
 
 def test_the_section_draws_every_level_gate_and_epoch() -> None:
     report = gate_report([level(np.full((1, 2, 3), 1 / 3)), level([[[0.5, 0.496, 0.004], [0.4, 0.3, 0.3]]])])
-    drawn = gates_section({**report, "epochs": [{"epoch": 1, **report}, {"epoch": 2, **report}]})
+    drawn = evaluation_page({"gates": {**report, "epochs": [{"epoch": 1, **report}, {"epoch": 2, **report}]}})
     assert drawn.count("mean gate weights of level") == 2
     assert drawn.count('class="alarm"') == 1
     assert drawn.count('class="cell"') == 12
     assert drawn.count("<polyline") == 6
-    assert "polyline" not in gates_section(report)
+    assert "polyline" not in evaluation_page({"gates": report})
     single = gate_report([level([[[1.0]]])])
-    assert "svg" in gates_section({**single, "epochs": [{"epoch": 1, **single}]})
+    assert "svg" in evaluation_page({"gates": {**single, "epochs": [{"epoch": 1, **single}]}})

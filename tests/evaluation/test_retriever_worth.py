@@ -11,7 +11,6 @@ from recsys.base.errors import DataError
 from recsys.base.ragged import Ragged
 from recsys.evaluation.attribution import FunnelTrace, funnel_metrics
 from recsys.evaluation.config import EvaluationConfig
-from recsys.evaluation.guards import filters_drop_relevant
 from recsys.tests.support.nonempty import nonempty
 
 USERS, ITEMS, C, K = 60, 50, 12, 4
@@ -129,14 +128,12 @@ def test_without_a_hit_there_is_nothing_to_share() -> None:
     assert "recall_gain" not in found
 
 
-def test_what_merging_crowds_out_is_a_loss_of_merging_and_not_of_filters() -> None:
+def test_what_merging_crowds_out_is_a_loss_of_merging() -> None:
     found = measured(world())
     stages = {one["stage"]: one for one in found["stages"]}
-    assert list(stages) == ["retrieval", "merge", "filters", "ranking", "rules"]
+    assert list(stages) == ["retrieval", "merge", "ranking"]
     assert stages["merge"]["loss"] > 0.01
-    assert stages["filters"]["loss"] == 0
     assert stages["merge"]["recall"] < 0.9 * stages["retrieval"]["recall"]
-    assert filters_drop_relevant(found["stages"]) == []
     assert sum(one["loss"] for one in stages.values()) == pytest.approx(found["gap"])
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from recsys.artifacts.folder import open_run
-from recsys.cli.render import evaluation, print_json
+from recsys.cli.render import print_json
 from recsys.funnel.funnel import Funnel
 from recsys.funnel.run import BLEND, load_stages
 from recsys.pipeline.evaluate import evaluate_run
 from recsys.pipeline.train import train_run
-from recsys.report.page import render_html
+from recsys.report import Report
+from recsys.report.page import evaluation_page
 from recsys.tests.support.tiny import TinyRun
 
 
@@ -37,10 +38,10 @@ def test_the_evaluation_shows_it(folder: Path, capsys: pytest.CaptureFixture[str
     result = evaluate_run(folder)
     assert result["blend"]["chosen_by"] == "search on the validation part"
     assert result["blend"]["weights"] == open_run(folder).read_json(BLEND)["weights"]
-    assert evaluation(result)
+    assert "chosen by search on the validation part" in " ".join(str(Report(result)).split())
     print_json(result)
     assert json.loads(capsys.readouterr().out)["blend"]["tries"] == 30
-    assert '<section id="blend">' in render_html(result)
+    assert '<section id="blend">' in evaluation_page(result)
 
 
 def test_weights_of_the_configuration_win_over_those_found(folder: Path) -> None:

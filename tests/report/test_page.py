@@ -23,7 +23,7 @@ from recsys.evaluation.guards import embeddings_collapsed
 from recsys.evaluation.slices import history_buckets, row_slices
 from recsys.evaluation.summary import ranking_metrics, retrieval_metrics
 from recsys.evaluation.uncertainty.compare import TaskRows, compare
-from recsys.report.page import render_html
+from recsys.report.page import evaluation_page
 
 SECTIONS = ("findings", "funnel", "retrieval", "index", "ranking", "gates", "slices", "comparisons", "off_policy",
             "examples", "data", "config")  # fmt: skip
@@ -66,6 +66,8 @@ def full_report() -> dict[str, Any]:
         candidates=found["two_tower"],
         scores=scored,
         final=np.take_along_axis(found["two_tower"], order, 1)[:, :10],
+        filters=True,
+        rules=True,
     )
     rows, p = rng.integers(0, users, 3000), rng.beta(2, 5, 3000)
     label = (rng.random(3000) < p).astype(float)
@@ -120,7 +122,8 @@ class Checker(HTMLParser):
         self.links: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.links += [str(value) for name, value in attrs if name in ("src", "href", "action")]
+        links = [str(value) for name, value in attrs if name in ("src", "href", "action")]
+        self.links += [link for link in links if not link.startswith("#")]
         if tag not in ("meta", "br", "link", "img"):
             self.open.append(tag)
 
@@ -139,11 +142,11 @@ def check(page: str) -> Checker:
 
 def test_the_full_page_is_whole_and_self_contained() -> None:
     report = full_report()
-    page = render_html(report)
+    page = evaluation_page(report)
     check(page)
     for section in SECTIONS:
         assert f'<section id="{section}">' in page
-    assert report["funnel"]["verdict"].replace("'", "&#x27;") in page
+    assert report["funnel"]["verdict"].replace("'", "&#39;") in page
     assert "The Third Man (1949)" in page
     assert "&lt;script&gt;alert(1)" in page
     assert f"{report['retrieval']['two_tower']['ndcg@10']:.4f}" in page
@@ -154,18 +157,18 @@ def test_the_full_page_is_whole_and_self_contained() -> None:
 @pytest.mark.parametrize("section", SECTIONS)
 def test_any_section_may_be_absent_or_alone(section: str) -> None:
     report = full_report()
-    alone = render_html({section: report[section]})
+    alone = evaluation_page({section: report[section]})
     check(alone)
     assert re.findall(r'<section id="(\w+)"', alone) == [section]
-    without = render_html({name: value for name, value in report.items() if name != section})
+    without = evaluation_page({name: value for name, value in report.items() if name != section})
     check(without)
     assert f'<section id="{section}"' not in without
 
 
 def test_an_empty_report_and_undefined_numbers() -> None:
-    check(render_html({}))
+    check(evaluation_page({}))
     one_class = ranking_metrics(np.zeros(5), np.full(5, 0.2), np.arange(5), config=EvaluationConfig(draws=5))
-    page = render_html({"ranking": {"like": one_class}})
+    page = evaluation_page({"ranking": {"like": one_class}})
     check(page)
     assert "–" in page
 
@@ -173,7 +176,7 @@ def test_an_empty_report_and_undefined_numbers() -> None:
 def test_text_from_the_data_is_escaped() -> None:
     evil = '"><img src=x onerror=alert(1)>'
     level = GateLevel((evil,), (evil, evil + "2"), np.full((4, 1, 2), 0.5), np.eye(4)[:, None].repeat(2, 1), ((0, 1),))
-    page = render_html(
+    page = evaluation_page(
         {
             "title": evil,
             "retrieval": {evil: {"recall@10": 0.1, "ndcg@10": 0.1}},
@@ -203,7 +206,7 @@ def test_a_browser_shows_it_on_a_phone_without_sideways_scrolling(tmp_path: Path
         "<script>parent.document.title=document.documentElement.scrollWidth+' '+innerWidth+' '"
         "+document.body.scrollHeight</script></body>"
     )
-    phone = escape(render_html(full_report()).replace("</body>", probe), quote=True)
+    phone = escape(evaluation_page(full_report()).replace("</body>", probe), quote=True)
     frame = f'<body style="margin:0"><iframe srcdoc="{phone}" style="width:360px;height:900px;border:0"></iframe>'
     (tmp_path / "page.html").write_text(f'<meta charset="utf-8"><title></title>{frame}', encoding="utf-8")
     command = [

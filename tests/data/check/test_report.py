@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from rich.console import Console
 from scipy.stats import rankdata
 
 from recsys.data.check.profile import drift, profile, single_feature_auc
 from recsys.data.check.report import data_report
-from recsys.data.check.table import render_table
 from recsys.data.reading import columns, sources
 from recsys.data.reading.readers import read_tables
 from recsys.data.reading.tables import BadRows
+from recsys.report.data_check import data_blocks
+from recsys.report.page import data_page
+from recsys.report.terminal import plain_text
 from recsys.tests.support.public import Datasets
 
 ROWS = 4_000
@@ -228,12 +229,20 @@ def test_drift_by_hand() -> None:
 
 def test_the_table_tells_it_on_a_terminal(log: Log) -> None:
     log.events["leak"] = log.click.astype(np.float64)
-    console = Console(width=160, record=True, file=None, quiet=False)
-    with console.capture() as shown:
-        console.print(render_table(log.report()))
-    text = shown.get()
+    text = plain_text(data_blocks(log.report()))
     for word in ("4,000 events, 200 users", "click", "train", "unseen items", "events.price", "users.age", "problem: "):
         assert word in text
+
+
+def test_the_page_has_the_tables_of_the_terminal(log: Log) -> None:
+    log.events["<b>leak"] = log.click.astype(np.float64)
+    page = data_page(log.report(), "Data of <shop>")
+    assert page.startswith("<!doctype html>")
+    assert "<h1>Data of &lt;shop&gt;</h1>" in page
+    assert "events.&lt;b&gt;leak" in page
+    assert "<b>leak" not in page
+    assert page.count("<table") == 4
+    assert '<p class="finding problem"><b>problem</b>: ' in page
 
 
 @pytest.mark.realdata

@@ -1,0 +1,75 @@
+"""The tables of the data report: tasks, parts, activity and columns, then the findings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .values import Block, Json, Line, row, table
+
+
+def data_blocks(report: Json) -> list[Block]:
+    """A summary, one table each for tasks, parts, activity and columns, then the findings.
+
+    Args:
+        report: the JSON of `recsys data check`.
+    """
+    return list(_blocks(report))
+
+
+def _blocks(report: Json) -> Iterator[Block]:
+    sizes = ", ".join(f"{count:,} {name}" for name, count in report["rows"].items())
+    yield Line(f"{sizes}; fingerprint {report['fingerprint'][:12]}", "strong")
+    parts: Mapping[str, Any] = report["parts"]
+    entities: Mapping[str, Any] = report["entities"]
+    if report["tasks"]:
+        rows = (
+            row(task, f"{about['rows']:,}", _rate(about), *(_rate({**about, **about["parts"][part]}) for part in parts))
+            for task, about in report["tasks"].items()
+        )
+        yield table(["task", "rows", "rate", *parts], rows, title="Tasks")
+    if parts:
+        heads = ["part", "rows", "from", "to"]
+        heads += [f"{what}{name}" for name in entities for what in ("", "unseen ")]
+        rows = (
+            row(
+                part,
+                f"{about['rows']:,}",
+                about.get("from", ""),
+                about.get("to", ""),
+                *(text for name in entities for text in (f"{about[name]:,}", f"{about[f'unseen_{name}']:.1%}")),
+            )
+            for part, about in parts.items()
+        )
+        yield table(heads, rows, title="Parts")
+    if entities:
+        marks = list(next(iter(entities.values()))["events_each"])
+        rows = (
+            row(f"events per {name[:-1]}", *(f"{about['events_each'][mark]:,.0f}" for mark in marks))
+            for name, about in entities.items()
+        )
+        yield table(["", *marks], rows, title="Activity")
+    rows = (
+        row(
+            f"{about['table']}.{about['column']}",
+            about["kind"],
+            f"{about['missing']:.1%}",
+            f"{about['distinct']:,}",
+            f"{max((drift['total_variation'] for drift in about.get('drift', {}).values()), default=0):.2f}",
+            f"{max(about.get('auc', {}).values(), default=0.5):.3f}",
+        )
+        for about in report["columns"]
+        if about["used"]
+    )
+    yield table(["column", "kind", "missing", "distinct", "drift", "best auc"], rows, title="Columns", left=[1])
+    for finding in report["findings"]:
+        yield Line(finding["message"], finding["level"], finding["level"])
+    if not report["findings"]:
+        yield Line("Nothing to complain about.")
+
+
+def _rate(about: Mapping[str, Any]) -> str:
+    """How often a binary label is 1, or the mean of a value."""
+    if about["rate"] is None:
+        return "-"
+    return f"{about['rate']:.2%}" if about["kind"] == "binary" else f"mean {about['rate']:.4g}"
