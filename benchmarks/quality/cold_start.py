@@ -12,7 +12,8 @@ three, trained beside the histories; knowing nothing it reads them alone. `histo
 
 New items. A user who trained and met hidden films is to find the last of them from the events before it: among all
 films not met before (`all`), and among the films without a training event (`new`; some of these nobody ever rated).
-`content` towers are those of `history` with a share of the item ids hidden in training (0, 0.1, 0.3). `..., mean row`:
+`content` towers are those of `history` with a share of the item ids hidden in training (0, 0.1, 0.3); `network` towers
+have a hidden layer of 128 on the item side besides. `..., mean row`:
 the embedding and the bias of the unknown id are set to the mean over the training events' ids afterwards. `genre`: mean
 popularity of the film's genres; `taste`: the same times the user's share of each genre; `lot`: what chance would give.
 
@@ -125,6 +126,8 @@ def variants() -> dict[str, Variant]:
         found[f"{name}_mean_row"] = Variant(
             ITEMS, "the same, the unknown id set to the mean of the training events' ids", tower, mean_row=True
         )
+        about = f"the same with a network on the item side, {share:.0%} of the ids hidden"
+        found[f"network_{round(100 * share)}"] = Variant(ITEMS, about, {**tower, "item_hidden": [128]})
     return found
 
 

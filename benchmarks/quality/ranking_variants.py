@@ -179,6 +179,21 @@ def _architectures() -> dict[str, Variant]:
         "meituan": Variant(group, "tasks part at the last layer", meituan),
         "esmm": Variant(group, "long view = click x long view given click", esmm, needs="clicks"),
         "dupn": Variant(group, "DUPN: one user vector for all tasks", dupn, needs="history"),
+        **_attention(),
+    }
+
+
+def _attention() -> dict[str, Variant]:
+    """DUPN without the user in its attention, and with a layer norm before its LSTM."""
+    group = "DUPN, part by part"
+    alone: Table = {"history": {"user_in_attention": False}}
+    normed: Table = {"history": {"event_norm": True}}
+    about = "DUPN, events normalised before the LSTM"
+    return {
+        "dupn_no_user": Variant(
+            group, "DUPN, attention that sees the history alone", dupn, input=alone, versus="dupn", needs="history"
+        ),
+        "dupn_norm": Variant(group, about, dupn, input=normed, versus="dupn", needs="history"),
     }
 
 

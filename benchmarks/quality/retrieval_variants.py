@@ -42,7 +42,8 @@ SOURCES: dict[str, Source] = {
     "ml-100k-time": _movielens(*TIME_SPLIT, edition="ml-100k"),
     "ml-latest-small": _movielens(edition="ml-latest-small"),
     "ml-latest-small-time": _movielens(*TIME_SPLIT, edition="ml-latest-small"),
-    "movielens-liked": Source("movielens-1m.toml", ("retrieval.positive=like",), with_month, MONTH),
+    "movielens-liked": _movielens("retrieval.positive=like"),
+    "ml-100k-liked": _movielens("retrieval.positive=like", edition="ml-100k"),
     "kuairand-long": Source("kuairand.toml"),
     "kuairand-click": Source("kuairand.toml", ("retrieval.positive=click",)),
 }
@@ -56,6 +57,7 @@ TITLES = {
     "ml-latest-small": "MovieLens latest-small, leave-last-out",
     "ml-latest-small-time": "MovieLens latest-small, global time split",
     "movielens-liked": "MovieLens-1M, leave-last-out: ratings of 4 and 5 are the positives, the others are exposures",
+    "ml-100k-liked": "MovieLens-100K, leave-last-out: ratings of 4 and 5 are the positives, the others are exposures",
     "kuairand-long": "KuaiRand-Pure, long views: 25 April - 3 May train, 4 - 5 May validate, 6 - 8 May test",
     "kuairand-click": "KuaiRand-Pure, clicks: 25 April - 3 May train, 4 - 5 May validate, 6 - 8 May test",
 }
