@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .arrays import Bool, Ints
+from .arrays import I64, Bool, Ints
 from .errors import DataError
 
 
@@ -18,15 +18,20 @@ class Ragged:
     """Lists of item rows: user u owns `items[ptr[u]:ptr[u + 1]]`.
 
     Attributes:
-        items: int [E], item rows of all users, one after the other.
-        ptr: int [U + 1], where each user's list begins; `ptr[-1] == E`.
+        items: int64 [E], item rows of all users, one after the other; whole numbers of another width are converted.
+        ptr: int64 [U + 1], where each user's list begins; `ptr[-1] == E`.
+
+    Raises:
+        DataError: the offsets do not cut the items into lists.
     """
 
-    items: Ints
-    ptr: Ints
+    items: I64
+    ptr: I64
 
     def __post_init__(self) -> None:
-        ptr = np.asarray(self.ptr)
+        object.__setattr__(self, "items", np.asarray(self.items, dtype=np.int64))
+        object.__setattr__(self, "ptr", np.asarray(self.ptr, dtype=np.int64))
+        ptr = self.ptr
         if ptr.ndim != 1 or len(ptr) == 0 or ptr[0] != 0 or ptr[-1] != len(self.items) or np.any(np.diff(ptr) < 0):
             raise DataError(
                 f"offsets of {len(ptr) - 1} lists must rise from 0 to the {len(self.items)} items they cut; "
@@ -61,26 +66,41 @@ class Ragged:
         return cls(np.concatenate([np.empty(0, np.int64), *rows]), offsets([len(one) for one in rows]))
 
     @classmethod
+    def empty(cls, num_users: int) -> Self:
+        """A list without an entry for each user."""
+        return cls(np.empty(0, np.int64), np.zeros(num_users + 1, np.int64))
+
+    @classmethod
     def from_padded(cls, rows: Ints) -> Self:
         """The entries of int [U, k] that are not -1 (the pad), in order."""
         valid = rows >= 0
-        return cls(rows[valid], offsets(valid.sum(1)))
+        return cls(rows[valid].astype(np.int64), offsets(valid.sum(1)))
 
     def __len__(self) -> int:
         return len(self.ptr) - 1
 
     @property
-    def lengths(self) -> Ints:
+    def lengths(self) -> I64:
         """Length of each list, int [U]."""
         return np.diff(self.ptr)
 
     @property
-    def users(self) -> Ints:
+    def users(self) -> I64:
         """User row of each entry, int [E]."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
-    def __getitem__(self, user: int) -> Ints:
+    def __getitem__(self, user: int) -> I64:
         return self.items[self.ptr[user] : self.ptr[user + 1]]
+
+    def block(self, start: int, stop: int) -> Ragged:
+        """The lists of users `start` to `stop`; the items are a view."""
+        ptr = self.ptr[start : stop + 1]
+        return Ragged(self.items[ptr[0] : ptr[-1]], ptr - ptr[0])
+
+    def take(self, users: Ints) -> Ragged:
+        """The lists of chosen users, int [B], in the order given; a user may be named more than once."""
+        positions, ptr = spans(self.ptr[users], self.lengths[users])
+        return Ragged(self.items[positions], ptr)
 
     def unique(self) -> Ragged:
         """The same lists sorted by item row, each item once."""
@@ -96,14 +116,28 @@ class Ragged:
         return Ragged(self.items[entries], offsets(np.bincount(self.users[entries], minlength=len(self))))
 
 
-def offsets(lengths: ArrayLike) -> Ints:
-    """Offsets int [U + 1] of consecutive lists of these lengths [U]."""
+def offsets(lengths: ArrayLike) -> I64:
+    """Offsets int64 [U + 1] of consecutive lists of these lengths [U]."""
     ptr = np.zeros(np.size(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=ptr[1:])
     return ptr
 
 
-def pair_keys(users: Ints, items: Ints, num_items: int) -> Ints:
+def spans(starts: Ints, lengths: Ints) -> tuple[I64, I64]:
+    """Positions of the entries of slices of a flat array, one slice after the other.
+
+    Args:
+        starts: int [B], where each slice begins.
+        lengths: int [B], its entries; 0 or more.
+
+    Returns:
+        Positions int64 [sum of lengths], and the offsets int64 [B + 1] of the slices among them.
+    """
+    ptr = offsets(lengths)
+    return np.arange(ptr[-1]) + np.repeat(starts - ptr[:-1], lengths), ptr
+
+
+def pair_keys(users: Ints, items: Ints, num_items: int) -> I64:
     """One integer per (user row, item row), so that sets of pairs can be compared as sets of numbers."""
     return users.astype(np.int64) * num_items + items
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..base.arrays import F64, I32, I64, Bool
+from ..base.ragged import Ragged, offsets, spans
 from .split import Part
 
 
@@ -68,8 +69,7 @@ class History:
             rows = np.concatenate([np.full(before, -1, dtype=np.int64), rows])
         order = np.lexsort((part, user))  # stable: time decides within a part
         user, item, time, part, rows = user[order], item[order], time[order], part[order], rows[order]
-        ptr = np.zeros(num_users + 1, dtype=np.int64)
-        np.cumsum(np.bincount(user, minlength=num_users), out=ptr[1:])
+        ptr = offsets(np.bincount(user, minlength=num_users))
         return cls(item.astype(np.int32), time, part.astype(np.int8), rows.astype(np.int64), ptr)
 
     @property
@@ -152,13 +152,14 @@ class History:
         present = positions < end.unsqueeze(1)
         return positions.masked_fill(~present, 0), present
 
-    def csr(self, users: I64, ends: I64) -> tuple[I64, I64]:
-        """Whole histories before each pointer as (items, ptr): int64 [sum], int64 [B + 1]."""
-        starts = self.ptr[users]
-        lengths = np.maximum(ends - starts, 0)
-        ptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        flat = np.arange(ptr[-1]) - np.repeat(ptr[:-1], lengths) + np.repeat(starts, lengths)
-        return self.items[flat].astype(np.int64), ptr
+    def until(self, users: I64, ends: I64) -> Ragged:
+        """Item rows of the users' whole histories up to each pointer, oldest first: B lists."""
+        return self.between(self.ptr[users], ends)
+
+    def between(self, starts: I64, ends: I64) -> Ragged:
+        """Item rows of the events from one pointer up to another, in order: B lists, empty where `ends` is no later."""
+        positions, ptr = spans(starts, np.maximum(ends - starts, 0))
+        return Ragged(self.items[positions].astype(np.int64), ptr)
 
 
 def _octaves(later: F64, earlier: F64, buckets: int) -> I64:

@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from ..base.arrays import F64, I64, Bool
+from ..base.ragged import Ragged
 from ..data.dataset import NOW, Dataset
 from ..data.vocabulary import FIRST
 from ..retrieval.baselines.base import Histories
@@ -121,7 +122,7 @@ class Ladder:
 
     def popular(self, count: int, allowed: Bitmap | None) -> tuple[I64, F64]:
         """What is popular among everybody: item rows [n <= count], and each one's share of all positive events."""
-        nobody = Histories(np.empty(0, dtype=np.int64), np.zeros(2, dtype=np.int64))
+        nobody = Histories(Ragged.empty(1))
         scores = self.retriever.companions[POPULARITY].score(nobody)[0].astype(np.float64)
         shares = scores / max(float(scores.sum()), 1e-12)
         if allowed is not None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from ..base.arrays import F32, I64
+from ..base.ragged import Ragged
 from .index.base import CandidateIndex
-from .index.bitmap import Bitmap, Exclusions
+from .index.bitmap import Bitmap
 
 
 def best_products(queries: F32, items: F32) -> F32:
@@ -28,7 +29,7 @@ def search_interests(
     queries: F32,
     k: int,
     allowed: Bitmap | None = None,
-    excluded: Exclusions | None = None,
+    excluded: Ragged | None = None,
 ) -> I64:
     """The k items of the best products: an item among the k best of all is among the k best of its own interest.
 
@@ -45,7 +46,7 @@ def search_interests(
     if queries.ndim == 2:
         return index.search(queries, k, allowed, excluded).rows
     count, several, _ = queries.shape
-    repeated = None if excluded is None else _repeated(excluded, several)
+    repeated = None if excluded is None else excluded.take(np.repeat(np.arange(count), several))
     found = index.search(queries.reshape(count * several, -1), k, allowed, repeated)
     rows, scores = found.rows.reshape(count, -1), found.scores.reshape(count, -1)
     order = np.argsort(-scores, axis=1, kind="stable")
@@ -62,12 +63,3 @@ def search_interests(
     request = np.nonzero(kept)[0]
     best[request, place[kept]] = rows[kept]
     return best
-
-
-def _repeated(excluded: Exclusions, times: int) -> Exclusions:
-    """Every request's rows for each of its vectors."""
-    lengths = np.repeat(np.diff(excluded.offsets), times)
-    ptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    starts = np.repeat(excluded.offsets[:-1], times)
-    flat = np.arange(ptr[-1]) - np.repeat(ptr[:-1], lengths) + np.repeat(starts, lengths)
-    return Exclusions(ptr, excluded.rows[flat])

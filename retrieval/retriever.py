@@ -21,7 +21,7 @@ from ..data.history import History
 from ..data.split import Part
 from .baselines.base import Baseline, Histories
 from .index.base import CandidateIndex
-from .index.bitmap import Bitmap, Exclusions
+from .index.bitmap import Bitmap
 from .interests import best_products, search_interests, smooth_best
 from .merge import Merged, fill_up, merge
 from .towers.train import item_vectors, query_vectors
@@ -117,7 +117,7 @@ class Retriever:
     def histories(self, users: I64, moment: int) -> Histories:
         """Everything positive the users did before a moment."""
         history, ends = self.data.history, self.data.ends(moment)[users]
-        return Histories(*history.csr(users, ends), users, last_seen(history, users, ends, moment))
+        return Histories(history.until(users, ends), users, last_seen(history, users, ends, moment))
 
     def queries(self, users: I64, moment: int) -> F32:
         """Query vectors of users at a moment, [B, width]."""
@@ -148,11 +148,10 @@ class Retriever:
             exact: score everything even where there is an index.
             complete: go on, by popularity in training, with the items a companion knows nothing of.
         """
-        seen = excluded or Ragged(np.asarray(histories.items, dtype=np.int64), np.asarray(histories.ptr))
+        seen = histories.events if excluded is None else excluded
         k = min(k, self.data.num_items)
         if name == TOWER and self.index is not None and not exact:
-            out = Exclusions(np.asarray(seen.ptr, dtype=np.int64), np.asarray(seen.items, dtype=np.int64))
-            return search_interests(self.index, queries, k, allowed, out)
+            return search_interests(self.index, queries, k, allowed, seen)
         forbidden = None if allowed is None else ~allowed.mask()
 
         def block(rows: slice) -> F32:
@@ -262,7 +261,7 @@ class Retriever:
         for place, scores in enumerate(opinions):
             raw = scores if place else prior  # a product of vectors has no zero; its log-probability has
             columns += [np.where(present, raw, 0.0), *_standardised(scores, present, served)]
-        length = np.log1p(np.diff(histories.ptr)).astype(np.float32)
+        length = np.log1p(histories.events.lengths).astype(np.float32)
         columns.append(np.broadcast_to(length[:, None], rows.shape))
         return CandidateSet(rows, np.stack(columns, axis=2), prior, ranks)
 

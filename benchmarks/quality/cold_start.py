@@ -223,7 +223,7 @@ class Lab:
 
     def _by_baseline(self, name: str, asked: Asked) -> Any:
         model = self.plain[1][name]
-        past = Histories(asked.known.items, asked.known.ptr, asked.users)
+        past = Histories(asked.known, asked.users)
         return lambda rows: model.score(past.block(rows.start, rows.stop))
 
     def _ranked(self, name: str, seed: int) -> tuple[dict[str, F64], dict[str, float]]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.base.arrays import F32, F64, I64
-from recsys.base.ragged import Ragged, offsets
+from recsys.base.ragged import Ragged
 from recsys.base.topk import ranks_of_scores
 from recsys.data.dataset import Dataset
 from recsys.data.reading.tables import Tables
@@ -112,10 +112,8 @@ def new_users(data: TowerData, known: int) -> Asked:
     fresh = history.ends(Part.TEST) == history.ptr[:-1]
     users = np.flatnonzero(fresh & (np.diff(history.ptr) > known))
     ends = np.asarray(history.ptr[users] + known, dtype=np.int64)
-    counts = np.minimum(ends + NEXT, history.ptr[users + 1]) - ends
-    flat = np.repeat(ends - offsets(counts)[:-1], counts) + np.arange(counts.sum())
-    truth = Ragged(history.items[flat].astype(np.int64), offsets(counts))
-    return Asked(users, ends, Ragged(*history.csr(users, ends)), truth, data.num_items)
+    truth = history.between(ends, np.minimum(ends + NEXT, history.ptr[users + 1]))
+    return Asked(users, ends, history.until(users, ends), truth, data.num_items)
 
 
 def new_items(data: TowerData, among_new: bool) -> Asked:
@@ -137,7 +135,7 @@ def new_items(data: TowerData, among_new: bool) -> Asked:
     pool = np.flatnonzero(data.popularity(Part.TEST).numpy() == 0) if among_new else None
     if pool is not None:
         target = np.searchsorted(pool, target)
-    known = Ragged(*history.csr(users, ends))
+    known = history.until(users, ends)
     return Asked(users, ends, known, Ragged(target, np.arange(len(users) + 1)), data.num_items, pool)
 
 
@@ -174,7 +172,7 @@ class Genres:
             weights = np.tile(self.popularity, (rows.stop - rows.start, 1))
             if taste:
                 for place, user in enumerate(range(rows.start, rows.stop)):
-                    mine = histories.items[histories.ptr[user] : histories.ptr[user + 1]]
+                    mine = histories[user]
                     weights[place] *= self.member[mine].sum(0) / max(len(mine), 1)
             return np.asarray(weights @ self.member.T + lots, dtype=np.float32)
 

@@ -165,7 +165,7 @@ class Lab:
         metrics: dict[str, float] = {}
         for part, moment in (("valid", Part.VALID), ("test", Part.TEST)):
             asked = Asked.of(data, moment)
-            past = Histories(asked.seen.items, asked.seen.ptr)
+            past = Histories(asked.seen)
 
             def scores(rows: slice, past: Histories = past) -> F32:
                 return model.score(past.block(rows.start, rows.stop))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ...base.arrays import I64
+from ...base.ragged import spans
 from ..batch import Block, SideLayout
 from .attributes import Attribute, TextColumn
 
@@ -45,8 +46,7 @@ def overlay_attribute(mine: Attribute, old: Attribute | None, rows: I64) -> Attr
         codes = [np.array([place[value] for value in one.values], dtype=np.int32)[one.codes] for one in both]
         starts = np.where(rows >= 0, old.ptr[np.maximum(rows, 0)] + len(mine.codes), mine.ptr[:-1])
         lengths = np.where(rows >= 0, np.diff(old.ptr)[np.maximum(rows, 0)], np.diff(mine.ptr))
-        ptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        entries = np.arange(ptr[-1]) - np.repeat(ptr[:-1], lengths) + np.repeat(starts, lengths)
+        entries, ptr = spans(starts, lengths)
         return TextColumn(tuple(values), np.concatenate(codes)[entries], ptr)
     if isinstance(mine, np.ndarray) and isinstance(old, np.ndarray):
         return np.where(rows >= 0, old[np.maximum(rows, 0)], mine)

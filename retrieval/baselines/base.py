@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from pydantic import ValidationError
 
 from ...base.arrays import F32, F64, I64, AnyArray
 from ...base.errors import ConfigError, DataError
+from ...base.ragged import Ragged
 from ...base.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,27 +28,29 @@ SCORE_BLOCK = 1 << 24
 """Scores held at once while pairs are picked out of whole rows (64 MB)."""
 
 
-class Histories(NamedTuple):
-    """The events of B queries, each oldest first, as one flat array (CSR)."""
+@dataclass(frozen=True, slots=True)
+class Histories:
+    """What B queries are answered from.
 
-    items: AnyArray
-    """int `[E]` item rows; rows outside `[0, N)` are ignored."""
-    ptr: AnyArray
-    """int `[B + 1]`, query b's events are `items[ptr[b]:ptr[b + 1]]`."""
+    Attributes:
+        events: item rows of each query's events, oldest first; rows outside `[0, N)` are ignored.
+        users: int `[B]` user rows, where it is known who asks.
+        asked_at: float64 `[B]` seconds, when each query is asked: nothing later may be looked at. Infinite: after all
+            data.
+    """
+
+    events: Ragged
     users: AnyArray | None = None
-    """int `[B]` user rows, where it is known who asks."""
     asked_at: F64 | None = None
-    """float64 `[B]` seconds, when each query is asked: nothing later may be looked at. Infinite: after all data."""
 
     def __len__(self) -> int:
-        return len(self.ptr) - 1
+        return len(self.events)
 
     def block(self, start: int, stop: int) -> Histories:
         """The queries `start` to `stop`, as histories of their own."""
-        ptr = self.ptr[start : stop + 1]
         users = None if self.users is None else self.users[start:stop]
         asked_at = None if self.asked_at is None else self.asked_at[start:stop]
-        return Histories(self.items[ptr[0] : ptr[-1]], ptr - ptr[0], users, asked_at)
+        return Histories(self.events.block(start, stop), users, asked_at)
 
     def weights(self, num_items: int, last: int | None = None, decay: float = 1.0) -> csr_array:
         """Queries by items, float32 `[B, N]`: `decay ** age` at each item's latest event, age 0 being the last event.
@@ -58,10 +62,8 @@ class Histories(NamedTuple):
         """
         from scipy.sparse import csr_array
 
-        lengths = np.diff(self.ptr)
-        row = np.repeat(np.arange(len(self)), lengths)
-        age = np.repeat(np.asarray(self.ptr[1:], dtype=np.int64), lengths) - 1 - np.arange(len(row)) - self.ptr[0]
-        item = np.asarray(self.items[self.ptr[0] : self.ptr[-1]], dtype=np.int64)
+        row, item = self.events.users, self.events.items
+        age = np.repeat(self.events.ptr[1:], self.events.lengths) - 1 - np.arange(len(row))
         kept = (item >= 0) & (item < num_items)
         if last is not None:
             kept &= age < last

@@ -14,7 +14,7 @@ import torch
 
 from ...base.package import install_hint
 from .base import CandidateIndex, Candidates, IndexReport, SearchPlan, fingerprint
-from .bitmap import Bitmap, Exclusions
+from .bitmap import Bitmap
 from .device import on_device
 from .exact import ExactIndex
 from .faiss import FaissIndex
@@ -28,7 +28,6 @@ __all__ = [
     "CandidateIndex",
     "Candidates",
     "ExactIndex",
-    "Exclusions",
     "FaissIndex",
     "IndexReport",
     "SearchPlan",

@@ -1,7 +1,7 @@
 """Sets of item rows as the index takes them: one packed bitmap for a whole request, row lists for single queries.
 
-A `Bitmap` says which items may be returned at all (a category, a price range, an allow or block list); `Exclusions`
-say which further items a single query must not see again (the history of its user).
+A `Bitmap` says which items may be returned at all (a category, a price range, an allow or block list); exclusions, a
+`Ragged`, are the further items that a single query must not get (the history of its user).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ...base.arrays import I64, Bool
 from ...base.errors import ConfigError
+from ...base.ragged import Ragged, pair_keys
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,49 +106,32 @@ class Bitmap:
         return other
 
 
-@dataclass(frozen=True, eq=False)
-class Exclusions:
-    """Rows that single queries must not be given, as CSR.
+ExcludedRows = Ragged | Sequence[Any]
+"""What `search` takes as exclusions: lists per query, as `Ragged` or as one list or array of rows each.
 
-    Args:
-        offsets: int64 [B + 1], non-decreasing; the rows of query b are rows[offsets[b]:offsets[b + 1]].
-        rows: int64 [offsets[B]], in any order, repeats allowed; rows that are not in the index are ignored.
+The rows stand in any order, repeats are allowed, and rows that are not in the index are ignored.
+"""
+
+
+def as_exclusions(excluded: ExcludedRows, num_queries: int) -> Ragged:
+    """The excluded rows of each query.
+
+    Raises:
+        ConfigError: they are of another number of queries, or no whole numbers.
     """
-
-    offsets: I64
-    rows: I64
-
-    @classmethod
-    def of(cls, excluded: ExcludedRows, num_queries: int) -> Exclusions:
-        """Bring either accepted form to CSR and check that it speaks about `num_queries` queries."""
-        if isinstance(excluded, Exclusions):
-            given = len(excluded.offsets) - 1
-        else:
-            given = len(excluded)
-            lists = [as_rows(rows) for rows in excluded]
-            offsets = np.zeros(given + 1, dtype=np.int64)
-            np.cumsum([len(rows) for rows in lists], out=offsets[1:])
-            excluded = cls(offsets, np.concatenate(lists) if lists else np.empty(0, dtype=np.int64))
-        if given != num_queries:
-            raise ConfigError(
-                f"exclusions for {given} queries came with {num_queries} queries; give one list per query"
-            )
-        return excluded
-
-    def pairs(self, num_rows: int) -> tuple[I64, I64]:
-        """The distinct excluded (query, row) pairs inside the index, ascending: two int64 arrays of one length."""
-        query = np.repeat(np.arange(len(self.offsets) - 1, dtype=np.int64), np.diff(self.offsets))
-        inside = (self.rows >= 0) & (self.rows < num_rows)
-        keys = np.unique(query[inside] * num_rows + self.rows[inside])
-        return keys // max(num_rows, 1), keys % max(num_rows, 1)
-
-    def of_query(self, query: int) -> I64:
-        """The rows excluded from one query."""
-        return self.rows[self.offsets[query] : self.offsets[query + 1]]
+    lists = excluded if isinstance(excluded, Ragged) else Ragged.from_lists([as_rows(rows) for rows in excluded])
+    if len(lists) != num_queries:
+        raise ConfigError(
+            f"exclusions for {len(lists)} queries came with {num_queries} queries; give one list per query"
+        )
+    return lists
 
 
-ExcludedRows = Exclusions | Sequence[Any]
-"""What `search` takes as exclusions: CSR, or one list or array of rows per query."""
+def excluded_pairs(excluded: Ragged, num_rows: int) -> tuple[I64, I64]:
+    """The distinct excluded (query, row) pairs inside the index, ascending: two int64 arrays of one length."""
+    inside = (excluded.items >= 0) & (excluded.items < num_rows)
+    keys = np.unique(pair_keys(excluded.users[inside], excluded.items[inside], num_rows))
+    return keys // max(num_rows, 1), keys % max(num_rows, 1)
 
 
 def as_rows(rows: ArrayLike) -> I64:

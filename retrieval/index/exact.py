@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from ...base.arrays import F32, I64, AnyArray, Bool
 from ...base.errors import RunError
+from ...base.ragged import Ragged
 from .base import (
     METRIC,
     Candidates,
@@ -29,7 +30,7 @@ from .base import (
     fingerprint,
     unit_length,
 )
-from .bitmap import Bitmap, ExcludedRows, Exclusions, as_rows
+from .bitmap import Bitmap, ExcludedRows, as_exclusions, as_rows, excluded_pairs
 from .store import Manifest, commit, read_manifest, staged
 
 _QUERY_BLOCK = 64
@@ -99,7 +100,7 @@ class ExactIndex:
             check_allowed(allowed, self.num_rows)
             mask = allowed.mask() if mask is None else allowed.mask() & mask
         rows = None if mask is None else np.flatnonzero(mask)
-        drop = None if excluded is None else Exclusions.of(excluded, len(wanted))
+        drop = None if excluded is None else as_exclusions(excluded, len(wanted))
         return exact_top_k(wanted, self._vectors, k, rows, drop, self.num_rows)
 
     def stored_vectors(self) -> tuple[I64, F32]:
@@ -180,7 +181,7 @@ def exact_top_k(
     vectors: torch.Tensor,
     k: int,
     rows: I64 | None = None,
-    excluded: Exclusions | None = None,
+    excluded: Ragged | None = None,
     num_rows: int | None = None,
     packed: bool = False,
 ) -> Candidates:
@@ -257,11 +258,11 @@ def _merge(
     return values[:, :k], columns[:, :k]
 
 
-def _excluded_positions(excluded: Exclusions | None, rows: I64 | None, num_rows: int) -> tuple[I64, I64]:
+def _excluded_positions(excluded: Ragged | None, rows: I64 | None, num_rows: int) -> tuple[I64, I64]:
     """(query, position among the searched items) of every exclusion that matters, queries ascending."""
     if excluded is None:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-    query, row = excluded.pairs(num_rows)
+    query, row = excluded_pairs(excluded, num_rows)
     if rows is None:
         return query, row
     at = np.searchsorted(rows, row)

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ...base.arrays import F32, I64
 from ...base.errors import RunError
+from ...base.ragged import Ragged
 from .base import (
     METRIC,
     Candidates,
@@ -30,7 +31,7 @@ from .base import (
     in_order,
     unit_length,
 )
-from .bitmap import Bitmap, ExcludedRows, Exclusions, as_rows
+from .bitmap import Bitmap, ExcludedRows, as_exclusions, as_rows, excluded_pairs
 from .families import Family, bytes_of, call, faiss_module, read_raw, selector
 from .slots import SlotMap, read_slots, write_slots
 from .store import Manifest, check_expected, commit, read_manifest, staged
@@ -163,10 +164,10 @@ class FaissIndex:
                 return in_order(rows, scores)
         if allowed is not None:
             check_allowed(allowed, self._slots.num_rows)
-        drop = None if excluded is None else Exclusions.of(excluded, len(wanted))
+        drop = None if excluded is None else as_exclusions(excluded, len(wanted))
         return self._guarded(wanted, k, allowed, drop)
 
-    def _guarded(self, queries: F32, k: int, allowed: Bitmap | None, drop: Exclusions | None) -> Candidates:
+    def _guarded(self, queries: F32, k: int, allowed: Bitmap | None, drop: Ragged | None) -> Candidates:
         """Search under a filter, exclusions or tombstones, and see to it that no query comes back short."""
         slots = self._slots
         count = slots.size if allowed is None else slots.count(allowed)
@@ -175,7 +176,7 @@ class FaissIndex:
         bits = None if allowed is None and slots.pristine else slots.bits(allowed)
         rows = np.full((len(queries), k), -1, dtype=np.int64)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-        query, row = drop.pairs(slots.num_rows) if drop is not None else (_NO_ROWS, _NO_ROWS)
+        query, row = excluded_pairs(drop, slots.num_rows) if drop is not None else (_NO_ROWS, _NO_ROWS)
         keys, barred = query * slots.num_rows + row, np.bincount(query, minlength=len(queries))
         # Of the w best allowed items, those that are not excluded are the best of what is left: so a query is fetched
         # ever wider, by its own need alone (the same in a batch), until k are left or nothing more can come.
@@ -233,7 +234,7 @@ class FaissIndex:
         """Look at every stored vector among the slots in `bits`: always finds k if there are k."""
         return call(self.family.stored(self._index), queries, k, self.family.scan_parameters(selector(bits)))
 
-    def _exact(self, queries: F32, k: int, allowed: Bitmap | None, drop: Exclusions | None) -> Candidates:
+    def _exact(self, queries: F32, k: int, allowed: Bitmap | None, drop: Ragged | None) -> Candidates:
         """Score every allowed item; their vectors are kept for the next query under the same filter."""
         import torch
 

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ...base.arrays import F32, I64
 from ...base.errors import DataError
-from ...base.ragged import Ragged
+from ...base.ragged import Ragged, pair_keys
 from ...base.topk import exact_ranks
 from ...data.dataset import Dataset
 from ...data.split import Part
@@ -173,19 +173,15 @@ def requests(data: TowerData, part: Part) -> tuple[I64, Ragged, Ragged]:
     users = np.flatnonzero(stops > starts)
     if not len(users):
         raise DataError(f"no user has a positive event in the {part.name.lower()} part; change [data.split]")
-    seen = Ragged(*history.csr(users, starts[users]))
-    counts = (stops - starts)[users]
-    flat = np.repeat(starts[users], counts) + np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    owner, items = np.repeat(np.arange(len(users)), counts), history.items[flat].astype(np.int64)
+    seen, later = history.until(users, starts[users]), history.between(starts[users], stops[users])
     width = data.num_items
-    pairs = np.unique(owner * width + items)
-    known = np.repeat(np.arange(len(users)), seen.lengths) * width + seen.items
+    pairs = np.unique(pair_keys(later.users, later.items, width))
+    known = pair_keys(seen.users, seen.items, width)
     pairs = pairs[~np.isin(pairs, known)]
     owner, items = pairs // width, pairs % width
     kept = np.unique(owner)
     renumbered = np.searchsorted(kept, owner)
-    chosen_seen = Ragged(*history.csr(users[kept], starts[users[kept]]))
-    return users[kept], chosen_seen, Ragged.from_pairs(renumbered, items, len(kept))
+    return users[kept], seen.take(kept), Ragged.from_pairs(renumbered, items, len(kept))
 
 
 def validation_metrics(model: TwoTower, data: TowerData, part: Part = Part.VALID) -> dict[str, float]:

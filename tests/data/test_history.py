@@ -85,9 +85,11 @@ def test_windows_hold_the_last_events_oldest_first_and_pad_the_end() -> None:
     positions, present = history.window(np.array([0, 0, 1, 2]), np.array([4, 1, 5, 5]), 3)
     shown = torch.from_numpy(history.items)[positions].masked_fill(~present, -1)
     assert shown.tolist() == [[11, 12, 13], [10, -1, -1], [14, -1, -1], [-1, -1, -1]]
-    found, ptr = history.csr(np.array([1, 0, 2]), np.array([5, 2, 5]))
-    assert found.tolist() == [14, 10, 11]
-    assert ptr.tolist() == [0, 1, 3, 3]
+    earlier = history.until(np.array([1, 0, 2]), np.array([5, 2, 5]))
+    assert earlier.items.tolist() == [14, 10, 11]
+    assert earlier.ptr.tolist() == [0, 1, 3, 3]
+    between = history.between(np.array([1, 4, 3]), np.array([3, 5, 2]))
+    assert [between[row].tolist() for row in range(3)] == [[11, 12], [14], []]
 
 
 def test_gaps_are_octaves_of_the_time_since_the_users_event_before() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from recsys.base.ragged import Ragged
 from recsys.base.topk import exact_topk
-from recsys.retrieval.index import Bitmap, ExactIndex, Exclusions, FaissIndex
+from recsys.retrieval.index import Bitmap, ExactIndex, FaissIndex
 from recsys.retrieval.interests import best_products, search_interests, smooth_best
 
 
@@ -20,12 +20,11 @@ def test_the_lists_are_those_of_exact_scoring(kind: str, several: int) -> None:
     index = ExactIndex(items) if kind == "exact" else FaissIndex.build(items, "Flat")
     lists = [rng.choice(200, rng.integers(0, 30), replace=False) for _ in range(13)]
     seen = Ragged.from_lists(lists)
-    out = Exclusions(np.asarray(seen.ptr, np.int64), np.asarray(seen.items, np.int64))
     allowed = rng.random(200) < 0.5
     given = queries[:, 0] if several == 1 else queries
     np.testing.assert_array_equal(search_interests(index, given, 15), exact_topk(queries, items, 15)[0])
     barred = Ragged.from_lists([np.union1d(one, np.flatnonzero(~allowed)) for one in lists])
-    found = search_interests(index, given, 15, Bitmap.from_mask(allowed), out)
+    found = search_interests(index, given, 15, Bitmap.from_mask(allowed), seen)
     np.testing.assert_array_equal(found, exact_topk(queries, items, 15, barred)[0])
 
 

@@ -126,7 +126,7 @@ def test_a_baseline_proposes_its_own_best(parts: Any, name: str) -> None:
     histories = found.histories(USERS, Part.TEST)
     lists = found.candidates(USERS, Part.TEST, 5)
     for user in nonempty(USERS):
-        seen = set(histories.items[histories.ptr[user] : histories.ptr[user + 1]].tolist())
+        seen = set(histories.events[user].tolist())
         scores = found.companions[name].score(histories.block(int(user), int(user) + 1))[0]
         row = lists.rows[user]
         chosen = row[row >= 0]
@@ -156,7 +156,7 @@ def test_opinions_are_standardised_scores_and_log_ranks(parts: Any) -> None:
             if len(np.unique(scores)) == len(scores):
                 rank = np.argsort(np.argsort(-scores))
                 assert np.allclose(lists.features[user, own, place + 1], np.log1p(rank), atol=1e-5)
-        length = histories.ptr[user + 1] - histories.ptr[user]
+        length = len(histories.events[user])
         assert np.allclose(lists.features[user, :, -1], np.log1p(length))
 
 
@@ -207,7 +207,7 @@ def test_a_companion_names_nothing_it_knows_nothing_of(parts: Any) -> None:
         known = found.propose(name, queries, histories, 20)
         whole = found.propose(name, queries, histories, 20, complete=True)
         for user in USERS:
-            seen = set(histories.items[histories.ptr[user] : histories.ptr[user + 1]].tolist())
+            seen = set(histories.events[user].tolist())
             named = known[user][known[user] >= 0]
             assert set(named.tolist()) == {i for i in range(20) if scores[user, i] != 0 and i not in seen}
             assert whole[user][: len(named)].tolist() == named.tolist()
@@ -230,7 +230,7 @@ def test_no_request_gets_fewer_than_there_are(parts: Any, first: str, quotas: in
         for k in (3, 9, 20):
             lists = found.candidates(USERS, moment, k)
             for user in USERS:
-                seen = set(histories.items[histories.ptr[user] : histories.ptr[user + 1]].tolist())
+                seen = set(histories.events[user].tolist())
                 row = lists.rows[user][lists.rows[user] >= 0].tolist()
                 assert len(row) == len(set(row)) == min(k, 20 - len(seen))
                 assert seen.isdisjoint(row)

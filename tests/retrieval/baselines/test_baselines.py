@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from recsys.base.errors import ConfigError, DataError
+from recsys.base.ragged import Ragged
 from recsys.retrieval.baselines import BASELINES, Histories, baseline_from_state, build_baseline, cooccurrence
 from recsys.retrieval.baselines.categories import SameCategory
 
@@ -27,7 +28,7 @@ def log(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def histories() -> Histories:
     rows = [[3, 0, 7], [], [2], [5, 5, 1, 5], [4, 99, -1], list(range(14))]
-    return Histories(np.concatenate([np.array(r, dtype=np.int64) for r in rows]), np.cumsum([0, *map(len, rows)]))
+    return Histories(Ragged.from_lists(rows))
 
 
 def matrix(users: np.ndarray, items: np.ndarray) -> np.ndarray:
@@ -81,7 +82,7 @@ def test_a_score_comes_from_the_history_that_is_asked_about() -> None:
         assert (scores[1] == 0).all()  # no history: nothing to say
         assert (scores[[0, 2, 3, 5]] != 0).any(1).all()
         assert np.abs(scores[0] - scores[2]).max() > 0
-        only_known = fitted(name).score(Histories(np.array([4]), np.array([0, 1])))
+        only_known = fitted(name).score(Histories(Ragged.from_lists([[4]])))
         if name == "ease":  # rows outside the vocabulary count for nothing, wherever age plays no part
             np.testing.assert_allclose(scores[4], only_known[0])
 
@@ -127,7 +128,7 @@ def test_transitions_are_shares_of_what_followed() -> None:
     expected = np.zeros((4, 4))
     expected[0, 1], expected[0, 2], expected[1, 2] = 2 / 4, 0.5 / 4, 1 / 2.5
     np.testing.assert_allclose(vars(model)["matrix"].toarray(), expected, rtol=1e-6)
-    score = model.score(Histories(np.array([3, 0, 1]), np.array([0, 3])))[0]
+    score = model.score(Histories(Ragged.from_lists([[3, 0, 1]])))[0]
     np.testing.assert_allclose(score, expected[1] + 0.8 * expected[0], rtol=1e-6)
 
 
@@ -144,8 +145,7 @@ def test_history_weights_take_the_latest_occurrence_and_forget() -> None:
     assert weights[1].sum() == 0
     assert weights[4].tolist() == [0, 0, 0, 0, 0.25, *[0] * 10]
     assert (weights[5] > 0).sum() == 3
-    items, ptr, *_ = histories()
-    np.testing.assert_array_equal(Histories(items, ptr[3:6]).weights(N, 3, 0.5).toarray(), weights[3:5])
+    np.testing.assert_array_equal(histories().block(3, 5).weights(N, 3, 0.5).toarray(), weights[3:5])
     assert (histories().weights(N).toarray()[5] == ([1.0] * 14 + [0.0])).all()
 
 
@@ -203,7 +203,7 @@ def test_factor_models_prefer_the_items_of_ones_own_group(name: str) -> None:
     users = np.repeat(np.arange(60), 6)
     items = np.concatenate([rng.choice(10, 6, False) + 10 * (user % 2) for user in range(60)])
     model = build_baseline(name, factors=8, iterations=60).fit(users, items, None, 60, 20)
-    queries = Histories(np.array([0, 1, 2, 12, 13, 14]), np.array([0, 3, 6]))
+    queries = Histories(Ragged.from_lists([[0, 1, 2], [12, 13, 14]]))
     scores = model.score(queries)
     assert scores[0, :10].mean() > scores[0, 10:].mean()
     assert scores[1, 10:].mean() > scores[1, :10].mean()

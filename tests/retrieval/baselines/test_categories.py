@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from recsys.base.errors import ConfigError, DataError
+from recsys.base.ragged import Ragged
 from recsys.data.vocabulary import FIRST
 from recsys.retrieval.baselines.base import Histories
 from recsys.retrieval.baselines.categories import CategorySettings, SameCategory, item_categories
@@ -26,7 +27,7 @@ def fitted(**options: Any) -> SameCategory:
 
 
 def asked(*rows: list[int]) -> Histories:
-    return Histories(np.concatenate([np.array(r, dtype=np.int64) for r in rows]), np.cumsum([0, *map(len, rows)]))
+    return Histories(Ragged.from_lists(rows))
 
 
 def by_hand(history: list[int], half_life: float | None, damping: float, last: int, decay: float) -> list[float]:

@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from recsys.base.errors import ConfigError
+from recsys.base.ragged import Ragged
 from recsys.retrieval.baselines import baseline_from_state, build_baseline
 from recsys.retrieval.baselines.base import Histories
 from recsys.retrieval.baselines.segment import SegmentPopularity, segment_traits, user_segments
@@ -27,7 +28,7 @@ def world() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def asked(users: np.ndarray) -> Histories:
-    return Histories(np.empty(0, dtype=np.int64), np.zeros(len(users) + 1, dtype=np.int64), users)
+    return Histories(Ragged.empty(len(users)), users)
 
 
 def fitted(shrinkage: float = 25.0) -> SegmentPopularity:
@@ -67,7 +68,7 @@ def test_small_segments_whisper_and_large_ones_speak() -> None:
 def test_who_is_not_known_gets_overall_popularity() -> None:
     _, items, traits = world()
     model = fitted()
-    nobody = Histories(np.empty(0, dtype=np.int64), np.zeros(2, dtype=np.int64))
+    nobody = Histories(Ragged.empty(1))
     expected = np.bincount(items, minlength=N) / len(items)
     np.testing.assert_allclose(model.score(nobody)[0], expected, rtol=1e-5)
     unknown = np.flatnonzero((traits < 0).all(1))

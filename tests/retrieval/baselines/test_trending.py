@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from recsys.base.errors import DataError
+from recsys.base.ragged import Ragged
 from recsys.data.dataset import NOW
 from recsys.data.split import Part
 from recsys.retrieval.baselines import baseline_from_state, build_baseline
@@ -26,7 +27,7 @@ def log(seed: int = 0, count: int = 400) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def asked(moments: np.ndarray) -> Histories:
-    return Histories(np.empty(0, np.int64), np.zeros(len(moments) + 1, np.int64), None, moments)
+    return Histories(Ragged.empty(len(moments)), None, moments)
 
 
 @pytest.mark.parametrize("days", [1.0, 30.0, 1e6])
@@ -59,7 +60,7 @@ def test_what_happens_at_or_after_the_request_changes_nothing() -> None:
 
 def test_without_a_moment_the_window_ends_with_the_data() -> None:
     model = build_baseline("trending").fit(*log(), 30, N)
-    unknown = Histories(np.empty(0, np.int64), np.zeros(3, np.int64))
+    unknown = Histories(Ragged.empty(2))
     np.testing.assert_array_equal(model.score(unknown), model.score(asked(np.full(2, np.inf))))
     with pytest.raises(DataError, match="trending needs the times"):
         build_baseline("trending").fit(*log()[:2], None, 30, N)

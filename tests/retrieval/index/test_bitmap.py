@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.base.errors import ConfigError
-from recsys.retrieval.index import Bitmap, Exclusions
+from recsys.base.ragged import Ragged
+from recsys.retrieval.index import Bitmap
+from recsys.retrieval.index.bitmap import as_exclusions, excluded_pairs
 
 masks = st.lists(st.booleans(), max_size=40).map(lambda bits: np.array(bits, dtype=np.bool_))
 
@@ -45,11 +47,11 @@ def test_rows_outside_the_catalogue_and_sets_of_other_catalogues_are_refused() -
         Bitmap.from_rows([0.5], 5)
 
 
-def test_exclusions_come_as_lists_or_csr_and_count_once() -> None:
-    lists = Exclusions.of([[4, 4, 1], [], np.array([-1, 99, 2])], 3)
-    csr = Exclusions.of(Exclusions(np.array([0, 3, 3, 6]), np.array([4, 4, 1, -1, 99, 2])), 3)
-    for exclusions in (lists, csr):
-        query, row = exclusions.pairs(num_rows=10)
+def test_exclusions_come_as_lists_or_ragged_and_count_once() -> None:
+    lists = as_exclusions([[4, 4, 1], [], np.array([-1, 99, 2])], 3)
+    ragged = as_exclusions(Ragged(np.array([4, 4, 1, -1, 99, 2]), np.array([0, 3, 3, 6])), 3)
+    for exclusions in (lists, ragged):
+        query, row = excluded_pairs(exclusions, num_rows=10)
         assert list(zip(query.tolist(), row.tolist(), strict=True)) == [(0, 1), (0, 4), (2, 2)]
     with pytest.raises(ConfigError, match="exclusions for 3 queries came with 2"):
-        Exclusions.of(lists, 2)
+        as_exclusions(lists, 2)
