@@ -16,7 +16,7 @@ test: check ## Everything in check, then the whole test suite
 demo: .venv/core.stamp ## Train and evaluate on the embedded world, and recommend ten items
 	$(BIN)/recsys demo
 bench: .venv/bench.stamp ## Measure training throughput
-	$(BIN)/python benchmarks/train_throughput.py
+	$(BIN)/python benchmarks/speed/train_throughput.py
 docs: .venv/core.stamp ## Write docs/config.md from the configuration classes
 	$(BIN)/python docs/document_config.py
 clean: ## Remove .venv, caches and build output; runs/ stays

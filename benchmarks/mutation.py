@@ -30,8 +30,8 @@ from pathlib import Path
 from types import CodeType, ModuleType
 
 from recsys.base.errors import ConfigError
+from recsys.benchmarks.harness.provenance import RESULTS, ROOT, Json, provenance, write_whole
 from recsys.benchmarks.mutation_operators import Mutant, describe, mutants_of
-from recsys.benchmarks.provenance import RESULTS, ROOT, Json, provenance, write_whole
 
 RECORD = RESULTS / "mutation.json"
 ROOMS = ("ranking", "nn", "retrieval/towers", "evaluation")

@@ -23,23 +23,13 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from recsys.benchmarks.provenance import Json
-from recsys.benchmarks.quality.common import (
-    Arrays,
-    Done,
-    Session,
-    Source,
-    load,
-    of_seeds,
-    parser,
-    pick,
-    run,
-    say,
-    start,
-)
-from recsys.benchmarks.quality.paired import Labelled, difference, row_metrics
+from recsys.benchmarks.harness.finished import Arrays, Done, of_seeds
+from recsys.benchmarks.harness.paired import Labelled, difference, row_metrics
+from recsys.benchmarks.harness.provenance import Json
+from recsys.benchmarks.harness.results import Book, Record
+from recsys.benchmarks.harness.session import Session, parser, pick, run, say, start
+from recsys.benchmarks.harness.sources import Source, load
 from recsys.benchmarks.quality.ranking_variants import RECIPES, ranking_config, variants
-from recsys.benchmarks.quality.results import Book, Record
 from recsys.configs.run import RunConfig
 from recsys.data.dataset import Dataset
 from recsys.data.split import Part

@@ -36,22 +36,12 @@ import torch
 from recsys.base.arrays import F64
 from recsys.base.settings import merged
 from recsys.base.topk import exact_ranks
-from recsys.benchmarks.provenance import Json
-from recsys.benchmarks.quality.cold_start_rows import STAGES, Asked, Genres, hide, new_items, new_users
-from recsys.benchmarks.quality.common import (
-    Arrays,
-    Done,
-    Session,
-    Source,
-    load,
-    of_seeds,
-    parser,
-    pick,
-    run,
-    say,
-    start,
-)
-from recsys.benchmarks.quality.results import Book, Record
+from recsys.benchmarks.harness.finished import Arrays, Done, of_seeds
+from recsys.benchmarks.harness.provenance import Json
+from recsys.benchmarks.harness.results import Book, Record
+from recsys.benchmarks.harness.session import Session, parser, pick, run, say, start
+from recsys.benchmarks.harness.sources import Source, load
+from recsys.benchmarks.quality.cold_start_requests import STAGES, Asked, Genres, hide, new_items, new_users
 from recsys.configs.run import RunConfig
 from recsys.data.dataset import Dataset
 from recsys.data.split import Part

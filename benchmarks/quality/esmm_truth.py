@@ -24,9 +24,11 @@ from typing import Any
 import numpy as np
 
 from recsys.base.arrays import F64, AnyArray
-from recsys.benchmarks.provenance import Json
-from recsys.benchmarks.quality.common import CONFIGS, Arrays, Done, Session, of_seeds, parser, pick, run, say, start
-from recsys.benchmarks.quality.results import Book, Record
+from recsys.benchmarks.harness.finished import Arrays, Done, of_seeds
+from recsys.benchmarks.harness.provenance import Json
+from recsys.benchmarks.harness.results import Book, Record
+from recsys.benchmarks.harness.session import Session, parser, pick, run, say, start
+from recsys.benchmarks.harness.sources import CONFIGS
 from recsys.configs.run import load_config
 from recsys.data.build import load_dataset
 from recsys.data.dataset import NOW, Dataset

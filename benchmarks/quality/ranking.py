@@ -28,22 +28,13 @@ import numpy as np
 from recsys.base.arrays import F32
 from recsys.base.errors import ConfigError
 from recsys.base.package import install_hint
-from recsys.benchmarks.provenance import Json
+from recsys.benchmarks.harness.finished import Arrays, Done, of_seeds
+from recsys.benchmarks.harness.paired import Labelled, difference, row_metrics
+from recsys.benchmarks.harness.provenance import Json
+from recsys.benchmarks.harness.results import Book, Record
+from recsys.benchmarks.harness.session import Session, parser, pick, run, say, start
+from recsys.benchmarks.harness.sources import Source, load
 from recsys.benchmarks.quality import trees
-from recsys.benchmarks.quality.common import (
-    Arrays,
-    Done,
-    Session,
-    Source,
-    load,
-    of_seeds,
-    parser,
-    pick,
-    run,
-    say,
-    start,
-)
-from recsys.benchmarks.quality.paired import Labelled, difference, row_metrics
 from recsys.benchmarks.quality.ranking_variants import (
     BASELINE,
     RECIPES,
@@ -55,7 +46,6 @@ from recsys.benchmarks.quality.ranking_variants import (
     single,
     variants,
 )
-from recsys.benchmarks.quality.results import Book, Record
 from recsys.configs.run import RunConfig
 from recsys.data.dataset import Dataset
 from recsys.data.schema import TaskSpec

@@ -14,8 +14,8 @@ from typing import Any
 
 from recsys.artifacts.folder import open_run
 from recsys.artifacts.names import EVALUATION
+from recsys.benchmarks.harness.provenance import RESULTS, write_whole
 
-RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 LONG = ("config", "all_slices", "examples", "gates", "title")
 """Parts of an evaluation that belong on its page and not into a record."""
 
@@ -49,9 +49,8 @@ def main() -> None:
         "date": manifest.created[:10],
         **shortened(evaluation),
     }
-    RESULTS.mkdir(parents=True, exist_ok=True)
     out = RESULTS / f"run-{options.run.name}.json"
-    out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_whole(out, json.dumps(record, indent=1) + "\n")
     print(out)
 
 

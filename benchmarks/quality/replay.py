@@ -28,11 +28,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from recsys.benchmarks.provenance import Json, provenance
-from recsys.benchmarks.quality.common import Session, Source, parser, pick, read, run, say, start
-from recsys.benchmarks.quality.paired import Labelled, row_metrics
+from recsys.benchmarks.harness.paired import Labelled, row_metrics
+from recsys.benchmarks.harness.provenance import Json, provenance
+from recsys.benchmarks.harness.results import Book, Record
+from recsys.benchmarks.harness.session import Session, parser, pick, run, say, start
+from recsys.benchmarks.harness.sources import Source, read
 from recsys.benchmarks.quality.ranking_variants import RECIPES, ranking_config, variants
-from recsys.benchmarks.quality.results import Book, Record
 from recsys.data.build import build_dataset
 from recsys.data.dataset import Dataset
 from recsys.data.reading.tables import Tables

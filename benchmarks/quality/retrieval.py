@@ -32,10 +32,12 @@ from recsys.base.errors import ConfigError
 from recsys.base.package import install_hint
 from recsys.base.ragged import Ragged
 from recsys.base.topk import ranks_of_scores
-from recsys.benchmarks.provenance import Json
-from recsys.benchmarks.quality.common import Arrays, Done, Session, load, of_seeds, parser, pick, run, say, start
-from recsys.benchmarks.quality.results import Book, Record
-from recsys.benchmarks.quality.retrieval_rows import Asked, Towers, second_stage, user_values
+from recsys.benchmarks.harness.finished import Arrays, Done, of_seeds
+from recsys.benchmarks.harness.provenance import Json
+from recsys.benchmarks.harness.results import Book, Record
+from recsys.benchmarks.harness.session import Session, parser, pick, run, say, start
+from recsys.benchmarks.harness.sources import load
+from recsys.benchmarks.quality.retrieval_towers import Asked, Towers, second_stage, user_values
 from recsys.benchmarks.quality.retrieval_variants import (
     FACTORS,
     SOURCES,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from recsys.base.settings import merged
-from recsys.benchmarks.quality.common import Source, k_core, keep_ratings, with_month
+from recsys.benchmarks.harness.sources import Source, k_core, keep_ratings, with_month
 from recsys.data.reading.tables import Tables
 from recsys.data.schema import FeatureSpec
 from recsys.retrieval.towers.train import RetrievalConfig

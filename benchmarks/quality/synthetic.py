@@ -24,11 +24,12 @@ import numpy as np
 import torch
 
 from recsys.base.arrays import F32
-from recsys.benchmarks.provenance import Json
-from recsys.benchmarks.quality.common import Arrays, Done, Session, of_seeds, parser, pick, run, say, start
-from recsys.benchmarks.quality.paired import half_interval
-from recsys.benchmarks.quality.results import Book, Record
-from recsys.benchmarks.synthetic_tasks import SyntheticConfig, SyntheticTasks
+from recsys.benchmarks.harness.finished import Arrays, Done, of_seeds
+from recsys.benchmarks.harness.paired import half_interval
+from recsys.benchmarks.harness.provenance import Json
+from recsys.benchmarks.harness.results import Book, Record
+from recsys.benchmarks.harness.session import Session, parser, pick, run, say, start
+from recsys.benchmarks.quality.synthetic_tasks import SyntheticConfig, SyntheticTasks
 from recsys.data.batch import Batch, Block, Layout, SideLayout
 from recsys.data.schema import TaskSpec
 from recsys.ranking.losses import LossConfig

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from recsys.base.arrays import F32
-from recsys.benchmarks.quality.common import Arrays
+from recsys.benchmarks.harness.finished import Arrays
 from recsys.data.dataset import Dataset
 from recsys.data.split import Part
 

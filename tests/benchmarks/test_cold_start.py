@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from recsys.base.ragged import Ragged
-from recsys.benchmarks.quality.cold_start_rows import NEXT, Asked, Genres, hide, new_items, new_users
+from recsys.benchmarks.quality.cold_start_requests import NEXT, Asked, Genres, hide, new_items, new_users
 from recsys.data.build import build_dataset
 from recsys.data.dataset import Dataset
 from recsys.data.reading.readers import read_tables

@@ -10,7 +10,7 @@ import torch
 
 from recsys.benchmarks.quality.collapse import CONDITIONS, CURES, Condition, disturb, measure, model_config
 from recsys.benchmarks.quality.synthetic import TASKS, Plan, as_batch, layout
-from recsys.benchmarks.synthetic_tasks import SyntheticConfig, SyntheticTasks
+from recsys.benchmarks.quality.synthetic_tasks import SyntheticConfig, SyntheticTasks
 from recsys.ranking.gate_log import mixture_report
 from recsys.ranking.mixture import MixtureRanker
 from recsys.ranking.ranker import build_ranker

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from recsys.benchmarks.harness.provenance import ROOT
 from recsys.benchmarks.mutation import key_of, relevant_tests, summary
 from recsys.benchmarks.mutation_operators import Mutant, mutants_of
-from recsys.benchmarks.provenance import ROOT
 
 SOURCE = b'''"""Words."""
 

@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recsys.benchmarks.quality.common import k_core, pick
-from recsys.benchmarks.quality.paired import Labelled, difference, half_interval, row_metrics
+from recsys.benchmarks.harness.paired import Labelled, difference, half_interval, row_metrics
+from recsys.benchmarks.harness.results import Book, Record
+from recsys.benchmarks.harness.session import pick
+from recsys.benchmarks.harness.sources import k_core
+from recsys.benchmarks.harness.table import render
 from recsys.benchmarks.quality.ranking_variants import RECIPES, fit_width, variants
-from recsys.benchmarks.quality.results import Book, Record
-from recsys.benchmarks.quality.table import render
 from recsys.data.reading.readers import read_tables
 from recsys.data.schema import TaskSpec
 from recsys.tests.support.toy import Toy

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recsys.benchmarks import user_side_once
-from recsys.benchmarks.dupn_step import DUPN, Plain, Sequences, answer
-from recsys.benchmarks.index_vectors import KINDS, make_vectors, upsampled
-from recsys.benchmarks.two_tower_throughput import HISTORY, NEGATIVES, Ours, Theirs
+from recsys.benchmarks.speed import user_side_once
+from recsys.benchmarks.speed.dupn_step import DUPN, Plain, Sequences, answer
+from recsys.benchmarks.speed.index_vectors import KINDS, make_vectors, upsampled
+from recsys.benchmarks.speed.two_tower_throughput import HISTORY, NEGATIVES, Ours, Theirs
 from recsys.data.batch import Batch
 from recsys.data.split import Part
 from recsys.nn.sequence import SequenceConfig

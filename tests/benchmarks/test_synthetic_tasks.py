@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from recsys.benchmarks.synthetic_tasks import SyntheticConfig, SyntheticTasks
+from recsys.benchmarks.quality.synthetic_tasks import SyntheticConfig, SyntheticTasks
 
 CORRELATIONS = (-1.0, -0.3, 0.0, 0.5, 0.9, 1.0)
 

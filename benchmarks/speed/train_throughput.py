@@ -5,7 +5,7 @@ one product for experts and gates, softmax down the columns, a reused buffer for
 layers, no masks or checks. Both start from the same weights and see the same batches, and their losses must agree
 before anything is timed.
 
-    python benchmarks/train_throughput.py --out throughput.json
+    python benchmarks/speed/train_throughput.py --out throughput.json
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recsys.benchmarks.provenance import write_speed
+from recsys.benchmarks.harness.provenance import ROOT, write_speed
 from recsys.data.batch import Batch, Block, Layout, SideLayout
 from recsys.data.build import load_dataset
 from recsys.data.loader import Loader, RowSource
@@ -38,7 +38,7 @@ from recsys.training.runtime import RuntimeConfig, start_runtime
 
 EXPERTS, HIDDEN, TOWER, DIM = 8, 16, 8, 4
 LR, BETA1, BETA2, EPS = 1e-3, 0.9, 0.999, 1e-8
-CONFIG = Path(__file__).resolve().parent.parent / "configs" / "census-income.toml"
+CONFIG = ROOT / "configs" / "census-income.toml"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from recsys.benchmarks.provenance import RESULTS, Json, write_whole
+from recsys.benchmarks.harness.provenance import RESULTS, Json, write_whole
 
 Metrics = Mapping[str, float]
 

@@ -15,7 +15,7 @@ files, encoding, and (torch-rechub's) writing out histories and negatives before
 longer than an epoch takes. Its `DataLoader` runs in this process: with one thread there is nothing to hand to workers.
 
     pip install torch-rechub      # 0.9.0 was measured; it needs pandas and scikit-learn, and nothing here needs it
-    python benchmarks/two_tower_throughput.py --threads 1 --out docs/results/two-tower-throughput.json
+    python benchmarks/speed/two_tower_throughput.py --threads 1 --out docs/results/two-tower-throughput.json
 
 `--epochs 10` also trains both that long and prints recall@100 of the validation items (full ranking, seen items
 removed) beside the seconds spent training.
@@ -43,7 +43,7 @@ from torch import Tensor
 
 from recsys.base.arrays import I64
 from recsys.base.topk import exact_ranks
-from recsys.benchmarks.provenance import write_speed
+from recsys.benchmarks.harness.provenance import ROOT, write_speed
 from recsys.data.build import build_dataset
 from recsys.data.dataset import Dataset
 from recsys.data.reading.keys import read_configured
@@ -61,7 +61,7 @@ from recsys.training.loop import FitOptions, fit
 from recsys.training.optim import Optimizer
 from recsys.training.runtime import Runtime, RuntimeConfig, start_runtime
 
-CONFIG = Path(__file__).resolve().parent.parent / "configs" / "movielens-1m.toml"
+CONFIG = ROOT / "configs" / "movielens-1m.toml"
 DIM, HISTORY, NEGATIVES = 64, 50, 3
 EXAMPLE = "torch-rechub, its example"
 

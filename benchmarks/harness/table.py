@@ -1,6 +1,6 @@
 """One page of all results: `docs/results/*.json` as markdown tables, each with the command that makes it, and pictures.
 
-python benchmarks/quality/table.py            # writes docs/results/README.md
+python benchmarks/harness/table.py            # writes docs/results/README.md
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recsys.benchmarks.provenance import RESULTS, Json, write_whole
-from recsys.benchmarks.quality.forest import draw_all
+from recsys.benchmarks.harness.forest import draw_all
+from recsys.benchmarks.harness.provenance import RESULTS, Json, write_whole
 
 LOWER = ("logloss", "mse", "rmse", "excess", "seconds", "unused", "dead")
 """Metrics of which less is better."""
@@ -25,7 +25,7 @@ INTRODUCTION = """# Results
 Every number here was measured by a script in `benchmarks/quality/` and can be measured again by the command beside it.
 The JSON files hold what the tables leave out: settings, seeds, commit, data hash, machine, every seed's values.
 `±` is the standard deviation over seeds; the best mean of a column is **bold**, which says nothing about whether the
-difference is more than luck: see the intervals. This page is written by `python benchmarks/quality/table.py`.
+difference is more than luck: see the intervals. This page is written by `python benchmarks/harness/table.py`.
 """
 
 

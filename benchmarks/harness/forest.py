@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
-from recsys.benchmarks.provenance import Json
+from recsys.benchmarks.harness.provenance import Json
 
 ABOVE, BELOW, OPEN = "tab:green", "tab:red", "tab:gray"
 LINE = 0.24

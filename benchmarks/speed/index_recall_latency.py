@@ -1,6 +1,6 @@
 """Candidate index: recall, latency, cost over the bare FAISS call, filters, exclusions and updates, in one run.
 
-    python benchmarks/index_recall_latency.py --n 1000000 --dim 64 --threads 1 --out docs/results/index-1m.json
+    python benchmarks/speed/index_recall_latency.py --n 1000000 --dim 64 --threads 1 --out docs/results/index-1m.json
 
 Every figure is given for three kinds of vectors (`--data`, see `index_vectors`): clusters, a smooth distribution, and
 the vectors of a trained tower asked by its real users. Recall is measured on queries that neither the build nor its
@@ -29,8 +29,8 @@ import faiss
 import numpy as np
 import torch
 
-from recsys.benchmarks.index_vectors import KINDS, make_vectors
-from recsys.benchmarks.provenance import write_speed
+from recsys.benchmarks.harness.provenance import write_speed
+from recsys.benchmarks.speed.index_vectors import KINDS, make_vectors
 from recsys.retrieval.index import Bitmap, ExactIndex, FaissIndex, load_index
 from recsys.retrieval.index.tuning import build_index, recall_of
 

@@ -16,8 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from recsys.base.arrays import F32, F64
-
-from ..base.settings import Settings
+from recsys.base.settings import Settings
 
 
 class SyntheticConfig(Settings):

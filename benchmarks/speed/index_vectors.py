@@ -16,14 +16,14 @@ without its kind:
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
+
+from recsys.benchmarks.harness.provenance import ROOT
 
 KINDS = ("clusters", "smooth", "trained")
 MOVED = 0.5
 """How far the drawn items of `trained` are from a real film: 0 would repeat the films, 1 forget them."""
-CONFIG = Path(__file__).resolve().parent.parent / "configs" / "movielens-1m.toml"
+CONFIG = ROOT / "configs" / "movielens-1m.toml"
 
 
 def make_vectors(

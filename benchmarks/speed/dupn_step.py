@@ -9,7 +9,7 @@ same switch stands beside it.
 
 `answer` is inference, one user and many: the LSTM's and the encoder's.
 
-    python benchmarks/dupn_step.py --threads 1 --out docs/results/dupn-step.json
+    python benchmarks/speed/dupn_step.py --threads 1 --out docs/results/dupn-step.json
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from recsys.benchmarks.provenance import write_speed
+from recsys.benchmarks.harness.provenance import write_speed
 from recsys.nn.precision import bf16_is_fast, recurrent_autocast
 from recsys.nn.sequence import SequenceConfig, SequenceEncoder, build_sequence_encoder
 from recsys.training.runtime import RuntimeConfig, start_runtime

@@ -1,8 +1,8 @@
 """How fast exact evaluation is, as ratios to a bare blocked matrix product and top-k of the same run.
 
-python benchmarks/evaluation_speed.py            # a minute: MovieLens-1M's size, and 4,096 users x 1,000,000 items
-python benchmarks/evaluation_speed.py --full     # 100,000 users x 1,000,000 items x 64, with the peak memory
-python benchmarks/evaluation_speed.py --device cuda
+python benchmarks/speed/evaluation_speed.py          # a minute: MovieLens-1M's size, and 4,096 users x 1,000,000 items
+python benchmarks/speed/evaluation_speed.py --full   # 100,000 users x 1,000,000 items x 64, with the peak memory
+python benchmarks/speed/evaluation_speed.py --device cuda
 """
 
 from __future__ import annotations

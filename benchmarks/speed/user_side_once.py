@@ -16,7 +16,7 @@ experts and towers) bounds the ratio. A recurrence or attention over the history
 by far, and then the ratio is large. Counts are per candidate however one serves, so `--counts` (13 more on the video's
 side, 12 on the user's) lowers it.
 
-    python benchmarks/user_side_once.py --threads 1 --out docs/results/user-side-once.json
+    python benchmarks/speed/user_side_once.py --threads 1 --out docs/results/user-side-once.json
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 
-from recsys.benchmarks.provenance import write_speed
+from recsys.benchmarks.harness.provenance import write_speed
 from recsys.data.batch import Batch, Block, Layout, SequenceField, SideLayout
 from recsys.data.schema import TaskSpec
 from recsys.ranking.ranker import Ranker, build_ranker, ranker_class, ranker_kinds

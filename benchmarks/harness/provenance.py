@@ -13,7 +13,7 @@ from typing import Any
 
 from recsys.base.machine import machine_class
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
 Json = dict[str, Any]
 
@@ -42,6 +42,6 @@ def write_whole(path: Path, text: str) -> None:
 
 def write_speed(path: Path, benchmark: str, result: Json) -> None:
     """The file of a speed benchmark: one run, with what is needed to run it again."""
-    command = shlex.join(["python", f"benchmarks/{benchmark}.py", *sys.argv[1:]])
+    command = shlex.join(["python", f"benchmarks/speed/{benchmark}.py", *sys.argv[1:]])
     whole = {"benchmark": benchmark, "command": command, **provenance(), **result}
     write_whole(path, json.dumps(whole, indent=2) + "\n")
