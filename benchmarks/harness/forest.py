@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
+from recsys.benchmarks.harness.figures import panels
 from recsys.benchmarks.harness.provenance import Json
 
 ABOVE, BELOW, OPEN = "tab:green", "tab:red", "tab:gray"
@@ -43,34 +44,24 @@ def draw(compared: Mapping[str, Json], base: str, metrics: Mapping[str, str], fi
         metrics: metric -> heading, a panel each.
         file: PNG.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     groups = dict.fromkeys(record["group"] for record in compared.values())
     order = [name for group in groups for name, record in compared.items() if record["group"] == group]
     height = {name: -place for place, name in enumerate(order)}
-    figure, axes = plt.subplots(
-        1, len(metrics), figsize=(3 + 2.6 * len(metrics), 1.2 + LINE * len(order)), sharey=True, squeeze=False
-    )
-    for axis, (metric, head) in zip(axes[0], metrics.items(), strict=True):
-        for name in order:
-            found = compared[name]["extra"]["versus"][metric]
-            colour = ABOVE if found["low"] > 0 else BELOW if found["high"] < 0 else OPEN
-            axis.plot([found["low"], found["high"]], [height[name]] * 2, color=colour, linewidth=1.5)
-            axis.plot(found["difference"], height[name], "o", color=colour, markersize=4)
-        axis.axvline(0, color="black", linewidth=0.8)
-        axis.set_title(head, fontsize=10)
-        axis.tick_params(labelsize=8)
-        axis.locator_params(axis="x", nbins=5)
-        axis.grid(axis="x", alpha=0.3)
-        for above, below in pairwise(order):
-            if compared[above]["group"] != compared[below]["group"]:
-                axis.axhline(height[above] - 0.5, color="black", linewidth=0.4, alpha=0.5)
-    axes[0, 0].set_yticks(list(height.values()), list(height))
-    figure.suptitle(f"difference to {base}, mean of the seeds, 95 % over users or rows", fontsize=10)
-    figure.tight_layout()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=110)
-    plt.close(figure)
+    size = (3 + 2.6 * len(metrics), 1.2 + LINE * len(order))
+    title = f"difference to {base}, mean of the seeds, 95 % over users or rows"
+    with panels(file, len(metrics), size, title=title, dpi=110, tight=True, sharey=True) as axes:
+        for axis, (metric, head) in zip(axes, metrics.items(), strict=True):
+            for name in order:
+                found = compared[name]["extra"]["versus"][metric]
+                colour = ABOVE if found["low"] > 0 else BELOW if found["high"] < 0 else OPEN
+                axis.plot([found["low"], found["high"]], [height[name]] * 2, color=colour, linewidth=1.5)
+                axis.plot(found["difference"], height[name], "o", color=colour, markersize=4)
+            axis.axvline(0, color="black", linewidth=0.8)
+            axis.set_title(head, fontsize=10)
+            axis.tick_params(labelsize=8)
+            axis.locator_params(axis="x", nbins=5)
+            axis.grid(axis="x", alpha=0.3)
+            for above, below in pairwise(order):
+                if compared[above]["group"] != compared[below]["group"]:
+                    axis.axhline(height[above] - 0.5, color="black", linewidth=0.4, alpha=0.5)
+        axes[0].set_yticks(list(height.values()), list(height))

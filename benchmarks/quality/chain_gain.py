@@ -23,14 +23,14 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from recsys.benchmarks.harness.finished import Arrays, Done, of_seeds
+from recsys.benchmarks.harness.finished import Arrays, of_seeds
+from recsys.benchmarks.harness.lab import Lab, fill, paragraphs
 from recsys.benchmarks.harness.paired import Labelled, difference, row_metrics
 from recsys.benchmarks.harness.provenance import Json
 from recsys.benchmarks.harness.results import Book, Record
-from recsys.benchmarks.harness.session import Session, parser, pick, run, say, start
+from recsys.benchmarks.harness.session import parser, pick, run, say, start
 from recsys.benchmarks.harness.sources import Source, load
 from recsys.benchmarks.quality.ranking_variants import RECIPES, ranking_config, variants
-from recsys.configs.run import RunConfig
 from recsys.data.dataset import Dataset
 from recsys.data.split import Part
 from recsys.data.vocabulary import FIRST
@@ -56,12 +56,11 @@ PARTS = {"valid": Part.VALID, "test": Part.TEST}
 
 
 @dataclass
-class Chain:
+class Chain(Lab):
     """The data, the towers, and the rankers that begin with them."""
 
-    session: Session
-    config: RunConfig
-    dataset: Dataset
+    table = "chain-gain"
+
     towers: dict[int, Retriever] = field(default_factory=dict)
     reports: dict[str, list[Copied]] = field(default_factory=dict)
 
@@ -77,11 +76,6 @@ class Chain:
     def labelled(self) -> dict[str, Labelled]:
         """Labels of the validation and of the test rows."""
         return {name: Labelled.of(self.dataset, part) for name, part in PARTS.items()}
-
-    @cached_property
-    def done(self) -> Done:
-        """Finished seeds."""
-        return Done(self.session.args.cache / "chain-gain")
 
     def settings(self, name: str) -> Json:
         """Everything that decides a variant."""
@@ -220,14 +214,10 @@ def main() -> None:
         f"test/gauc/{task}": f"GAUC {task}" for task in tasks
     }
     columns |= {"valid/auc": "validation AUC", "test/auc": "AUC, mean", "seconds": "seconds"}
-    about = [" ".join(text.split()) for text in (__doc__ or "").split("\n\n")[1:3]]
+    about = paragraphs(__doc__)
     title = "The chain on KuaiRand: warm against cold start"
     book = Book("chain-kuairand", title, about, columns, session.command, folder=session.args.out)
-    for place, name in enumerate(names):
-        if book.has(name, session.seeds, dataset.fingerprint) and not session.args.again:
-            continue
-        say(f"{place + 1}/{len(names)} {name}")
-        book.add(chain.record(name, groups[name], session.seeds))
+    fill(book, session, names, dataset.fingerprint, lambda name: chain.record(name, groups[name], session.seeds))
 
 
 if __name__ == "__main__":

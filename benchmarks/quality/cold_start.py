@@ -36,14 +36,13 @@ import torch
 from recsys.base.arrays import F64
 from recsys.base.settings import merged
 from recsys.base.topk import exact_ranks
-from recsys.benchmarks.harness.finished import Arrays, Done, of_seeds
+from recsys.benchmarks.harness.finished import Arrays, of_seeds
+from recsys.benchmarks.harness.lab import Lab, fill, paragraphs
 from recsys.benchmarks.harness.provenance import Json
 from recsys.benchmarks.harness.results import Book, Record
-from recsys.benchmarks.harness.session import Session, parser, pick, run, say, start
+from recsys.benchmarks.harness.session import parser, pick, run, say, start
 from recsys.benchmarks.harness.sources import Source, load
 from recsys.benchmarks.quality.cold_start_requests import STAGES, Asked, Genres, hide, new_items, new_users
-from recsys.configs.run import RunConfig
-from recsys.data.dataset import Dataset
 from recsys.data.split import Part
 from recsys.data.vocabulary import FIRST, UNKNOWN
 from recsys.evaluation.uncertainty.bootstrap import UserBootstrap
@@ -122,18 +121,12 @@ def variants() -> dict[str, Variant]:
 
 
 @dataclass
-class Lab:
+class ColdStart(Lab):
     """The split data and what is trained on it."""
 
-    session: Session
-    config: RunConfig
-    dataset: Dataset
-    variants: dict[str, Variant] = field(default_factory=variants)
+    table = "cold-start"
 
-    @cached_property
-    def done(self) -> Done:
-        """Finished seeds."""
-        return Done(self.session.args.cache / f"cold-start-{self.session.args.data}")
+    variants: dict[str, Variant] = field(default_factory=variants)
 
     def section(self, variant: Variant) -> RetrievalConfig:
         """`[retrieval]` of a row."""
@@ -299,7 +292,7 @@ def main() -> None:
         print("\n".join(f"{name:20} {variant.group}" for name, variant in offered.items()))
         return
     config, dataset = load(SOURCES[session.args.data])
-    lab = Lab(session, config, dataset)
+    lab = ColdStart(session, config, dataset)
     names = pick({name: v.group for name, v in offered.items()}, session.args.variants, session.args.shard)
     titles = {"first": "nothing known"} | {f"after_{n}": f"after {n}" for n in STAGES if n}
     titles |= {"all": "among all", "new": "among new"}
@@ -307,14 +300,10 @@ def main() -> None:
         f"{t}/{m}": f"{words}: {m}" for t, words in titles.items() for m in ("recall@10", "recall@100", "ndcg@10")
     }
     columns |= {"valid/ndcg@10": "known users: validation ndcg@10", "seconds": "seconds"}
-    about = [" ".join(text.split()) for text in (__doc__ or "").split("\n\n")[1:5]] + list(dataset.notes)
+    about = paragraphs(__doc__, 4) + list(dataset.notes)
     title = f"New users and new items, {'MovieLens-1M' if session.args.data == 'movielens' else 'MovieLens-100K'}"
     book = Book(f"cold-start-{session.args.data}", title, about, columns, session.command, folder=session.args.out)
-    for place, name in enumerate(names):
-        if book.has(name, session.seeds, dataset.fingerprint) and not session.args.again:
-            continue
-        say(f"{place + 1}/{len(names)} {name}")
-        book.add(lab.record(name, session.seeds))
+    fill(book, session, names, dataset.fingerprint, lambda name: lab.record(name, session.seeds))
 
 
 if __name__ == "__main__":

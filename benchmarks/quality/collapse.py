@@ -25,7 +25,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from recsys.benchmarks.harness.figures import panels
 from recsys.benchmarks.harness.finished import Arrays, Done, of_seeds
+from recsys.benchmarks.harness.lab import fill, paragraphs
 from recsys.benchmarks.harness.paired import half_interval
 from recsys.benchmarks.harness.provenance import Json
 from recsys.benchmarks.harness.results import Book, Record
@@ -171,28 +173,24 @@ def record(session: Session, done: Done, name: str, base: Json | None, correlati
 
 def draw(records: Mapping[str, Json], file: Path) -> None:
     """Error, error saved (paired, 95 % interval) and unused experts of every cure under every condition."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
-    titles = {"mse": "mean squared error", "saved": "error saved, 95 % interval", "unused": "unused experts per gate"}
-    width = 0.8 / len(CURES)
-    for axis, (metric, title) in zip(axes, titles.items(), strict=True):
-        for place, (cure, (about, _)) in enumerate(CURES.items()):
-            known = [(i, records[n]) for i, c in enumerate(CONDITIONS) if (n := name_of(c, cure)) in records]
-            known = [(i, found) for i, found in known if metric in found["mean"]]
-            runs = [np.array([m[metric] for m in found["per_seed"].values()]) for _, found in known]
-            spread = [half_interval(v) for v in runs]
-            at = [i + width * (place - (len(CURES) - 1) / 2) for i, _ in known]
-            axis.bar(at, [v.mean() for v in runs], width, yerr=spread, capsize=2, label=about)
-        axis.set_xticks(range(len(CONDITIONS)), list(CONDITIONS))
-        axis.set_title(title)
-    axes[0].legend(fontsize=8)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=130)
-    plt.close(figure)
+    with panels(file, 3, (13, 4)) as axes:
+        titles = {
+            "mse": "mean squared error",
+            "saved": "error saved, 95 % interval",
+            "unused": "unused experts per gate",
+        }
+        width = 0.8 / len(CURES)
+        for axis, (metric, title) in zip(axes, titles.items(), strict=True):
+            for place, (cure, (about, _)) in enumerate(CURES.items()):
+                known = [(i, records[n]) for i, c in enumerate(CONDITIONS) if (n := name_of(c, cure)) in records]
+                known = [(i, found) for i, found in known if metric in found["mean"]]
+                runs = [np.array([m[metric] for m in found["per_seed"].values()]) for _, found in known]
+                spread = [half_interval(v) for v in runs]
+                at = [i + width * (place - (len(CURES) - 1) / 2) for i, _ in known]
+                axis.bar(at, [v.mean() for v in runs], width, yerr=spread, capsize=2, label=about)
+            axis.set_xticks(range(len(CONDITIONS)), list(CONDITIONS))
+            axis.set_title(title)
+        axes[0].legend(fontsize=8)
 
 
 def main() -> None:
@@ -209,17 +207,17 @@ def main() -> None:
     if args.list:
         print("\n".join(groups))
         return
-    paragraphs = [" ".join(text.split()) for text in (__doc__ or "").split("\n\n")[1:3]]
+    about = paragraphs(__doc__)
     title = "Expert collapse, and what helps"
-    book = Book("collapse", title, paragraphs, COLUMNS, session.command, folder=args.out, figures=[FIGURE])
+    book = Book("collapse", title, about, COLUMNS, session.command, folder=args.out, figures=[FIGURE])
     names = pick(groups, args.variants, args.shard)
     done = Done(args.cache / "collapse")
-    for place, name in enumerate(names):
-        if book.has(name, session.seeds, "generated") and not args.again:
-            continue
-        say(f"{place + 1}/{len(names)} {name}")
+
+    def row(name: str) -> Record:
         base = book.variants().get(name_of(groups[name], "none"))
-        book.add(record(session, done, name, None if base is None else base["per_seed"], args.correlation, plan))
+        return record(session, done, name, None if base is None else base["per_seed"], args.correlation, plan)
+
+    fill(book, session, names, "generated", row)
     draw(book.variants(), args.out / FIGURE)
 
 

@@ -24,7 +24,9 @@ from typing import Any
 import numpy as np
 
 from recsys.base.arrays import F64, AnyArray
+from recsys.benchmarks.harness.figures import panels
 from recsys.benchmarks.harness.finished import Arrays, Done, of_seeds
+from recsys.benchmarks.harness.lab import fill, paragraphs
 from recsys.benchmarks.harness.provenance import Json
 from recsys.benchmarks.harness.results import Book, Record
 from recsys.benchmarks.harness.session import Session, parser, pick, run, say, start
@@ -177,34 +179,26 @@ def record(session: Session, done: Done, name: str, size: Mapping[str, int]) -> 
 
 def draw(records: Mapping[str, Json], file: Path) -> None:
     """Left: predicted over true rate by decile of the click probability. Right: errors by space."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    there = [name for name in MODELS if name in records]
-    for name in there:
-        predicted, true = (np.array(values) for values in records[name]["extra"]["by_decile"])
-        left.plot(np.arange(1, DECILES + 1), predicted / true, marker="o", label=name)
-    left.axhline(1.0, color="grey", linewidth=0.8)
-    left.set(
-        xlabel="decile of the true click probability (10: most clicked)",
-        ylabel="predicted / true conversion rate",
-        title="where the bias sits",
-    )
-    left.legend(fontsize=8)
-    width = 0.8 / max(1, len(there))
-    for place, name in enumerate(there):
-        mean, sd = records[name]["mean"], records[name]["sd"]
-        at = np.arange(len(SPACES)) + place * width - 0.4 + width / 2
-        heights = [mean[f"rmse/{space}"] for space in SPACES]
-        right.bar(at, heights, width, yerr=[sd[f"rmse/{space}"] or 0.0 for space in SPACES], capsize=2, label=name)
-    right.set_xticks(np.arange(len(SPACES)), list(SPACES.values()))
-    right.set(ylabel="rmse of the conversion rate", title="error against the truth, mean and sd over worlds")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=130)
-    plt.close(figure)
+    with panels(file, 2, (11, 4.2)) as (left, right):
+        there = [name for name in MODELS if name in records]
+        for name in there:
+            predicted, true = (np.array(values) for values in records[name]["extra"]["by_decile"])
+            left.plot(np.arange(1, DECILES + 1), predicted / true, marker="o", label=name)
+        left.axhline(1.0, color="grey", linewidth=0.8)
+        left.set(
+            xlabel="decile of the true click probability (10: most clicked)",
+            ylabel="predicted / true conversion rate",
+            title="where the bias sits",
+        )
+        left.legend(fontsize=8)
+        width = 0.8 / max(1, len(there))
+        for place, name in enumerate(there):
+            mean, sd = records[name]["mean"], records[name]["sd"]
+            at = np.arange(len(SPACES)) + place * width - 0.4 + width / 2
+            heights = [mean[f"rmse/{space}"] for space in SPACES]
+            right.bar(at, heights, width, yerr=[sd[f"rmse/{space}"] or 0.0 for space in SPACES], capsize=2, label=name)
+        right.set_xticks(np.arange(len(SPACES)), list(SPACES.values()))
+        right.set(ylabel="rmse of the conversion rate", title="error against the truth, mean and sd over worlds")
 
 
 def main() -> None:
@@ -225,16 +219,12 @@ def main() -> None:
     columns |= {f"excess/{space}": f"excess log-loss, {words}" for space, words in SPACES.items()}
     columns |= {"rmse/all": "rmse, all impressions", "order/all": "rank correlation with the truth"}
     columns |= {"auc/clicked": "AUC on clicks", "seconds": "seconds"}
-    about = [" ".join(text.split()) for text in (__doc__ or "").split("\n\n")[1:3]]
+    about = paragraphs(__doc__)
     title = "Conversion rates against the truth (embedded world)"
     book = Book("esmm-truth", title, about, columns, session.command, folder=args.out, figures=[FIGURE])
     names = pick(dict.fromkeys(MODELS, "models"), args.variants, args.shard)
     done = Done(args.cache / "esmm-truth")
-    for place, name in enumerate(names):
-        if book.has(name, session.seeds, "simulated") and not args.again:
-            continue
-        say(f"{place + 1}/{len(names)} {name}")
-        book.add(record(session, done, name, size))
+    fill(book, session, names, "simulated", lambda name: record(session, done, name, size))
     draw(book.variants(), args.out / FIGURE)
 
 

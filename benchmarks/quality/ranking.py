@@ -28,7 +28,8 @@ import numpy as np
 from recsys.base.arrays import F32
 from recsys.base.errors import ConfigError
 from recsys.base.package import install_hint
-from recsys.benchmarks.harness.finished import Arrays, Done, of_seeds
+from recsys.benchmarks.harness.finished import Arrays, of_seeds
+from recsys.benchmarks.harness.lab import Lab, fill, paragraphs
 from recsys.benchmarks.harness.paired import Labelled, difference, row_metrics
 from recsys.benchmarks.harness.provenance import Json
 from recsys.benchmarks.harness.results import Book, Record
@@ -46,7 +47,6 @@ from recsys.benchmarks.quality.ranking_variants import (
     single,
     variants,
 )
-from recsys.configs.run import RunConfig
 from recsys.data.dataset import Dataset
 from recsys.data.schema import TaskSpec
 from recsys.data.split import Part
@@ -74,18 +74,16 @@ PARTS = {"valid": Part.VALID, "test": Part.TEST}
 
 
 @dataclass
-class Lab:
+class Ranking(Lab):
     """A data set and everything that is trained on it."""
 
-    session: Session
-    name: str
-    config: RunConfig
-    dataset: Dataset
+    table = "ranking"
+
     recipe: Recipe
     towers: dict[int, Retriever] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, session: Session) -> Lab:
+    def open(cls, session: Session) -> Ranking:
         """Load the data set of the command line."""
         name = session.args.data
         config, dataset = load(SOURCES[name])
@@ -93,7 +91,7 @@ class Lab:
         if session.smoke:
             dataset = _few_rows(dataset, 4000)
             recipe = replace(recipe, train={**recipe.train, "fit": {"epochs": 1, "metric": "auc"}})
-        return cls(session, name, config, dataset, recipe)
+        return cls(session, config, dataset, recipe)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -104,11 +102,6 @@ class Lab:
     def variants(self) -> dict[str, Variant]:
         """Everything that can be trained here."""
         return variants(self.recipe, self.tasks, bool(self.dataset.sequence_specs))
-
-    @cached_property
-    def done(self) -> Done:
-        """Finished seeds."""
-        return Done(self.session.args.cache / f"ranking-{self.name}")
 
     @cached_property
     def labelled(self) -> dict[str, Labelled]:
@@ -128,7 +121,7 @@ class Lab:
     def settings(self, name: str) -> tuple[int, int, Json]:
         """Width, dense parameters and the whole `[ranking]` section of a variant."""
         if name == TREES:
-            return 0, 0, dict(trees.SETTINGS[self.name])
+            return 0, 0, dict(trees.SETTINGS[self.session.args.data])
         variant = self.variants[name]
         dataset = _with_conversion(self.dataset) if variant.needs == "clicks" else self.dataset
         width, dense = fit_width(variant, self.recipe, dataset.layout, dataset.config.tasks)
@@ -145,7 +138,7 @@ class Lab:
         def now() -> tuple[dict[str, float], Arrays]:
             started = time.perf_counter()
             if name == TREES:
-                arrays, dense = trees.train(self.dataset, self.name, seed, self.session.args.threads), 0
+                arrays, dense = trees.train(self.dataset, self.session.args.data, seed, self.session.args.threads), 0
             else:
                 arrays, dense = self._train(name, seed, width)
             metrics = {"dense": float(dense), "seconds": time.perf_counter() - started}
@@ -267,7 +260,7 @@ def book_of(session: Session, tasks: Sequence[str], users: bool) -> Book:
     columns |= {f"test/gauc/{task}": f"GAUC {task}" for task in tasks} if users else {}
     columns |= {f"test/logloss/{task}": f"log-loss {task}" for task in tasks}
     columns |= {"valid/auc": "validation AUC", "dense": "dense parameters", "seconds": "seconds"}
-    about = [" ".join((__doc__ or "").split("\n\n")[1].split()), " ".join((__doc__ or "").split("\n\n")[2].split())]
+    about = paragraphs(__doc__)
     return Book(
         f"ranking-{name}",
         TITLES[name],
@@ -287,7 +280,7 @@ def main() -> None:
     options.add_argument("--draws", type=int, default=500, help="bootstrap draws of users (default: %(default)s)")
     options.add_argument("--sizes", action="store_true", help="print width and dense parameters of every variant")
     session = start(options)
-    lab = Lab.open(session)
+    lab = Ranking.open(session)
     groups = {name: variant.group for name, variant in lab.variants.items()} | {TREES: "baseline"}
     if not (session.args.lightgbm or TREES in session.args.variants):
         del groups[TREES]
@@ -303,11 +296,8 @@ def main() -> None:
             print(f"{name:32} width {width:5} dense parameters {dense:>9,}")
         return
     book = book_of(session, lab.tasks, bool(lab.dataset.config.user))
-    for place, name in enumerate(names if not session.args.compare else []):
-        if book.has(name, session.seeds, lab.dataset.fingerprint) and not session.args.again:
-            continue
-        say(f"{place + 1}/{len(names)} {name}")
-        book.add(lab.record(name, session.seeds))
+    missing = [] if session.args.compare else names
+    fill(book, session, missing, lab.dataset.fingerprint, lambda name: lab.record(name, session.seeds))
     lab.compare(book, names)
 
 

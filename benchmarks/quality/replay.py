@@ -28,6 +28,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from recsys.benchmarks.harness.figures import panels
+from recsys.benchmarks.harness.lab import paragraphs
 from recsys.benchmarks.harness.paired import Labelled, row_metrics
 from recsys.benchmarks.harness.provenance import Json, provenance
 from recsys.benchmarks.harness.results import Book, Record
@@ -214,26 +216,18 @@ class Replay:
 
 def draw(records: Mapping[str, Json], days: Sequence[int], file: Path) -> None:
     """Mean AUC by day, and seconds of training added up."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
-    labels = [f"{beginning(day) + timedelta(hours=12):%d %b}" for day in days]
-    for policy in [name for name in POLICIES if name in records]:
-        curves = records[policy]["extra"]["by_day"]
-        for axis, metric in zip(axes, ("auc", "gauc"), strict=False):
-            axis.plot(labels, [day[metric] for day in curves], marker="o", label=policy)
-        axes[2].plot(labels, np.cumsum(records[policy]["extra"]["seconds_by_day"]), marker="o", label=policy)
-    titles = ("AUC, mean of the tasks", "GAUC, mean of the tasks", "seconds of training, added up")
-    for axis, title in zip(axes, titles, strict=True):
-        axis.set(title=title, xlabel="test day")
-        axis.tick_params(axis="x", rotation=60)
-        axis.legend(fontsize=8)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=130)
-    plt.close(figure)
+    with panels(file, 3, (14, 4.2)) as axes:
+        labels = [f"{beginning(day) + timedelta(hours=12):%d %b}" for day in days]
+        for policy in [name for name in POLICIES if name in records]:
+            curves = records[policy]["extra"]["by_day"]
+            for axis, metric in zip(axes, ("auc", "gauc"), strict=False):
+                axis.plot(labels, [day[metric] for day in curves], marker="o", label=policy)
+            axes[2].plot(labels, np.cumsum(records[policy]["extra"]["seconds_by_day"]), marker="o", label=policy)
+        titles = ("AUC, mean of the tasks", "GAUC, mean of the tasks", "seconds of training, added up")
+        for axis, title in zip(axes, titles, strict=True):
+            axis.set(title=title, xlabel="test day")
+            axis.tick_params(axis="x", rotation=60)
+            axis.legend(fontsize=8)
 
 
 def record(session: Session, replay: Replay, policy: str, fingerprint: str, days: Sequence[int]) -> Record:
@@ -310,7 +304,7 @@ def main() -> None:
             replay.frozen(ahead, test_days[1:], seed)
     columns = {f"auc/{task}": f"AUC {task}" for task in tasks} | {f"gauc/{task}": f"GAUC {task}" for task in tasks}
     columns |= {"auc": "AUC, mean", "gauc": "GAUC, mean", "seconds": "seconds of training", "rows": "rows trained on"}
-    about = [" ".join(text.split()) for text in (__doc__ or "").split("\n\n")[1:3]]
+    about = paragraphs(__doc__)
     title = "KuaiRand, day by day"
     book = Book("replay-kuairand", title, about, columns, session.command, folder=args.out, figures=[FIGURE])
     for name in names:

@@ -32,7 +32,8 @@ from recsys.base.errors import ConfigError
 from recsys.base.package import install_hint
 from recsys.base.ragged import Ragged
 from recsys.base.topk import ranks_of_scores
-from recsys.benchmarks.harness.finished import Arrays, Done, of_seeds
+from recsys.benchmarks.harness.finished import Arrays, of_seeds
+from recsys.benchmarks.harness.lab import Lab, fill, paragraphs
 from recsys.benchmarks.harness.provenance import Json
 from recsys.benchmarks.harness.results import Book, Record
 from recsys.benchmarks.harness.session import Session, parser, pick, run, say, start
@@ -46,7 +47,6 @@ from recsys.benchmarks.quality.retrieval_variants import (
     retrieval_config,
     variants,
 )
-from recsys.configs.run import RunConfig
 from recsys.data.dataset import Dataset
 from recsys.data.split import Part
 from recsys.evaluation.uncertainty.bootstrap import UserBootstrap
@@ -57,27 +57,21 @@ from recsys.retrieval.towers.windows import TowerData
 
 
 @dataclass
-class Lab:
+class Retrieval(Lab):
     """A data set, its two encodings (with and without the validation part in training), and what is trained on them."""
 
-    session: Session
-    config: RunConfig
-    dataset: Dataset
+    table = "retrieval"
+
     variants: dict[str, Variant] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, session: Session) -> Lab:
+    def open(cls, session: Session) -> Retrieval:
         """Load the data set of the command line."""
         config, dataset = load(SOURCES[session.args.data])
         found = variants(session.smoke)
         if not importlib.util.find_spec("implicit"):
             found = {name: variant for name, variant in found.items() if variant.baseline not in FACTORS}
         return cls(session, config, dataset, found)
-
-    @cached_property
-    def done(self) -> Done:
-        """Finished seeds."""
-        return Done(self.session.args.cache / f"retrieval-{self.session.args.data}")
 
     @cached_property
     def merged(self) -> Dataset:
@@ -247,7 +241,7 @@ def main() -> None:
     if session.args.list:
         print("\n".join(f"{name:28} {variant.group}" for name, variant in variants().items()))
         return
-    lab = Lab.open(session)
+    lab = Retrieval.open(session)
     names = pick({name: v.group for name, v in lab.variants.items()}, session.args.variants, session.args.shard)
     if missing := [name for name in FACTORS if name in session.args.variants.split(",") and name not in lab.variants]:
         raise ConfigError(f"{missing[0]} needs the package implicit; {install_hint('bench')}")
@@ -255,16 +249,11 @@ def main() -> None:
     gaps = {"same_second": "same second", "hour": "within the hour", "later": "later"}
     columns |= {f"test/hits@10/{key}": f"hits: {words}" for key, words in gaps.items()}
     columns |= {"valid/ndcg@10": "validation ndcg@10", "seconds": "seconds"}
-    paragraphs = (__doc__ or "").split("\n\n")
-    about = [" ".join(text.split()) for text in paragraphs[1:3]] + list(lab.dataset.notes)
+    about = paragraphs(__doc__) + list(lab.dataset.notes)
     name = session.args.data
     out = session.args.out
     book = Book(f"retrieval-{name}", TITLES[name], about, columns, session.command, folder=out, rule="valid/ndcg@10")
-    for place, variant in enumerate(names):
-        if book.has(variant, session.seeds, lab.dataset.fingerprint) and not session.args.again:
-            continue
-        say(f"{place + 1}/{len(names)} {variant}")
-        book.add(lab.record(variant, session.seeds))
+    fill(book, session, names, lab.dataset.fingerprint, lambda variant: lab.record(variant, session.seeds))
 
 
 if __name__ == "__main__":

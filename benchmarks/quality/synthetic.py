@@ -24,7 +24,9 @@ import numpy as np
 import torch
 
 from recsys.base.arrays import F32
+from recsys.benchmarks.harness.figures import panels
 from recsys.benchmarks.harness.finished import Arrays, Done, of_seeds
+from recsys.benchmarks.harness.lab import fill, paragraphs
 from recsys.benchmarks.harness.paired import half_interval
 from recsys.benchmarks.harness.provenance import Json
 from recsys.benchmarks.harness.results import Book, Record
@@ -167,41 +169,37 @@ def record(session: Session, done: Done, model: str, correlation: float, plan: P
 
 def draw(records: Mapping[str, Json], correlations: Sequence[float], file: Path) -> None:
     """Error and spread of every model over the correlations; MMoE's gain over OMoE, and PLE's over MMoE."""
-    import matplotlib
+    with panels(file, 2, (11, 4.2)) as (left, right):
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+        def runs(model: str, p: float) -> dict[str, float]:
+            return {seed: table["mse"] for seed, table in records[name_of(model, p)]["per_seed"].items()}
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-
-    def runs(model: str, p: float) -> dict[str, float]:
-        return {seed: table["mse"] for seed, table in records[name_of(model, p)]["per_seed"].items()}
-
-    there = [m for m in MODELS if all(name_of(m, p) in records for p in correlations)]
-    for model in there:
-        values = [np.array(list(runs(model, p).values())) for p in correlations]
-        (line,) = left.plot(correlations, [v.mean() for v in values], marker="o", label=LABELS[model])
-        low, high = ([float(np.quantile(v, q)) for v in values] for q in (0.1, 0.9))
-        left.fill_between(correlations, low, high, alpha=0.12, color=line.get_color())
-    left.axhline(0.01, color="grey", linewidth=0.8, linestyle=":", label="noise")
-    left.set(xlabel="cosine of the tasks' weights", ylabel="mean squared error", title="mean, and 10-90 % of the runs")
-    left.legend(fontsize=8)
-    for better, worse in (("mmoe", "omoe"), ("ple", "mmoe")):
-        if better not in there or worse not in there:
-            continue
-        gains, errors = [], []
-        for p in correlations:
-            a, b = runs(better, p), runs(worse, p)
-            gap = np.array([b[seed] - a[seed] for seed in a if seed in b])
-            gains.append(gap.mean())
-            errors.append(half_interval(gap))
-        right.errorbar(correlations, gains, errors, marker="o", capsize=3, label=f"{LABELS[worse]} - {LABELS[better]}")
-    right.axhline(0.0, color="grey", linewidth=0.8)
-    right.set(xlabel="cosine of the tasks' weights", ylabel="error saved", title="paired over runs, 95 % interval")
-    right.legend(fontsize=8)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=130)
-    plt.close(figure)
+        there = [m for m in MODELS if all(name_of(m, p) in records for p in correlations)]
+        for model in there:
+            values = [np.array(list(runs(model, p).values())) for p in correlations]
+            (line,) = left.plot(correlations, [v.mean() for v in values], marker="o", label=LABELS[model])
+            low, high = ([float(np.quantile(v, q)) for v in values] for q in (0.1, 0.9))
+            left.fill_between(correlations, low, high, alpha=0.12, color=line.get_color())
+        left.axhline(0.01, color="grey", linewidth=0.8, linestyle=":", label="noise")
+        left.set(
+            xlabel="cosine of the tasks' weights", ylabel="mean squared error", title="mean, and 10-90 % of the runs"
+        )
+        left.legend(fontsize=8)
+        for better, worse in (("mmoe", "omoe"), ("ple", "mmoe")):
+            if better not in there or worse not in there:
+                continue
+            gains, errors = [], []
+            for p in correlations:
+                a, b = runs(better, p), runs(worse, p)
+                gap = np.array([b[seed] - a[seed] for seed in a if seed in b])
+                gains.append(gap.mean())
+                errors.append(half_interval(gap))
+            right.errorbar(
+                correlations, gains, errors, marker="o", capsize=3, label=f"{LABELS[worse]} - {LABELS[better]}"
+            )
+        right.axhline(0.0, color="grey", linewidth=0.8)
+        right.set(xlabel="cosine of the tasks' weights", ylabel="error saved", title="paired over runs, 95 % interval")
+        right.legend(fontsize=8)
 
 
 def main() -> None:
@@ -220,19 +218,15 @@ def main() -> None:
     if args.list:
         print("\n".join(groups))
         return
-    paragraphs = [" ".join(text.split()) for text in (__doc__ or "").split("\n\n")[1:3]]
+    about = paragraphs(__doc__)
     columns = {"mse": "mean squared error", "mse/first": "first task", "mse/second": "second task"}
     columns |= {"label_correlation": "label correlation", "parameters": "parameters", "seconds": "seconds"}
     book = Book(
-        "synthetic", "Synthetic related tasks", paragraphs, columns, session.command, folder=args.out, figures=[FIGURE]
+        "synthetic", "Synthetic related tasks", about, columns, session.command, folder=args.out, figures=[FIGURE]
     )
     names = pick(groups, args.variants, args.shard)
     done = Done(args.cache / "synthetic")
-    for place, name in enumerate(names):
-        if book.has(name, session.seeds, "generated") and not args.again:
-            continue
-        say(f"{place + 1}/{len(names)} {name}")
-        book.add(record(session, done, *rows[name], plan))
+    fill(book, session, names, "generated", lambda name: record(session, done, *rows[name], plan))
     draw(book.variants(), correlations, args.out / FIGURE)
 
 
