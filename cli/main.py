@@ -65,7 +65,9 @@ def _register() -> None:
     for name, function in VERBS.items():
         app.command(name, short_help=short(function))(function)
     app.add_typer(
-        data_app, name="data", short_help=f"{DATA_HELP}\n[dim]recsys data check configs/movielens-1m.toml[/dim]"
+        data_app,
+        name="data",
+        short_help=f"{DATA_HELP}\n[dim]recsys data check movielens-1m --set data.path=ml-1m.zip[/dim]",
     )
 
 

@@ -36,18 +36,18 @@ def check(
 ) -> None:
     """Report on the data before training: rows, label rates, missing values, duplicates, time overlap, leakage.
 
-    Example: recsys data check configs/movielens-1m.toml --report data.html
+    Example: recsys data check movielens-1m --set data.path=ml-1m.zip --report data.html
     """
     from ...base.files import write_whole
-    from ...configs.run import load_config
+    from ...configs.packaged import open_config
     from ...data.check.check import check_data
     from ...report.data_check import data_blocks
     from ...report.page import data_page
     from ...report.values import plain
     from .. import render
 
-    settings = load_config(config, set_ or [])
-    result = check_data(settings.data, config.parent, settings.seed)
+    settings, base = open_config(config, set_ or [])
+    result = check_data(settings.data, base, settings.seed)
     if report:
         write_whole(report, data_page(plain(result), f"Data of {settings.name}"))
         typer.echo(f"report: {report}", err=True)

@@ -12,6 +12,9 @@ USER = "1"
 
 def demo(
     run: Annotated[Path, typer.Option("--run", metavar="DIR", help="Where the run is written.")] = Path("runs/demo"),
+    users: Annotated[int | None, typer.Option(min=10, help="Users of the world; 2000 when left out.")] = None,
+    items: Annotated[int | None, typer.Option(min=50, help="Items of the world; 1000 when left out.")] = None,
+    sessions: Annotated[int | None, typer.Option(min=10, help="Slates shown; 12000 when left out.")] = None,
 ) -> None:
     """Do everything once on the embedded world: simulate, train, build the index, evaluate, recommend.
 
@@ -23,6 +26,7 @@ def demo(
     from ...artifacts.locate import point_latest
     from ...artifacts.manifest import MANIFEST
     from ...artifacts.names import EVALUATION, INDEX
+    from ...base.errors import ConfigError
     from ...configs.run import config_hash, load_config
     from ...funnel.funnel import Funnel
     from ...pipeline.evaluate import evaluate_run
@@ -38,9 +42,13 @@ def demo(
         typer.secho(f"\n$ recsys {command}", bold=True, err=True)
 
     config = world / "demo.toml"
+    given = {"users": users, "items": items, "sessions": sessions}
+    sizes = {name: size for name, size in given.items() if size is not None}
     if not config.is_file():
-        step(f"data simulate {world}")
-        write_world(world)
+        step(" ".join(["data simulate", str(world), *(f"--{name} {size}" for name, size in sizes.items())]))
+        write_world(world, **sizes)
+    elif sizes:
+        raise ConfigError(f"{world} is there from an earlier demo; delete it, or leave out --{' and --'.join(sizes)}")
     settings = load_config(config)
     done = (run / MANIFEST).is_file() and open_run(run).manifest.config_hash == config_hash(settings)
     if not done:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import typer
+
+from ...configs.packaged import packaged_names
 from ..options import JsonOption
 
 
@@ -18,3 +21,4 @@ def models(json: JsonOption = False) -> None:
         render.print_json(entries)
     else:
         render.print_models(entries)
+        typer.echo(f"Packaged configurations, for `recsys train NAME`: {', '.join(packaged_names())}")

@@ -25,16 +25,16 @@ def train(
 ) -> None:
     """Train the retriever and the ranker that a configuration describes, and write a run folder.
 
-    Example: recsys train configs/movielens-1m.toml --set seed=2
+    Example: recsys train movielens-1m --set data.path=ml-1m.zip
     """
     from ...artifacts.locate import find_run, point_latest
-    from ...configs.run import load_config
+    from ...configs.packaged import open_config
 
-    settings = load_config(config, set_ or [])
+    settings, base = open_config(config, set_ or [])
     warm = find_run(source) if source else None
 
     from ...pipeline.train import train_run
 
-    written = train_run(settings, run, stage=stage, resume=resume, source_run=warm, base=config.parent)
+    written = train_run(settings, run, stage=stage, resume=resume, source_run=warm, base=base)
     point_latest(written)
     typer.echo(str(written))

@@ -16,6 +16,11 @@ SOURCES = {
 }
 
 
+def official(name: str) -> str:
+    """What the download of a data set is called where its owners publish it."""
+    return str(import_module(f".{name}", __name__).OFFICIAL)
+
+
 def load(name: str, path: str | Path, **options: Any) -> Tables:
     """Load a public data set by the name of its source; `options` are those of its own `load`."""
     if name not in SOURCES:

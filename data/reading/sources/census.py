@@ -18,6 +18,7 @@ from ..readers import concatenate
 from ..tables import BadRows, RawTable, Tables, quote
 from .files import SourceFiles
 
+OFFICIAL = "Census-Income (KDD) of the UCI repository (census-income.data and census-income.test)"
 _NAMES = """
     age class_worker det_ind_code det_occ_code education wage_per_hour hs_college marital_stat major_ind_code
     major_occ_code race hisp_origin sex union_member unemp_reason full_or_part_emp capital_gains capital_losses
@@ -55,7 +56,7 @@ def load(path: str | Path, *, bad: BadRows | None = None) -> Tables:
     Raises:
         DataError: a file is missing or unreadable, or an income class is neither of the two.
     """
-    files = SourceFiles(path, "Census-Income")
+    files = SourceFiles(path, "Census-Income", OFFICIAL)
     names = files.need("census-income.data", "census-income.test")
     raw = concatenate([_part(files, name, label, bad) for name, label in zip(names, ("train", "test"), strict=True)])
     return Tables(raw.table, None, None, {"events": raw.origin}, files.fingerprint())

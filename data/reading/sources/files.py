@@ -21,15 +21,19 @@ class SourceFiles:
     Args:
         path: a folder, or a .zip.
         what: the data set's name, for messages.
+        official: what its download is called, for messages.
     """
 
-    def __init__(self, path: str | Path, what: str) -> None:
+    def __init__(self, path: str | Path, what: str, official: str) -> None:
         self.path = Path(path)
         self.what = what
         self._digests: list[str] = []
         self._zip: zipfile.ZipFile | None = None
         if not self.path.exists():
-            raise DataError(f"{self.path}: no such file or folder, expected {what}; correct the path")
+            raise DataError(
+                f"{self.path}: no such file or folder, expected {what}; download {official}, and say where it is with "
+                "--set data.path=PATH"
+            )
         if self.path.is_dir():
             archives = sorted(self.path.glob("*.zip"))
             files = sorted(file for file in self.path.rglob("*") if file.is_file())

@@ -16,6 +16,7 @@ from ..readers import concatenate
 from ..tables import BadRows, RawTable, Tables, quote
 from .files import SourceFiles
 
+OFFICIAL = "KuaiRand-Pure of its authors (KuaiRand-Pure.tar.gz, unpacked)"
 LEAK_NOTE = (
     "video statistics are totals over the whole month and know the future: a score on a time split that uses them "
     "is not to be believed"
@@ -44,7 +45,7 @@ def load(
     Raises:
         DataError: a file is missing or unreadable, or a log does not begin with a time.
     """
-    files = SourceFiles(path, "KuaiRand")
+    files = SourceFiles(path, "KuaiRand", OFFICIAL)
     files.need("log_standard_*.csv", "user_features*.csv", "video_features_basic*.csv")
     names = files.find("log_standard_*.csv")
     if include_random:

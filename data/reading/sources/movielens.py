@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from ..tables import BadRows, Origin, RawTable, Span, Tables
 from .files import SourceFiles
 
+OFFICIAL = "the official archive of GroupLens (ml-1m.zip, ml-100k.zip or ml-latest-small.zip)"
 _RATINGS = ("user_id", "item_id", "rating", "timestamp")
 _GENRES = (
     "unknown|Action|Adventure|Animation|Children's|Comedy|Crime|Documentary|Drama|Fantasy|Film-Noir|Horror|Musical|"
@@ -40,7 +41,7 @@ def load(path: str | Path, *, bad: BadRows | None = None) -> Tables:
     Raises:
         DataError: a file of the edition is missing or unreadable.
     """
-    files = SourceFiles(path, "MovieLens")
+    files = SourceFiles(path, "MovieLens", OFFICIAL)
     if files.find("u.data"):
         return _load_100k(files, bad)
     if files.find("ratings.csv"):

@@ -114,7 +114,9 @@ def test_missing_files_are_listed_with_what_is_there(tmp_path: Path) -> None:
         f"{tmp_path}: MovieLens needs ratings.dat and movies.dat (plain or .gz), not found among users.dat; give the "
         "folder or zip of the official download"
     )
-    with pytest.raises(DataError, match="no such file or folder, expected MovieLens; correct the path"):
+    with pytest.raises(
+        DataError, match=r"no such file or folder, expected MovieLens; download .*ml-1m.zip.* --set data.path=PATH"
+    ):
         movielens.load(tmp_path / "nowhere")
 
 
