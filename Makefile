@@ -1,18 +1,20 @@
 # Everything runs in .venv; a second run skips what is done. PYTHON=/path/to/python picks another interpreter.
-PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do $$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do $$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12), (3, 13)))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup check test demo bench docs clean
+.PHONY: help setup check test dist demo bench docs clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
 
 setup: .venv/dev.stamp ## Make .venv with the pinned packages, test tools included
-check: .venv/dev.stamp .typecheck/recsys ## Format, lint and strict types
-	$(BIN)/ruff format --check . && $(BIN)/ruff check . && cd .typecheck && ../$(BIN)/mypy --config-file ../pyproject.toml -p recsys
-test: check ## Everything in check, then the whole test suite
-	$(BIN)/pytest
+check: .venv/dev.stamp .typecheck/recsys ## Format, lint, spelling and strict types
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/typos && cd .typecheck && ../$(BIN)/mypy --config-file ../pyproject.toml -p recsys
+test: check ## Everything in check, then the whole test suite, a worker a core, with the share of lines it reaches
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --cov --cov-report= && $(BIN)/coverage report --format=total | sed 's/.*/&% of the lines of the library are reached by the tests/'
+dist: .venv/dev.stamp ## Build the source archive and, from it, the wheel into dist/
+	rm -rf build dist *.egg-info && $(BIN)/pyproject-build --no-isolation
 demo: .venv/core.stamp ## Train and evaluate on the embedded world, and recommend ten items
 	$(BIN)/recsys demo
 bench: .venv/bench.stamp ## Measure training throughput
@@ -20,13 +22,13 @@ bench: .venv/bench.stamp ## Measure training throughput
 docs: .venv/core.stamp ## Write docs/config.md from the configuration classes
 	$(BIN)/python docs/document_config.py
 clean: ## Remove .venv, caches and build output; runs/ stays
-	rm -rf .venv .typecheck .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .typecheck .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist *.egg-info
 
 .venv/venv.stamp:
-	@test -n "$(PYTHON)" || { echo "error: found no Python 3.11 or 3.12; install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "error: found no Python 3.11, 3.12 or 3.13; install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv .venv && touch $@
 .venv/core.stamp: .venv/venv.stamp pyproject.toml constraints.txt
-	$(INSTALL) setuptools && $(INSTALL) --no-build-isolation --editable . && touch $@
+	$(INSTALL) setuptools && $(INSTALL) --no-build-isolation --editable '.[cpu]' && touch $@
 .venv/dev.stamp: .venv/core.stamp
 	$(INSTALL) --no-build-isolation --editable '.[dev]' && touch $@
 .venv/bench.stamp: .venv/dev.stamp

@@ -16,6 +16,7 @@ from ..base.errors import RunError
 from ..base.ragged import Ragged
 from ..data.split import Part
 from ..evaluation.attribution import funnel_metrics
+from ..evaluation.config import EvaluationConfig
 from ..evaluation.gates import unused_experts
 from ..evaluation.guards import (
     embeddings_collapsed,
@@ -141,7 +142,8 @@ def _retrieval(bench: Bench, values: dict[str, AnyArray]) -> tuple[Json, list[An
     metrics = {name: _remember(name, rows, truth, stages, values) for name, rows in bench.systems.items()}
     findings: list[Any] = list(embeddings_collapsed(bench.retriever.item_vectors))
     if "popularity" in metrics:
-        findings += worse_than_popularity(metrics[TOWER], metrics["popularity"], f"recall@{max(config.ks)}", config)
+        deepest = max(_cutoffs(config, bench.systems[TOWER]))
+        findings += worse_than_popularity(metrics[TOWER], metrics["popularity"], f"recall@{deepest}", config)
     if bench.retriever.index is not None:
         some = bench.queries[:256].reshape(-1, bench.queries.shape[-1])
         answer = bench.retriever.index.search(some, min(10, stages.dataset.num_catalogue))
@@ -149,10 +151,14 @@ def _retrieval(bench: Bench, values: dict[str, AnyArray]) -> tuple[Json, list[An
     return combine(reports), findings
 
 
+def _cutoffs(config: EvaluationConfig, rows: Ints) -> list[int]:
+    """The configured cut-offs that lists `[U, k]` reach: a small catalogue has no hundred items."""
+    return [k for k in config.ks if k <= rows.shape[1]] or [rows.shape[1]]
+
+
 def _remember(name: str, rows: Ints, truth: Ragged, stages: Stages, values: dict[str, AnyArray]) -> UserMetrics:
     """Per-user metrics of one system, kept for `recsys compare`."""
-    ks = [k for k in stages.config.evaluation.ks if k <= rows.shape[1]] or [rows.shape[1]]
-    metrics = list_metrics(rows, truth, ks)
+    metrics = list_metrics(rows, truth, _cutoffs(stages.config.evaluation, rows))
     for metric, per_user in metrics.values.items():
         values[f"{name}/{metric}"] = per_user.astype(np.float32)
     return metrics

@@ -349,3 +349,10 @@ def test_the_command_prints_json_and_nothing_else(
     assert page.read_text(encoding="utf-8").lstrip().startswith("<!")
     assert main(["evaluate", "--run", str(folder), "--stage", "ranking"]) == 0
     assert "click" in capsys.readouterr().out
+
+
+def test_cut_offs_beyond_the_catalogue_are_left_out(tiny_run: TinyRun, tmp_path: Path) -> None:
+    config = tiny_run.config("evaluation.ks=[5, 1000]", "retrieval.fit.epochs=1")
+    run = train_run(config, tmp_path / "run", stage="retrieval", base=tiny_run.world)
+    towers = evaluate_run(run, "retrieval")["retrieval"]["two_tower"]
+    assert [key for key in towers if key.startswith("recall@")] == ["recall@5", "recall@5_ci"]
