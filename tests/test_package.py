@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import re
 import shutil
@@ -18,7 +19,8 @@ import recsys
 from recsys.base.package import DISTRIBUTION, PYTHONS
 
 ROOT = Path(recsys.__file__).resolve().parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+CONFIGURATION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT, SETUPTOOLS = CONFIGURATION["project"], CONFIGURATION["tool"]["setuptools"]
 TRACES = ("build", "dist", "runs", "__pycache__")
 TINY = ("--users", "60", "--items", "50", "--sessions", "200")
 IMPORTED = """
@@ -87,10 +89,16 @@ def test_the_wheel_holds_the_library_and_nothing_else(dist: Path) -> None:
     info = f"recsys_funnel-{PROJECT['version']}.dist-info"
     assert f"{info}/licenses/LICENSE" in names
     assert {"recsys/py.typed", "recsys/configs/movielens-1m.toml"} <= set(names)
-    rooms = {package.replace(".", "/") for package in _packages()}
-    library = [name for name in names if not name.startswith(info)]
-    assert {name.rpartition("/")[0] for name in library} == rooms
-    assert {Path(name).suffix for name in library} == {".py", ".toml", ".typed"}
+    rooms = {package.replace(".", "/") for package in SETUPTOOLS["packages"]}
+    library = {name for name in names if not name.startswith(info)}
+    modules = {name for name in library if name.endswith(".py")}
+    assert {name.rpartition("/")[0] for name in modules} == rooms
+    data = [
+        f"{package.replace('.', '/')}/{pattern}"
+        for package, patterns in SETUPTOOLS["package-data"].items()
+        for pattern in patterns
+    ]
+    assert [name for name in library - modules if not any(fnmatch.fnmatch(name, pattern) for pattern in data)] == []
     assert not any("document_config" in name for name in names)
 
 
@@ -138,8 +146,3 @@ def test_the_wheel_works_in_a_fresh_environment_from_another_folder(dist: Path, 
     files = [Path(line) for line in out.partition("FILES\n")[2].splitlines()]
     assert len(files) > 100
     assert [str(file) for file in files if not file.is_relative_to(site)] == []
-
-
-def _packages() -> list[str]:
-    packages: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    return packages
