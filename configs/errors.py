@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
+from ..base.settings import KIND, Settings, one_of
 from .retired import RETIRED
 
 Keys = tuple[str | int, ...]
@@ -69,12 +71,15 @@ def explain(error: ValidationError, model: type[BaseModel], table: dict[str, Any
     for detail in error.errors(include_url=False):
         kind = detail["type"]
         keys = _present(detail["loc"], table, kind)
+        value = detail["input"]
+        if kind == "union_tag_invalid":
+            keys, value = (*keys, KIND), detail["ctx"]["tag"]
         if kind == "extra_forbidden":
             message = _suggestion(keys, model, table)
         else:
             message = _expectation(kind, detail.get("ctx", {}), detail["msg"])
         if keys not in found:
-            found[keys] = f"{source.place(keys)}: " + _finding(keys, kind, detail["input"])
+            found[keys] = f"{source.place(keys)}: " + _finding(keys, kind, value)
         if message not in expected.setdefault(keys, []):
             expected[keys].append(message)
     return [found[keys] + " or ".join(expected[keys]) for keys in found]
@@ -99,6 +104,10 @@ def _expectation(kind: str, context: dict[str, Any], message: str) -> str:
     for bound, words in bounds.items():
         if bound in context:
             return words.format(context[bound])
+    if kind == "union_tag_invalid":
+        names = re.findall(r"'(.*?)'", context["expected_tags"])
+        close = difflib.get_close_matches(str(context["tag"]), names, n=1)
+        return f"one of {', '.join(names)}" + (f'; did you mean "{close[0]}"?' if close else "")
     if kind == "literal_error":
         return str(context["expected"]).replace("'", '"')
     if kind in ("too_short", "too_long"):
@@ -117,8 +126,7 @@ def _suggestion(keys: Keys, model: type[BaseModel], table: dict[str, Any]) -> st
     if retired is not None:
         return retired
     unknown = str(keys[-1])
-    section = _section(keys[:-1], model, table)
-    names = [name for kind in _kinds(section, _at(table, keys[:-1])) for name in kind.model_fields] if section else []
+    names = [name for section in _classes(keys[:-1], model, table) for name in section.model_fields]
     close = difflib.get_close_matches(unknown, names, n=1)
     if close:
         return f'did you mean "{".".join(str(key) for key in (*keys[:-1], close[0]))}"?'
@@ -134,49 +142,39 @@ def _dotted(model: type[BaseModel], table: Any, prefix: str = "") -> Iterator[st
     for name, field in model.model_fields.items():
         yield prefix + name
         inside = table.get(name) if isinstance(table, dict) else None
-        for inner in _models(field.annotation):
-            for kind in _kinds(inner, inside):
-                yield from _dotted(kind, inside, f"{prefix}{name}.")
+        for section in _sections(field, inside):
+            yield from _dotted(section, inside, f"{prefix}{name}.")
 
 
-def _section(keys: Keys, model: type[BaseModel], table: Any) -> type[BaseModel] | None:
-    """Class of the table at `keys`."""
+def section_class(field: FieldInfo) -> type[Settings] | None:
+    """Class of the table, or of each table of the list, that a key is; None where it is a plain value."""
+    return next(iter(_models(field.annotation)), None)
+
+
+def _sections(field: FieldInfo, table: Any) -> list[type[Settings]]:
+    """Classes that the table under `field` may be of: its kind's, or any kind's where it names none that exists."""
+    mark, section = one_of(field), section_class(field)
+    if mark is not None:
+        classes = mark.classes()
+        named = classes.get(str(table[KIND])) if isinstance(table, dict) and KIND in table else None
+        return list(classes.values()) if named is None else [named]
+    return [] if section is None else [section]
+
+
+def _classes(keys: Keys, model: type[BaseModel], table: Any) -> list[type[BaseModel]]:
+    """Classes that the table at `keys` may be of."""
+    classes: list[type[BaseModel]] = [model]
     for key in keys:
         table = table[key]
-        if isinstance(key, int):
-            continue
-        inner = _models(model.model_fields[key].annotation) if key in model.model_fields else []
-        if not inner:
-            return None
-        model = _of_kind(inner[0], table)
-    return model
+        if isinstance(key, str):
+            fields = [kind.model_fields[key] for kind in classes if key in kind.model_fields]
+            classes = list(dict.fromkeys(section for field in fields for section in _sections(field, table)))
+    return classes
 
 
-def _of_kind(model: type[BaseModel], table: Any) -> type[BaseModel]:
-    """The subclass of `model` whose default `kind` is the table's, if there is one."""
-    return _kinds(model, table)[0] if isinstance(table, dict) and "kind" in table else model
-
-
-def _kinds(model: type[BaseModel], table: Any) -> list[type[BaseModel]]:
-    """`model`, or those of its subclasses that a table with this `kind` (any, where it names none) may be."""
-    wanted = table.get("kind") if isinstance(table, dict) else None
-    kinds = [kind for kind in _subclasses(model) if "kind" in kind.model_fields]
-    return [kind for kind in kinds if wanted in (None, kind.model_fields["kind"].default)] or [model]
-
-
-def _subclasses(model: type[BaseModel]) -> list[type[BaseModel]]:
-    return [found for kind in model.__subclasses__() for found in (kind, *_subclasses(kind))]
-
-
-def _at(table: Any, keys: Keys) -> Any:
-    for key in keys:
-        table = table[key]
-    return table
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
+def _models(annotation: Any) -> list[type[Settings]]:
     """Settings classes inside an annotation such as `tuple[FeatureSpec, ...]`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
         return [annotation]
     return [model for part in typing.get_args(annotation) for model in _models(part)]
 

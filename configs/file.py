@@ -10,7 +10,7 @@ import datetime
 import difflib
 import json
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,13 +18,11 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from ..base.errors import ConfigError
-from ..base.settings import Settings, merged, with_defaults
-from .errors import Source, explain
+from ..base.settings import KIND, Settings, merged, one_of
+from .errors import Source, explain, section_class
 
 S = TypeVar("S", bound=Settings)
 Table = dict[str, Any]
-Kinds = Mapping[tuple[str, ...], Callable[[str], type[Settings]]]
-"""Sections of which there are several kinds, by their keys from the top: `kind` -> the class of that section."""
 EXTENDS = "extends"
 """Top-level key of a file that changes another one."""
 
@@ -60,33 +58,29 @@ def parse_override(text: str) -> Override:
     return Override(tuple(key.split(".")), parsed["value"] if len(parsed) == 1 else value, text)
 
 
-def fitting(under: Table, over: Table, kinds: Kinds) -> Table:
-    """`under` without the keys that mean nothing to the kind a section is given in `over`.
+def shared_keys(model: type[Settings], under: Table, over: Table) -> Table:
+    """`under` without the keys that mean nothing to the kind that `over` makes a section of.
 
     Who replaces an MMoE by a shared bottom keeps the inputs and the dropout and not the number of experts, which could
-    not be unsaid otherwise.
+    not be taken back otherwise.
+
+    Args:
+        model: class of both tables.
+        under: table that is changed.
+        over: what changes it.
     """
-    for keys, class_of in kinds.items():
-        section, kind = _section(under, keys), _section(over, keys).get("kind")
-        if not section or kind in (None, section.get("kind")):
+    shared = dict(under)
+    for name, field in model.model_fields.items():
+        below, above, mark = under.get(name), over.get(name), one_of(field)
+        if not isinstance(below, dict) or not isinstance(above, dict):
             continue
-        try:
-            known = class_of(str(kind)).model_fields
-        except ConfigError:
-            continue  # no kind has that name: said when the section is validated
-        under = _with_section(under, keys, {key: value for key, value in section.items() if key in known})
-    return under
-
-
-def _section(table: Table, keys: Sequence[str]) -> Table:
-    for key in keys:
-        found = table.get(key)
-        table = found if isinstance(found, dict) else {}
-    return table
-
-
-def _with_section(table: Table, keys: Sequence[str], section: Table) -> Table:
-    return {**table, keys[0]: _with_section(table[keys[0]], keys[1:], section)} if keys else section
+        if mark is None:
+            inner = section_class(field)
+            shared[name] = below if inner is None else shared_keys(inner, below, above)
+        elif KIND in above and mark.kind_of(above) != mark.kind_of(below):
+            kind = mark.classes().get(mark.kind_of(above))  # None: validation names the kinds there are
+            shared[name] = below if kind is None else {key: below[key] for key in below if key in kind.model_fields}
+    return shared
 
 
 def apply_override(table: Table, override: Override) -> None:
@@ -129,15 +123,15 @@ def read_toml(file: Path) -> tuple[Table, str]:
         raise ConfigError(f"{file} is not valid TOML: {error}; mend that line") from error
 
 
-def read_extended(file: Path, kinds: Kinds | None = None, above: tuple[Path, ...] = ()) -> tuple[Table, str]:
+def read_extended(file: Path, model: type[Settings], above: tuple[Path, ...] = ()) -> tuple[Table, str]:
     """The table in a TOML file on top of the file that its key `extends` names, and its own text.
 
-    Tables are merged key by key; anything else, lists too, is replaced; see `fitting` for sections of several kinds.
-    Paths in a file that is extended count from the folder of the file that extends it.
+    Tables are merged key by key; anything else, lists too, is replaced; of a section that becomes one of another kind,
+    `shared_keys` are left. Paths in a file that is extended count from the folder of the file that extends it.
 
     Args:
         file: TOML.
-        kinds: sections of several kinds.
+        model: class of the whole file.
         above: files that led here.
 
     Raises:
@@ -153,7 +147,7 @@ def read_extended(file: Path, kinds: Kinds | None = None, above: tuple[Path, ...
     chain = (*above, file.resolve())
     if under.resolve() in chain:
         raise ConfigError(f"{file} extends {base}, which extends it in turn; take one of the two lines out")
-    return merged(fitting(read_extended(under, kinds, chain)[0], table, kinds or {}), table), text
+    return merged(shared_keys(model, read_extended(under, model, chain)[0], table), table), text
 
 
 def load_settings(
@@ -161,36 +155,34 @@ def load_settings(
     file: Path,
     overrides: Sequence[str] = (),
     defaults: Table | None = None,
-    kinds: Kinds | None = None,
     prepare: Callable[[Table], Table] | None = None,
 ) -> S:
-    """Read, override, complete (`with_defaults`) and validate.
+    """Read, override and validate.
 
     Args:
         model: the class of the whole file.
         file: TOML.
         overrides: `a.b.c=VALUE` each, applied in order.
         defaults: top-level values for keys the file leaves out.
-        kinds: sections of several kinds, see `fitting`.
         prepare: table of the file -> the table to validate, overrides not applied yet.
 
     Raises:
         ConfigError: one sentence for each mistake, one a line.
     """
-    table, text = read_extended(file, kinds)
+    table, text = read_extended(file, model)
     table = table if prepare is None else prepare(table)
     table = {**(defaults or {}), **table}
     parsed = [parse_override(override) for override in overrides]
-    said: Table = {}
+    overriding: Table = {}
     for override in parsed:
         if not any(key.isdigit() for key in override.keys):  # a position means nothing where there is no list yet
-            apply_override(said, override)
-    table = fitting(table, said, kinds or {})
+            apply_override(overriding, override)
+    table = shared_keys(model, table, overriding)
     for override in parsed:
         apply_override(table, override)
     source = Source(str(file), text, tuple((override.keys, override.text) for override in parsed))
     try:
-        return model.model_validate_json(json.dumps(with_defaults(model, table), default=_date), strict=True)
+        return model.model_validate_json(json.dumps(table, default=_date), strict=True)
     except ValidationError as error:
         raise ConfigError("\n".join(explain(error, model, table, source))) from error
     except ConfigError as error:

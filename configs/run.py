@@ -19,12 +19,11 @@ from ..base.settings import Settings
 from ..data.schema import DataConfig
 from ..evaluation.config import EvaluationConfig
 from ..ranking.blend import BlendConfig
-from ..ranking.ranker import RankerConfig, ranker_class
 from ..ranking.train import RankingConfig
 from ..retrieval.index.tuning import IndexConfig
 from ..retrieval.towers.train import RetrievalConfig
 from ..training.runtime import RuntimeConfig
-from .file import Kinds, dump_table, dump_toml, load_settings
+from .file import dump_table, dump_toml, load_settings
 from .retired import without_retired
 
 
@@ -67,14 +66,6 @@ class RunConfig(Settings):
         return self
 
 
-def _ranker_section(kind: str) -> type[RankerConfig]:
-    return ranker_class(kind).Config
-
-
-KINDS: Kinds = {("ranking", "model"): _ranker_section}
-"""Sections of which there are several kinds; the keys of one mean nothing to another."""
-
-
 def load_config(file: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The configuration in a TOML file, overridden and validated.
 
@@ -85,7 +76,7 @@ def load_config(file: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: one sentence for each mistake, one a line.
     """
-    return load_settings(RunConfig, file, overrides, defaults={"name": file.stem}, kinds=KINDS)
+    return load_settings(RunConfig, file, overrides, defaults={"name": file.stem})
 
 
 def load_kept_config(file: Path) -> RunConfig:
@@ -94,7 +85,7 @@ def load_kept_config(file: Path) -> RunConfig:
     Raises:
         ConfigError: one sentence for each mistake, one a line.
     """
-    return load_settings(RunConfig, file, kinds=KINDS, prepare=without_retired)
+    return load_settings(RunConfig, file, prepare=without_retired)
 
 
 def config_hash(config: Settings) -> str:

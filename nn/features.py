@@ -16,6 +16,12 @@ from .sequence import SequenceConfig, SequenceEncoder, build_sequence_encoder
 from .split import SplitInput
 
 
+class FeatureHistory(SequenceConfig):
+    """How a sequence feature becomes a vector: unless told otherwise, the mean of its items."""
+
+    encoder: str = "mean"
+
+
 class FeatureConfig(Settings):
     """How features become numbers."""
 
@@ -23,7 +29,7 @@ class FeatureConfig(Settings):
     """Width K of every embedding."""
     init_std: float = Field(default=0.05, gt=0)
     """Standard deviation of the embeddings before training."""
-    history: SequenceConfig = SequenceConfig(encoder="mean")
+    history: FeatureHistory = FeatureHistory()
     """How a sequence feature is summed up."""
 
 

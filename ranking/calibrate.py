@@ -19,13 +19,14 @@ from ..base.arrays import Floats
 from ..base.errors import ConfigError
 from ..base.settings import Settings
 
+CalibrationKind = Literal["none", "platt", "temperature", "isotonic", "downsampling", "reweighting"]
 SMALLEST_SLOPE = 1e-3  # held-out labels that run against the logits flatten them, and never turn a ranking round
 
 
 class CalibrationConfig(Settings):
     """How a task's logits become probabilities."""
 
-    kind: Literal["none", "platt", "temperature", "isotonic", "downsampling", "reweighting"] = "none"
+    kind: CalibrationKind = "none"
     """`none`: the sigmoid; `platt`, `temperature`, `isotonic`: fitted; `downsampling`, `reweighting`: closed forms."""
     keep: float = Field(default=1.0, gt=0, le=1)
     """`downsampling`: share of the negatives that was kept for training."""

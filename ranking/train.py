@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, SerializeAsAny, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from ..base.arrays import Bool
 from ..base.errors import ConfigError
-from ..base.settings import Settings, with_defaults
+from ..base.settings import OneOf, Settings
 from ..data.batch import Batch, Layout
 from ..data.dataset import Dataset
 from ..data.loader import Loader
@@ -31,21 +30,52 @@ from .balance import Balance, BalanceConfig, build_balance
 from .balance.base import sum_of
 from .blend import BlendConfig
 from .blend_search import FoundBlend, find_blend
-from .calibrate import CalibrationConfig, Calibrator, fit_calibrator
+from .calibrate import CalibrationConfig, CalibrationKind, Calibrator, fit_calibrator
 from .distil import DistilConfig, taught
 from .gate_log import read_gates, warn_of_unused
 from .losses import LossConfig, check_kl_bound
-from .ranker import Ranker, RankerConfig, build_ranker, ranker_class
+from .ranker import Ranker, RankerConfig, build_ranker, ranker_class, ranker_kinds
 from .requests import SELECT, RequestBatch, RequestRanker, RequestSet, SelectConfig
 from .scoring import row_metrics, score_rows, select_metrics
 
 log = logging.getLogger(__name__)
 
 
+def _configs() -> dict[str, type[RankerConfig]]:
+    return {kind: ranker.Config for kind, ranker in ranker_kinds().items()}
+
+
+class RankerCalibration(CalibrationConfig):
+    """How the ranker's logits become probabilities."""
+
+    kind: CalibrationKind = "platt"
+
+
+class RankerOptim(OptimConfig):
+    """How the ranker's weights move."""
+
+    lr: float = Field(default=2e-3, gt=0)
+    warmup_steps: int = Field(default=50, ge=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    final_fraction: float = Field(default=0.02, ge=0, le=1)
+
+
+class RankerFit(FitOptions):
+    """How long the ranker trains."""
+
+    epochs: int = Field(default=2, ge=1)
+    metric: str = "auto"
+    """Validation metric that picks the best epoch, whose weights are kept: `auc`, `gauc`, `logloss` (means over binary
+    tasks), the same with `/<task>`, and on held-out requests `select_ndcg@10` and `select_loss`. `auto`: the least
+    `select_loss` where there are requests, else the greatest `auc`. Empty: the last epoch's weights are kept."""
+
+
 class RankingConfig(Settings):
     """The second stage: which ranker, how its tasks are weighed, and how long to train it."""
 
-    model: SerializeAsAny[RankerConfig] = Field(default=None, validate_default=True)
+    model: Annotated[RankerConfig, OneOf(_configs, default="mmoe")] = Field(
+        default_factory=lambda: ranker_class("mmoe").Config(kind="mmoe")
+    )
     """The ranker: `kind` and that kind's own keys; `recsys models` lists the kinds."""
     loss: LossConfig = LossConfig()
     """How rows become one number per task."""
@@ -55,29 +85,17 @@ class RankingConfig(Settings):
     """Single-task models trained first, as teachers: for when sharing makes a task worse than a network of its own."""
     select: SelectConfig = SelectConfig()
     """The listwise task over the retriever's candidates."""
-    calibration: CalibrationConfig = CalibrationConfig(kind="platt")
+    calibration: RankerCalibration = RankerCalibration()
     """How logits become probabilities; fitted on the validation rows, once per binary task."""
     batch_size: int = Field(default=1024, ge=1)
     """Logged rows per step."""
-    optim: OptimConfig = OptimConfig(lr=2e-3, warmup_steps=50, schedule="cosine", final_fraction=0.02)
+    optim: RankerOptim = RankerOptim()
     """How weights move."""
-    fit: FitOptions = FitOptions(epochs=2, metric="auto")
-    """How long to train. Metrics on validation: `auc`, `gauc`, `logloss` (means over binary tasks), the same with
-    `/<task>`, and on held-out requests `select_ndcg@10` and `select_loss`. `auto`: the least `select_loss` where there
-    are requests, else the greatest `auc`."""
+    fit: RankerFit = RankerFit()
+    """How long to train."""
     warm_start: bool = True
     """Begin with the retriever's embeddings of the features both stages read; where the widths differ, with their
     principal directions."""
-
-    @field_validator("model", mode="before")
-    @classmethod
-    def _of_kind(cls, value: Any) -> RankerConfig:
-        if isinstance(value, RankerConfig):
-            return value
-        table = {"kind": "mmoe", **(value or {})}
-        # From a configuration file everything is plain JSON; strict, so that "8" is no 8 here either.
-        config = ranker_class(str(table["kind"])).Config
-        return config.model_validate_json(json.dumps(with_defaults(config, table)), strict=True)
 
 
 @dataclass(frozen=True)
@@ -298,7 +316,7 @@ def _taught(dataset: Dataset, config: RankingConfig, runtime: Runtime, seed: int
             "model": ranker_class("single_task").Config.model_validate({**shared, "hidden": wanted.hidden}),
             "distil": DistilConfig(),
             "balance": BalanceConfig(),
-            "calibration": CalibrationConfig(kind="none"),
+            "calibration": RankerCalibration(kind="none"),
             "fit": config.fit.model_copy(update={"metric": "auto"} if config.fit.metric.startswith(SELECT) else {}),
         }
     )

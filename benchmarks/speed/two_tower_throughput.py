@@ -52,10 +52,9 @@ from recsys.data.schema import DataConfig
 from recsys.data.split import Part
 from recsys.evaluation.metrics.lists import rank_metrics
 from recsys.nn.precision import bf16_is_fast
-from recsys.nn.sequence import SequenceConfig
 from recsys.retrieval.towers.step import RetrievalStep
 from recsys.retrieval.towers.train import RetrievalConfig, build_two_tower, requests, validation_metrics
-from recsys.retrieval.towers.two_tower import TwoTowerConfig, Windows
+from recsys.retrieval.towers.two_tower import TowerHistory, TwoTowerConfig, Windows
 from recsys.retrieval.towers.windows import TowerData, WindowLoader
 from recsys.training.loop import FitOptions, fit
 from recsys.training.optim import Optimizer
@@ -253,7 +252,7 @@ def main() -> None:
         user_features=("user_id",),
         item_features=("item_id",),
         event_features=(),
-        history=SequenceConfig(encoder="mean", window=HISTORY),
+        history=TowerHistory(encoder="mean", window=HISTORY),
     )
     config = RetrievalConfig(tower=tower)
     pairs = RetrievalConfig(tower=tower, loss="bce")

@@ -23,11 +23,24 @@ from torch import Tensor, nn
 from ...base.errors import ConfigError
 from ...data.batch import Batch, Layout
 from ...data.schema import TaskSpec
+from ...nn.features import FeatureHistory
 from ...nn.inputs import InputConfig
 from ...nn.mlp import MLP
-from ...nn.sequence import SequenceConfig
 from ...nn.split import SplitInput
 from ..ranker import Ranker, RankerConfig
+
+
+class DUPNHistory(FeatureHistory):
+    """How the user's history becomes a representation."""
+
+    encoder: str = "dupn"
+    """Name of the encoder, one with states of its own: dupn, lstm or transformer."""
+
+
+class DUPNInput(InputConfig):
+    """Between the columns of a batch and the user vector."""
+
+    history: DUPNHistory = DUPNHistory()
 
 
 class DUPNConfig(RankerConfig):
@@ -35,7 +48,7 @@ class DUPNConfig(RankerConfig):
 
     kind: str = "dupn"
     """Which ranker."""
-    input: InputConfig = InputConfig(history=SequenceConfig(encoder="dupn"))
+    input: DUPNInput = DUPNInput()
     """Embeddings and gates; `history` must be an encoder with states of its own (dupn, lstm, transformer)."""
     profile_hidden: tuple[int, ...] = Field(default=(128,), min_length=1)
     """Widths of the network on the user's other features."""

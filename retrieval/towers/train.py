@@ -47,6 +47,28 @@ OPINIONS: dict[str, BaselineOptions] = {
 """Baselines under further names and settings, known to every configuration: what they say together beats each alone."""
 
 
+class TowerOptim(OptimConfig):
+    """How the towers' weights move."""
+
+    lr: float = Field(default=2e-3, gt=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip_norm: float = Field(default=1.0, ge=0)
+    warmup_steps: int = Field(default=200, ge=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    final_fraction: float = Field(default=0.02, ge=0, le=1)
+
+
+class TowerFit(FitOptions):
+    """How long the towers train."""
+
+    epochs: int = Field(default=12, ge=1)
+    metric: str = "ndcg@10"
+    """`recall@K` or `ndcg@K` for K = 10 and 100, on the validation part: picks the best epoch, whose weights are kept.
+    Empty: the last epoch's are."""
+    patience: int = Field(default=0, ge=0)
+
+
 class RetrievalConfig(TowerLossConfig):
     """The first stage: towers, their loss, how long to train them, and how many candidates they hand on."""
 
@@ -56,18 +78,10 @@ class RetrievalConfig(TowerLossConfig):
     """What the towers are made of."""
     tokens: int = Field(default=3200, ge=1)
     """Padded history events per batch; fewer for small data, so that an epoch has about a hundred steps."""
-    optim: OptimConfig = OptimConfig(
-        lr=2e-3,
-        betas=(0.9, 0.98),
-        weight_decay=0.01,
-        clip_norm=1.0,
-        warmup_steps=200,
-        schedule="cosine",
-        final_fraction=0.02,
-    )
+    optim: TowerOptim = TowerOptim()
     """How weights move."""
-    fit: FitOptions = FitOptions(epochs=12, metric="ndcg@10", patience=0)
-    """How long to train; metrics are `recall@K`, `ndcg@K` for K = 10 and 100, on the validation part."""
+    fit: TowerFit = TowerFit()
+    """How long to train."""
     num_candidates: int = Field(default=200, ge=1)
     """Candidates handed to the ranker per request."""
     proposers: tuple[str, ...] = ("two_tower",)

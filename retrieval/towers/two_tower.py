@@ -30,6 +30,12 @@ from ...nn.mlp import MLP, init_linear
 from ...nn.sequence import SequenceConfig, build_sequence_encoder
 
 
+class TowerHistory(SequenceConfig):
+    """How the user's positive events become a vector."""
+
+    encoder: str = "decayed_mean"
+
+
 class TwoTowerConfig(Settings):
     """What the towers are made of."""
 
@@ -44,7 +50,7 @@ class TwoTowerConfig(Settings):
     `request_gap` (log2 seconds until the request: in training and evaluation the time of the user's next event, in
     service the clock) and categorical context features, those with `after_event` included. A model that reads
     `request_gap` knows when it is asked; compare it only with models that do."""
-    history: SequenceConfig = SequenceConfig(encoder="decayed_mean", dropout=0.2)
+    history: TowerHistory = TowerHistory()
     """How a history becomes a vector."""
     user_hidden: tuple[int, ...] = (128,)
     """Widths of the user tower's hidden layers, after the history encoder."""

@@ -13,9 +13,8 @@ from recsys.benchmarks.speed.index_vectors import KINDS, make_vectors, upsampled
 from recsys.benchmarks.speed.two_tower_throughput import HISTORY, NEGATIVES, Ours, Theirs
 from recsys.data.batch import Batch
 from recsys.data.split import Part
-from recsys.nn.sequence import SequenceConfig
 from recsys.retrieval.towers.train import RetrievalConfig
-from recsys.retrieval.towers.two_tower import TwoTowerConfig
+from recsys.retrieval.towers.two_tower import TowerHistory, TwoTowerConfig
 from recsys.retrieval.towers.windows import TowerData
 from recsys.tests.support.shop import Shop
 from recsys.training.runtime import Runtime
@@ -89,7 +88,7 @@ def test_both_sides_learn_from_the_same_events(towers: TowerData) -> None:
             user_features=("user_id",),
             item_features=("item_id",),
             event_features=(),
-            history=SequenceConfig(encoder="mean", window=HISTORY),
+            history=TowerHistory(encoder="mean", window=HISTORY),
         ),
         loss="bce",
     )

@@ -147,7 +147,10 @@ CONFIGS = {
         CONFIG.replace('"numeric"', '"number"'),
         'line 20: data.features.3.kind = "number"; expected "cat',
     ),
-    "no such ranker": (CONFIG + '[ranking.model]\nkind = "mmo"\n', 'no ranker is called "mmo"; there are: '),
+    "no such ranker": (
+        CONFIG + '[ranking.model]\nkind = "mmo"\n',
+        'ranking.model.kind = "mmo"; expected one of aitm, ',
+    ),
     "no such task": (CONFIG + 'where = "buy"\n', 'where = "buy" must be an earlier task'),
     "no data": ("seed = 1\n", 'shop.toml: "data" is missing; add it'),
     "no TOML": ("seed = \n", "shop.toml is not valid TOML"),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import pytest
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 import recsys
 from recsys.base.errors import ConfigError
-from recsys.base.settings import Settings
+from recsys.base.settings import OneOf, Settings
 from recsys.configs.file import dump_toml, load_settings, parse_override, read_extended
 from recsys.configs.retired import RETIRED
 from recsys.configs.run import RunConfig, config_hash, load_config, load_kept_config, write_config
@@ -32,6 +32,13 @@ class Expert(Model):
     gate: Literal["softmax", "sigmoid"] = "softmax"
 
 
+class Plain(Model):
+    """A stand-in for another ranker's section."""
+
+    kind: str = "plain"
+    depth: int = 1
+
+
 class Part(Settings):
     """A list element."""
 
@@ -42,14 +49,9 @@ class Part(Settings):
 class Ranking(Settings):
     """A stand-in for a section whose sub-table is of one of several kinds."""
 
-    model: Model = Expert()
+    model: Annotated[Model, OneOf(lambda: {"expert": Expert, "plain": Plain}, default="expert")] = Expert()
     learning_rate: float = Field(default=0.1, gt=0, lt=1, allow_inf_nan=False)
     patience: int | None = None
-
-    @field_validator("model", mode="before")
-    @classmethod
-    def _of_its_kind(cls, table: object) -> object:
-        return Expert.model_validate(table)
 
 
 class Toy(Settings):
@@ -145,6 +147,10 @@ MISTAKES = [
     (["ranking.learning_rate=2"], "ranking.learning_rate = 2; expected less than 1"),
     (["ranking.learning_rate=nan"], "ranking.learning_rate = NaN; expected a finite number"),
     (["ranking.model.num_experts=0"], "ranking.model.num_experts = 0; expected at least 1"),
+    (["ranking.model.kind=plane"], 'ranking.model.kind = "plane"; expected one of expert, plain; did you mean '
+     '"plain"?'),
+    (["ranking.model.depth=2"], '"ranking.model.depth" is no key of [ranking.model]; its keys are kind, num_experts, '
+     'hidden, gate'),
     (["ranking.model.gate=soft"], 'ranking.model.gate = "soft"; expected "softmax" or "sigmoid"'),
     (['k="8"'], 'k = "8"; expected a whole number'),
     (["k=8.5"], "k = 8.5; expected a whole number"),
@@ -243,7 +249,7 @@ def test_a_file_that_extends_another_changes_what_it_names_and_keeps_the_rest(tm
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/middle.toml").write_text('extends = "../base.toml"\n[t]\ny = 20\n')
     (tmp_path / "top.toml").write_text('extends = "folder/middle.toml"\na = 5\nlist = [7]\n[t.deep]\nw = 4\n')
-    assert read_extended(tmp_path / "top.toml")[0] == {
+    assert read_extended(tmp_path / "top.toml", Settings)[0] == {
         "a": 5,
         "list": [7],
         "t": {"x": 1, "y": 20, "deep": {"z": 3, "w": 4}},
@@ -281,7 +287,7 @@ def test_another_kind_of_ranker_keeps_what_all_share_and_drops_what_is_its_own(
 def test_what_cannot_be_extended_is_said(tmp_path: Path, text: str, sentence: str) -> None:
     (tmp_path / "top.toml").write_text(text)
     with pytest.raises(ConfigError, match=sentence):
-        read_extended(tmp_path / "top.toml")
+        read_extended(tmp_path / "top.toml", Settings)
 
 
 def test_every_configuration_that_is_shipped_can_be_read() -> None:
@@ -298,10 +304,29 @@ class Stop(Settings):
     betas: tuple[float, float] = (0.9, 0.999)
 
 
+class StageStop(Stop):
+    """The section with other defaults."""
+
+    metric: str = "ndcg@10"
+    betas: tuple[float, float] = (0.9, 0.98)
+
+
 class Stage(Settings):
     """A section whose own default for `stop` is not that of `Stop`."""
 
-    stop: Stop = Stop(metric="ndcg@10", betas=(0.9, 0.98))
+    stop: StageStop = StageStop()
+
+
+class SecondStop(StageStop):
+    """The section with defaults of a section above."""
+
+    metric: str = "auc"
+
+
+class SecondStage(Stage):
+    """The section with a section of other defaults."""
+
+    stop: SecondStop = SecondStop()
 
 
 class TwoStages(Settings):
@@ -309,7 +334,7 @@ class TwoStages(Settings):
 
     name: str = ""
     first: Stage = Stage()
-    second: Stage = Stage(stop=Stop(metric="auc"))
+    second: SecondStage = SecondStage()
 
 
 @pytest.mark.parametrize("overrides", [(), ("first.stop.epochs=3", "second.stop.epochs=3")])
@@ -319,8 +344,8 @@ def test_a_section_given_in_part_keeps_the_defaults_its_owner_declares(
     file = tmp_path / "two.toml"
     file.write_text("" if overrides else "[first.stop]\nepochs = 3\n[second.stop]\nepochs = 3\n")
     config = load_settings(TwoStages, file, overrides)
-    assert config.first.stop == Stop(epochs=3, metric="ndcg@10", betas=(0.9, 0.98))
-    assert config.second.stop == Stop(epochs=3, metric="auc")
+    assert config.first.stop == StageStop(epochs=3)
+    assert config.second.stop == SecondStop(epochs=3)
     assert load_settings(TwoStages, file, ("first.stop.metric=auc",)).first.stop.metric == "auc"
 
 

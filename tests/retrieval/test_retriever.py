@@ -13,7 +13,6 @@ from recsys.base.errors import ConfigError
 from recsys.base.ragged import Ragged
 from recsys.data.dataset import NOW
 from recsys.data.split import Part
-from recsys.nn.sequence import SequenceConfig
 from recsys.retrieval.baselines import build_baseline
 from recsys.retrieval.baselines.base import Baseline
 from recsys.retrieval.index.bitmap import Bitmap
@@ -21,7 +20,7 @@ from recsys.retrieval.index.tuning import build_index
 from recsys.retrieval.merge import merge
 from recsys.retrieval.retriever import TOWER, Retriever
 from recsys.retrieval.towers.train import build_two_tower, item_vectors
-from recsys.retrieval.towers.two_tower import TwoTowerConfig
+from recsys.retrieval.towers.two_tower import TowerHistory, TwoTowerConfig
 from recsys.retrieval.towers.windows import TowerData
 from recsys.tests.support.nonempty import nonempty
 from recsys.tests.support.shop import Shop
@@ -33,7 +32,7 @@ BASELINES = ("popularity", "item_knn", "ease")
 @pytest.fixture(scope="module")
 def parts(shop: Shop) -> tuple[Any, TowerData, dict[str, Baseline]]:
     dataset = shop.dataset("time")
-    data = TowerData.of(dataset, TwoTowerConfig(dim=8, history=SequenceConfig(encoder="mean")), "click")
+    data = TowerData.of(dataset, TwoTowerConfig(dim=8, history=TowerHistory(encoder="mean")), "click")
     history = data.history
     owner = np.repeat(np.arange(history.num_users), np.diff(history.ptr))
     known = history.parts < Part.VALID
@@ -49,7 +48,7 @@ def parts(shop: Shop) -> tuple[Any, TowerData, dict[str, Baseline]]:
 def retriever(parts: tuple[Any, TowerData, dict[str, Baseline]], **options: Any) -> Retriever:
     _, data, fitted = parts
     similarity = options.pop("similarity", "dot")
-    config = TwoTowerConfig(dim=8, history=SequenceConfig(encoder="mean"), similarity=similarity, init_std=0.5)
+    config = TwoTowerConfig(dim=8, history=TowerHistory(encoder="mean"), similarity=similarity, init_std=0.5)
     model = build_two_tower(data, config, seed=1)
     return Retriever(model, data, fitted, **options)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from recsys.data.batch import SideLayout
 from recsys.nn.sequence import DUPNEncoder, PropertyGatedLSTM, SequenceConfig, build_sequence_encoder
 from recsys.nn.sequence.recurrent import masked_softmax
-from recsys.retrieval.towers.two_tower import TowerLayout, TwoTower, TwoTowerConfig
+from recsys.retrieval.towers.two_tower import TowerHistory, TowerLayout, TwoTower, TwoTowerConfig
 from recsys.tests.support.toy import Toy
 
 B, L, DE, DP, H = 3, 9, 5, 4, 6
@@ -177,7 +177,7 @@ def test_python_takes_no_step_per_event(training: bool) -> None:
 
 
 def test_rankers_and_towers_have_the_same_encoder(toy: Toy) -> None:
-    history = SequenceConfig(encoder="dupn", hidden=H, attention_hidden=4)
+    history = TowerHistory(encoder="dupn", hidden=H, attention_hidden=4)
     ranker = toy.ranker("dupn", input={"history": {"hidden": H}})
     sizes = {"item": 9, "gap": 5, "user": 4}
     layout = TowerLayout(SideLayout(("item",)), SideLayout(("user",)), ("gap",), sizes, "item")

@@ -19,7 +19,6 @@ from recsys.data.reading.readers import read_tables
 from recsys.data.schema import DataConfig
 from recsys.data.split import Part
 from recsys.funnel.run import VECTORS, load_stages
-from recsys.nn.sequence import SequenceConfig
 from recsys.retrieval.towers.negatives import HardNegatives
 from recsys.retrieval.towers.step import RetrievalStep, events_ahead
 from recsys.retrieval.towers.train import (
@@ -31,7 +30,7 @@ from recsys.retrieval.towers.train import (
     train_two_tower,
     validation_metrics,
 )
-from recsys.retrieval.towers.two_tower import TwoTowerConfig
+from recsys.retrieval.towers.two_tower import TowerHistory, TwoTowerConfig
 from recsys.retrieval.towers.windows import TowerData, WindowLoader
 from recsys.tests.support.nonempty import nonempty
 from recsys.tests.support.shop import Shop
@@ -73,12 +72,12 @@ def retrieval(loss: str = "full_softmax", epochs: int = 15, **tower: Any) -> Ret
                 dim=16,
                 user_features=(),
                 event_features=(),
-                history=SequenceConfig(encoder="mean", dropout=0.0),
+                history=TowerHistory(encoder="mean", dropout=0.0),
                 user_hidden=(16,),
                 **{"dropout": 0.0, **tower},
             ),
-            "optim": OptimConfig(lr=2e-2, warmup_steps=5),
-            "fit": FitOptions(epochs=epochs),
+            "optim": OptimConfig(lr=2e-2, warmup_steps=5).model_dump(),
+            "fit": FitOptions(epochs=epochs).model_dump(),
             "tokens": 40,
         }
     )
@@ -203,7 +202,7 @@ def test_a_step_leaves_the_first_state_of_a_cut_history_out(shop: Shop) -> None:
     """The past of a stretch from the middle of a history is not empty but unknown: predicting from it is no example."""
     dataset = shop.dataset("time")
     config = retrieval()
-    history = SequenceConfig(encoder="mean", max_length=3, dropout=0.0)
+    history = TowerHistory(encoder="mean", max_length=3, dropout=0.0)
     tower = config.tower.model_copy(update={"history": history})
     data = TowerData.of(dataset, tower, "")
     step = RetrievalStep(build_two_tower(data, tower, 0).eval(), data, config, 0, reduced=False)
@@ -255,7 +254,7 @@ def test_under_leave_last_a_test_request_knows_everything_but_the_last_event(sho
 
 def test_validation_metrics_are_the_plain_ones(shop: Shop) -> None:
     dataset = shop.dataset("time")
-    config = TwoTowerConfig(dim=8, history=SequenceConfig(encoder="mean"), init_std=0.5)
+    config = TwoTowerConfig(dim=8, history=TowerHistory(encoder="mean"), init_std=0.5)
     data = TowerData.of(dataset, config, "")
     model = build_two_tower(data, config, 2)
     found = validation_metrics(model, data)

@@ -17,9 +17,8 @@ from recsys.data.reading.readers import read_tables
 from recsys.data.split import Part
 from recsys.nn.activation import HiddenGate
 from recsys.nn.gates import FieldGate, FieldGateConfig
-from recsys.nn.sequence import SequenceConfig
 from recsys.retrieval.towers.train import build_two_tower, item_vectors, query_vectors
-from recsys.retrieval.towers.two_tower import TwoTower, TwoTowerConfig, Windows
+from recsys.retrieval.towers.two_tower import TowerHistory, TwoTower, TwoTowerConfig, Windows
 from recsys.retrieval.towers.windows import TowerData
 from recsys.tests.support.shop import Shop
 
@@ -35,7 +34,7 @@ def dataset(shop: Shop) -> Dataset:
 def towers(
     dataset: Dataset, encoder: str = "mean", similarity: Literal["cosine", "dot"] = "dot", **keys: Any
 ) -> tuple[TwoTower, TowerData]:
-    history = SequenceConfig(encoder=encoder, hidden=8, dropout=0.0, max_length=12, attention_hidden=4, fast=False)
+    history = TowerHistory(encoder=encoder, hidden=8, dropout=0.0, max_length=12, attention_hidden=4, fast=False)
     given = {"dim": 8, "event_features": ("gap", "stars", "tab"), "init_std": 0.5, **keys}
     config = TwoTowerConfig(history=history, user_hidden=(32,), similarity=similarity, **given)
     data = TowerData.of(dataset, config, "")

@@ -11,8 +11,7 @@ import torch
 from recsys.base.errors import ConfigError, DataError, RunError
 from recsys.data.dataset import NOW, Dataset
 from recsys.data.split import Part
-from recsys.nn.sequence import SequenceConfig
-from recsys.retrieval.towers.two_tower import TwoTowerConfig, Windows
+from recsys.retrieval.towers.two_tower import TowerHistory, TwoTowerConfig, Windows
 from recsys.retrieval.towers.windows import TowerData, WindowLoader
 from recsys.tests.support.nonempty import nonempty
 from recsys.tests.support.shop import Shop
@@ -24,7 +23,7 @@ def dataset(shop: Shop) -> Dataset:
 
 
 def tower_data(dataset: Dataset, max_length: int = 200, positive: str = "", **keys: Any) -> TowerData:
-    history = SequenceConfig(encoder="mean", max_length=max_length)
+    history = TowerHistory(encoder="mean", max_length=max_length)
     return TowerData.of(dataset, TwoTowerConfig(dim=4, history=history, **keys), positive)
 
 
