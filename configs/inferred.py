@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..base.settings import with_defaults
 from ..data.infer import InferredSchema, infer_schema
 from ..data.reading.readers import Source
 
@@ -42,8 +41,7 @@ class InferredConfig:
         """The validated configuration; imports the models."""
         from .run import RunConfig
 
-        completed = with_defaults(RunConfig, self.table)
-        return RunConfig.model_validate_json(json.dumps(completed), strict=True)
+        return RunConfig.model_validate_json(json.dumps(self.table), strict=True)
 
 
 def infer_config(
