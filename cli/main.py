@@ -18,14 +18,14 @@ import typer
 from typer.core import TyperGroup
 
 from ..base.errors import RecsysError
-from .commands import build_index, compare, data, demo, doctor, evaluate, models, recommend, train
+from .commands import build_index, compare, data, demo, doctor, evaluate, init, models, recommend, train
 
 
 class _InOrder(TyperGroup):
     """Lists the verbs in the order in which a newcomer meets them."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return ["demo", "data", *(name for name in VERBS if name != "demo")]
+        return ["demo", "init", "data", *(name for name in VERBS if name not in ("demo", "init"))]
 
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ data_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help=DATA_
 
 VERBS: dict[str, Callable[..., Any]] = {
     "demo": demo.demo,
+    "init": init.init,
     "train": train.train,
     "build-index": build_index.build_index,
     "recommend": recommend.recommend,

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.infer import InferredSchema, infer_schema
 from ..data.reading.readers import Source
+from ..data.schema import DataConfig
+from .commented import Place
 
 if TYPE_CHECKING:
     from .run import RunConfig
 
 Table = dict[str, Any]
-Place = tuple[str, ...]
-"""Keys from the top of the configuration; an element of a list is named by its `name`."""
 
 _TINY, _SMALL, _LARGE = 2_000, 50_000, 1_000_000
 """Rows of the log that part one choice of sizes from the next."""
@@ -62,15 +62,27 @@ def infer_config(
         name: of the run.
     """
     schema = infer_schema(events, items, users, tasks, user=user, item=item, time=time, header=header)
-    table: Table = {"name": name, "seed": 1, "data": schema.config.model_dump(mode="json", exclude_defaults=True)}
+    table: Table = {"name": name, "seed": 1, "data": data_table(schema.config)}
     reasons = {("data", *_place(kind, key)): why for (kind, key), why in schema.reasons.items()}
     if schema.config.user and schema.config.item:
         table["retrieval"] = _retrieval(schema, reasons)
+        if schema.num_items < 100:
+            cuts = [k for k in (5, 10, 50) if k < schema.num_items] or [1]
+            table["evaluation"] = {"ks": cuts, "list_k": min(10, cuts[-1])}
+            reasons["evaluation", "ks"] = f"there are {schema.num_items:,} items"
     table["ranking"] = _ranking(schema, reasons)
     if schema.unwanted and len(schema.unwanted) < len(schema.config.tasks):
         table["blend"] = {"weights": {t.name: float(t.name not in schema.unwanted) for t in schema.config.tasks}}
         reasons["blend",] = "tasks that speak against an item stay out of its score"
     return InferredConfig(table, schema.notes, reasons, schema)
+
+
+def data_table(config: DataConfig) -> Table:
+    """The `[data]` section with the keys that differ from their defaults, and those that name the key columns."""
+    table = config.model_dump(mode="json", exclude_defaults=True)
+    table = {key: value for key, value in table.items() if key not in ("user", "item", "time")}
+    paths = {key: table.pop(key) for key in ("events", "items", "users", "header", "delimiter") if key in table}
+    return {**paths, "user": config.user, "item": config.item, "time": config.time, **table}
 
 
 def _place(kind: str, name: str) -> Place:
@@ -98,6 +110,9 @@ def _retrieval(schema: InferredSchema, reasons: dict[Place, str]) -> Table:
     reasons["retrieval", "tower", "dim"] = f"{schema.rows:,} events"
     reasons["retrieval", "tower", "user_features"] = "the history stands for the user; an id would be learned by heart"
     section["fit"] = {"epochs": 20 if schema.rows < _TINY else 12 if schema.rows < _LARGE else 6}
+    if schema.rows < _TINY:
+        section["fit"]["metric"] = ""
+        reasons["retrieval", "fit", "metric"] = "too few rows to choose an epoch by: the last one's weights stay"
     return section
 
 
@@ -112,4 +127,7 @@ def _ranking(schema: InferredSchema, reasons: dict[Place, str]) -> Table:
     else:
         section["model"] = {"kind": "mmoe", "num_experts": 4, "expert_hidden": [64], "dropout": 0.2}
     section["fit"] = {"epochs": 5 if tiny else 3 if schema.rows < _SMALL else 2}
+    if tiny:
+        section["fit"]["metric"] = ""
+        reasons["ranking", "fit", "metric"] = "too few rows to choose an epoch by: the last one's weights stay"
     return section

@@ -28,6 +28,7 @@ from .summary import Summaries, summarise
 
 _RARE_ROWS = 1_000
 """Rows of the log from which an id must come twice to have a row of its own."""
+_FEWEST_ROWS = 8
 _LENGTH = 20
 _DESCRIBED = 2
 """Item categories that describe the elements of a history beside the item itself."""
@@ -95,6 +96,7 @@ def infer_schema(
     item_table = None if tables.items is None else summarise(tables.items, comma)
     user_table = None if tables.users is None else summarise(tables.users, comma)
     roles = find_roles(log, item_table, user_table, user=user, item=item, time=time)
+    _require_choice(log, roles)
     labels = infer_labels(log, roles.names, tasks)
     if not (roles.user and roles.item) and not labels.tasks:
         raise ConfigError(
@@ -138,6 +140,21 @@ def infer_schema(
         num_items=len({str(value) for value in known_items | seen_items}),
         ordered=bool(roles.time) and not roles.order_only,
     )
+
+
+def _require_choice(log: Summaries, roles: Roles) -> None:
+    """Raise DataError for a log from which nobody could learn what to choose for whom."""
+    for side, name in (("user", roles.user), ("item", roles.item)):
+        if name and log[name].distinct < 2:
+            raise DataError(
+                f'every event is of one {side}, {name} = "{next(iter(log[name].counts), "")}", expected several; name '
+                f"another column with {side}= (--{side}-column), or bring more events"
+            )
+    rows = next(iter(log.values())).rows
+    if rows < _FEWEST_ROWS:
+        raise DataError(
+            f"the log has {rows} events, expected at least {_FEWEST_ROWS} to train, validate and test on; bring more"
+        )
 
 
 def _delimiter(events: Any, items: Any, users: Any, headless: bool) -> str:

@@ -112,3 +112,72 @@ def test_an_item_that_no_name_gives_away_is_asked_for() -> None:
 def test_tables_that_name_the_ids_differently_are_told_apart() -> None:
     with pytest.raises(DataError, match=r'events call the item ids "item_id", the item table "id"'):
         infer_schema(events(), items("id"))
+
+
+def test_a_log_of_one_item_or_of_two_events_is_refused() -> None:
+    with pytest.raises(DataError, match=r'every event is of one item, item_id = "a"'):
+        infer_schema(events(item=["a"] * ROWS))
+    with pytest.raises(DataError, match="the log has 2 events"):
+        infer_schema(events().slice(0, 2))
+
+
+def test_what_tells_the_label_is_no_feature() -> None:
+    log = events()
+    clicks = np.array(log.column("click").to_pylist())
+    seconds = np.where(clicks > 0, np.random.default_rng(0).integers(5, 90, ROWS), 0)
+    schema = infer_schema(events(rest=seconds.tolist(), copy=clicks.tolist()), tasks=["click"])
+    assert not {"rest", "copy"} & set(features(schema))
+    assert sum('gives the label "click" of its own row away' in note for note in schema.notes) == 2
+
+
+def test_a_rating_becomes_a_like_and_describes_past_events() -> None:
+    stars = np.random.default_rng(0).integers(1, 6, ROWS)
+    schema = infer_schema(events(click=None, rating=stars.tolist()))
+    assert [(task.name, task.column, task.at_least) for task in schema.config.tasks] == [("like", "rating", 4.0)]
+    assert features(schema)["rating"].after_event
+    assert schema.positive == ""
+
+
+def test_kinds_of_events_become_tasks_above_the_weakest() -> None:
+    kinds = np.random.default_rng(0).choice(["view", "add_to_cart", "purchase"], ROWS)
+    schema = infer_schema(events(click=None, event_type=kinds.tolist()))
+    assert {task.equals for task in schema.config.tasks} == {("add_to_cart",), ("purchase",)}
+    assert schema.positive == ""
+
+
+def test_a_step_after_another_is_learned_where_the_other_is_one() -> None:
+    clicks = np.array(events().column("click").to_pylist())
+    bought = clicks * np.random.default_rng(1).integers(0, 2, ROWS)
+    schema = infer_schema(events(purchase=bought.tolist()))
+    assert [(task.name, task.where) for task in schema.config.tasks] == [("click", ""), ("purchase", "click")]
+
+
+def test_no_label_makes_every_row_an_interaction() -> None:
+    schema = infer_schema(events(click=None))
+    assert schema.config.tasks == ()
+    assert schema.config.counts == ()
+    assert schema.positive == ""
+
+
+def test_columns_of_one_value_for_each_item_describe_the_item() -> None:
+    number = np.array(events().column("item_id").to_pylist())
+    schema = infer_schema(events(brand=[f"b{value % 7}" for value in number], weekday=(np.arange(ROWS) % 7).tolist()))
+    assert features(schema)["brand"].side == "item"
+    assert features(schema)["weekday"].side == "context"
+
+
+def test_rows_without_users_and_items_are_ranked_alone() -> None:
+    rng = np.random.default_rng(0)
+    answers = rng.choice([" 50000+.", " - 50000."], ROWS, p=[0.2, 0.8]).tolist()
+    table = pa.table({"age": rng.integers(18, 90, ROWS).tolist(), "income": answers})
+    schema = infer_schema(table)
+    assert (schema.config.user, schema.config.item) == ("", "")
+    assert schema.config.tasks[0].equals == (" 50000+.",)
+    assert schema.config.split.kind == "random"
+
+
+def test_a_word_of_a_column_can_be_asked_for() -> None:
+    schema = infer_schema(events(state=["new", "paid", "sent"] * (ROWS // 3)), tasks=["state=paid"])
+    assert [(task.name, task.column, task.equals) for task in schema.config.tasks] == [("paid", "state", ("paid",))]
+    with pytest.raises(ConfigError, match='no row of "state" is "lost"'):
+        infer_schema(events(state=["new", "paid", "sent"] * (ROWS // 3)), tasks=["state=lost"])

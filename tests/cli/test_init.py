@@ -1,0 +1,70 @@
+"""`recsys init`: a file that loads and trains as it stands."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recsys.artifacts.folder import open_run
+from recsys.cli.main import main
+from recsys.configs.run import load_config
+from recsys.data.world.simulate import SimulateConfig, simulate
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world") / "tables"
+    simulate(SimulateConfig(users=60, items=60, sessions=150, seed=2), folder)
+    return folder
+
+
+def arguments(world: Path, out: Path) -> list[str]:
+    tables = [str(world / "events.csv"), "--items", str(world / "items.csv"), "--users", str(world / "users.csv")]
+    return ["init", *tables, "--out", str(out)]
+
+
+def test_the_file_loads_trains_and_answers_as_it_stands(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "configs").mkdir()
+    file = tmp_path / "configs" / "shop.toml"
+    assert main(arguments(world, file)) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"{file}\n"
+    assert f"recsys train {file}" in captured.err
+    assert '"session_id" is left out' in captured.err
+    config = load_config(file)
+    assert [task.name for task in config.data.tasks] == ["click", "conversion"]
+    assert config.data.tasks[1].where == "click"
+    assert config.retrieval.positive == "click"
+    assert not Path(config.data.events if isinstance(config.data.events, str) else "").is_absolute()
+    run = tmp_path / "run"
+    quick = ["--set", "retrieval.fit.epochs=1", "--set", "ranking.fit.epochs=1"]
+    assert main(["train", str(file), "--run", str(run), *quick]) == 0
+    assert main(["recommend", "--run", str(run), "--user", "1", "--json"]) == 0
+    assert open_run(run).manifest.data_fingerprint
+
+
+def test_a_file_that_is_there_stays_unless_forced(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("mine")
+    assert main(arguments(world, file)) == 2
+    assert "--force" in capsys.readouterr().err
+    assert file.read_text() == "mine"
+    assert main([*arguments(world, file), "--force"]) == 0
+    assert load_config(file).name == "mine"
+
+
+def test_it_needs_no_models(world: Path, tmp_path: Path) -> None:
+    code = f"""
+import sys
+from recsys.cli.main import main
+assert main({arguments(world, tmp_path / "light.toml")!r}) == 0
+assert "torch" not in sys.modules and "faiss" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
