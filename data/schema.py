@@ -15,6 +15,7 @@ from ..base.settings import Settings
 
 Side = Literal["user", "item", "context"]
 Kind = Literal["categorical", "multi", "numeric", "sequence", "vector"]
+Scale = Literal["log", "standard", "equal_frequency", "none"]
 
 
 class FeatureSpec(Settings):
@@ -41,8 +42,10 @@ class FeatureSpec(Settings):
     bins: int = Field(default=64, ge=0)
     """Equal-frequency buckets of a `numeric` column, its most frequent value apart; each bucket has an embedding.
     0 keeps the scaled number only."""
-    scale: bool = True
-    """Also feed a `numeric` column as a number: log1p where it is never negative, then standardised."""
+    scale: Scale = "log"
+    """How a `numeric` column is also fed as a number: `log`: log1p where it is never negative in the training rows,
+    then standardised; `standard`: standardised; `equal_frequency`: b/100 for a value in bin b of 100 that hold equally
+    many training rows (Meituan 2018); `none`: not at all, by its buckets alone."""
     of: tuple[str, ...] = ()
     """Item features that describe each element of a `sequence`; they share the rows of those features' tables."""
     where: str = ""
@@ -69,8 +72,16 @@ class FeatureSpec(Settings):
         """Column the feature is read from."""
         return self.column or self.name
 
+    @field_validator("scale", mode="before")
+    @classmethod
+    def _scale_of_earlier_versions(cls, value: object) -> object:
+        """Kept runs of earlier versions say true or false."""
+        return {True: "log", False: "none"}[value] if isinstance(value, bool) else value
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.kind == "numeric" and self.scale == "none" and not self.bins:
+            raise ValueError(f'"{self.name}": bins = 0 and scale = "none" leave nothing of the number; set one of them')
         if self.kind == "sequence" and (self.side != "user" or not self.of):
             raise ValueError(
                 f'sequence "{self.name}" needs side = "user" and of = [item features]; '
@@ -140,6 +151,8 @@ class CountSpec(Settings):
     """Rows of the overall rate mixed into each key's rate."""
     bins: int = Field(default=16, ge=1)
     """Buckets of each statistic, besides the one of its most frequent value."""
+    scale: Literal["log", "standard", "equal_frequency"] = "log"
+    """How each statistic is also fed as a number, as for numeric features."""
 
     @property
     def name(self) -> str:

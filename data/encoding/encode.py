@@ -105,7 +105,7 @@ class Encoding:
                 if spec.kind in ("categorical", "multi"):
                     vocabularies[spec.name] = self._vocabulary(spec, column)
                 elif spec.kind == "numeric" and spec.name not in numerics:
-                    numerics[spec.name] = NumericEncoder.fit(column[self.weights[side] > 0], spec.bins)
+                    numerics[spec.name] = NumericEncoder.fit(column[self.weights[side] > 0], spec.bins, spec.scale)
         event_codes: dict[str, I64] = {}
         for spec in config.features:
             if spec.after_event:
@@ -118,8 +118,8 @@ class Encoding:
         tables, statistics = self._counts(keys, key_codes)
         for name, values in statistics.items():
             if name not in numerics:
-                bins = next(table.spec.bins for table in tables if name in table.names)
-                numerics[name] = NumericEncoder.fit(values[events.parts == Part.TRAIN], bins)
+                count = next(table.spec for table in tables if name in table.names)
+                numerics[name] = NumericEncoder.fit(values[events.parts == Part.TRAIN], count.bins, count.scale)
         encoders = Encoders(vocabularies, numerics, keys)
         layouts: dict[str, SideLayout] = {side: side_layout(specs, columns[side]) for side, specs in sides.items()}
         self._refuse_other_vectors(layouts)

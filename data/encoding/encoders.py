@@ -83,7 +83,7 @@ def side_layout(specs: Sequence[FeatureSpec], columns: Mapping[str, Column]) -> 
     buckets = [spec.name for spec in specs if spec.kind == "numeric" and spec.bins]
     return SideLayout(
         categorical=(*(spec.name for spec in specs if spec.kind == "categorical"), *buckets),
-        numeric=tuple(spec.name for spec in specs if spec.kind == "numeric" and spec.scale),
+        numeric=tuple(spec.name for spec in specs if spec.kind == "numeric" and spec.scale != "none"),
         bags=tuple(spec.name for spec in specs if spec.kind == "multi"),
         vectors=tuple((spec.name, int(columns[spec.name].shape[1])) for spec in specs if spec.kind == "vector"),
     )
@@ -98,7 +98,7 @@ def encode_side(specs: Sequence[FeatureSpec], columns: Mapping[str, Column], enc
             encoder = encoders.numerics[spec.name]
             if spec.bins:
                 categorical.append(encoder.buckets(columns[spec.name]))
-            if spec.scale:
+            if spec.scale != "none":
                 numeric.append(encoder.scaled(columns[spec.name]))
     bags = []
     for spec in specs:

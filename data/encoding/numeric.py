@@ -1,8 +1,8 @@
 """Numbers -> (bucket, scaled number), fitted on training rows only.
 
 Equal-frequency buckets, but the most frequent value (zero, for most columns) has a bucket of its own: plain quantiles
-collapse on zero-inflated columns, where nearly all edges are equal. `equal_frequency` is the
-normaliser of Meituan's ranker (2018): value in bin b of n -> b/n.
+collapse on zero-inflated columns, where nearly all edges are equal. The scaled number is standardised, with or without
+a logarithm before, or equal-frequency normalised as in Meituan's ranker (2018): value in bin b of n -> b/n.
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...base.arrays import F32, F64, I64
+from ..schema import Scale
 from ..vocabulary import FIRST, UNKNOWN
+
+EQUAL_FREQUENCY_BINS = 100
+"""n of the equal-frequency normaliser."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +26,11 @@ class NumericEncoder:
     Attributes:
         mode: the most frequent training value; it has bucket row 2.
         edges: ascending float64 [b - 1] inner edges of the remaining values' equal-frequency buckets.
-        log: whether the number is log1p-ed before standardising (training values are never negative).
+        log: whether the number is log1p-ed before standardising (asked for, and training values are never negative).
         mean: of the (logged) training values.
         deviation: of the (logged) training values; 1 for a constant column.
+        quantiles: ascending float64 [n - 1] inner edges of n bins of equal mass over all values, some equal where a
+            value is frequent; None where the number is standardised.
     """
 
     mode: float
@@ -32,6 +38,7 @@ class NumericEncoder:
     log: bool
     mean: float
     deviation: float
+    quantiles: F64 | None = None
 
     @property
     def size(self) -> int:
@@ -39,16 +46,17 @@ class NumericEncoder:
         return FIRST + 1 + len(self.edges) + 1
 
     @classmethod
-    def fit(cls, values: F32, bins: int) -> NumericEncoder:
+    def fit(cls, values: F32, bins: int, scale: Scale = "log") -> NumericEncoder:
         """Learn edges and scale from training values.
 
         Args:
             values: float [n]; NaN is missing and ignored.
             bins: most buckets besides the mode's.
+            scale: see `FeatureSpec.scale`; `none` is fitted like `log`, for nobody reads its scaled number.
         """
         seen = values[~np.isnan(values)].astype(np.float64)
         if not len(seen):
-            return cls(0.0, np.empty(0), False, 0.0, 1.0)
+            return cls(0.0, np.empty(0), False, 0.0, 1.0, np.empty(0) if scale == "equal_frequency" else None)
         distinct, counts = np.unique(seen, return_counts=True)
         mode = float(distinct[counts.argmax()])
         rest = np.sort(seen[seen != mode])
@@ -56,10 +64,13 @@ class NumericEncoder:
         if len(rest) and bins > 1:
             positions = (np.arange(1, bins) * len(rest)) // bins
             edges = np.unique(rest[positions])
-        log = bool(distinct[0] >= 0)
+        quantiles = None
+        if scale == "equal_frequency":
+            quantiles = np.sort(seen)[(np.arange(1, EQUAL_FREQUENCY_BINS) * len(seen)) // EQUAL_FREQUENCY_BINS]
+        log = bool(distinct[0] >= 0) and scale != "standard"
         scaled = np.log1p(seen) if log else seen
         deviation = float(scaled.std())
-        return cls(mode, edges, log, float(scaled.mean()), deviation if deviation > 1e-12 else 1.0)
+        return cls(mode, edges, log, float(scaled.mean()), deviation if deviation > 1e-12 else 1.0, quantiles)
 
     def buckets(self, values: F32) -> I64:
         """bucket rows, int64 [n]: 1 missing, 2 the mode, 3.. the others; values out of range fall in the end ones."""
@@ -68,7 +79,9 @@ class NumericEncoder:
         return np.where(np.isnan(values), UNKNOWN, rows).astype(np.int64)
 
     def scaled(self, values: F32) -> F32:
-        """Standardised numbers, float32 [n], clipped to 8 deviations; NaN stays NaN."""
+        """Scaled numbers, float32 [n], NaN where missing: standardised, clipped to 8 deviations, or shares of bins."""
+        if self.quantiles is not None:
+            return equal_frequency(values, self.quantiles)
         x = values.astype(np.float64)
         x = np.log1p(np.maximum(x, 0.0)) if self.log else x
         return np.clip((x - self.mean) / self.deviation, -8.0, 8.0).astype(np.float32)
@@ -81,18 +94,21 @@ class NumericEncoder:
             "log": self.log,
             "mean": self.mean,
             "deviation": self.deviation,
+            **({} if self.quantiles is None else {"quantiles": self.quantiles.tolist()}),
         }
 
     @classmethod
     def from_state(cls, state: dict[str, object]) -> NumericEncoder:
         """From JSON."""
         edges = np.asarray(state["edges"], dtype=np.float64)
+        quantiles = np.asarray(state["quantiles"], dtype=np.float64) if "quantiles" in state else None
         return cls(
             float(str(state["mode"])),
             edges,
             bool(state["log"]),
             float(str(state["mean"])),
             float(str(state["deviation"])),
+            quantiles,
         )
 
 
@@ -101,7 +117,8 @@ def equal_frequency(values: F32, edges: F64) -> F32:
 
     Args:
         values: float [m]; NaN stays NaN; values outside the fitted range clamp to the end bins.
-        edges: ascending inner edges [n - 1], from training quantiles.
+        edges: ascending inner edges [n - 1], from training quantiles; a value equal to several of them counts as above
+            all of these.
     """
     share = np.searchsorted(edges, values, side="right") / (len(edges) + 1)
     return np.where(np.isnan(values), np.nan, share).astype(np.float32)

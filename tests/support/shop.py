@@ -66,7 +66,7 @@ class Shop:
             {"name": "price", "side": "item", "kind": "numeric", "bins": 4},
             {"name": "text", "side": "item", "kind": "vector"},
             {"name": "tab", "side": "context"},
-            {"name": "hour", "side": "context", "kind": "numeric", "bins": 5},
+            {"name": "hour", "side": "context", "kind": "numeric", "bins": 5, "scale": "equal_frequency"},
             {"name": "stars", "side": "context", "after_event": True},
             {
                 "name": "recent",

@@ -94,6 +94,27 @@ def test_bucket_edges_and_scales_stay(shop: Shop, log: pd.DataFrame, first: Data
     assert after.layout.sizes["hour"] == first.layout.sizes["hour"]
 
 
+def test_an_equal_frequency_number_stays_where_it_was_and_the_scale_cannot_change(
+    shop: Shop, log: pd.DataFrame
+) -> None:
+    def day(rows: pd.DataFrame, cuts: tuple[float, float], scale: str, source: Dataset | None = None) -> Dataset:
+        features = [f.model_dump() | ({"scale": scale} if f.name == "hour" else {}) for f in shop.config().features]
+        return build(shop, rows, cuts, source, features=features)
+
+    early, late = log[log["timestamp"] < FIRST_DAY], log[log["timestamp"] >= FIRST_DAY].assign(hour=12.0)
+    before = day(early, (150, 175), "equal_frequency")
+    after = day(late, SECOND_CUT, "equal_frequency", before)
+    hours = np.linspace(-5, 30, 50, dtype=np.float32)
+    mine, theirs = (one.encoders.numerics["hour"].scaled(hours) for one in (after, before))
+    assert np.array_equal(mine, theirs)
+    assert set(np.unique(theirs)) <= {np.float32(b / 100) for b in range(100)}
+    column = after.sides["context"].numeric.index("hour")
+    new = after.row_query.numeric[torch.from_numpy(after.events.source_rows >= 0), column]
+    assert (new == float(before.encoders.numerics["hour"].scaled(np.array([12.0], np.float32))[0])).all()
+    with pytest.raises(RunError, match="\"hour\" has scale = 'standard'"):
+        day(late, SECOND_CUT, "standard", before)
+
+
 def test_a_day_alone_with_its_past_is_the_whole_log(
     shop: Shop, log: pd.DataFrame, first: Dataset, second: Dataset
 ) -> None:

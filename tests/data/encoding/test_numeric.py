@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from recsys.base.arrays import F32
-from recsys.data.encoding.numeric import NumericEncoder, equal_frequency
+from recsys.data.encoding.numeric import EQUAL_FREQUENCY_BINS, NumericEncoder, equal_frequency
+from recsys.data.schema import FeatureSpec, Scale
 from recsys.data.vocabulary import FIRST, UNKNOWN
 
 
@@ -96,13 +97,47 @@ def test_buckets_do_not_exceed_the_bins_asked_for() -> None:
         assert encoder.buckets(values).max() < encoder.size
 
 
-def test_an_encoder_survives_json() -> None:
+@pytest.mark.parametrize("scale", ["log", "standard", "equal_frequency"])
+def test_an_encoder_survives_json(scale: Scale) -> None:
     values = np.random.default_rng(0).gamma(1, 1, 500).astype(np.float32)
-    encoder = NumericEncoder.fit(values, 16)
+    encoder = NumericEncoder.fit(values, 16, scale)
     again = NumericEncoder.from_state(json.loads(json.dumps(encoder.state())))
     assert np.array_equal(again.buckets(values), encoder.buckets(values))
     assert np.array_equal(again.scaled(values), encoder.scaled(values))
     assert again.size == encoder.size
+
+
+def test_the_scale_changes_the_number_and_never_the_buckets(zero_inflated: F32) -> None:
+    log, standard, equal = (NumericEncoder.fit(zero_inflated, 8, s) for s in ("log", "standard", "equal_frequency"))
+    for other in (standard, equal):
+        assert np.array_equal(other.buckets(zero_inflated), log.buckets(zero_inflated))
+        assert not np.allclose(other.scaled(zero_inflated), log.scaled(zero_inflated))
+    mean, deviation = zero_inflated.mean(dtype=np.float64), zero_inflated.std(dtype=np.float64)
+    inside = np.clip((zero_inflated - mean) / deviation, -8, 8)
+    np.testing.assert_allclose(standard.scaled(zero_inflated), inside, atol=1e-5)
+
+
+def test_equal_frequency_spreads_any_column_evenly_and_keeps_a_frequent_value_together() -> None:
+    rng = np.random.default_rng(0)
+    skewed = np.exp(3 * rng.normal(size=20_000)).astype(np.float32)
+    share = NumericEncoder.fit(skewed, 0, "equal_frequency").scaled(skewed)
+    values, counts = np.unique(share, return_counts=True)
+    np.testing.assert_allclose(values, np.arange(EQUAL_FREQUENCY_BINS) / EQUAL_FREQUENCY_BINS, atol=1e-7)
+    assert set(counts) == {len(skewed) // EQUAL_FREQUENCY_BINS}
+    zeros = np.where(rng.random(20_000) < 0.6, 0.0, skewed).astype(np.float32)
+    encoder = NumericEncoder.fit(zeros, 0, "equal_frequency")
+    assert encoder.scaled(f32(-1, 0, 1e-9, 1e30)).tolist() == pytest.approx([0, 0.6, 0.6, 0.99], abs=0.011)
+    assert np.isnan(encoder.scaled(f32(np.nan))[0])
+
+
+def test_scales_of_earlier_versions_are_understood_and_nothing_at_all_is_refused() -> None:
+    def feature(**keys: object) -> FeatureSpec:
+        return FeatureSpec.model_validate({"name": "x", "side": "user", "kind": "numeric", **keys})
+
+    assert [feature(scale=old).scale for old in (True, False)] == ["log", "none"]
+    assert feature().scale == "log"
+    with pytest.raises(ValueError, match='bins = 0 and scale = "none"'):
+        feature(scale="none", bins=0)
 
 
 def test_equal_frequency_gives_the_share_of_bins_below() -> None:
