@@ -20,7 +20,7 @@ from recsys.data.build import build_dataset
 from recsys.data.dataset import Dataset
 from recsys.data.reading.keys import read_configured
 from recsys.data.reading.tables import BadRows, Tables
-from recsys.data.schema import FeatureSpec
+from recsys.data.schema import DataConfig, FeatureSpec
 
 CONFIGS = ROOT / "configs"
 MONTH = 30 * 86_400
@@ -35,12 +35,14 @@ class Source:
         overrides: as after `--set`.
         change: applied to the raw tables before they are encoded.
         features: declared besides the configured ones.
+        describe: changes the `[data]` section.
     """
 
     config: str
     overrides: tuple[str, ...] = ()
     change: Callable[[Tables], Tables] | None = None
     features: tuple[FeatureSpec, ...] = ()
+    describe: Callable[[DataConfig], DataConfig] | None = None
 
 
 def load(source: Source) -> tuple[RunConfig, Dataset]:
@@ -63,6 +65,7 @@ def read(source: Source) -> tuple[RunConfig, Tables]:
     parts = Path(data.path).parts
     if root and "datasets" in parts:
         data = data.model_copy(update={"path": str(Path(root, *parts[parts.index("datasets") + 1 :]))})
+    data = data if source.describe is None else source.describe(data)
     config = config.model_copy(update={"data": data})
     tables = read_configured(data, CONFIGS, BadRows(data.on_bad_rows))
     return config, tables if source.change is None else source.change(tables)

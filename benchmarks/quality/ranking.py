@@ -89,7 +89,7 @@ class Ranking(Lab):
         config, dataset = load(SOURCES[name])
         recipe = RECIPES["kuairand" if name == "kuairand" else "census"]
         if session.smoke:
-            dataset = _few_rows(dataset, 4000)
+            dataset = few_rows(dataset, 4000)
             recipe = replace(recipe, train={**recipe.train, "fit": {"epochs": 1, "metric": "auc"}})
         return cls(session, config, dataset, recipe)
 
@@ -112,9 +112,9 @@ class Ranking(Lab):
         """The rows as the variant reads them."""
         dataset = self.dataset
         if variant.needs == "clicks":
-            dataset = _with_conversion(dataset)
+            dataset = with_conversion(dataset)
         if variant.distil:
-            teachers = [_part(self.seed(variant.versus, teacher)[1], "train") for teacher in self.session.seeds]
+            teachers = [part_of(self.seed(variant.versus, teacher)[1], "train") for teacher in self.session.seeds]
             dataset = taught(dataset, dataset.rows(Part.TRAIN), teachers, variant.distil)
         return dataset
 
@@ -123,7 +123,7 @@ class Ranking(Lab):
         if name == TREES:
             return 0, 0, dict(trees.SETTINGS[self.session.args.data])
         variant = self.variants[name]
-        dataset = _with_conversion(self.dataset) if variant.needs == "clicks" else self.dataset
+        dataset = with_conversion(self.dataset) if variant.needs == "clicks" else self.dataset
         width, dense = fit_width(variant, self.recipe, dataset.layout, dataset.config.tasks)
         config = ranking_config(variant, self.recipe, dataset.task_names, width)
         marks = {"warm": variant.warm, "distil": variant.distil, "bf16": self.session.args.bf16}
@@ -143,7 +143,7 @@ class Ranking(Lab):
                 arrays, dense = self._train(name, seed, width)
             metrics = {"dense": float(dense), "seconds": time.perf_counter() - started}
             for part, rows in self.labelled.items():
-                metrics |= {f"{part}/{key}": value for key, value in row_metrics(rows, _part(arrays, part)).items()}
+                metrics |= {f"{part}/{key}": value for key, value in row_metrics(rows, part_of(arrays, part)).items()}
             shown = " ".join(f"{task} {metrics[f'test/auc/{task}']:.4f}" for task in self.tasks)
             say(f"  seed {seed}: {shown} (validation {metrics['valid/auc']:.4f}, {metrics['seconds']:.0f} s)")
             return metrics, arrays
@@ -188,7 +188,7 @@ class Ranking(Lab):
         ensemble: dict[str, float] = {}
         if len(seeds) > 1:
             for part, rows in self.labelled.items():
-                tables = [_part(arrays, part) for _, arrays in found.values()]
+                tables = [part_of(arrays, part) for _, arrays in found.values()]
                 mean = {task: np.mean([table[task] for table in tables], axis=0) for task in self.tasks}
                 ensemble |= {f"{part}/{key}": value for key, value in row_metrics(rows, mean).items()}
         return Record(
@@ -228,12 +228,12 @@ class Ranking(Lab):
             book.amend(name, {"versus": found, "versus_name": base})
 
 
-def _part(arrays: Arrays, part: str) -> dict[str, F32]:
+def part_of(arrays: Arrays, part: str) -> dict[str, F32]:
     """task -> logits of one part."""
     return {key.removeprefix(f"{part}/"): values for key, values in arrays.items() if key.startswith(f"{part}/")}
 
 
-def _with_conversion(dataset: Dataset) -> Dataset:
+def with_conversion(dataset: Dataset) -> Dataset:
     """With a further task, `long_given_click`: the long view where there was a click."""
     click, view = (dataset.task_names.index(name) for name in ("click", "long_view"))
     events = dataset.events
@@ -244,7 +244,7 @@ def _with_conversion(dataset: Dataset) -> Dataset:
     return replace(dataset, events=events, config=dataset.config.model_copy(update={"tasks": tasks}))
 
 
-def _few_rows(dataset: Dataset, count: int) -> Dataset:
+def few_rows(dataset: Dataset, count: int) -> Dataset:
     """Only some rows of every part, for a quick look; the others go to nobody."""
     parts = dataset.events.parts.copy()
     for part in (Part.TRAIN, Part.VALID, Part.TEST):
