@@ -19,6 +19,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 
@@ -152,9 +153,8 @@ class Lab:
             return metrics, arrays
 
         done = Done(self.session.args.cache / f"meituan-{row.data}")
-        seen = {
-            seed: done.seed(name, seed, settings, lambda s=seed: measure(s), self.session.args.again) for seed in seeds
-        }
+        again = bool(self.session.args.again)
+        seen = {seed: done.seed(name, seed, settings, partial(measure, seed), again) for seed in seeds}
         record = Record(
             variant=name,
             group="parts of Meituan's ranker",
