@@ -25,7 +25,7 @@ from ..base.errors import RunError
 from ..base.files import empty, locked, sha256, sync, visible_files, write_synced
 from ..base.machine import machine_class
 from ..base.package import package_version
-from .manifest import MANIFEST, FileEntry, Manifest, read_manifest
+from .manifest import MANIFEST, FileEntry, RunManifest, read_run_manifest
 from .provenance import git_commit
 
 HASHED_NAME = re.compile(r"\.[0-9a-f]{12}(\.[^./]*)?$")
@@ -34,7 +34,7 @@ HASHED_NAME = re.compile(r"\.[0-9a-f]{12}(\.[^./]*)?$")
 class Run:
     """A complete run folder, as its manifest described it when it was opened."""
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, folder: Path, manifest: RunManifest) -> None:
         self.folder = folder
         self.manifest = manifest
 
@@ -100,7 +100,7 @@ class Run:
             RunError: another process is changing the run.
         """
         with locked(self.folder):
-            current = read_manifest(self.folder)
+            current = read_run_manifest(self.folder)
             gone = tuple(remove)
             kept = {
                 name: entry
@@ -175,7 +175,7 @@ class RunWriter:
 
     def _publish(self) -> bool:
         """Make the folder the run; whether the folder itself was moved there."""
-        manifest = Manifest(
+        manifest = RunManifest(
             package_version=package_version(),
             created=datetime.now(UTC).isoformat(),
             seed=self.seed,
@@ -206,11 +206,11 @@ def open_run(folder: Path) -> Run:
     Raises:
         RunError: it is not; the message names the file at fault.
     """
-    manifest = read_manifest(folder)
+    manifest = read_run_manifest(folder)
     try:
         _check(folder, manifest)
     except RunError:
-        again = read_manifest(folder)
+        again = read_run_manifest(folder)
         if again == manifest:
             raise
         manifest = again  # another process replaced files between the two reads
@@ -218,7 +218,7 @@ def open_run(folder: Path) -> Run:
     return Run(folder, manifest)
 
 
-def _check(folder: Path, manifest: Manifest) -> None:
+def _check(folder: Path, manifest: RunManifest) -> None:
     mend = "restore it, or train the run again"
     for name, entry in manifest.files.items():
         file = folder / entry.path
@@ -232,7 +232,7 @@ def _check(folder: Path, manifest: Manifest) -> None:
             raise RunError(f"{file} was changed after it was written: its sha256 is not the manifest's; {mend}")
 
 
-def _adopt(staging: Path, folder: Path, manifest: Manifest) -> Manifest:
+def _adopt(staging: Path, folder: Path, manifest: RunManifest) -> RunManifest:
     """Move staged files into `folder` under hashed names, publish them, then delete what they replace.
 
     Args:
@@ -243,7 +243,7 @@ def _adopt(staging: Path, folder: Path, manifest: Manifest) -> Manifest:
     Returns:
         The published manifest.
     """
-    before = read_manifest(folder).files
+    before = read_run_manifest(folder).files
     units: dict[str, list[FileEntry]] = {}
     for name in visible_files(staging):
         units.setdefault(_unit(name), []).append(_entry(staging, name))
@@ -264,7 +264,7 @@ def _adopt(staging: Path, folder: Path, manifest: Manifest) -> Manifest:
     return manifest
 
 
-def _sweep(folder: Path, manifest: Manifest, before: set[str]) -> None:
+def _sweep(folder: Path, manifest: RunManifest, before: set[str]) -> None:
     """Delete earlier versions of the run's units, including those left by killed processes; nothing else.
 
     Args:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ..base.errors import RunError
-from .manifest import MANIFEST, Manifest
+from .manifest import MANIFEST, RunManifest
 
 RUNS = Path("runs")
 LATEST = "latest"
@@ -71,6 +71,6 @@ def _complete(base: Path) -> list[Path]:
 
 def _age(folder: Path) -> str:
     try:
-        return Manifest.loads((folder / MANIFEST).read_text(encoding="utf-8"), folder / MANIFEST).created
+        return RunManifest.loads((folder / MANIFEST).read_text(encoding="utf-8"), folder / MANIFEST).created
     except (RunError, OSError, UnicodeDecodeError):
         return ""  # a damaged run is never the newest; opening it by name says what is wrong

@@ -29,7 +29,7 @@ class FileEntry(Settings):
     """Of its content."""
 
 
-class Manifest(Settings):
+class RunManifest(Settings):
     """What a run folder holds and where it came from."""
 
     format: str = FORMAT
@@ -59,7 +59,7 @@ class Manifest(Settings):
         return json.dumps({**content, "checksum": _checksum(content)}, indent=2) + "\n"
 
     @staticmethod
-    def loads(text: str, file: Path) -> Manifest:
+    def loads(text: str, file: Path) -> RunManifest:
         """The manifest in `text`, read from `file`.
 
         Raises:
@@ -84,13 +84,13 @@ class Manifest(Settings):
                 f"{file} was changed after it was written (its checksum differs); restore it, or train again"
             )
         try:
-            return Manifest.model_validate(content)
+            return RunManifest.model_validate(content)
         except ValidationError as error:
             where = ".".join(str(part) for part in error.errors()[0]["loc"])
             raise RunError(f'{file}: "{where}" is not what a manifest holds; restore it, or train again') from error
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_run_manifest(folder: Path) -> RunManifest:
     """The manifest of the run in `folder`.
 
     Raises:
@@ -107,7 +107,7 @@ def read_manifest(folder: Path) -> Manifest:
         ) from error
     except (NotADirectoryError, UnicodeDecodeError) as error:
         raise RunError(f"{file} cannot be read ({error}); point --run at a run folder") from error
-    return Manifest.loads(text, file)
+    return RunManifest.loads(text, file)
 
 
 def _checksum(content: dict[str, Any]) -> str:

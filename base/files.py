@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -22,7 +21,7 @@ def locked(folder: Path, create: bool = False) -> Iterator[None]:
         create: make it when it does not exist.
 
     Raises:
-        RunError: another process holds it, or there is no such folder.
+        RunError: another process holds it, there is no such folder, or the system has no file locks of POSIX.
     """
     handle = _lock(folder, create)
     try:
@@ -32,6 +31,13 @@ def locked(folder: Path, create: bool = False) -> Iterator[None]:
 
 
 def _lock(folder: Path, create: bool) -> int:
+    try:
+        import fcntl
+    except ImportError as error:
+        raise RunError(
+            f"{folder} cannot be locked against other processes: this system has no POSIX file locks; "
+            "run recsys on Linux or macOS, on Windows inside WSL"
+        ) from error
     while True:
         if create:
             folder.mkdir(exist_ok=True)
@@ -82,12 +88,33 @@ def write_synced(file: Path, text: str) -> None:
         os.fsync(stream.fileno())
 
 
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A file written whole or not at all: yields a path to write at, which replaces it when the block ends.
+
+    The content reaches the disk before the name does, so that a power cut too leaves the old file or the new one. When
+    the block raises, the old file stays.
+    """
+    partial = partial_path(file)
+    try:
+        yield partial
+        sync(partial)
+        os.replace(partial, file)
+        sync(file.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def partial_path(file: Path) -> Path:
+    """Hidden path beside a file to write it at first; the suffix is the file's own, for writers that look at it."""
+    return file.with_name(f".{file.stem}.{os.getpid()}.partial{file.suffix}")
+
+
 def write_whole(file: Path, text: str) -> None:
-    """Write a text file, and its folder where there is none; a half-written file never takes its place."""
+    """Write a text file whole or not at all, see `replacing`; its folder is made when missing."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, file)
+    with replacing(file) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def empty(folder: Path) -> None:

@@ -30,7 +30,8 @@ from pathlib import Path
 from types import CodeType, ModuleType
 
 from recsys.base.errors import ConfigError
-from recsys.benchmarks.harness.provenance import RESULTS, ROOT, Json, provenance, write_whole
+from recsys.base.files import write_whole
+from recsys.benchmarks.harness.provenance import RESULTS, ROOT, Json, provenance
 from recsys.benchmarks.mutation_operators import Mutant, describe, mutants_of
 
 RECORD = RESULTS / "mutation.json"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import random
 import shutil
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..base.errors import RunError
+from ..base.files import sync
 
 log = logging.getLogger(__name__)
 
@@ -99,9 +99,9 @@ class Checkpointer:
         document = {"format": FORMAT, "fingerprint": self.fingerprint, **snapshot.state}
         (partial / "state.json").write_text(json.dumps(document))
         for path in (partial / "tensors.safetensors", partial / "state.json", partial):
-            _to_disk(path)
+            sync(path)
         partial.rename(final)
-        _to_disk(self.folder)
+        sync(self.folder)
         self._own = [*self._own, final][-self.keep :]
         for path in [*self._found(), *self.folder.glob("partial-*")]:
             if path not in self._own:
@@ -159,15 +159,6 @@ def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         found[name] = tensor.clone() if address in seen else tensor
         seen.add(address)
     return found
-
-
-def _to_disk(path: Path) -> None:
-    """Ask the system to write a file or folder out, so that a power cut keeps the order of events too."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def capture_rng(generators: Mapping[str, torch.Generator]) -> Snapshot:

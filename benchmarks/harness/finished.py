@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from recsys.base.arrays import AnyArray
+from recsys.base.files import replacing
 from recsys.benchmarks.harness.provenance import Json, provenance
 
 Arrays = dict[str, AnyArray]
@@ -53,11 +53,9 @@ class Done:
         metrics, arrays = measure()
         about = {"metrics": dict(metrics), **provenance()}
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{os.getpid()}.{path.name}")
-        with partial.open("wb") as handle:
+        with replacing(path) as partial, partial.open("wb") as handle:
             stored_arrays: dict[str, Any] = {"about": np.asarray(json.dumps(about)), **arrays}
             np.savez(handle, **stored_arrays)
-        os.replace(partial, path)
         return about, arrays
 
 

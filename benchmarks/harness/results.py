@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from recsys.benchmarks.harness.provenance import RESULTS, Json, write_whole
+from recsys.base.files import write_whole
+from recsys.benchmarks.harness.provenance import RESULTS, Json
 
 Metrics = Mapping[str, float]
 

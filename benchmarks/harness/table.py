@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recsys.base.files import write_whole
 from recsys.benchmarks.harness.forest import draw_all
-from recsys.benchmarks.harness.provenance import RESULTS, Json, write_whole
+from recsys.benchmarks.harness.provenance import RESULTS, Json
 
 LOWER = ("logloss", "mse", "rmse", "excess", "seconds", "unused", "dead")
 """Metrics of which less is better."""

@@ -14,7 +14,8 @@ from typing import Any
 
 from recsys.artifacts.folder import open_run
 from recsys.artifacts.names import EVALUATION
-from recsys.benchmarks.harness.provenance import RESULTS, write_whole
+from recsys.base.files import write_whole
+from recsys.benchmarks.harness.provenance import RESULTS
 
 LONG = ("config", "all_slices", "examples", "gates", "title")
 """Parts of an evaluation that belong on its page and not into a record."""

@@ -7,7 +7,6 @@ stay text until `columns.py` converts them, because a message about a bad value 
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import pyarrow as pa
 
 from ...base.arrays import I64, Bool
 from ...base.errors import DataError
+from ...base.files import replacing
 
 if TYPE_CHECKING:
     from ..pretrained import Pretrained
@@ -208,9 +208,7 @@ class BadRows:
 
     def write(self, path: Path) -> None:
         """Write the dropped rows as CSV (table, file, place, column, found, expected); whole or not at all."""
-        partial = path.with_name(path.name + ".partial")
-        with partial.open("w", newline="", encoding="utf-8") as handle:
+        with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as handle:
             writer = csv.writer(handle, lineterminator="\n")
             writer.writerow(["table", "file", "place", "column", "found", "expected"])
             writer.writerows([r.table, r.file, r.place, r.column, r.found, r.expected] for r in self.records)
-        os.replace(partial, path)

@@ -29,6 +29,7 @@ from pydantic import Field, model_validator
 
 from ...base.arrays import F32, F64, I64, Bool, Floats
 from ...base.errors import DataError
+from ...base.files import write_whole
 from ...base.settings import Settings
 from .latents import DAY, START, Crowd, Shelf, f32, make_items, make_users
 
@@ -145,9 +146,7 @@ def simulate(config: SimulateConfig, out: Path) -> World:
         pacsv.write_csv(getattr(world, name), out / f"{name}.csv")
     for name, array in vars(world.truth).items():
         np.save(out / "truth" / f"{name}.npy", array, allow_pickle=False)
-    partial = out / "world.json.partial"
-    partial.write_text(json.dumps({"format": FORMAT, "config": config.model_dump()}, indent=2) + "\n", encoding="utf-8")
-    partial.replace(about)
+    write_whole(about, json.dumps({"format": FORMAT, "config": config.model_dump()}, indent=2) + "\n")
     return world
 
 

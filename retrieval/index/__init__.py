@@ -19,7 +19,7 @@ from .device import on_device
 from .exact import ExactIndex
 from .faiss import FaissIndex
 from .families import has_faiss
-from .store import check_expected, read_manifest
+from .store import check_expected, read_index_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def load_index(
     Raises:
         RunError: the folder holds no whole index, or one that belongs to another model.
     """
-    manifest = read_manifest(folder, verify=False)
+    manifest = read_index_manifest(folder, verify=False)
     if manifest.kind == "faiss" and not has_faiss():
         check_expected(folder, manifest, dim, normalised, vectors_sha256)
         logger.warning(

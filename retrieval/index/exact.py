@@ -31,7 +31,7 @@ from .base import (
     unit_length,
 )
 from .bitmap import Bitmap, ExcludedRows, as_exclusions, as_rows, excluded_pairs
-from .store import Manifest, commit, read_manifest, staged
+from .store import IndexManifest, commit, read_index_manifest, staged
 
 _QUERY_BLOCK = 64
 _SCORES_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 28}  # 16 MB stay in a core's cache; 1 GB feeds a GPU
@@ -142,7 +142,7 @@ class ExactIndex:
             staging["alive"] = staged(folder, "alive", ".npy", lambda path: _write_array(path, alive))
         commit(
             folder,
-            Manifest(
+            IndexManifest(
                 kind="exact",
                 metric=METRIC,
                 dim=self.dim,
@@ -161,7 +161,7 @@ class ExactIndex:
     @classmethod
     def load(cls, folder: Path, device: str | torch.device = "cpu") -> ExactIndex:
         """Read what `save` wrote; a missing, truncated or altered file is a RunError that names it."""
-        manifest = read_manifest(folder, "exact")
+        manifest = read_index_manifest(folder, "exact")
         vectors = _read_array(folder / manifest.files["vectors"].name)
         if vectors.shape != (manifest.num_rows, manifest.dim):
             raise RunError(

@@ -34,7 +34,7 @@ from .base import (
 from .bitmap import Bitmap, ExcludedRows, as_exclusions, as_rows, excluded_pairs
 from .families import Family, bytes_of, call, faiss_module, read_raw, selector
 from .slots import SlotMap, read_slots, write_slots
-from .store import Manifest, check_expected, commit, read_manifest, staged
+from .store import IndexManifest, check_expected, commit, read_index_manifest, staged
 
 EXACT_FRACTION = 0.0125
 """Below this share of allowed items they are all scored: at a million items of width 64 and 1 % allowed, 0.4 ms a query
@@ -320,7 +320,7 @@ class FaissIndex:
             files["slots"] = staged(folder, "slots", ".i64", lambda path: write_slots(path, row_of))
         commit(
             folder,
-            Manifest(
+            IndexManifest(
                 kind="faiss",
                 metric=METRIC,
                 dim=self.dim,
@@ -357,7 +357,7 @@ class FaissIndex:
         Raises:
             RunError: a file is missing, truncated or altered, or the index belongs to another model.
         """
-        manifest = read_manifest(folder, "faiss")
+        manifest = read_index_manifest(folder, "faiss")
         check_expected(folder, manifest, dim, normalised, vectors_sha256)
         path = folder / manifest.files["index"].name
         raw = read_raw(path, mmap)

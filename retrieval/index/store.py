@@ -7,10 +7,8 @@ complete until the sidecar is replaced, and the new one from then on. Whatever m
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -18,6 +16,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...base.errors import RunError
+from ...base.files import partial_path, sha256, sync, write_whole
 from .base import METRIC, IndexReport, SearchPlan
 
 SIDECAR = "index.json"
@@ -34,7 +33,7 @@ class StoredFile(BaseModel):
     bytes: int
 
 
-class Manifest(BaseModel):
+class IndexManifest(BaseModel):
     """The sidecar: everything that must agree before an index may answer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,40 +59,27 @@ class Manifest(BaseModel):
 def staged(folder: Path, stem: str, suffix: str, write: Callable[[Path], None]) -> StoredFile:
     """Write one data file under a name that carries its hash; nothing refers to it until `commit`."""
     folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=folder, prefix=".writing-", suffix=suffix)
-    os.close(handle)
-    temporary = Path(name)
+    partial = partial_path(folder / f"{stem}{suffix}")
     try:
-        write(temporary)
-        _flush(temporary)
-        digest, size = _sha256(temporary), temporary.stat().st_size
-        final = f"{stem}-{digest[:12]}{suffix}"
-        temporary.chmod(0o644)
-        temporary.replace(folder / final)
+        write(partial)
+        sync(partial)
+        digest, size = sha256(partial), partial.stat().st_size
+        name = f"{stem}-{digest[:12]}{suffix}"
+        os.replace(partial, folder / name)
     finally:
-        temporary.unlink(missing_ok=True)
-    return StoredFile(name=final, sha256=digest, bytes=size)
+        partial.unlink(missing_ok=True)
+    return StoredFile(name=name, sha256=digest, bytes=size)
 
 
-def commit(folder: Path, manifest: Manifest) -> None:
+def commit(folder: Path, manifest: IndexManifest) -> None:
     """Publish the staged files by replacing the sidecar, then remove the files of the index that it replaced."""
     before = _named_files(folder)
-    handle, name = tempfile.mkstemp(dir=folder, prefix=".writing-", suffix=".json")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.write(manifest.model_dump_json(indent=2) + "\n")
-        _flush(temporary)
-        temporary.chmod(0o644)
-        temporary.replace(folder / SIDECAR)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _flush(folder)
+    write_whole(folder / SIDECAR, manifest.model_dump_json(indent=2) + "\n")
     for old in before - {stored.name for stored in manifest.files.values()}:
         (folder / old).unlink(missing_ok=True)
 
 
-def read_manifest(folder: Path, kind: str | None = None, verify: bool = True) -> Manifest:
+def read_index_manifest(folder: Path, kind: str | None = None, verify: bool = True) -> IndexManifest:
     """Read the sidecar and check the files that it names.
 
     Args:
@@ -123,7 +109,7 @@ def read_manifest(folder: Path, kind: str | None = None, verify: bool = True) ->
             f"{METRIC!r} and only that is searched; rebuild the index"
         )
     try:
-        manifest = Manifest.model_validate(document)
+        manifest = IndexManifest.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -136,7 +122,7 @@ def read_manifest(folder: Path, kind: str | None = None, verify: bool = True) ->
 
 
 def check_expected(
-    folder: Path, manifest: Manifest, dim: int | None, normalised: bool | None, vectors_sha256: str | None
+    folder: Path, manifest: IndexManifest, dim: int | None, normalised: bool | None, vectors_sha256: str | None
 ) -> None:
     """Refuse an index that does not belong to the model or the vectors that the caller uses."""
     path = folder / SIDECAR
@@ -157,7 +143,7 @@ def _check_file(folder: Path, stored: StoredFile, verify: bool) -> None:
         size = path.stat().st_size
         if size != stored.bytes:
             raise RunError(f"{path} has {size} bytes, expected {stored.bytes}: it is truncated; rebuild the index")
-        if verify and _sha256(path) != stored.sha256:
+        if verify and sha256(path) != stored.sha256:
             raise RunError(f"{path} is not the file that {SIDECAR} describes (its sha256 differs); rebuild the index")
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror}); rebuild the index") from error
@@ -170,17 +156,3 @@ def _named_files(folder: Path) -> set[str]:
         return {Path(entry["name"]).name for entry in document["files"].values()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return set()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Bring a file, or a folder's entries, to the disk before a rename relies on them."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

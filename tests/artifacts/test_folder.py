@@ -16,7 +16,7 @@ import pytest
 
 from recsys.artifacts.folder import RunWriter, open_run
 from recsys.artifacts.locate import find_run, point_latest
-from recsys.artifacts.manifest import MANIFEST, Manifest
+from recsys.artifacts.manifest import MANIFEST, RunManifest
 from recsys.base.errors import RunError
 
 NAMES = ("config.toml", "retrieval/model.safetensors", "retrieval/index.faiss", "ranking/model.safetensors")
@@ -319,7 +319,7 @@ def test_a_file_the_run_lacks_is_named_with_its_mend(run: Path) -> None:
 
 def test_the_manifest_survives_its_text_form(run: Path) -> None:
     manifest = open_run(run).manifest
-    assert Manifest.loads(manifest.dumps(), run / MANIFEST) == manifest
+    assert RunManifest.loads(manifest.dumps(), run / MANIFEST) == manifest
 
 
 def test_latest_follows_the_newest_run(run: Path) -> None:

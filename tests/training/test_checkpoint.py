@@ -156,7 +156,7 @@ def resume_and_keep(folder: Path) -> None:
 KILLS: dict[str, int | tuple[object, str, int]] = {
     "between epochs": STEPS_PER_EPOCH,
     "in the middle of an epoch": STEPS_PER_EPOCH + 3,
-    "half-way through writing": (checkpoint, "_to_disk", 14),
+    "half-way through writing": (checkpoint, "sync", 14),
     "while removing an old one": (shutil, "rmtree", 2),
 }
 SCRIPT = """
@@ -350,7 +350,7 @@ def test_random_states_survive_json_and_disk(tmp_path: Path) -> None:
 def test_files_reach_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, bool]] = []
     final = tmp_path / "checkpoint-1"
-    monkeypatch.setattr(checkpoint, "_to_disk", lambda path: seen.append((path.name, final.exists())))
+    monkeypatch.setattr(checkpoint, "sync", lambda path: seen.append((path.name, final.exists())))
     save(Checkpointer(tmp_path), 1)
     before = [("tensors.safetensors", False), ("state.json", False), ("partial-1", False)]
     assert seen == [*before, (tmp_path.name, True)]

@@ -118,17 +118,17 @@ def test_a_save_that_is_killed_at_any_rename_leaves_the_former_index(saved: Path
         from recsys.retrieval.index import FaissIndex, load_index
         index = FaissIndex.build(np.ones((600, 8), dtype=np.float32), "Flat")
         index.delete([1])
-        rename = Path.replace
+        rename = os.replace
         for moment in (1, 2, 3, 4):
             left = [moment]
-            def killing(self, target):
+            def killing(source, target):
                 left[0] -= 1
                 if left[0] == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
-                return rename(self, target)
+                return rename(source, target)
             child = os.fork()
             if child == 0:
-                Path.replace = killing
+                os.replace = killing
                 index.save(Path(sys.argv[1]))
                 os._exit(0)
             print(os.waitpid(child, 0)[1], load_index(Path(sys.argv[1])).num_rows)
