@@ -60,15 +60,20 @@ def load(source: Source) -> tuple[RunConfig, Dataset]:
 def read(source: Source) -> tuple[RunConfig, Tables]:
     """A data set's configuration and raw tables."""
     config = load_config(CONFIGS / source.config, source.overrides)
-    data = config.data.model_copy(update={"features": (*config.data.features, *source.features)})
-    root = os.environ.get("RECSYS_DATASETS", "")
-    parts = Path(data.path).parts
-    if root and "datasets" in parts:
-        data = data.model_copy(update={"path": str(Path(root, *parts[parts.index("datasets") + 1 :]))})
+    data = located(config.data.model_copy(update={"features": (*config.data.features, *source.features)}))
     data = data if source.describe is None else source.describe(data)
     config = config.model_copy(update={"data": data})
     tables = read_configured(data, CONFIGS, BadRows(data.on_bad_rows))
     return config, tables if source.change is None else source.change(tables)
+
+
+def located(data: DataConfig) -> DataConfig:
+    """The section with its path below the folder RECSYS_DATASETS, if that is set and the path leads to `datasets`."""
+    root = os.environ.get("RECSYS_DATASETS", "")
+    parts = Path(data.path).parts
+    if root and "datasets" in parts:
+        return data.model_copy(update={"path": str(Path(root, *parts[parts.index("datasets") + 1 :]))})
+    return data
 
 
 def with_month(tables: Tables) -> Tables:

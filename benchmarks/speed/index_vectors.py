@@ -69,6 +69,7 @@ def upsampled(items: np.ndarray, n: int, rng: np.random.Generator, moved: float 
 def trained(dim: int, num_queries: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Vectors of MovieLens-1M's films and of as many of its users, from a tower trained for two epochs here."""
     from recsys.base.errors import ConfigError
+    from recsys.benchmarks.harness.sources import located
     from recsys.configs.run import load_config
     from recsys.data.build import load_dataset
     from recsys.data.dataset import NOW
@@ -78,7 +79,7 @@ def trained(dim: int, num_queries: int, rng: np.random.Generator) -> tuple[np.nd
     # The bias of an item is one more dimension of its vector, so the towers are one narrower.
     changes = [f"retrieval.tower.dim={dim - 1}", "retrieval.fit.epochs=2", 'retrieval.fit.metric=""']
     config = load_config(CONFIG, [*changes, "runtime.threads=1"])
-    dataset = load_dataset(config.data, CONFIG.parent, config.seed)
+    dataset = load_dataset(located(config.data), CONFIG.parent, config.seed)
     model, data, _ = train_two_tower(dataset, config.retrieval, start_runtime(config.runtime, config.seed), config.seed)
     if num_queries > data.history.num_users:
         raise ConfigError(f"there are {data.history.num_users} users to ask as, not {num_queries}; lower --queries")

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recsys.benchmarks.harness.provenance import ROOT, write_speed
+from recsys.benchmarks.harness.sources import located
 from recsys.data.batch import Batch, Block, Layout, SideLayout
 from recsys.data.build import load_dataset
 from recsys.data.loader import Loader, RowSource
@@ -79,7 +80,7 @@ def load(synthetic: bool, seed: int) -> Data:
     if synthetic:
         source = SyntheticRows(199_523, seed)
         return Data(source, torch.arange(199_523), source.layout, (TaskSpec(name="income"), TaskSpec(name="married")))
-    config = DataConfig.model_validate(tomllib.loads(CONFIG.read_text())["data"])
+    config = located(DataConfig.model_validate(tomllib.loads(CONFIG.read_text())["data"]))
     dataset = load_dataset(config, CONFIG.parent, seed)
     return Data(dataset, dataset.rows("train"), dataset.layout, config.tasks)
 

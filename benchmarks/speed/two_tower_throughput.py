@@ -44,6 +44,7 @@ from torch import Tensor
 from recsys.base.arrays import I64
 from recsys.base.topk import exact_ranks
 from recsys.benchmarks.harness.provenance import ROOT, write_speed
+from recsys.benchmarks.harness.sources import located
 from recsys.data.build import build_dataset
 from recsys.data.dataset import Dataset
 from recsys.data.reading.keys import read_configured
@@ -76,7 +77,7 @@ def load(users: int, seed: int) -> Dataset:
             "features": [{"name": "user_id", "side": "user"}, {"name": "item_id", "side": "item"}],
         }
     )
-    tables = read_configured(config, CONFIG.parent, BadRows(config.on_bad_rows))
+    tables = read_configured(located(config), CONFIG.parent, BadRows(config.on_bad_rows))
     if users:
         everyone = pc.unique(tables.events["user_id"]).to_pylist()
         drawn = np.random.default_rng(seed).choice(everyone, min(users, len(everyone)), replace=False)
