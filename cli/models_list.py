@@ -22,30 +22,19 @@ def _entry(kind: str, name: str, described: object, paper: str = "") -> Entry:
 
 
 def _retrievers() -> Iterator[Entry]:
-    from ..retrieval.baselines import BASELINES, baseline_class
+    from ..retrieval.baselines import BASELINES
     from ..retrieval.towers.two_tower import TwoTower
 
-    papers = {
-        "item_knn": "Sarwar et al. WWW 2001",
-        "ease": "Steck WWW 2019",
-        "als": "Hu et al. ICDM 2008",
-        "bpr": "Rendle et al. UAI 2009",
-    }
     yield _entry("retriever", "two_tower", TwoTower, "Huang et al. CIKM 2013 (DSSM)")
-    for name in BASELINES:
-        yield _entry("retriever", name, baseline_class(name), papers.get(name, "baseline"))
+    for name, baseline in BASELINES.entries().items():
+        yield _entry("retriever", name, baseline, baseline.paper)
 
 
 def _encoders() -> Iterator[Entry]:
     from ..nn.sequence import ENCODERS
 
-    papers = {
-        "lstm": "Hochreiter and Schmidhuber 1997",
-        "dupn": "Ni et al. KDD 2018",
-        "transformer": "Kang and McAuley ICDM 2018 (SASRec)",
-    }
-    for name, encoder in ENCODERS.items():
-        yield _entry("history encoder", name, encoder, papers.get(name, "baseline"))
+    for name, encoder in ENCODERS.entries().items():
+        yield _entry("history encoder", name, encoder, encoder.paper)
 
 
 def _rankers() -> Iterator[Entry]:
@@ -83,4 +72,4 @@ def _balances() -> Iterator[Entry]:
     from ..ranking.balance import balance_kinds
 
     for name, balance in balance_kinds().items():
-        yield _entry("balance", name, balance.summary, balance.paper or "baseline")
+        yield _entry("balance", name, balance.summary, balance.paper)

@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..base.errors import ConfigError
+from ..base.registry import Registry
 from ..base.settings import Settings
 from ..data.batch import Batch, Layout
 from ..data.schema import TaskSpec
@@ -26,7 +27,7 @@ from ..nn.split import SplitInput
 from .layers import Tower
 from .losses import LossConfig, multi_task_loss
 
-REGISTRY: dict[str, type[Ranker]] = {}
+RANKERS: Registry[type[Ranker]] = Registry("ranker")
 
 
 class RankerConfig(Settings):
@@ -79,7 +80,7 @@ class Ranker(nn.Module):
         super().__init_subclass__(**kwargs)
         if kind:
             cls.kind = kind
-            REGISTRY[kind] = cls
+            RANKERS.register(kind, cls)
 
     def __init__(self, config: RankerConfig, layout: Layout, tasks: Sequence[TaskSpec]) -> None:
         super().__init__()
@@ -186,7 +187,7 @@ def ranker_kinds() -> dict[str, type[Ranker]]:
 
     for module in pkgutil.iter_modules(models.__path__):
         importlib.import_module(f"{models.__name__}.{module.name}")
-    return dict(sorted(REGISTRY.items()))
+    return RANKERS.entries()
 
 
 def ranker_class(kind: str) -> type[Ranker]:
@@ -195,10 +196,8 @@ def ranker_class(kind: str) -> type[Ranker]:
     Raises:
         ConfigError: there is none; the message lists the available names.
     """
-    kinds = ranker_kinds()
-    if kind not in kinds:
-        raise ConfigError(f'no ranker is called "{kind}"; there are: {", ".join(kinds)}')
-    return kinds[kind]
+    ranker_kinds()
+    return RANKERS[kind]
 
 
 def build_ranker(config: RankerConfig, layout: Layout, tasks: Sequence[TaskSpec], seed: int) -> Ranker:

@@ -7,7 +7,6 @@ with `register_encoder` and imported here.
 
 from __future__ import annotations
 
-from ...base.errors import ConfigError
 from .base import ENCODERS, SequenceConfig, SequenceEncoder, register_encoder
 from .pooling import DecayedMeanEncoder, MeanEncoder
 from .recurrent import DUPNEncoder, LSTMEncoder, PropertyGatedLSTM
@@ -45,6 +44,4 @@ def build_sequence_encoder(
     Raises:
         ConfigError: no encoder has that name.
     """
-    if config.encoder not in ENCODERS:
-        raise ConfigError(f"unknown history encoder {config.encoder!r}; known are {', '.join(sorted(ENCODERS))}")
     return ENCODERS[config.encoder](config, event_width, property_width, query_width)

@@ -15,6 +15,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from ...base.errors import ConfigError
+from ...base.registry import Registry
 from ...base.settings import Settings
 
 
@@ -75,6 +76,7 @@ class SequenceEncoder(nn.Module):
     """
 
     name: ClassVar[str]
+    paper: ClassVar[str] = "baseline"
     output_width: int
     """D, width of a state."""
 
@@ -192,7 +194,7 @@ class SequenceEncoder(nn.Module):
                 )
 
 
-ENCODERS: dict[str, type[SequenceEncoder]] = {}
+ENCODERS: Registry[type[SequenceEncoder]] = Registry("history encoder")
 """Every known encoder by name; filled by `register_encoder`."""
 
 Encoder = TypeVar("Encoder", bound=type[SequenceEncoder])
@@ -203,7 +205,7 @@ def register_encoder(name: str) -> Callable[[Encoder], Encoder]:
 
     def add(encoder: Encoder) -> Encoder:
         encoder.name = name
-        ENCODERS[name] = encoder
+        ENCODERS.register(name, encoder)
         return encoder
 
     return add

@@ -24,6 +24,8 @@ WIDEST_SPAN = 60.0
 class LSTMEncoder(SequenceEncoder):
     """Layer norm, dropout, LSTM layers, dropout; properties are part of the input. No positions, no attention."""
 
+    paper = "Hochreiter and Schmidhuber 1997"
+
     def __init__(self, config: SequenceConfig, event_width: int, property_width: int = 0, query_width: int = 0) -> None:
         super().__init__(config, event_width, property_width, query_width)
         self.dropout = FastDropout(config.dropout)
@@ -120,6 +122,8 @@ class DUPNEncoder(SequenceEncoder):
     candidate item: one user vector serves every candidate and every task. It does not depend on t either, so a
     training window needs no attention per position, only running sums, and serving one softmax.
     """
+
+    paper = "Ni et al. KDD 2018"
 
     def __init__(self, config: SequenceConfig, event_width: int, property_width: int = 0, query_width: int = 0) -> None:
         super().__init__(config, event_width, property_width, query_width)

@@ -82,6 +82,8 @@ class _Block(nn.Module):
 class TransformerEncoder(SequenceEncoder):
     """Pre-norm causal transformer with relative position bias and, given times, relative time bias."""
 
+    paper = "Kang and McAuley ICDM 2018 (SASRec)"
+
     def __init__(self, config: SequenceConfig, event_width: int, property_width: int = 0, query_width: int = 0) -> None:
         super().__init__(config, event_width, property_width, query_width)
         if config.hidden % config.heads:

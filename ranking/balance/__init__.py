@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...base.errors import ConfigError
 from ...data.schema import TaskSpec
 from . import adaptive, fixed  # noqa: F401 - register their classes
-from .base import REGISTRY, Balance, BalanceConfig
+from .base import BALANCES, Balance, BalanceConfig
 
 __all__ = ["Balance", "BalanceConfig", "balance_kinds", "build_balance"]
 
 
 def balance_kinds() -> dict[str, type[Balance]]:
     """Every balance by name, sorted."""
-    return dict(sorted(REGISTRY.items()))
+    return BALANCES.entries()
 
 
 def build_balance(config: BalanceConfig, tasks: Sequence[TaskSpec]) -> Balance:
@@ -26,7 +25,4 @@ def build_balance(config: BalanceConfig, tasks: Sequence[TaskSpec]) -> Balance:
     Raises:
         ConfigError: there is none; the message lists the available names.
     """
-    kinds = balance_kinds()
-    if config.kind not in kinds:
-        raise ConfigError(f'no balance is called "{config.kind}"; there are: {", ".join(kinds)}')
-    return kinds[config.kind](config, tasks)
+    return BALANCES[config.kind](config, tasks)

@@ -14,13 +14,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ...base.errors import ConfigError
+from ...base.registry import Registry
 from ...base.settings import Settings
 from ...data.schema import TaskSpec
 
 if TYPE_CHECKING:
     from ..ranker import Ranker
 
-REGISTRY: dict[str, type[Balance]] = {}
+BALANCES: Registry[type[Balance]] = Registry("balance")
 
 
 class BalanceConfig(Settings):
@@ -52,14 +53,14 @@ class Balance(nn.Module):
     """
 
     kind: ClassVar[str] = ""
-    paper: ClassVar[str] = ""
+    paper: ClassVar[str] = "baseline"
     summary: ClassVar[str] = ""
 
     def __init_subclass__(cls, kind: str = "", **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if kind:
             cls.kind = kind
-            REGISTRY[kind] = cls
+            BALANCES.register(kind, cls)
 
     def __init__(self, config: BalanceConfig, tasks: Sequence[TaskSpec]) -> None:
         super().__init__()

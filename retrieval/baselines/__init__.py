@@ -6,13 +6,13 @@ histories; all of them share the protocol of `base.Baseline`.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from typing import Any
 
 from ...base.arrays import AnyArray
 from ...base.errors import ConfigError
 from ...base.package import install_hint
+from ...base.registry import Registry
 from .base import Baseline, Histories, checked_settings, describe_state
 
 __all__ = [
@@ -24,18 +24,22 @@ __all__ = [
     "build_baseline",
 ]
 
-BASELINES: dict[str, str] = {
-    "popularity": "popularity:Popularity",
-    "recent_popularity": "popularity:RecentPopularity",
-    "trending": "trending:Trending",
-    "segment_popularity": "segment:SegmentPopularity",
-    "same_category": "categories:SameCategory",
-    "item_knn": "items:ItemKNN",
-    "ease": "items:EASE",
-    "transition": "items:Transition",
-    "als": "factors:ALS",
-    "bpr": "factors:BPR",
-}
+BASELINES: Registry[type[Baseline]] = Registry(
+    "baseline",
+    {
+        "popularity": "popularity:Popularity",
+        "recent_popularity": "popularity:RecentPopularity",
+        "trending": "trending:Trending",
+        "segment_popularity": "segment:SegmentPopularity",
+        "same_category": "categories:SameCategory",
+        "item_knn": "items:ItemKNN",
+        "ease": "items:EASE",
+        "transition": "items:Transition",
+        "als": "factors:ALS",
+        "bpr": "factors:BPR",
+    },
+    __name__,
+)
 """Module and class of every baseline by name; imported when asked for, since some need scipy or `implicit`."""
 
 
@@ -45,11 +49,7 @@ def baseline_class(name: str) -> type[Baseline]:
     Raises:
         ConfigError: no baseline has that name.
     """
-    if name not in BASELINES:
-        raise ConfigError(f"unknown baseline {name!r}; known are {', '.join(BASELINES)}")
-    module, attribute = BASELINES[name].split(":")
-    found: type[Baseline] = getattr(importlib.import_module(f".{module}", __package__), attribute)
-    return found
+    return BASELINES[name]
 
 
 def build_baseline(name: str, **options: Any) -> Baseline:

@@ -81,6 +81,7 @@ class Baseline(ABC):
     """
 
     name: ClassVar[str]
+    paper: ClassVar[str] = "baseline"
     settings_class: ClassVar[type[Settings]] = Settings
     fitted_by: ClassVar[str] = ""
     """Package that `fit` needs and a plain installation lacks; a fitted baseline answers without it."""

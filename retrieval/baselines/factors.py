@@ -84,6 +84,7 @@ class _Factors(Baseline):
 class ALS(_Factors):
     """Alternating least squares for implicit feedback."""
 
+    paper = "Hu et al. ICDM 2008"
     name = "als"
 
     def _model(self) -> Any:
@@ -103,6 +104,7 @@ class ALS(_Factors):
 class BPR(_Factors):
     """Bayesian personalised ranking; the item bias is a factor beside a constant one."""
 
+    paper = "Rendle et al. UAI 2009"
     name = "bpr"
 
     def _model(self) -> Any:

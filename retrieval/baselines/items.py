@@ -80,6 +80,7 @@ class ItemKNNSettings(HistoryWeighting):
 class ItemKNN(ItemToItem):
     """Cosine of the items' user sets, shrunk: `|A and B| / (sqrt(|A| |B|) + shrinkage)`, best neighbours only."""
 
+    paper = "Sarwar et al. WWW 2001"
     name = "item_knn"
     settings_class: ClassVar[type[Settings]] = ItemKNNSettings
     settings: ItemKNNSettings
@@ -108,6 +109,7 @@ class EASESettings(HistoryWeighting):
 class EASE(ItemToItem):
     """`P = (X^T X + lambda I)^-1`, weights `-P_ij / P_jj` with a zero diagonal. Dense: for small catalogues."""
 
+    paper = "Steck WWW 2019"
     name = "ease"
     settings_class: ClassVar[type[Settings]] = EASESettings
     settings: EASESettings

@@ -182,7 +182,7 @@ def test_a_wrong_width_and_a_wrong_name_are_told() -> None:
     events, _properties, more = inputs()
     with pytest.raises(ConfigError, match="property vectors of width 0 but was built for width 3"):
         model(events, None, LENGTHS, query=more["query"])
-    with pytest.raises(ConfigError, match="unknown history encoder 'gru'; known are"):
+    with pytest.raises(ConfigError, match='no history encoder is called "gru"; there are:'):
         build_sequence_encoder(SequenceConfig(encoder="gru"), DE)
     with pytest.raises(ConfigError, match="hidden=9 is not divisible by heads=2"):
         build_sequence_encoder(SequenceConfig(encoder="transformer", hidden=9), DE)
