@@ -64,6 +64,8 @@ def _losses() -> Iterator[Entry]:
     yield _entry("retrieval loss", "full_softmax", retrieval.full_softmax_loss, "softmax regression")
     yield _entry("retrieval loss", "sampled", retrieval.sampled_softmax_loss, "Huang et al. CIKM 2013")
     yield _entry("retrieval loss", "bce", retrieval.bce_loss, "Huang et al. CIKM 2013")
+    exposures = "each logged exposure against its 0/1 label, by itself"
+    yield _entry("retrieval loss", "exposures", exposures, "Huang et al. CIKM 2013")
     yield _entry("ranking loss", "task", ranking.task_loss, "Tang et al. RecSys 2020, eq. 9")
     yield _entry("ranking loss", "select", ranking.listwise_loss, "Cao et al. ICML 2007 (ListNet)")
 
