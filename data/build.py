@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from .dataset import Dataset, EventLog
 from .encoding.carry import Past, places
 from .encoding.encode import Carried, Encoding
 from .encoding.raw_columns import RawColumns
+from .ids import id_type
 from .reading.columns import as_strings
 from .reading.keys import RawEvents, clean, label_matrix, read_configured
 from .reading.tables import BadRows, Tables
@@ -77,7 +79,10 @@ def build_dataset(
         events, at, rows = past.merged(events, user_ids, item_ids)
         users_there, items_there = places(user_ids, past.source.user_ids), places(item_ids, past.source.item_ids)
         carried = Carried(past, at, rows, users_there, items_there)
-    return Encoding(RawColumns(tables, config, events, user_ids, item_ids, bad), num_catalogue, carried).dataset()
+    dataset = Encoding(RawColumns(tables, config, events, user_ids, item_ids, bad), num_catalogue, carried).dataset()
+    named = {"user": config.user, "item": config.item}
+    types = {name: id_type(tables.events.column(column)) for name, column in named.items() if column}
+    return replace(dataset, id_types=types)
 
 
 def _entities(tables: Tables, name: str, column: str, seen: pa.Array | None, known: pa.Array | None) -> pa.Array:

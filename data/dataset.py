@@ -86,6 +86,7 @@ class Dataset:
         fingerprint: sha256 of the source files.
         notes: sentences every report repeats.
         attributes: raw values of the item features and of `config.attributes`, N rows.
+        id_types: `user` and `item` -> type of the ids in the tables (see `ids.id_type`); text where absent.
         table_starts: vocabulary -> vectors its embedding rows start from; empty in a data set that was loaded back,
             whose models are trained.
     """
@@ -111,6 +112,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     table_starts: Mapping[str, TableStart] = field(default_factory=dict)
+    id_types: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def num_users(self) -> int:

@@ -47,9 +47,8 @@ def save_dataset(dataset: Dataset, folder: Path) -> None:
             arrays[f"attribute_numbers/{name}"] = attribute
     save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, folder / ARRAYS)
     _write(folder / ENCODERS, dataset.encoders.state())
-    _write(
-        folder / IDS, {"users": dataset.user_ids, "items": dataset.item_ids, "titles": dataset.titles, "texts": texts}
-    )
+    ids = {"users": dataset.user_ids, "items": dataset.item_ids, "titles": dataset.titles}
+    _write(folder / IDS, {**ids, "texts": texts, "types": dict(dataset.id_types)})
     _write(
         folder / SCHEMA,
         {
@@ -89,14 +88,17 @@ def load_dataset_files(arrays_file: Path, encoders_file: Path, ids_file: Path, s
         codes, ptr = arrays[f"attribute_codes/{name}"], arrays[f"attribute_ptr/{name}"]
         attributes[name] = TextColumn(tuple(texts), codes, ptr)
     return Dataset(
-        config,
-        Encoders.from_state(_read(encoders_file)),
-        tuple(ids["users"]),
-        tuple(ids["items"]),
-        tuple(ids["titles"]),
-        schema["num_catalogue"],
-        EventLog(**events),
-        **blocks,
+        config=config,
+        encoders=Encoders.from_state(_read(encoders_file)),
+        user_ids=tuple(ids["users"]),
+        item_ids=tuple(ids["items"]),
+        titles=tuple(ids["titles"]),
+        num_catalogue=schema["num_catalogue"],
+        events=EventLog(**events),
+        users=blocks["users"],
+        items=blocks["items"],
+        row_query=blocks["row_query"],
+        row_item=blocks["row_item"],
         sides={side: _layout(state) for side, state in schema["sides"].items()},
         key_codes=_group("key_codes", arrays),
         counts=counts,
@@ -109,7 +111,7 @@ def load_dataset_files(arrays_file: Path, encoders_file: Path, ids_file: Path, s
         fingerprint=schema["fingerprint"],
         notes=tuple(schema["notes"]),
         attributes=attributes,
-        table_starts={},
+        id_types=ids.get("types", {}),
     )
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,20 @@ from ..artifacts.folder import open_run
 from ..base.arrays import F32, F64, I64
 from ..base.errors import ConfigError, RunError
 from ..data.dataset import NOW
+from ..data.ids import id_text
 from ..ranking.blend import BlendConfig, blend
 from ..ranking.blend_search import searches
 from ..ranking.probabilities import task_probabilities
 from ..ranking.requests import SELECT, RequestRanker, request_batch
+from ..retrieval.baselines.segment import SEGMENT_POPULARITY
 from ..retrieval.index.base import check_allowed
 from ..retrieval.index.bitmap import Bitmap
 from ..retrieval.retriever import CandidateSet
-from .ladder import POPULAR, Ladder, Offer, Rung
-from .recommendations import Asked, Explainer, Timings, answer, item
-from .run import Stages, load_stages
+from .explain import Explainer
+from .folder import load_run
+from .ladder import POPULAR, Ladder, Rung
+from .recommendations import Recommendations
+from .run import TrainedRun
 from .selection import select_items
 
 BLOCK = 32
@@ -67,7 +72,7 @@ class Funnel:
         stages: the run in memory; it must have a retriever.
     """
 
-    def __init__(self, stages: Stages) -> None:
+    def __init__(self, stages: TrainedRun) -> None:
         if stages.retriever is None:
             raise RunError("this run has no retriever, so it cannot recommend; train it with --stage all")
         self.stages = stages
@@ -82,7 +87,7 @@ class Funnel:
         """From a run folder."""
         opened = open_run(run)
         try:
-            return cls(load_stages(opened))
+            return cls(load_run(opened))
         except RunError as error:
             raise RunError(f"{run}: {error}") from None
 
@@ -120,83 +125,104 @@ class Funnel:
         return select_items(self.dataset, where, allow, block)
 
     def recommend(
-        self, users: Sequence[str], k: int = 10, explain: bool = False, allowed: Bitmap | None = None
-    ) -> list[dict[str, Any]]:
-        """Answers in the shape of the command line's JSON, one per user, in the order asked.
+        self, users: Sequence[Any], k: int = 10, explain: bool = False, allowed: Bitmap | None = None
+    ) -> Recommendations:
+        """The best items for each user, in the order asked.
 
         Users are computed in blocks: a user gets the same items alone and among others.
 
         Args:
             users: raw user ids; unknown ones get what is popular.
             k: items per answer.
-            explain: add `why` to every item.
+            explain: also name the items of the history that are nearest to each item.
             allowed: items that may be named (see `select`); all of the catalogue when None.
 
         Raises:
-            ConfigError: `k` exceeds the catalogue, or the filter speaks about another catalogue.
+            ConfigError: no user was named, `k` exceeds the catalogue, or the filter speaks about another catalogue.
         """
         size = self.retriever.data.num_items
+        if not len(users):
+            raise ConfigError("no user was named; give at least one user id")
         if k > size:
             raise ConfigError(f"k={k} exceeds the {size} items of the catalogue; lower k")
         if allowed is not None:
             check_allowed(allowed, size)
-        rows = [self.dataset.user_rows.get(str(user), -1) for user in users]
-        asked = [
-            Asked(str(user), row, self.ladder.rung(row), self.ladder.eligible(row, allowed))
-            for user, row in zip(users, rows, strict=True)
-        ]
-        answers: dict[int, dict[str, Any]] = {}
+        rows = np.array([self.dataset.user_rows.get(id_text(user), -1) for user in users], dtype=np.int64)
+        rungs = [self.ladder.rung(int(row)) for row in rows]
+        blocks: list[Recommendations] = []
+        asked: list[int] = []
         for rung in Rung:
-            places = [place for place, one in enumerate(asked) if one.rung is rung]
+            places = [place for place, other in enumerate(rungs) if other is rung]
             for start in range(0, len(places), BLOCK):
                 block = places[start : start + BLOCK]
-                found = self._answers([asked[place] for place in block], rung, k, explain, allowed)
-                answers |= zip(block, found, strict=True)
-        return [answers[place] for place in range(len(asked))]
+                asked += block
+                blocks.append(self._answers([users[place] for place in block], rows[block], rung, k, allowed))
+        answers = Recommendations.gathered(blocks, np.argsort(asked))
+        return self._explained(answers) if explain else answers
 
     def _answers(
-        self, asked: Sequence[Asked], rung: Rung, k: int, explain: bool, allowed: Bitmap | None
-    ) -> list[dict[str, Any]]:
+        self, users: Sequence[Any], user_rows: I64, rung: Rung, k: int, allowed: Bitmap | None
+    ) -> Recommendations:
         """Answers to users of one rung."""
         started = time.perf_counter()
+        shape = (len(users), k)
+        rows, scores = np.full(shape, -1, dtype=np.int64), np.full(shape, np.nan)
+        proposed = np.zeros((*shape, len(self.sources)), dtype=bool)
+        tasks: dict[str, F32] = {}
         if rung is Rung.POPULAR:
             best, shares = self.ladder.popular(k, allowed)
-            shown = list(zip(best.tolist(), shares.tolist(), strict=True))
-            lists = [[item(self.dataset, row, score, {}, [POPULAR]) for row, score in shown] for _ in asked]
-            counts = [len(best)] * len(asked)
+            rows[:, : len(best)], scores[:, : len(best)] = best, shares
+            proposed[:, : len(best), self.sources.index(POPULAR)] = True
+            counts = np.full(len(users), len(best), dtype=np.int64)
             retrieved = time.perf_counter()
         else:
-            users = np.array([one.row for one in asked], dtype=np.int64)
-            wanted = max(k, self.stages.config.retrieval.num_candidates)
-            offer = self.ladder.offer(rung, users, wanted, allowed)
+            width = max(k, self.stages.config.retrieval.num_candidates)
+            offer = self.ladder.offer(rung, user_rows, width, allowed)
             retrieved = time.perf_counter()
-            ranked = self.rank(users, offer.found, NOW)
+            ranked = self.rank(user_rows, offer.found, NOW)
             order = ranked.order()[:, :k]
-            lists = [self._items(ranked, offer, request, order[request]) for request in range(len(asked))]
-            counts = (offer.found.rows >= 0).sum(1).tolist()
-        if explain:
-            for one, items in zip(asked, lists, strict=True):
-                for said in items:
-                    said["why"] = self.explainer.why(one, self.dataset.item_rows[said["item"]], said)
-        share = Timings((retrieved - started) / len(asked), (time.perf_counter() - retrieved) / len(asked))
-        told = zip(asked, lists, counts, strict=True)
-        return [answer(one, k, items, count, share) for one, items, count in told]
+            filled = slice(0, order.shape[1])
+            rows[:, filled] = np.take_along_axis(ranked.rows, order, axis=1)
+            present = rows[:, filled] >= 0
+            scores[:, filled] = np.where(present, np.take_along_axis(ranked.scores, order, axis=1), np.nan)
+            for name, values in ranked.tasks.items():
+                tasks[name] = np.full(shape, np.nan, dtype=np.float32)
+                tasks[name][:, filled] = np.where(present, np.take_along_axis(values, order, axis=1), np.nan)
+            columns = [self.sources.index(name) for name in offer.sources]
+            named = np.take_along_axis(offer.found.proposed, order[:, :, None], axis=1)
+            proposed[:, filled, columns] = named & present[:, :, None]
+            counts = (offer.found.rows >= 0).sum(1)
+        seconds = (retrieved - started) / len(users), (time.perf_counter() - retrieved) / len(users)
+        return Recommendations(
+            dataset=self.dataset,
+            sources=self.sources,
+            users=tuple(users),
+            user_rows=user_rows,
+            rungs=(rung,) * len(users),
+            rows=rows,
+            scores=scores,
+            tasks=tasks,
+            proposed=proposed,
+            candidates=counts,
+            eligible=np.array([self.ladder.eligible(int(row), allowed) for row in user_rows], dtype=np.int64),
+            seconds=np.tile(seconds, (len(users), 1)),
+        )
 
-    def _items(self, ranked: Ranked, offer: Offer, request: int, columns: I64) -> list[dict[str, Any]]:
-        """One request's candidates in these columns, up to the first pad."""
-        items = []
-        for column in columns:
-            row = int(ranked.rows[request, column])
-            if row < 0:
-                break
-            named = offer.found.proposed[request, column]
-            sources = [name for name, yes in zip(offer.sources, named, strict=True) if yes]
-            tasks = {name: float(values[request, column]) for name, values in ranked.tasks.items()}
-            items.append(item(self.dataset, row, float(ranked.scores[request, column]), tasks, sources))
-        return items
+    def _explained(self, answers: Recommendations) -> Recommendations:
+        """The same answers with the items of each user's history that are nearest to each item."""
+        reasons = [
+            [self.explainer.because_of(int(user), int(row)) for row in rows[rows >= 0]]
+            for user, rows in zip(answers.user_rows, answers.rows, strict=True)
+        ]
+        return replace(answers, reasons=tuple(reasons))
+
+    @cached_property
+    def sources(self) -> tuple[str, ...]:
+        """Who may propose an item: the retrievers, and what users without a history of their own are offered."""
+        return tuple(dict.fromkeys((*self.retriever.proposers, SEGMENT_POPULARITY, POPULAR)))
 
 
-def effective_blend(stages: Stages) -> BlendConfig:
+def effective_blend(stages: TrainedRun) -> BlendConfig:
     """The configured weights; else those found by search; else `select` alone where the run learned it."""
     config, found = stages.config.blend, stages.found_blend
     if found is not None and searches(config):

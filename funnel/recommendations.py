@@ -1,120 +1,163 @@
-"""What the funnel says of one user, in the shape of the command line's JSON."""
+"""Answers of the funnel as arrays, and the two shapes people read: the command line's JSON and a data frame."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ..base.arrays import F32, I64
+from ..base.arrays import F32, F64, I64, Bool
 from ..data.dataset import Dataset
-from ..retrieval.retriever import Retriever
+from ..data.ids import TEXT, ids_as_given
 from .ladder import Rung
 
-REASONS = 3
-"""History items named as the reason for a recommendation."""
+if TYPE_CHECKING:
+    import pandas as pd
+
 Json = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Asked:
-    """One user's request.
+@dataclass(frozen=True, kw_only=True)
+class Recommendations:
+    """What B users are recommended, k items each.
 
     Attributes:
-        user: raw id.
-        row: user row, -1 for nobody known.
-        rung: what the answer rests on.
-        eligible: items that are allowed and that the user has not had.
-    """
-
-    user: str
-    row: int
-    rung: Rung
-    eligible: int
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Seconds spent on one answer; those of a block are shared out evenly among its users."""
-
-    retrieve: float
-    rank: float
-
-    def milliseconds(self) -> dict[str, float]:
-        """As answers carry them."""
-        retrieve, rank = round(1000 * self.retrieve, 3), round(1000 * self.rank, 3)
-        return {"retrieve": retrieve, "rank": rank, "total": round(retrieve + rank, 3)}
-
-
-def answer(asked: Asked, k: int, items: list[Json], candidates: int, timings: Timings) -> Json:
-    """The whole answer.
-
-    `eligible` counts the items that pass the filter and are new to the user; `short` how many of the k asked for do not
-    exist, 0 as long as k are eligible.
-    """
-    return {
-        "user": asked.user,
-        "known": asked.row >= 0,
-        "rung": str(asked.rung),
-        "items": items,
-        "candidates": candidates,
-        "eligible": asked.eligible,
-        "short": k - len(items),
-        "timings_ms": timings.milliseconds(),
-    }
-
-
-def item(dataset: Dataset, row: int, score: float, tasks: Mapping[str, float], sources: Sequence[str]) -> Json:
-    """One recommended item."""
-    return {
-        "item": dataset.item_ids[row],
-        "title": dataset.titles[row],
-        "score": score,
-        "tasks": dict(tasks),
-        "sources": list(sources),
-    }
-
-
-class Explainer:
-    """Names the items of a user's history that are nearest to a recommended one in tower space.
-
-    Args:
         dataset: for ids and titles.
-        retriever: for histories and item vectors.
+        sources: S names of who may propose an item.
+        users: raw ids, as they were asked for.
+        user_rows: int64 [B]; -1 for a user nobody knows.
+        rungs: what each answer rests on.
+        rows: int64 [B, k] item rows, best first; -1 pads where no more items are eligible.
+        scores: float64 [B, k], comparable within a user; NaN at pads.
+        tasks: task -> float32 [B, k] probability or value; NaN where the ranker was not asked, and at pads.
+        proposed: bool [B, k, S], who proposed the item.
+        candidates: int64 [B], how many items were ranked.
+        eligible: int64 [B], how many items are allowed and were not taken by the user before.
+        seconds: float64 [B, 2] of retrieving and of ranking; those of a block are shared evenly among its users.
+        reasons: per user and item the nearest items of the history; None where nobody asked why.
     """
 
-    def __init__(self, dataset: Dataset, retriever: Retriever) -> None:
-        self.dataset = dataset
-        self.history = retriever.data.history
-        self.vectors = retriever.item_vectors[:, : retriever.model.config.dim]
+    dataset: Dataset
+    sources: tuple[str, ...]
+    users: tuple[Any, ...]
+    user_rows: I64
+    rungs: tuple[Rung, ...]
+    rows: I64
+    scores: F64
+    tasks: dict[str, F32]
+    proposed: Bool
+    candidates: I64
+    eligible: I64
+    seconds: F64
+    reasons: tuple[Sequence[Sequence[Json]], ...] | None = None
 
-    def _unit(self, rows: I64) -> F32:
-        vectors = self.vectors[rows]
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return np.asarray(vectors / np.maximum(lengths, 1e-12), dtype=np.float32)
+    def __len__(self) -> int:
+        return len(self.users)
 
-    def why(self, asked: Asked, row: int, said: Json) -> Json:
-        """Sources, per-task scores, what the answer rests on, and the nearest items of the history.
+    @property
+    def counts(self) -> I64:
+        """How many items each user gets, int64 [B]; below k only where no more are eligible."""
+        return np.asarray((self.rows >= 0).sum(1), dtype=np.int64)
+
+    @classmethod
+    def gathered(cls, blocks: Sequence[Self], order: I64) -> Self:
+        """Blocks of answers as one.
 
         Args:
-            asked: whose answer it is.
-            row: item row.
-            said: the item as answered.
+            blocks: answers of the same run; their tasks may differ.
+            order: int64 [B], place of each user of the result among those of all blocks, one block after the other.
         """
-        past = np.empty(0, dtype=np.int64)
-        if asked.row >= 0:
-            items = self.history.items[self.history.ptr[asked.row] : self.history.ptr[asked.row + 1]]
-            past = np.unique(items).astype(np.int64)
-        near = self._unit(past) @ self._unit(np.array([row]))[0]
-        best = np.argsort(-near, kind="stable")[:REASONS]
-        because = [
-            {
-                "item": self.dataset.item_ids[past[i]],
-                "title": self.dataset.titles[past[i]],
-                "similarity": float(near[i]),
+        first = blocks[0]
+        tasks = dict.fromkeys(name for block in blocks for name in block.tasks)
+        joined: dict[str, Any] = {"dataset": first.dataset, "sources": first.sources}
+        joined["tasks"] = {
+            name: np.concatenate(
+                [block.tasks.get(name, np.full(block.rows.shape, np.nan, dtype=np.float32)) for block in blocks]
+            )[order]
+            for name in tasks
+        }
+        for field in fields(cls):
+            parts = [getattr(block, field.name) for block in blocks]
+            if field.name in joined:
+                continue
+            if isinstance(parts[0], np.ndarray):
+                joined[field.name] = np.concatenate(parts)[order]
+            elif parts[0] is None:
+                joined[field.name] = None
+            else:
+                listed = [one for part in parts for one in part]
+                joined[field.name] = tuple(listed[place] for place in order)
+        return cls(**joined)
+
+    def to_json(self) -> list[Json]:
+        """One object per user, in the shape of `recsys recommend --json`.
+
+        `eligible` counts the items that pass the filter and that the user has not taken; `short` says how many of the k
+        asked for do not exist.
+        """
+        return [self._answer(user) for user in range(len(self))]
+
+    def _answer(self, user: int) -> Json:
+        items = [self._item(user, column) for column in range(int(self.counts[user]))]
+        retrieve, rank = (round(1000 * float(seconds), 3) for seconds in self.seconds[user])
+        return {
+            "user": str(self.users[user]),
+            "known": bool(self.user_rows[user] >= 0),
+            "rung": str(self.rungs[user]),
+            "items": items,
+            "candidates": int(self.candidates[user]),
+            "eligible": int(self.eligible[user]),
+            "short": self.rows.shape[1] - len(items),
+            "timings_ms": {"retrieve": retrieve, "rank": rank, "total": round(retrieve + rank, 3)},
+        }
+
+    def _item(self, user: int, column: int) -> Json:
+        row = int(self.rows[user, column])
+        tasks = {name: float(values[user, column]) for name, values in self.tasks.items()}
+        item: Json = {
+            "item": self.dataset.item_ids[row],
+            "title": self.dataset.titles[row],
+            "score": float(self.scores[user, column]),
+            "tasks": {name: value for name, value in tasks.items() if not np.isnan(value)},
+            "sources": self._sources(user, column),
+        }
+        if self.reasons is not None:
+            item["why"] = {
+                "sources": item["sources"],
+                "tasks": item["tasks"],
+                "rung": str(self.rungs[user]),
+                "because_of": list(self.reasons[user][column]),
             }
-            for i in best
-        ]
-        return {"sources": said["sources"], "tasks": said["tasks"], "rung": str(asked.rung), "because_of": because}
+        return item
+
+    def _sources(self, user: int, column: int) -> list[str]:
+        return [name for name, yes in zip(self.sources, self.proposed[user, column], strict=True) if yes]
+
+    def to_frame(self, titles: bool = False) -> pd.DataFrame:
+        """One row per recommended item: `user, rank, item, score`, a column per task, `source`.
+
+        Ids have the type they had in the tables of the training, users the one they were asked for with. `source` joins
+        the names of the proposers with "+". Users for whom no item is eligible have no row.
+
+        Args:
+            titles: add a column `title` behind `item`.
+        """
+        import pandas as pd
+
+        user, column = np.nonzero(self.rows >= 0)
+        rows = self.rows[user, column]
+        asked = np.empty(len(self.users), dtype=object)
+        asked[:] = self.users
+        table: dict[str, Any] = {
+            "user": pd.Series(asked[user]).infer_objects(),
+            "rank": column + 1,
+            "item": ids_as_given([self.dataset.item_ids[row] for row in rows], self.dataset.id_types.get("item", TEXT)),
+        }
+        if titles:
+            table["title"] = [self.dataset.titles[row] for row in rows]
+        table["score"] = self.scores[user, column]
+        table |= {name: values[user, column] for name, values in self.tasks.items()}
+        table["source"] = ["+".join(self._sources(u, c)) for u, c in zip(user.tolist(), column.tolist(), strict=True)]
+        return pd.DataFrame(table)

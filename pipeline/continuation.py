@@ -15,12 +15,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..artifacts.folder import Run, open_run
+from ..artifacts.folder import open_run
 from ..base.errors import RunError
 from ..configs.run import RunConfig
 from ..data.dataset import Dataset
 from ..data.vocabulary import FIRST, UNKNOWN, Vocabulary
-from ..funnel.run import DATA, RANKER, RANKER_STATE, TOWER_STATE, TOWERS, Stages, companion_names, load_stages
+from ..funnel.folder import DATA, OPTIMIZERS, RANKER, TOWERS, load_run
+from ..funnel.run import Stage, TrainedRun, companion_names
 from ..nn.embedding import EmbeddingTable
 from ..ranking.train import build_model
 from ..training.optim import Optimizer
@@ -49,43 +50,38 @@ class Learned:
 
 @dataclass(frozen=True)
 class SourceRun:
-    """A run to go on from, in memory."""
+    """A run to go on from.
 
-    run: Run
-    stages: Stages
+    Attributes:
+        trained: the run, with the state of its optimisers.
+        name: how reports call it.
+        identity: hash of all that a training takes from it, for checkpoints; empty for a run that is in memory only.
+    """
+
+    trained: TrainedRun
+    name: str
+    identity: str = ""
 
     @classmethod
     def open(cls, folder: Path) -> SourceRun:
         """Read a run folder."""
         run = open_run(folder)
-        return cls(run, load_stages(run, with_index=False))
-
-    @property
-    def name(self) -> str:
-        """How reports call it."""
-        return self.run.folder.name
-
-    @property
-    def identity(self) -> str:
-        """Hash of all that a training takes from it."""
-        taken = (*DATA.values(), TOWERS, RANKER, TOWER_STATE, RANKER_STATE)
-        entries = [f"{name} {self.run.manifest.files[name].sha256}" for name in taken if name in self.run]
-        return hashlib.sha256("\n".join(entries).encode()).hexdigest()
+        taken = (*DATA.values(), TOWERS, RANKER, *OPTIMIZERS.values())
+        entries = [f"{name} {run.manifest.files[name].sha256}" for name in taken if name in run]
+        identity = hashlib.sha256("\n".join(entries).encode()).hexdigest()
+        return cls(load_run(run, with_index=False, with_optimizers=True), folder.name, identity)
 
     def towers(self) -> Learned | None:
         """The first stage, if it has one."""
-        retriever = self.stages.retriever
-        return None if retriever is None else self._learned(retriever.model, TOWER_STATE)
+        retriever = self.trained.retriever
+        return None if retriever is None else self._learned(retriever.model, "retrieval")
 
     def ranker(self) -> Learned | None:
         """The second stage, if it has one."""
-        return None if self.stages.model is None else self._learned(self.stages.model, RANKER_STATE)
+        return None if self.trained.model is None else self._learned(self.trained.model, "ranking")
 
-    def _learned(self, model: nn.Module, state_file: str) -> Learned:
-        from safetensors.torch import load_file
-
-        state = load_file(self.run.file(state_file)) if state_file in self.run else {}
-        return Learned(model, self.stages.dataset, state)
+    def _learned(self, model: nn.Module, stage: Stage) -> Learned:
+        return Learned(model, self.trained.dataset, self.trained.optimizers.get(stage, {}))
 
     def refuse_other_ranker(self, config: RunConfig, dataset: Dataset) -> None:
         """Stop before the towers are trained when the ranker could not go on afterwards.
@@ -93,7 +89,7 @@ class SourceRun:
         Raises:
             RunError: the two rankers differ.
         """
-        learned, old = self.ranker(), self.stages.retriever
+        learned, old = self.ranker(), self.trained.retriever
         if learned is None:
             return
         features = 0

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..artifacts.folder import Run, open_run
-from ..artifacts.names import EVALUATION, INDEX, INDEX_REPORT, RANKING_HISTORY, RETRIEVAL_HISTORY
+from ..artifacts.names import CONFIG, EVALUATION
 from ..base.arrays import AnyArray, Ints
 from ..base.errors import RunError
 from ..base.ragged import Ragged
+from ..configs.file import dump_toml
+from ..configs.run import load_kept_config
 from ..data.split import Part
 from ..evaluation.attribution import funnel_metrics
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.gates import unused_experts
 from ..evaluation.guards import (
     embeddings_collapsed,
+    filters_drop_relevant,
     index_faults,
     miscalibrated,
     summary,
@@ -29,8 +33,9 @@ from ..evaluation.metrics.lists import UserMetrics, list_metrics
 from ..evaluation.slices import history_buckets, item_slices, popularity_buckets, row_slices, user_slices, worst_slices
 from ..evaluation.summary import combine, ranking_metrics, retrieval_metrics
 from ..evaluation.uncertainty.compare import TaskRows, compare
+from ..funnel.folder import load_run
 from ..funnel.funnel import effective_blend
-from ..funnel.run import Stages, load_stages
+from ..funnel.run import TrainedRun
 from ..ranking.blend_search import searches
 from ..ranking.calibrate import sigmoid
 from ..ranking.gate_log import read_gates
@@ -46,22 +51,45 @@ MAX_SLICED_COLUMNS = 5
 Json = dict[str, Any]
 
 
-def evaluate_run(run: Path, stage: str = "all") -> Json:
-    """Measure a run on its test part and keep the result in the run.
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation measured.
+
+    Attributes:
+        result: the JSON that scripts rely on.
+        per_user: arrays by name, the values of every user and row behind the means, for paired comparisons.
+    """
+
+    result: Json
+    per_user: dict[str, AnyArray]
+
+
+def evaluate_run(folder: Path, stage: str = "all") -> Json:
+    """Measure a run folder on its test part, and keep the result in the run; see `evaluate`."""
+    run = open_run(folder)
+    try:
+        evaluation = evaluate(load_run(run), stage)
+    except RunError as error:
+        raise RunError(f"{folder}: {error}") from None
+    _keep(run, evaluation)
+    return evaluation.result
+
+
+def evaluate(stages: TrainedRun, stage: str = "all") -> Evaluation:
+    """Measure a run on its test part.
 
     Args:
-        run: run folder.
+        stages: the run.
         stage: `retrieval`, `ranking`, `funnel` or `all`.
 
     Raises:
         RunError: the run lacks the stage.
+        DataError: the run's data leaks.
     """
-    opened = open_run(run)
-    stages = load_stages(opened)
     if stage in ("retrieval", "funnel") and stages.retriever is None:
-        raise RunError(f"{run} has no retriever, so --stage {stage} has nothing to measure; train it with --stage all")
+        raise RunError(f"there is no retriever, so --stage {stage} has nothing to measure; train with --stage all")
     if stage == "ranking" and stages.ranker is None:
-        raise RunError(f"{run} has no ranker, so --stage ranking has nothing to measure; train it with --stage all")
+        raise RunError("there is no ranker, so --stage ranking has nothing to measure; train with --stage all")
     bench = Bench(stages, Part.TEST, max(stages.config.evaluation.ks))
     result: Json = {"title": f"Evaluation of {stages.config.name}", "protocol": protocol(stages)}
     values: dict[str, AnyArray] = {}
@@ -73,13 +101,13 @@ def evaluate_run(run: Path, stage: str = "all") -> Json:
         values["users"] = users
     if stages.retriever is not None and stage in ("retrieval", "all"):
         found, faults = _retrieval(bench, values)
-        result["retrieval"], result["index"] = found, _index(opened)
+        result["retrieval"], result["index"] = found, _index(stages)
         findings += faults
     if stages.ranker is not None and stages.dataset.config.tasks and stage in ("ranking", "all"):
         result["ranking"], faults = _ranking(bench, values)
         findings += faults
         slices += _row_slices(bench, values)
-        gates = _gates(bench, opened)
+        gates = _gates(bench)
         if gates:
             result["gates"] = gates
             findings += unused_experts(gates)
@@ -90,6 +118,7 @@ def evaluate_run(run: Path, stage: str = "all") -> Json:
         )
         metrics = _remember("funnel", trace.final, trace.truth, stages, values)
         slices += _slices(bench, trace.final, metrics)
+        findings += filters_drop_relevant(result["funnel"]["stages"])
         result["examples"] = _examples(bench, trace.final)
         if stages.dataset.events.propensities is not None and "ranking" in result:
             result["off_policy"] = off_policy_report(bench, next(iter(result["ranking"])))
@@ -99,15 +128,14 @@ def evaluate_run(run: Path, stage: str = "all") -> Json:
         judged_by = [f"ndcg@{stages.config.evaluation.list_k}", *(f"{task} auc" for task in result.get("ranking", {}))]
         result["slices"] = [one.to_json() for metric in judged_by for one in worst_slices(slices, metric)]
         result["all_slices"] = [one.to_json() for one in slices]
-    result["training"] = _training(opened)
+    result["training"] = _training(stages)
     result["findings"] = summary(findings)
-    result["config"] = opened.file("config.toml").read_text(encoding="utf-8")
+    result["config"] = dump_toml(stages.config)
     result["data"] = {"fingerprint": stages.dataset.fingerprint, "notes": list(stages.dataset.notes)}
-    _keep(opened, result, values)
-    return result
+    return Evaluation(result, values)
 
 
-def protocol(stages: Stages) -> Json:
+def protocol(stages: TrainedRun) -> Json:
     """How the numbers came about: what a reader must know before comparing them with others."""
     data, split = stages.dataset, stages.config.data.split
     out: Json = {
@@ -156,7 +184,7 @@ def _cutoffs(config: EvaluationConfig, rows: Ints) -> list[int]:
     return [k for k in config.ks if k <= rows.shape[1]] or [rows.shape[1]]
 
 
-def _remember(name: str, rows: Ints, truth: Ragged, stages: Stages, values: dict[str, AnyArray]) -> UserMetrics:
+def _remember(name: str, rows: Ints, truth: Ragged, stages: TrainedRun, values: dict[str, AnyArray]) -> UserMetrics:
     """Per-user metrics of one system, kept for `recsys compare`."""
     metrics = list_metrics(rows, truth, _cutoffs(stages.config.evaluation, rows))
     for metric, per_user in metrics.values.items():
@@ -164,10 +192,10 @@ def _remember(name: str, rows: Ints, truth: Ragged, stages: Stages, values: dict
     return metrics
 
 
-def _index(run: Run) -> Json:
-    if not run.has_directory(INDEX):
+def _index(stages: TrainedRun) -> Json:
+    if stages.index_report is None:
         return {"factory": None, "note": "no index yet: recsys build-index; figures above are of exact search"}
-    return dict(run.read_json(INDEX_REPORT))
+    return dict(stages.index_report)
 
 
 def _ranking(bench: Bench, values: dict[str, AnyArray]) -> tuple[Json, list[Any]]:
@@ -193,28 +221,26 @@ def _ranking(bench: Bench, values: dict[str, AnyArray]) -> tuple[Json, list[Any]
     return out, findings
 
 
-def _training(run: Run) -> Json:
+def _training(stages: TrainedRun) -> Json:
     """What both stages went through: stage -> one record of numbers per epoch."""
-    stages = {"retrieval": RETRIEVAL_HISTORY, "ranking": RANKING_HISTORY}
     return {
-        stage: [{key: value for key, value in record.items() if not isinstance(value, dict)} for record in lines]
-        for stage, lines in ((stage, run.read_lines(name)) for stage, name in stages.items() if name in run)
+        stage: [{key: value for key, value in epoch.items() if not isinstance(value, dict)} for epoch in epochs]
+        for stage, epochs in stages.training.items()
     }
 
 
-def _gates(bench: Bench, run: Run) -> Json:
+def _gates(bench: Bench) -> Json:
     """The gate report on test rows, and on validation rows after every epoch of the training."""
     stages = bench.stages
     assert stages.ranker is not None
-    found: Json = read_gates(stages.ranker, stages.dataset, stages.dataset.rows(Part.TEST))
-    if not found:
+    report: Json = read_gates(stages.ranker, stages.dataset, stages.dataset.rows(Part.TEST))
+    if not report:
         return {}
-    epochs = run.read_lines(RANKING_HISTORY)
-    logged = [{"epoch": epoch["epoch"], **epoch["gates"]} for epoch in epochs if "gates" in epoch]
-    return {**found, "epochs": logged}
+    epochs = stages.training.get("ranking", ())
+    return {**report, "epochs": [{"epoch": epoch["epoch"], **epoch["gates"]} for epoch in epochs if "gates" in epoch]}
 
 
-def _blend(stages: Stages) -> Json:
+def _blend(stages: TrainedRun) -> Json:
     """The table of weights that makes the lists, and where it comes from; a search's own account beside it."""
     used, found = effective_blend(stages), stages.found_blend
     if found is not None and searches(stages.config.blend):
@@ -292,15 +318,16 @@ def _examples(bench: Bench, final: Ints) -> list[Json]:
     return out
 
 
-def _keep(run: Run, result: Json, values: dict[str, AnyArray]) -> None:
+def _keep(run: Run, evaluation: Evaluation) -> None:
     """Store the result and the per-user values in the run."""
     from safetensors.numpy import save_file
 
     with run.add_files() as folder:
         target = folder / EVALUATION
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(result, indent=1), encoding="utf-8")
-        save_file({name: np.ascontiguousarray(array) for name, array in values.items()}, folder / USER_VALUES)
+        target.write_text(json.dumps(evaluation.result, indent=1), encoding="utf-8")
+        arrays = {name: np.ascontiguousarray(array) for name, array in evaluation.per_user.items()}
+        save_file(arrays, folder / USER_VALUES)
 
 
 def compare_runs(runs: Sequence[Path]) -> Json:
@@ -314,7 +341,7 @@ def compare_runs(runs: Sequence[Path]) -> Json:
     opened = [open_run(run) for run in runs]
     tables = [load_file(run.file(USER_VALUES, "run `recsys evaluate` on it first")) for run in opened]
     names = [run.folder.name for run in opened]
-    config = load_stages(opened[0], with_index=False).config.evaluation
+    config = load_kept_config(opened[0].file(CONFIG)).evaluation
     result: Json = {"baseline": names[0], "comparisons": {}}
     for name, table in zip(names[1:], tables[1:], strict=True):
         first = tables[0]

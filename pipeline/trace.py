@@ -13,7 +13,7 @@ from ..base.ragged import Ragged
 from ..data.split import Part
 from ..evaluation.attribution import FunnelTrace
 from ..funnel.funnel import Funnel, Ranked
-from ..funnel.run import Stages
+from ..funnel.run import TrainedRun
 from ..ranking.blend import blend
 from ..ranking.requests import SELECT
 from ..ranking.scoring import score_rows
@@ -35,7 +35,7 @@ class Bench:
         depth: length of the retrievers' lists.
     """
 
-    stages: Stages
+    stages: TrainedRun
     part: Part
     depth: int
 

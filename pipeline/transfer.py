@@ -54,9 +54,9 @@ def transfer(ranker: Ranker, dataset: Dataset, source: SourceRun) -> list[Copied
     Raises:
         RunError: the run has no ranker, or one whose encoder is not the same.
     """
-    old, folder = source.stages, source.run.folder
+    old, name = source.trained, source.name
     if old.ranker is None:
-        raise RunError(f"{folder} has no ranker whose encoder could be kept; name another run with --from")
+        raise RunError(f"{name} has no ranker whose encoder could be kept; name another run with --from")
     fresh = [table.weight.detach().clone() for table in ranker.tables()]
     copied = copy_ranker(ranker, dataset, old.ranker, old.dataset)
     matched = {entry.vocabulary for entry in copied}
@@ -65,7 +65,7 @@ def transfer(ranker: Ranker, dataset: Dataset, source: SourceRun) -> list[Copied
             matched |= match_buckets(table, dataset.encoders.numerics, other, old.dataset.encoders.numerics)
     if odd := [*_other_dense(ranker, old.ranker), *_other_vocabularies(ranker, matched)]:
         raise RunError(
-            f"the user encoder of {folder} cannot be kept, {', '.join(odd)} are missing or of another size "
+            f"the user encoder of {name} cannot be kept, {', '.join(odd)} are missing or of another size "
             "there; give both runs the same features and the same ranking.model.input and profile_hidden"
         )
     for table, before in zip(ranker.tables(), fresh, strict=True):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..base.arrays import Bool
 from ..base.errors import ConfigError
 from ..base.settings import OneOf, Settings
-from ..data.batch import Batch, Layout
+from ..data.batch import Layout
 from ..data.dataset import Dataset
 from ..data.loader import Loader
 from ..data.schema import TaskSpec
@@ -27,7 +27,6 @@ from ..training.loop import FitOptions, fit
 from ..training.optim import OptimConfig, Optimizer
 from ..training.runtime import Runtime, seed_everything
 from .balance import Balance, BalanceConfig, build_balance
-from .balance.base import sum_of
 from .blend import BlendConfig
 from .blend_search import FoundBlend, find_blend
 from .calibrate import CalibrationConfig, CalibrationKind, Calibrator, fit_calibrator
@@ -35,8 +34,9 @@ from .distil import DistilConfig, taught
 from .gate_log import read_gates, warn_of_unused
 from .losses import LossConfig, check_kl_bound
 from .ranker import Ranker, RankerConfig, build_ranker, ranker_class, ranker_kinds
-from .requests import SELECT, RequestBatch, RequestRanker, RequestSet, SelectConfig
+from .requests import SELECT, RequestRanker, RequestSet, SelectConfig
 from .scoring import row_metrics, score_rows, select_metrics
+from .step import LoggedRows, RankingStep
 
 log = logging.getLogger(__name__)
 
@@ -99,72 +99,6 @@ class RankingConfig(Settings):
 
 
 @dataclass(frozen=True)
-class LoggedRows:
-    """Source of logged batches with a masked column of labels for `select`, which logged rows do not have."""
-
-    dataset: Dataset
-    with_select: bool
-
-    def batch(self, rows: Tensor) -> Batch:
-        """Event rows -> labelled batch."""
-        batch = self.dataset.batch(rows)
-        if not self.with_select:
-            return batch
-        column = torch.zeros(batch.labels.shape[0], 1)
-        labels = torch.cat([batch.labels, column], dim=1)
-        return replace(batch, labels=labels, mask=torch.cat([batch.mask, column > 0], dim=1))
-
-
-class RankingStep:
-    """One batch of logged rows, and with it one batch of requests -> loss terms and gradients."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        ranker: Ranker,
-        balance: Balance | None,
-        config: RankingConfig,
-        requests: RequestSet | None,
-        optimizer: Optimizer,
-        seed: int,
-    ) -> None:
-        self.model, self.ranker, self.balance = model, ranker, balance
-        self.config, self.requests, self.optimizer, self.seed = config, requests, optimizer, seed
-
-    def __call__(self, batch: Batch | RequestBatch) -> dict[str, Tensor]:
-        """Batch -> loss terms by name; the total is filled in by `backward`."""
-        terms: dict[str, Tensor] = {}
-        if isinstance(batch, RequestBatch):
-            terms[f"aux/{SELECT}"] = self._select_loss(batch)
-        else:
-            losses = self.ranker.losses(batch, self.config.loss)
-            terms = {name: loss for name, loss in losses.items() if name != f"loss/{SELECT}"}
-            if self.requests is not None:
-                # The draw depends on the step's number alone, so a resumed training draws the same requests.
-                rng = np.random.default_rng([self.seed, self.optimizer.steps])
-                chosen = rng.integers(
-                    len(self.requests), size=min(self.config.select.requests_per_step, len(self.requests))
-                )
-                asked = self.requests.batch(torch.from_numpy(np.sort(chosen)))
-                terms[f"aux/{SELECT}"] = self._select_loss(asked)
-        with torch.no_grad():
-            total = sum_of(list(terms.values())) if self.balance is None else self.balance.total(terms)
-        return {**terms, "loss": total.detach()}
-
-    def _select_loss(self, asked: RequestBatch) -> Tensor:
-        assert isinstance(self.model, RequestRanker)
-        return self.config.select.weight * self.model.loss(asked)
-
-    def backward(self, terms: dict[str, Tensor]) -> None:
-        """Leave gradients on the parameters, by the configured balance."""
-        losses = {name: loss for name, loss in terms.items() if name != "loss"}
-        if self.balance is None:
-            torch.autograd.backward(list(losses.values()))
-        else:
-            self.balance.backward(losses, self.ranker)
-
-
-@dataclass(frozen=True)
 class TrainedRanker:
     """The second stage, trained.
 
@@ -207,27 +141,48 @@ def build_model(
         return RequestRanker(ranker, num_features, config.select), ranker
 
 
-def train_ranker(
-    dataset: Dataset,
-    config: RankingConfig,
-    runtime: Runtime,
-    seed: int,
-    requests: RequestSet | None = None,
-    checkpointer: Checkpointer | None = None,
-    prepare: Callable[[Ranker, Optimizer], object] | None = None,
-    blend: BlendConfig | None = None,
-) -> TrainedRanker:
-    """Train on the training part; the best epoch on validation is kept, and calibrators are fitted there.
+@dataclass(frozen=True, kw_only=True)
+class RankerTraining:
+    """A ranker that is built and not yet trained, and what its training consists of.
+
+    Attributes:
+        dataset: encoded data; with the teachers' labels where the configuration asks for teachers.
+        model: the ranker, wrapped as a `RequestRanker` where it learns `select`.
+        ranker: the ranker itself; a start from earlier weights is applied to it before `fit_ranker`.
+        balance: of the tasks' losses; None without tasks.
+        loader: batches of logged rows, or of requests where there are no tasks.
+        optimizer: of model and balance.
+        fitted: requests that `select` learns from.
+        held: requests that choose the epoch and the blend.
+        valid_rows: logged rows that choose the epoch and fit the calibrators.
+    """
+
+    dataset: Dataset
+    model: nn.Module
+    ranker: Ranker
+    balance: Balance | None
+    loader: Loader[Any]
+    optimizer: Optimizer
+    fitted: RequestSet | None
+    held: RequestSet | None
+    valid_rows: Tensor
+
+    def restore_frozen(self) -> None:
+        """Put frozen rows back where they start, after something else wrote to the tables."""
+        start_tables(self.ranker.tables(), frozen_starts(self.dataset.table_starts))
+
+
+def build_training(
+    dataset: Dataset, config: RankingConfig, runtime: Runtime, seed: int, requests: RequestSet | None = None
+) -> RankerTraining:
+    """A ranker with fresh weights, its batches and its optimiser; teachers are trained here where there are any.
 
     Args:
         dataset: encoded data.
         config: the `[ranking]` section.
-        runtime: arithmetic.
-        seed: of weights, order and draws.
+        runtime: arithmetic of the teachers' training.
+        seed: of weights, order and draws; also seeds the global generator, from which dropout draws.
         requests: of the validation part, for `select`; None without a retriever.
-        checkpointer: where to keep checkpoints, and whether to resume from one.
-        prepare: called with the fresh ranker and its optimiser before training, to warm-start them.
-        blend: the `[blend]` section, for a search of its weights.
     """
     tasks = dataset.config.tasks
     check_kl_bound(tasks, config.loss)
@@ -235,7 +190,7 @@ def train_ranker(
         dataset = _taught(dataset, config, runtime, seed)
     features = requests.features.shape[2] if requests is not None else 0
     model, ranker = build_model(config, dataset.layout, tasks, features, seed)
-    seed_everything(seed)  # dropout draws from the global generator
+    seed_everything(seed)
     train_rows = dataset.rows(Part.TRAIN)
     if tasks:
         labels, mask = dataset.events.labels, dataset.events.mask
@@ -260,17 +215,47 @@ def train_ranker(
     parts = nn.ModuleDict({"model": model} if balance is None else {"model": model, "balance": balance})
     loader: Loader[Any]
     if tasks:
-        loader = Loader(
-            LoggedRows(dataset, SELECT in [t.name for t in ranker.tasks]), train_rows, config.batch_size, seed
-        )
+        logged = LoggedRows(dataset, SELECT in [t.name for t in ranker.tasks])
+        loader = Loader(logged, train_rows, config.batch_size, seed)
     else:
         assert fitted is not None
         loader = Loader(fitted, torch.arange(len(fitted)), config.select.requests_per_step, seed)
-    optimizer = Optimizer(parts, config.optim, config.fit.epochs * len(loader))
-    if prepare is not None:
-        prepare(ranker, optimizer)
-        start_tables(ranker.tables(), frozen_starts(dataset.table_starts))
-    step = RankingStep(model, ranker, balance, config, fitted if tasks else None, optimizer, seed)
+    return RankerTraining(
+        dataset=dataset,
+        model=model,
+        ranker=ranker,
+        balance=balance,
+        loader=loader,
+        optimizer=Optimizer(parts, config.optim, config.fit.epochs * len(loader)),
+        fitted=fitted,
+        held=held,
+        valid_rows=valid_rows,
+    )
+
+
+def fit_ranker(
+    training: RankerTraining,
+    config: RankingConfig,
+    runtime: Runtime,
+    seed: int,
+    checkpointer: Checkpointer | None = None,
+    blend: BlendConfig | None = None,
+) -> TrainedRanker:
+    """Train a ranker in place; the best epoch on validation is kept, and calibrators are fitted there.
+
+    Args:
+        training: what `build_training` made, started from earlier weights or not.
+        config: the `[ranking]` section.
+        runtime: arithmetic.
+        seed: of the requests' draws and of the blend's search.
+        checkpointer: where to keep checkpoints, and whether to resume from one.
+        blend: the `[blend]` section, for a search of its weights.
+    """
+    dataset, model, ranker, balance = training.dataset, training.model, training.ranker, training.balance
+    held, valid_rows, loader = training.held, training.valid_rows, training.loader
+    tasks = dataset.config.tasks
+    fitted = training.fitted if tasks else None
+    step = RankingStep(model, ranker, balance, config.loss, config.select, fitted, training.optimizer, seed)
 
     def evaluate() -> dict[str, float]:
         if balance is not None:
@@ -292,7 +277,7 @@ def train_ranker(
     history = fit(
         step,
         loader,
-        optimizer,
+        training.optimizer,
         options,
         evaluate=evaluate,
         describe=describe,
@@ -305,6 +290,20 @@ def train_ranker(
     calibrators = fit_calibrators(ranker, dataset, valid_rows, config.calibration)
     found = find_blend(blend or BlendConfig(), model, ranker, calibrators, dataset, held, valid_rows, seed)
     return TrainedRanker(model, ranker, calibrators, history, found)
+
+
+def train_ranker(
+    dataset: Dataset,
+    config: RankingConfig,
+    runtime: Runtime,
+    seed: int,
+    requests: RequestSet | None = None,
+    checkpointer: Checkpointer | None = None,
+    blend: BlendConfig | None = None,
+) -> TrainedRanker:
+    """A ranker trained from fresh weights: `build_training`, then `fit_ranker`."""
+    training = build_training(dataset, config, runtime, seed, requests)
+    return fit_ranker(training, config, runtime, seed, checkpointer, blend)
 
 
 def _taught(dataset: Dataset, config: RankingConfig, runtime: Runtime, seed: int) -> Dataset:

@@ -6,6 +6,7 @@ merged candidate, so that each retriever's opinion reaches the ranker as a featu
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -81,6 +82,7 @@ class Retriever:
         scorers: companions whose scores become features.
         index: searches the item vectors; the exact product when None (training, before an index exists).
         quotas: places of each proposer among the candidates; None merges by reciprocal rank (see `merge`).
+        vectors: float32 [N, width] of all items, as `model` makes them; computed when None.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Retriever:
         scorers: tuple[str, ...] = (),
         index: CandidateIndex | None = None,
         quotas: Mapping[str, int] | None = None,
+        vectors: F32 | None = None,
     ) -> None:
         self.model = model
         self.data = data
@@ -100,10 +103,16 @@ class Retriever:
         self.scorers = scorers
         self.index = index
         self.quotas = quotas
-        self.item_vectors = item_vectors(model, data)
+        self.item_vectors = item_vectors(model, data) if vectors is None else vectors
         for name in (*proposers, *scorers):
             if name != TOWER and name not in companions:
                 raise ConfigError(f'no retriever is called "{name}"; there are: {", ".join((TOWER, *companions))}')
+
+    def searching(self, index: CandidateIndex | None) -> Retriever:
+        """The same retriever with another index; None searches exactly."""
+        other = copy.copy(self)
+        other.index = index
+        return other
 
     @property
     def feature_names(self) -> tuple[str, ...]:

@@ -11,7 +11,8 @@ import torch
 
 import recsys
 from recsys.data.world.simulate import SimulateConfig, simulate
-from recsys.pipeline.train import build_index, train_run
+from recsys.pipeline.index import build_run_index
+from recsys.pipeline.publish import train_run
 from recsys.tests.support.public import Datasets
 from recsys.tests.support.shop import Shop
 from recsys.tests.support.tiny import TinyRun
@@ -64,6 +65,6 @@ def tiny_run(tiny_world: Path) -> TinyRun:
     run = TinyRun(tiny_world, tiny_world / "demo.toml", tiny_world / "runs" / "tiny")
     threads = torch.get_num_threads()
     train_run(run.config(), run.folder, base=tiny_world)
-    build_index(run.folder)
+    build_run_index(run.folder)
     torch.set_num_threads(threads)
     return run

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,14 +56,13 @@ class TrainingLog:
         self.stopped_early = 0 < patience <= self.epochs_since_best
         return better
 
-    def write(self, path: Path) -> None:
-        """One JSON object per epoch and line, with its details; numbers that are not finite become null."""
+    def epochs(self) -> list[dict[str, Any]]:
+        """One JSON object per epoch, its record and its details; numbers that are not finite are None."""
         details: list[dict[str, Any]] = [{}] * (len(self.records) - len(self.details)) + self.details
-        lines = [
-            json.dumps({name: value if math.isfinite(value) else None for name, value in record.items()} | detail)
+        return [
+            {name: value if math.isfinite(value) else None for name, value in record.items()} | detail
             for record, detail in zip(self.records, details, strict=True)
         ]
-        path.write_text("".join(f"{line}\n" for line in lines))
 
 
 class Totals:

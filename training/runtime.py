@@ -6,7 +6,8 @@ import ctypes
 import logging
 import os
 import random
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,33 +50,50 @@ class Runtime:
         return reduced_matmul(self.bf16)
 
 
-def start_runtime(config: RuntimeConfig, seed: int) -> Runtime:
-    """Apply `config` to this process, seed every global generator, and log what was decided.
+@contextmanager
+def runtime_session(config: RuntimeConfig, seed: int) -> Iterator[Runtime]:
+    """Threads and seeds of one training; when it ends, the process has those it had before.
 
     Args:
         config: see `RuntimeConfig`.
-        seed: of torch, numpy and Python.
-
-    Returns:
-        The decisions.
+        seed: of the global generators of torch, numpy and Python, from which dropout and libraries draw.
     """
+    threads = torch.get_num_threads()
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - kept, not drawn from
+    try:
+        yield _decided(config, seed)
+    finally:
+        torch.set_num_threads(threads)
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])
+
+
+def start_runtime(config: RuntimeConfig, seed: int) -> Runtime:
+    """Threads, seeds and memory of a whole process, for programs that own theirs, such as benchmarks.
+
+    Args:
+        config: see `RuntimeConfig`.
+        seed: of the global generators of torch, numpy and Python.
+    """
+    keep_memory()
+    return _decided(config, seed)
+
+
+def _decided(config: RuntimeConfig, seed: int) -> Runtime:
     if config.threads > 0:
         torch.set_num_threads(config.threads)
-    keep_memory()
     bf16 = config.bf16 == "on" or (config.bf16 == "auto" and bf16_is_fast())
     seed_everything(seed)
     runtime = Runtime(torch.get_num_threads(), bf16)
-    log.info(
-        "runtime: %d threads, %s, seed %d",
-        runtime.threads,
-        "bfloat16 products" if bf16 else "float32",
-        seed,
-    )
+    log.info("runtime: %d threads, %s, seed %d", runtime.threads, "bfloat16 products" if bf16 else "float32", seed)
     return runtime
 
 
 def keep_memory() -> None:
     """Ask the C library to keep freed blocks of megabytes instead of returning each to the system at once.
+
+    This is a setting of the whole process, so only programs that own theirs make it (the command line, benchmarks).
 
     A training step frees and takes the same large buffers again and again; given back, every one of them is zeroed
     page by page by the kernel before it can be used again (a tenth of a retriever's step, measured). Does nothing

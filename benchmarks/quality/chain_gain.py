@@ -37,10 +37,9 @@ from recsys.data.vocabulary import FIRST
 from recsys.pipeline.warm_start import Copied, warm_start_ranker
 from recsys.ranking.ranker import Ranker
 from recsys.ranking.scoring import score_rows
-from recsys.ranking.train import RankingConfig, train_ranker
+from recsys.ranking.train import RankingConfig, build_training, fit_ranker
 from recsys.retrieval.retriever import Retriever
 from recsys.retrieval.towers.train import RetrievalConfig, train_two_tower
-from recsys.training.optim import Optimizer
 
 STARTS = {
     "cold": "every row begins at random",
@@ -131,11 +130,9 @@ class Chain(Lab):
         if not name.startswith("cold"):
             self.retriever(self.width(name))  # before the clock and before the ranker's seed
         runtime, began = self.session.runtime(seed), time.process_time()
-
-        def prepare(ranker: Ranker, optimizer: Optimizer) -> None:
-            self.begin(name, ranker, seed)
-
-        ranker = train_ranker(dataset, self.ranking, runtime, seed, prepare=prepare).ranker
+        training = build_training(dataset, self.ranking, runtime, seed)
+        self.begin(name, training.ranker, seed)
+        ranker = fit_ranker(training, self.ranking, runtime, seed).ranker
         metrics = {"seconds": time.process_time() - began}
         arrays: Arrays = {}
         for part, which in PARTS.items():

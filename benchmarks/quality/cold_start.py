@@ -47,8 +47,9 @@ from recsys.data.split import Part
 from recsys.data.vocabulary import FIRST, UNKNOWN
 from recsys.evaluation.uncertainty.bootstrap import UserBootstrap
 from recsys.funnel.funnel import Funnel
-from recsys.funnel.run import Stages, usable_scorers
-from recsys.pipeline.train import fit_companions, select_requests
+from recsys.funnel.run import TrainedRun, usable_scorers
+from recsys.pipeline.companions import fit_companions
+from recsys.pipeline.requests import select_requests
 from recsys.ranking.train import train_ranker
 from recsys.retrieval.baselines.base import Baseline, Histories
 from recsys.retrieval.baselines.segment import SEGMENT_POPULARITY
@@ -224,7 +225,14 @@ class ColdStart(Lab):
         asked = select_requests(self.dataset, retriever, config)
         trained = train_ranker(self.dataset, ranking, self.session.runtime(seed), seed, asked)
         trained.model.eval()
-        stages = Stages(config, self.dataset, retriever, trained.model, trained.ranker, trained.calibrators)
+        stages = TrainedRun(
+            config=config,
+            dataset=self.dataset,
+            retriever=retriever,
+            model=trained.model,
+            ranker=trained.ranker,
+            calibrators=trained.calibrators,
+        )
         funnel, fresh, moment = Funnel(stages), new_users(data, 0), int(Part.TEST)
         lists = []
         for begin in range(0, len(fresh.users), BLOCK):

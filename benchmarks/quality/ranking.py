@@ -19,7 +19,7 @@ the seeds of the one minus mean over the seeds of the other, with the 95 % inter
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -52,12 +52,10 @@ from recsys.data.schema import TaskSpec
 from recsys.data.split import Part
 from recsys.pipeline.warm_start import warm_start_ranker
 from recsys.ranking.distil import taught
-from recsys.ranking.ranker import Ranker
 from recsys.ranking.scoring import score_rows
-from recsys.ranking.train import train_ranker
+from recsys.ranking.train import build_training, fit_ranker
 from recsys.retrieval.retriever import Retriever
 from recsys.retrieval.towers.train import train_two_tower
-from recsys.training.optim import Optimizer
 
 SOURCES = {
     "census": Source("census-income.toml"),
@@ -155,14 +153,11 @@ class Ranking(Lab):
         dataset = self.data_of(variant, seed)
         config = ranking_config(variant, self.recipe, dataset.task_names, width)
         runtime = self.session.runtime(seed)
-        prepare: Callable[[Ranker, Optimizer], object] | None = None
-        if variant.warm:
-            retriever = self._retriever(seed)
-
-            def prepare(ranker: Ranker, optimizer: Optimizer) -> object:
-                return warm_start_ranker(ranker, dataset, retriever)
-
-        ranker = train_ranker(dataset, config, runtime, seed, prepare=prepare).ranker
+        retriever = self._retriever(seed) if variant.warm else None  # before the ranker's seed
+        training = build_training(dataset, config, runtime, seed)
+        if retriever is not None:
+            warm_start_ranker(training.ranker, dataset, retriever)
+        ranker = fit_ranker(training, config, runtime, seed).ranker
         parts = {**PARTS, **({"train": Part.TRAIN} if variant.model is single else {})}
         arrays: Arrays = {}
         for part, which in parts.items():

@@ -45,7 +45,7 @@ from recsys.data.vocabulary import UNKNOWN
 from recsys.pipeline.continuation import Learned, remember, take_up
 from recsys.ranking.ranker import Ranker
 from recsys.ranking.scoring import score_rows
-from recsys.ranking.train import RankingConfig, build_model, train_ranker
+from recsys.ranking.train import RankingConfig, build_model, build_training, fit_ranker
 from recsys.training.optim import Optimizer
 
 FIRST_DAY = datetime.fromisoformat("2022-04-24T23:52:10+08:00")
@@ -144,20 +144,16 @@ class Replay:
         optim = self.config.optim.model_copy(update={"lr": lr})
         config = self.config.model_copy(update={"fit": fit, "optim": optim})
         runtime = self.session.runtime(seed)
-        used: list[Optimizer] = []
         began = time.process_time()
-
-        def prepare(ranker: Ranker, optimizer: Optimizer) -> None:
-            used.append(optimizer)
-            if source is not None:
-                kept = replace(source, state={}) if policy == "daily_fresh" else source
-                take_up(ranker, optimizer, dataset, kept)
-                if policy == "daily_plain":
-                    as_unknown(ranker, len(source.dataset.encoders.vocabularies["video_id"]))
-
-        ranker = train_ranker(dataset, config, runtime, seed, prepare=prepare).ranker
+        training = build_training(dataset, config, runtime, seed)
+        if source is not None:
+            kept = replace(source, state={}) if policy == "daily_fresh" else source
+            take_up(training.ranker, training.optimizer, dataset, kept)
+            if policy == "daily_plain":
+                as_unknown(training.ranker, len(source.dataset.encoders.vocabularies["video_id"]))
+        ranker = fit_ranker(training, config, runtime, seed).ranker
         seconds = time.process_time() - began
-        return Learned(ranker, dataset, remember(used[0], ranker)), seconds
+        return Learned(ranker, dataset, remember(training.optimizer, ranker)), seconds
 
     def first(self, dataset: Dataset, seed: int) -> None:
         """The ranker that all policies have on the first morning."""

@@ -50,7 +50,7 @@ from recsys.benchmarks.quality.retrieval_variants import (
 from recsys.data.dataset import Dataset
 from recsys.data.split import Part
 from recsys.evaluation.uncertainty.bootstrap import UserBootstrap
-from recsys.pipeline.train import fit_companions
+from recsys.pipeline.companions import fit_companions
 from recsys.retrieval.baselines.base import Histories
 from recsys.retrieval.towers.train import RetrievalConfig, build_two_tower, train_two_tower
 from recsys.retrieval.towers.windows import TowerData

@@ -18,8 +18,8 @@ from recsys.data.dataset import Dataset
 from recsys.data.split import Part
 from recsys.evaluation.metrics.lists import rank_metrics
 from recsys.funnel.funnel import Funnel
-from recsys.funnel.run import Stages, usable_scorers
-from recsys.pipeline.train import select_requests
+from recsys.funnel.run import TrainedRun, usable_scorers
+from recsys.pipeline.requests import select_requests
 from recsys.ranking.train import RankingConfig, train_ranker
 from recsys.retrieval.baselines.base import Baseline
 from recsys.retrieval.retriever import Retriever
@@ -219,7 +219,16 @@ def second_stage(
     config = config.model_copy(update={"ranking": section})
     asked = select_requests(rows, learned, config)
     trained = train_ranker(rows, section, runtime, seed, asked)
-    funnel = Funnel(Stages(config, rows, serving, trained.model, trained.ranker, trained.calibrators))
+    funnel = Funnel(
+        TrainedRun(
+            config=config,
+            dataset=rows,
+            retriever=serving,
+            model=trained.model,
+            ranker=trained.ranker,
+            calibrators=trained.calibrators,
+        )
+    )
     users, _, _ = requests(serving.data, test_moment)
     trained.model.eval()
     lists = []

@@ -30,7 +30,8 @@ def demo(
     from ...configs.run import config_hash, load_config
     from ...funnel.funnel import Funnel
     from ...pipeline.evaluate import evaluate_run
-    from ...pipeline.train import build_index, train_run
+    from ...pipeline.index import build_run_index
+    from ...pipeline.publish import train_run
     from ...report.evaluation import evaluation_blocks
     from ...report.report import Report
     from .. import render
@@ -57,14 +58,14 @@ def demo(
     point_latest(run)
     if not open_run(run).has_directory(INDEX):
         step(f"build-index --run {run}")
-        render.print_facts("index", build_index(run))
+        render.print_facts("index", build_run_index(run))
     step(f"evaluate --run {run} --report {page}")
     opened = open_run(run)
     result = opened.read_json(EVALUATION) if done and EVALUATION in opened else evaluate_run(run, "all")
     Report(result, f"Evaluation of {run.name}").to_html(page)
     render.show(*evaluation_blocks(result))
     step(f"recommend --run {run} --user {USER}")
-    for answer in Funnel.load(run).recommend([USER], 10):
+    for answer in Funnel.load(run).recommend([USER], 10).to_json():
         render.print_recommendation(answer)
     typer.echo(f"\nrun: {run}\nreport: {page}")
     if done:

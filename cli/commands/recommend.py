@@ -61,7 +61,7 @@ def recommend(
     allowed = funnel.select(where, allowed_ids, blocked_ids)
     funnel.warm_up()
     for start in range(0, len(asked), CHUNK):
-        for answer in funnel.recommend(asked[start : start + CHUNK], k, explain=explain, allowed=allowed):
+        for answer in funnel.recommend(asked[start : start + CHUNK], k, explain=explain, allowed=allowed).to_json():
             if json:
                 render.print_json(answer)
             else:

@@ -33,7 +33,7 @@ def train(
     settings, base = open_config(config, set_ or [])
     warm = find_run(source) if source else None
 
-    from ...pipeline.train import train_run
+    from ...pipeline.publish import train_run
 
     written = train_run(settings, run, stage=stage, resume=resume, source_run=warm, base=base)
     point_latest(written)

@@ -19,6 +19,7 @@ from ...base.arrays import F32, F64, I64, AnyArray
 from ...base.errors import ConfigError, DataError
 from ...base.ragged import Ragged
 from ...base.settings import Settings
+from ...data.dataset import Dataset
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -89,6 +90,18 @@ class Baseline(ABC):
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings: Any = self.settings_class() if settings is None else settings
+
+    def describe(self, dataset: Dataset, segments: tuple[str, ...] | None = None) -> Self:
+        """Take what the baseline reads of users and items besides the events; before `fit`. Most read nothing.
+
+        Args:
+            dataset: encoded data.
+            segments: user features whose values make segments; see `[retrieval] segments`.
+
+        Raises:
+            ConfigError: a feature that the baseline is to read does not exist.
+        """
+        return self
 
     def fit(
         self,

@@ -64,6 +64,10 @@ class SameCategory(Baseline):
         self.categories = categories
         return self
 
+    def describe(self, dataset: Dataset, segments: tuple[str, ...] | None = None) -> Self:
+        """See `Baseline.describe`."""
+        return self.describe_items(item_categories(dataset, self.settings.features))
+
     def _fit(self, users: I64, items: I64, times: F64 | None, num_users: int) -> None:
         if not hasattr(self, "categories") or len(self.categories) != self.num_items:
             known = f"of {len(self.categories)} items" if hasattr(self, "categories") else "of no item"

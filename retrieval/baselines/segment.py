@@ -52,6 +52,10 @@ class SegmentPopularity(Baseline):
         self.segments = segments
         return self
 
+    def describe(self, dataset: Dataset, segments: tuple[str, ...] | None = None) -> Self:
+        """See `Baseline.describe`."""
+        return self.describe_users(user_segments(dataset, segment_traits(dataset, segments)))
+
     def _fit(self, users: I64, items: I64, times: F64 | None, num_users: int) -> None:
         from scipy.sparse import csr_array
 

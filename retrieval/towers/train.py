@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, Self
 
 import numpy as np
@@ -14,6 +15,7 @@ from ...base.errors import DataError
 from ...base.ragged import Ragged, pair_keys
 from ...base.topk import exact_ranks
 from ...data.dataset import Dataset
+from ...data.pretrained import TableStart
 from ...data.split import Part
 from ...evaluation.metrics.lists import rank_metrics
 from ...nn.pretrained import frozen_starts, start_tables
@@ -214,27 +216,42 @@ def build_two_tower(data: TowerData, config: TwoTowerConfig, seed: int) -> TwoTo
         return TwoTower(config, data.layout)
 
 
-def train_two_tower(
-    dataset: Dataset,
-    config: RetrievalConfig,
-    runtime: Runtime,
-    seed: int,
-    checkpointer: Checkpointer | None = None,
-    prepare: Callable[[TwoTower, Optimizer], object] | None = None,
-) -> tuple[TwoTower, TowerData, TrainingLog]:
-    """Train the towers on the training part; the best epoch by `config.fit.metric` on validation is kept.
+@dataclass(frozen=True)
+class TowerTraining:
+    """Towers that are built and not yet trained, and what their training consists of.
+
+    Attributes:
+        model: the towers; a start from earlier weights is applied to them before `fit_towers`.
+        data: histories and columns.
+        loader: batches of training windows.
+        optimizer: of the towers.
+        frozen: rows of the tables that start from given vectors and stay there.
+        exposures: logged rows to learn from, for `loss = "exposures"`.
+    """
+
+    model: TwoTower
+    data: TowerData
+    loader: WindowLoader
+    optimizer: Optimizer
+    frozen: Mapping[str, TableStart]
+    exposures: Exposures | None = None
+
+    def restore_frozen(self) -> None:
+        """Put frozen rows back where they start, after something else wrote to the tables."""
+        start_tables([self.model.table], self.frozen)
+
+
+def build_towers(dataset: Dataset, config: RetrievalConfig, seed: int) -> TowerTraining:
+    """Towers with fresh weights, their loader and their optimiser.
 
     Args:
         dataset: encoded data.
         config: the `[retrieval]` section.
-        runtime: arithmetic.
-        seed: of weights, order and draws.
-        checkpointer: where to keep checkpoints, and whether to resume from one.
-        prepare: called with the fresh towers and their optimiser before training, to warm-start them.
+        seed: of weights, order and draws; also seeds the global generator, from which dropout draws.
     """
     data = TowerData.of(dataset, config.tower, config.positive)
     model = build_two_tower(data, config.tower, seed)
-    seed_everything(seed)  # dropout draws from the global generator
+    seed_everything(seed)
     start_tables([model.table], dataset.table_starts)
     events = int((data.ends(Part.VALID) - data.history.ptr[:-1]).sum())
     tokens = min(config.tokens, max(SMALLEST_BATCH, events // 100))
@@ -244,14 +261,31 @@ def train_two_tower(
         model.start_at(exposures.rate)
     loader = WindowLoader(data, Part.VALID, tokens, seed, exposures)
     optimizer = Optimizer(model, config.optim, config.fit.epochs * len(loader))
-    if prepare is not None:
-        prepare(model, optimizer)
-        start_tables([model.table], frozen_starts(dataset.table_starts))
-    step = RetrievalStep(model, data, config, seed, runtime.bf16, exposures)
-    history = fit(
+    return TowerTraining(model, data, loader, optimizer, frozen_starts(dataset.table_starts), exposures)
+
+
+def fit_towers(
+    training: TowerTraining,
+    config: RetrievalConfig,
+    runtime: Runtime,
+    seed: int,
+    checkpointer: Checkpointer | None = None,
+) -> TrainingLog:
+    """Train towers in place on the training part; the best epoch by `config.fit.metric` on validation is kept.
+
+    Args:
+        training: what `build_towers` made, started from earlier weights or not.
+        config: the `[retrieval]` section.
+        runtime: arithmetic.
+        seed: of the negatives.
+        checkpointer: where to keep checkpoints, and whether to resume from one.
+    """
+    model, data = training.model, training.data
+    step = RetrievalStep(model, data, config, seed, runtime.bf16, training.exposures)
+    return fit(
         step,
-        loader,
-        optimizer,
+        training.loader,
+        training.optimizer,
         config.fit,
         evaluate=lambda: validation_metrics(model, data),
         checkpointer=checkpointer,
@@ -260,4 +294,16 @@ def train_two_tower(
         memories=step.memories,
         description="training the retriever",
     )
-    return model, data, history
+
+
+def train_two_tower(
+    dataset: Dataset,
+    config: RetrievalConfig,
+    runtime: Runtime,
+    seed: int,
+    checkpointer: Checkpointer | None = None,
+) -> tuple[TwoTower, TowerData, TrainingLog]:
+    """Towers trained from fresh weights: `build_towers`, then `fit_towers`."""
+    training = build_towers(dataset, config, seed)
+    history = fit_towers(training, config, runtime, seed, checkpointer)
+    return training.model, training.data, history

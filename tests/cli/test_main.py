@@ -39,9 +39,9 @@ def funnel(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int, bool]]
     """A funnel that answers at once and remembers what it was asked."""
     calls: list[tuple[list[str], int, bool]] = []
 
-    def recommend(users: list[str], k: int, explain: bool = False, allowed: object = None) -> list[dict[str, Any]]:
+    def recommend(users: list[str], k: int, explain: bool = False, allowed: object = None) -> SimpleNamespace:
         calls.append((users, k, explain))
-        return [answer(user, k, explain) for user in users]
+        return SimpleNamespace(to_json=lambda: [answer(user, k, explain) for user in users])
 
     loaded = SimpleNamespace(warm_up=lambda: None, recommend=recommend, select=lambda where, allow, block: None)
     fake = SimpleNamespace(Funnel=SimpleNamespace(load=lambda run: loaded))

@@ -12,7 +12,7 @@ import pytest
 
 from recsys.artifacts.folder import open_run
 from recsys.cli.main import main
-from recsys.funnel.run import load_stages
+from recsys.funnel.folder import load_run
 
 Change = Callable[[Path], object]
 FEATURE = "[[data.features]]\n"
@@ -181,6 +181,6 @@ def test_bad_rows_are_dropped_counted_and_written_beside_the_run(
         ("items.csv", "line 10", "price", '"free"'),
         ("users.csv", "line 12", "user_id", '"2" again (first at line 3)'),
     ]
-    stages = load_stages(open_run(shop_folder / "run"))
+    stages = load_run(open_run(shop_folder / "run"))
     assert len(stages.dataset.events) == 397
     assert stages.config.data.on_bad_rows == "drop"

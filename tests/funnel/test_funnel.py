@@ -17,10 +17,10 @@ from recsys.artifacts.folder import open_run
 from recsys.base.errors import ConfigError
 from recsys.cli.main import main
 from recsys.data.dataset import NOW
+from recsys.funnel.folder import load_run
 from recsys.funnel.funnel import Funnel, Ranked
 from recsys.funnel.ladder import POPULAR
-from recsys.funnel.run import load_stages
-from recsys.pipeline.train import train_run
+from recsys.pipeline.publish import train_run
 from recsys.ranking.requests import SELECT
 from recsys.tests.support.nonempty import nonempty
 from recsys.tests.support.tiny import TinyRun
@@ -58,7 +58,7 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def test_an_answer_has_what_the_contract_says(funnel: Funnel) -> None:
-    (answer,) = funnel.recommend(["1"], k=10)
+    (answer,) = funnel.recommend(["1"], k=10).to_json()
     asked_for = {"user", "known", "items", "candidates", "timings_ms"}
     assert answer.keys() == asked_for | {"rung", "eligible", "short"}
     assert (answer["user"], answer["known"], answer["rung"], answer["candidates"]) == ("1", True, "history", 20)
@@ -75,7 +75,7 @@ def test_an_answer_has_what_the_contract_says(funnel: Funnel) -> None:
 
 
 def test_the_best_come_first_and_each_once(funnel: Funnel) -> None:
-    for answer in nonempty(funnel.recommend(USERS, k=10)):
+    for answer in nonempty(funnel.recommend(USERS, k=10).to_json()):
         scores = [item["score"] for item in answer["items"]]
         assert scores == sorted(scores, reverse=True)
         assert len({item["item"] for item in answer["items"]}) == 10
@@ -83,15 +83,15 @@ def test_the_best_come_first_and_each_once(funnel: Funnel) -> None:
 
 def test_nobody_gets_what_they_had(funnel: Funnel, clicks: pd.DataFrame) -> None:
     had = clicks.groupby("user_id")["item_id"].agg(set)
-    for answer in funnel.recommend(USERS, k=20):
+    for answer in funnel.recommend(USERS, k=20).to_json():
         assert had.get(answer["user"], set()).isdisjoint(item["item"] for item in answer["items"])
     assert had.map(len).max() > 10
 
 
 def test_one_user_gets_the_same_answer_alone_and_among_others(funnel: Funnel) -> None:
-    together = funnel.recommend([*USERS[:40], "nobody"], k=7, explain=True)
-    backwards = funnel.recommend(["nobody", *USERS[:40][::-1]], k=7, explain=True)[::-1]
-    alone = [funnel.recommend([answer["user"]], k=7, explain=True)[0] for answer in together]
+    together = funnel.recommend([*USERS[:40], "nobody"], k=7, explain=True).to_json()
+    backwards = funnel.recommend(["nobody", *USERS[:40][::-1]], k=7, explain=True).to_json()[::-1]
+    alone = [funnel.recommend([answer["user"]], k=7, explain=True).to_json()[0] for answer in together]
     for one, other, single in nonempty(zip(together, backwards, alone, strict=True)):
         assert same(one, other)
         assert same(one, single)
@@ -110,10 +110,10 @@ def test_many_requests_ranked_at_once_are_ranked_as_one_by_one(funnel: Funnel) -
 
 
 def test_an_unknown_user_gets_what_is_popular_in_training(funnel: Funnel, tiny_run: TinyRun) -> None:
-    (answer,) = funnel.recommend(["nobody"], k=12, explain=True)
+    (answer,) = funnel.recommend(["nobody"], k=12, explain=True).to_json()
     assert (answer["user"], answer["known"], len(answer["items"])) == ("nobody", False, 12)
     assert all(item["sources"] == [POPULAR] for item in answer["items"])
-    events = load_stages(open_run(tiny_run.folder)).dataset.events
+    events = load_run(open_run(tiny_run.folder)).dataset.events
     clicked = (events.parts == 0) & (events.labels[:, 0] > 0)
     counts = np.bincount(events.items[clicked], minlength=80)
     rows = [funnel.dataset.item_rows[item["item"]] for item in answer["items"]]
@@ -122,26 +122,26 @@ def test_an_unknown_user_gets_what_is_popular_in_training(funnel: Funnel, tiny_r
 
 
 def test_more_items_than_candidates_may_be_asked_for_but_no_more_than_there_are(funnel: Funnel) -> None:
-    (answer,) = funnel.recommend(["nobody"], k=80)
+    (answer,) = funnel.recommend(["nobody"], k=80).to_json()
     assert len(answer["items"]) == 80
-    (known,) = funnel.recommend(["1"], k=60)
+    (known,) = funnel.recommend(["1"], k=60).to_json()
     assert len({item["item"] for item in known["items"]}) == 60
     with pytest.raises(ConfigError, match="k=81 exceeds the 80 items of the catalogue; lower k"):
-        funnel.recommend(["1"], k=81)
+        funnel.recommend(["1"], k=81).to_json()
 
 
 def test_whoever_has_had_nearly_everything_gets_the_rest(funnel: Funnel, clicks: pd.DataFrame) -> None:
     had = clicks.groupby("user_id")["item_id"].nunique()
     user = str(had.idxmax())
-    (answer,) = funnel.recommend([user], k=80)
+    (answer,) = funnel.recommend([user], k=80).to_json()
     assert len(answer["items"]) == answer["candidates"] == 80 - had[user]
 
 
 def test_an_explanation_names_sources_tasks_and_the_nearest_of_the_history(
     funnel: Funnel, clicks: pd.DataFrame
 ) -> None:
-    (plain,) = funnel.recommend(["7"], k=5)
-    (answer,) = funnel.recommend(["7"], k=5, explain=True)
+    (plain,) = funnel.recommend(["7"], k=5).to_json()
+    (answer,) = funnel.recommend(["7"], k=5, explain=True).to_json()
     had = set(clicks[clicks["user_id"] == "7"]["item_id"])
     vectors = funnel.retriever.item_vectors[:, :8]
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -186,7 +186,7 @@ def test_a_run_without_a_ranker_answers_in_the_retrievers_order(tiny_run: TinyRu
     run = train_run(tiny_run.config(), tmp_path / "run", base=tiny_run.world, stage="retrieval")
     answerer = Funnel.load(run)
     for user in nonempty(USERS[:10]):
-        (answer,) = answerer.recommend([user], k=5)
+        (answer,) = answerer.recommend([user], k=5).to_json()
         found = answerer.retriever.candidates(np.array([answerer.dataset.user_rows[user]]), NOW, 20)
         assert [answerer.dataset.item_rows[item["item"]] for item in answer["items"]] == found.rows[0, :5].tolist()
         assert answer["items"][0]["tasks"].keys() == {SELECT}
@@ -203,7 +203,9 @@ def test_a_duration_is_answered_in_its_own_unit(tiny_run: TinyRun, tmp_path: Pat
     answerer = Funnel.load(folder)
     assert answerer.stages.ranker is not None
     users = np.arange(20)
-    for user, answer in zip(users, answerer.recommend([answerer.dataset.user_ids[u] for u in users], k=5), strict=True):
+    for user, answer in zip(
+        users, answerer.recommend([answerer.dataset.user_ids[u] for u in users], k=5).to_json(), strict=True
+    ):
         rows = np.array([[answerer.dataset.item_rows[item["item"]] for item in answer["items"]]])
         with torch.no_grad():
             logs = answerer.stages.ranker(answerer.dataset.candidates(np.array([user]), rows, NOW))["dwell"]
@@ -213,19 +215,19 @@ def test_a_duration_is_answered_in_its_own_unit(tiny_run: TinyRun, tmp_path: Pat
 
 
 def test_another_blend_gives_another_order(tiny_run: TinyRun, tmp_path: Path) -> None:
-    stages = load_stages(open_run(tiny_run.folder))
+    stages = load_run(open_run(tiny_run.folder))
     by_click = stages.config.model_copy(
         update={"blend": stages.config.blend.model_copy(update={"weights": {"click": 1.0}})}
     )
     answerer = Funnel(replace(stages, config=by_click))
-    for answer in answerer.recommend(USERS[:20], k=5):
+    for answer in answerer.recommend(USERS[:20], k=5).to_json():
         for item in answer["items"]:
             assert item["score"] == pytest.approx(item["tasks"]["click"], rel=1e-5)
     unknown = stages.config.model_copy(
         update={"blend": stages.config.blend.model_copy(update={"weights": {"buy": 1.0}})}
     )
     with pytest.raises(ConfigError, match="buy"):
-        Funnel(replace(stages, config=unknown)).recommend(["1"], k=5)
+        Funnel(replace(stages, config=unknown)).recommend(["1"], k=5).to_json()
 
 
 def test_ties_keep_the_retrievers_order_and_pads_stay_behind() -> None:

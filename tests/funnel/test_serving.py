@@ -16,10 +16,11 @@ import torch
 from recsys.artifacts.folder import open_run
 from recsys.base.errors import ConfigError
 from recsys.cli.main import main
+from recsys.funnel.folder import load_run
 from recsys.funnel.funnel import Funnel
 from recsys.funnel.ladder import POPULAR, Rung
-from recsys.funnel.run import load_stages
-from recsys.pipeline.train import build_index, train_run
+from recsys.pipeline.index import build_run_index
+from recsys.pipeline.publish import train_run
 from recsys.retrieval.index.bitmap import Bitmap
 from recsys.retrieval.retriever import Retriever
 from recsys.tests.support.nonempty import nonempty
@@ -76,7 +77,7 @@ def served(request: pytest.FixtureRequest, tiny_run: TinyRun, tmp_path_factory: 
     threads = torch.get_num_threads()
     some = ["retrieval.fit.epochs=1", "ranking.fit.epochs=1"]
     train_run(run.config(*some, *(["retrieval.tower.user_features=[]"] if alone else [])), run.folder, base=world)
-    build_index(run.folder)
+    build_run_index(run.folder)
     torch.set_num_threads(threads)
     clicks = events[events["click"] == "1"]
     rungs = {"1": "history", PROFILED: "segment" if alone else "features"}
@@ -87,7 +88,7 @@ def served(request: pytest.FixtureRequest, tiny_run: TinyRun, tmp_path_factory: 
 @pytest.fixture(scope="module")
 def funnels(served: Served) -> dict[str, Funnel]:
     """The run as it serves, without its index, and with other ways of naming candidates."""
-    stages = load_stages(open_run(served.folder))
+    stages = load_run(open_run(served.folder))
     first = stages.retriever
     assert first is not None
     assert first.index is not None
@@ -104,7 +105,7 @@ def ids(answer: dict[str, Any]) -> list[str]:
 
 def test_every_answer_says_what_it_rests_on(served: Served, funnels: dict[str, Funnel]) -> None:
     users = list(served.rungs)
-    for answer in nonempty(funnels["index"].recommend(users, k=10, explain=True)):
+    for answer in nonempty(funnels["index"].recommend(users, k=10, explain=True).to_json()):
         assert answer["rung"] == served.rungs[answer["user"]]
         assert answer["known"] == (answer["user"] != NOBODY)
         assert len(answer["items"]) == 10
@@ -117,7 +118,7 @@ def test_every_answer_says_what_it_rests_on(served: Served, funnels: dict[str, F
 
 
 def test_a_tower_that_names_nobody_answers_nobody_by_features(served: Served, funnels: dict[str, Funnel]) -> None:
-    (answer,) = funnels["item_knn"].recommend([PROFILED])
+    (answer,) = funnels["item_knn"].recommend([PROFILED]).to_json()
     assert answer["rung"] == "segment"
 
 
@@ -131,7 +132,7 @@ def test_k_items_come_back_while_k_may(served: Served, funnels: dict[str, Funnel
         for k in (1, 7, 40):
             mask = rng.random(len(catalogue)) < share
             allowed = {raw for raw, yes in zip(catalogue, mask, strict=True) if yes}
-            for answer in nonempty(funnel.recommend(users, k, allowed=Bitmap.from_mask(mask))):
+            for answer in nonempty(funnel.recommend(users, k, allowed=Bitmap.from_mask(mask)).to_json()):
                 eligible = allowed - served.had(answer["user"])
                 shown = ids(answer)
                 assert len(set(shown)) == len(shown) == min(k, len(eligible)), (name, answer["user"])
@@ -146,7 +147,7 @@ def test_items_that_nobody_ever_met_can_be_recommended_on_every_rung(
     for funnel in nonempty(funnels.values()):
         index = funnel.retriever.index
         assert index is None or index.size == len(served.items)
-        for answer in funnel.recommend(list(served.rungs), k=3, allowed=funnel.select(allow=NEW)):
+        for answer in funnel.recommend(list(served.rungs), k=3, allowed=funnel.select(allow=NEW)).to_json():
             assert set(ids(answer)) == set(NEW)
             assert all(np.isfinite(item["score"]) for item in answer["items"])
 
@@ -176,7 +177,7 @@ def test_a_condition_means_what_it_says_of_the_tables(
     allowed = funnel.select(where)
     assert allowed is not None
     assert {funnel.dataset.item_ids[row] for row in allowed.rows} == expected
-    assert set(ids(funnel.recommend([NOBODY], k=83, allowed=allowed)[0])) == expected
+    assert set(ids(funnel.recommend([NOBODY], k=83, allowed=allowed).to_json()[0])) == expected
 
 
 def test_conditions_and_lists_add_up(served: Served, funnels: dict[str, Funnel]) -> None:
@@ -202,10 +203,10 @@ def test_company_changes_nothing_whatever_the_rungs(served: Served, funnels: dic
     users = [*map(str, range(1, 80)), NOBODY, PROFILED, "3", BLANK, PROFILED]
     for name, funnel in nonempty(funnels.items()):
         for allowed in (None, funnel.select("price < 30")):
-            together = funnel.recommend(users, k=8, allowed=allowed)
+            together = funnel.recommend(users, k=8, allowed=allowed).to_json()
             assert [answer["user"] for answer in together] == users
             for answer in together[::9] + together[-5:]:
-                (alone,) = funnel.recommend([answer["user"]], k=8, allowed=allowed)
+                (alone,) = funnel.recommend([answer["user"]], k=8, allowed=allowed).to_json()
                 assert ids(alone) == ids(answer), name
                 assert (alone["rung"], alone["candidates"]) == (answer["rung"], answer["candidates"])
                 for one, other in zip(alone["items"], answer["items"], strict=True):
@@ -240,7 +241,7 @@ def test_segments_hear_their_own_and_nothing_from_after_the_cut(served: Served, 
 def test_a_filter_of_another_catalogue_is_refused(funnels: dict[str, Funnel]) -> None:
     for user in ("1", NOBODY):
         with pytest.raises(ConfigError, match="speaks about 5 item rows"):
-            funnels["index"].recommend([user], k=3, allowed=Bitmap.from_mask(np.ones(5, dtype=bool)))
+            funnels["index"].recommend([user], k=3, allowed=Bitmap.from_mask(np.ones(5, dtype=bool))).to_json()
 
 
 def test_the_command_filters_and_says_when_there_is_no_more(

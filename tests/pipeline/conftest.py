@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from recsys.pipeline.train import train_run
+from recsys.pipeline.publish import train_run
 from recsys.tests.support.days import LATE_ITEMS, LATE_USERS, Days
 from recsys.tests.support.tiny import TinyRun
 

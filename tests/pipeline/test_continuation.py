@@ -23,12 +23,13 @@ from recsys.data.dataset import Dataset
 from recsys.data.pretrained import Pretrained, TableStart
 from recsys.data.split import Part
 from recsys.data.vocabulary import FIRST, UNKNOWN, Vocabulary
-from recsys.funnel.run import RANKER_STATE, TOWER_STATE, load_stages
+from recsys.funnel.folder import OPTIMIZERS, load_run
 from recsys.nn.embedding import EmbeddingTable
 from recsys.pipeline.continuation import Learned, SourceRun, remember, tables_of, take_up
 from recsys.pipeline.evaluate import evaluate_run
+from recsys.pipeline.index import build_run_index
 from recsys.pipeline.neighbours import NEAREST, from_vectors, neighbour_means, start_new_rows
-from recsys.pipeline.train import build_index, train_run
+from recsys.pipeline.publish import train_run
 from recsys.ranking.train import build_model
 from recsys.retrieval.towers.train import build_two_tower
 from recsys.retrieval.towers.windows import TowerData, WindowLoader
@@ -49,8 +50,8 @@ def fresh(stage: str, days: Days, dataset: Dataset) -> tuple[nn.Module, Optimize
         data = TowerData.of(dataset, config.retrieval.tower, config.retrieval.positive)
         model: nn.Module = build_two_tower(data, config.retrieval.tower, 77)
         return model, Optimizer(model, config.retrieval.optim, 10), learned
-    assert source.stages.retriever is not None
-    features = len(source.stages.retriever.feature_names)
+    assert source.trained.retriever is not None
+    features = len(source.trained.retriever.feature_names)
     model, _ = build_model(config.ranking, dataset.layout, dataset.config.tasks, features, 77)
     return model, Optimizer(nn.ModuleDict({"model": model}), config.ranking.optim, 10), learned
 
@@ -178,7 +179,7 @@ def test_training_from_a_run_starts_where_it_ended(days: Days, tmp_path: Path) -
     """With steps of almost no length, what the first day knew comes out of the second as it went in."""
     config = days.tiny.config(*STILL, "retrieval.optim.weight_decay=0")
     run = train_run(config, tmp_path / "run", base=days.second, source_run=days.run)
-    old, new = (load_stages(open_run(folder), with_index=False) for folder in (days.run, run))
+    old, new = (load_run(open_run(folder), with_index=False) for folder in (days.run, run))
     assert old.retriever is not None
     assert new.retriever is not None
     count = old.dataset.num_catalogue
@@ -199,7 +200,7 @@ def test_training_from_a_run_starts_where_it_ended(days: Days, tmp_path: Path) -
     assert items["kept"] == len(old.dataset.encoders.vocabularies["item_id"].values)
     assert items["new"] >= items["neighbours"] > 5
     # and the moments go on from where they were: 1e-12 does not move them back to zero
-    before, after = (load_file(open_run(folder).file(RANKER_STATE)) for folder in (days.run, run))
+    before, after = (load_file(open_run(folder).file(OPTIMIZERS["ranking"])) for folder in (days.run, run))
     key = next(name for name in before if name.endswith("item_id/steps"))
     assert (after[key][: len(before[key])] >= before[key]).all()
     assert before[key].max() > 1
@@ -209,10 +210,10 @@ def test_a_run_that_went_on_is_judged_and_goes_on(days: Days, tmp_path: Path) ->
     """Index, evaluation with its leak checks, and a third run on the second."""
     config = days.tiny.config("retrieval.fit.epochs=1", "ranking.fit.epochs=1")
     run = train_run(config, tmp_path / "second", base=days.second, source_run=days.run)
-    build_index(run)
+    build_run_index(run)
     assert evaluate_run(run)["retrieval"]  # it would have refused counts and vocabularies that know too much
     third = train_run(config, tmp_path / "third", base=days.second, source_run=run)
-    one, other = (load_stages(open_run(folder), with_index=False).dataset for folder in (run, third))
+    one, other = (load_run(open_run(folder), with_index=False).dataset for folder in (run, third))
     assert other.encoders.vocabularies["user_id"] == one.encoders.vocabularies["user_id"]
     assert len(other.events) == len(one.events)
 
@@ -236,7 +237,7 @@ def test_the_towers_learn_the_new_events_and_see_the_old_ones(days: Days) -> Non
     assert targets == fresh_events.sum()
     assert seen > targets
     assert sum(users) == len(np.unique(owner[fresh_events]))
-    alone = TowerData.of(SourceRun.open(days.run).stages.dataset, config.retrieval.tower, config.retrieval.positive)
+    alone = TowerData.of(SourceRun.open(days.run).trained.dataset, config.retrieval.tower, config.retrieval.positive)
     assert alone.to_learn is None
 
 
@@ -265,15 +266,15 @@ def test_without_moments_the_weights_go_on(days: Days, caplog: pytest.LogCapture
 
 
 def test_a_run_keeps_its_moments_unless_told_otherwise(days: Days, tmp_path: Path) -> None:
-    assert {TOWER_STATE, RANKER_STATE} <= set(open_run(days.run).manifest.files)
+    assert set(OPTIMIZERS.values()) <= set(open_run(days.run).manifest.files)
     settings = ["retrieval.optim.keep_state=false", "ranking.optim.keep_state=false"]
     config = days.tiny.config("retrieval.fit.epochs=1", "ranking.fit.epochs=1", *settings)
     small = train_run(config, tmp_path / "small", base=days.first)
-    assert not {TOWER_STATE, RANKER_STATE} & set(open_run(small).manifest.files)
+    assert not {OPTIMIZERS["retrieval"], OPTIMIZERS["ranking"]} & set(open_run(small).manifest.files)
     train_run(config, small, base=days.first, stage="ranking")
     shutil.copytree(days.run, tmp_path / "again")
     train_run(days.tiny.config(), tmp_path / "again", base=days.first, stage="ranking")
-    assert open_run(tmp_path / "again").file(TOWER_STATE).exists()
+    assert open_run(tmp_path / "again").file(OPTIMIZERS["retrieval"]).exists()
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,13 @@ from recsys.artifacts.names import EVALUATION
 from recsys.base.errors import RunError
 from recsys.cli.main import main
 from recsys.data.split import Part
+from recsys.funnel.folder import load_run
 from recsys.funnel.funnel import Funnel
-from recsys.funnel.run import Stages, load_stages
+from recsys.funnel.run import TrainedRun
 from recsys.pipeline.evaluate import compare_runs, evaluate_run
+from recsys.pipeline.index import build_run_index
+from recsys.pipeline.publish import train_run
 from recsys.pipeline.trace import Bench
-from recsys.pipeline.train import build_index, train_run
 from recsys.ranking.scoring import score_rows
 from recsys.retrieval.retriever import Retriever
 from recsys.tests.support.tiny import TinyRun
@@ -42,12 +44,12 @@ def result(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def stages(folder: Path) -> Stages:
-    return load_stages(open_run(folder))
+def stages(folder: Path) -> TrainedRun:
+    return load_run(open_run(folder))
 
 
 @pytest.fixture(scope="module")
-def asked(stages: Stages) -> dict[int, tuple[set[int], set[int]]]:
+def asked(stages: TrainedRun) -> dict[int, tuple[set[int], set[int]]]:
     """User row -> what they clicked before the test part, and what new they clicked in it; straight from the log."""
     events = stages.dataset.events
     clicked = (events.labels[:, 0] > 0) & (events.items < stages.dataset.num_catalogue)
@@ -122,7 +124,7 @@ def test_every_rate_has_its_interval_beside_it_and_none_is_sampled(result: dict[
 
 
 def test_retrieval_is_judged_on_the_whole_catalogue_without_what_was_seen(
-    result: dict[str, Any], stages: Stages, asked: dict[int, tuple[set[int], set[int]]]
+    result: dict[str, Any], stages: TrainedRun, asked: dict[int, tuple[set[int], set[int]]]
 ) -> None:
     retriever = stages.retriever
     assert retriever is not None
@@ -144,7 +146,7 @@ def test_retrieval_is_judged_on_the_whole_catalogue_without_what_was_seen(
 
 
 def test_the_funnel_is_judged_by_the_lists_it_gives_one_by_one(
-    result: dict[str, Any], stages: Stages, asked: dict[int, tuple[set[int], set[int]]]
+    result: dict[str, Any], stages: TrainedRun, asked: dict[int, tuple[set[int], set[int]]]
 ) -> None:
     funnel = Funnel(stages)
     lists, named, reachable = {}, set(), []
@@ -171,7 +173,7 @@ def test_the_losses_of_the_stages_add_up(result: dict[str, Any]) -> None:
     assert funnel[f"oracle_ndcg@{K}"] >= funnel[f"ndcg@{K}"]
 
 
-def test_tasks_are_judged_on_the_rows_of_their_sample_space(result: dict[str, Any], stages: Stages) -> None:
+def test_tasks_are_judged_on_the_rows_of_their_sample_space(result: dict[str, Any], stages: TrainedRun) -> None:
     dataset = stages.dataset
     assert stages.ranker is not None
     rows = dataset.rows(Part.TEST)
@@ -189,7 +191,7 @@ def test_tasks_are_judged_on_the_rows_of_their_sample_space(result: dict[str, An
         assert found["logloss"] == pytest.approx(logloss, abs=1e-5)
 
 
-def test_the_score_of_a_missed_item_is_the_one_it_would_have_had(stages: Stages) -> None:
+def test_the_score_of_a_missed_item_is_the_one_it_would_have_had(stages: TrainedRun) -> None:
     """The perfect retriever of the report: a missed item stands to the served ones as it would in one list with them,
     whatever else was missed.
     """
@@ -227,7 +229,7 @@ def crowd(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"retrieval.proposers={json.dumps(names)}", "retrieval.merge=quota", f"retrieval.quotas={{{quotas}}}"
     )
     run = train_run(config, tmp_path_factory.mktemp("crowd") / "run", base=tiny_run.world)
-    build_index(run)
+    build_run_index(run)
     return run
 
 
@@ -238,7 +240,7 @@ def test_several_retrievers_are_told_apart_to_the_hits(crowd: Path) -> None:
     for credit in ("credit_of_candidates", f"credit_of_list@{K}", f"credit_of_hits@{K}"):
         assert sum(one[credit] for one in sources.values()) == pytest.approx(1.0)
     assert [one["stage"] for one in found["funnel"]["stages"]] == ["retrieval", "ann", "merge", "ranking"]
-    stages = load_stages(open_run(crowd))
+    stages = load_run(open_run(crowd))
     assert stages.retriever is not None
     trace = Bench(stages, Part.TEST, 20).trace
     for row, user in enumerate(Bench(stages, Part.TEST, 20).asked[0]):
@@ -327,7 +329,7 @@ def test_a_run_without_ranker_or_index_is_judged_for_what_it_has(tiny_run: TinyR
     assert "ranking" not in found
     towers = found["retrieval"]["two_tower"]
     assert found["funnel"][f"ndcg@{K}"] == pytest.approx(towers[f"ndcg@{K}"])  # its list is the retriever's
-    with pytest.raises(RunError, match="has no ranker, so --stage ranking has nothing to measure"):
+    with pytest.raises(RunError, match="there is no ranker, so --stage ranking has nothing to measure"):
         evaluate_run(run, "ranking")
 
 

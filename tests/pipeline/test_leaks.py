@@ -15,7 +15,8 @@ from recsys.artifacts.folder import open_run
 from recsys.base.errors import DataError
 from recsys.data.split import Part
 from recsys.data.world.simulate import load_truth
-from recsys.funnel.run import Stages, load_stages
+from recsys.funnel.folder import load_run
+from recsys.funnel.run import TrainedRun
 from recsys.pipeline import evaluate as evaluation
 from recsys.pipeline.evaluate import evaluate_run
 from recsys.pipeline.leaks import leak_findings, refuse_leaks
@@ -33,25 +34,25 @@ def run(tiny_run: TinyRun, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def stages(tiny_run: TinyRun) -> Stages:
-    return load_stages(open_run(tiny_run.folder))
+def stages(tiny_run: TinyRun) -> TrainedRun:
+    return load_run(open_run(tiny_run.folder))
 
 
-def planted(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+def planted(stages: TrainedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluations see these stages instead of those of the folder."""
-    monkeypatch.setattr(evaluation, "load_stages", lambda run, with_index=True: stages)
+    monkeypatch.setattr(evaluation, "load_run", lambda run, with_index=True: stages)
 
 
 def named(result: dict[str, Any]) -> set[str]:
     return {finding["name"] for finding in result["findings"]}
 
 
-def test_a_sound_run_has_no_leak(stages: Stages) -> None:
+def test_a_sound_run_has_no_leak(stages: TrainedRun) -> None:
     assert leak_findings(stages.dataset) == []
 
 
 def test_a_column_that_is_the_label_stops_the_evaluation_by_name(
-    stages: Stages, run: Path, monkeypatch: pytest.MonkeyPatch
+    stages: TrainedRun, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = stages.dataset
     place = dataset.sides["context"].categorical.index("position")
@@ -63,7 +64,7 @@ def test_a_column_that_is_the_label_stops_the_evaluation_by_name(
         evaluate_run(run)
 
 
-def test_counts_fitted_on_test_rows_are_named(stages: Stages) -> None:
+def test_counts_fitted_on_test_rows_are_named(stages: TrainedRun) -> None:
     dataset = stages.dataset
     table = dataset.counts[0]
     fuller = dataclasses.replace(table, seen=table.seen + 1)
@@ -72,7 +73,7 @@ def test_counts_fitted_on_test_rows_are_named(stages: Stages) -> None:
         refuse_leaks(spoilt)
 
 
-def test_a_user_known_from_test_rows_only_is_named(stages: Stages) -> None:
+def test_a_user_known_from_test_rows_only_is_named(stages: TrainedRun) -> None:
     dataset = stages.dataset
     train = np.unique(dataset.events.users[dataset.events.parts == Part.TRAIN])
     stranger = np.setdiff1d(np.arange(dataset.num_users), train)
@@ -89,7 +90,7 @@ def test_a_user_known_from_test_rows_only_is_named(stages: Stages) -> None:
     assert "vocabulary user_id was fitted on" in sentences
 
 
-def test_a_history_that_reaches_past_its_row_is_time_travel(stages: Stages) -> None:
+def test_a_history_that_reaches_past_its_row_is_time_travel(stages: TrainedRun) -> None:
     dataset = stages.dataset
     name = next(iter(dataset.sequences))
     later = dataset.sequences[name].ptr[1:][dataset.events.users]
@@ -98,7 +99,7 @@ def test_a_history_that_reaches_past_its_row_is_time_travel(stages: Stages) -> N
         refuse_leaks(spoilt)
 
 
-def test_shuffled_ids_in_the_index_are_named(stages: Stages, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shuffled_ids_in_the_index_are_named(stages: TrainedRun, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     retriever = stages.retriever
     assert retriever is not None
     assert retriever.index is not None
@@ -108,7 +109,7 @@ def test_shuffled_ids_in_the_index_are_named(stages: Stages, run: Path, monkeypa
     assert "shuffled_ids" in named(evaluate_run(run, "retrieval"))
 
 
-def test_an_index_of_another_metric_is_named(stages: Stages, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_of_another_metric_is_named(stages: TrainedRun, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     retriever = stages.retriever
     assert retriever is not None
     assert retriever.index is not None
@@ -127,7 +128,7 @@ def test_an_index_of_another_metric_is_named(stages: Stages, run: Path, monkeypa
     assert "wrong_metric" in named(evaluate_run(run, "retrieval"))
 
 
-def test_a_miscalibrated_task_is_named(stages: Stages, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_miscalibrated_task_is_named(stages: TrainedRun, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     planted(dataclasses.replace(stages, calibrators={"click": Calibrator(1.0, 2.0)}), monkeypatch)
     result = evaluate_run(run, "ranking")
     sentences = [f["sentence"] for f in result["findings"] if f["name"] == "miscalibrated"]
@@ -135,7 +136,7 @@ def test_a_miscalibrated_task_is_named(stages: Stages, run: Path, monkeypatch: p
 
 
 def test_a_filter_that_drops_what_users_want_is_named(
-    stages: Stages, run: Path, monkeypatch: pytest.MonkeyPatch
+    stages: TrainedRun, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = Bench(stages, Part.TEST, 80)
     trace = bench.trace
@@ -143,12 +144,12 @@ def test_a_filter_that_drops_what_users_want_is_named(
     wanted = np.zeros(stages.dataset.num_catalogue, dtype=bool)
     wanted[trace.truth.items] = True
     hidden = np.where(wanted[np.maximum(trace.candidates, 0)], -1, trace.candidates)
-    spoilt = dataclasses.replace(trace, candidates=hidden)
+    spoilt = dataclasses.replace(trace, candidates=hidden, filters=True)
     monkeypatch.setattr(Bench, "trace", spoilt)
     assert "filters_drop_relevant" in named(evaluate_run(run, "funnel"))
 
 
-def test_off_policy_estimates_stand_near_the_truth(stages: Stages, tiny_world: Path) -> None:
+def test_off_policy_estimates_stand_near_the_truth(stages: TrainedRun, tiny_world: Path) -> None:
     bench = Bench(stages, Part.TEST, 10)
     found = off_policy_report(bench, "click")
     assert 0.5 < found["mean_weight"] < 1.5
@@ -160,7 +161,7 @@ def test_off_policy_estimates_stand_near_the_truth(stages: Stages, tiny_world: P
     assert found["snips_ci"][0] <= found["dr_ci"][1]
 
 
-def test_off_policy_without_propensities_is_refused(stages: Stages) -> None:
+def test_off_policy_without_propensities_is_refused(stages: TrainedRun) -> None:
     events = dataclasses.replace(stages.dataset.events, propensities=None)
     without = dataclasses.replace(stages, dataset=dataclasses.replace(stages.dataset, events=events))
     with pytest.raises(DataError, match=r"set data\.propensity"):

@@ -14,10 +14,10 @@ from recsys.artifacts.folder import open_run
 from recsys.configs.run import load_config
 from recsys.data.batch import Block
 from recsys.data.vocabulary import FIRST
-from recsys.funnel.run import load_stages
+from recsys.funnel.folder import load_run
 from recsys.nn.embedding import EmbeddingTable
 from recsys.nn.pretrained import Projection
-from recsys.pipeline.train import train_run
+from recsys.pipeline.publish import train_run
 from recsys.tests.support.tiny import TinyRun
 
 WIDTH, NARROW = 8, 6
@@ -58,7 +58,7 @@ def test_frozen_vectors_survive_the_training_of_both_stages(
     config = replace(tiny_run, config_file=file).config(*epochs)
     folder = train_run(config, world / "runs" / "pretrained", base=world)
 
-    stages = load_stages(open_run(folder), with_index=False)
+    stages = load_run(open_run(folder), with_index=False)
     assert stages.retriever is not None
     assert stages.ranker is not None
     values = stages.dataset.encoders.vocabularies["item_id"].values

@@ -10,10 +10,10 @@ import pytest
 
 from recsys.artifacts.folder import open_run
 from recsys.cli.render import print_json
+from recsys.funnel.folder import BLEND, load_run
 from recsys.funnel.funnel import Funnel
-from recsys.funnel.run import BLEND, load_stages
 from recsys.pipeline.evaluate import evaluate_run
-from recsys.pipeline.train import train_run
+from recsys.pipeline.publish import train_run
 from recsys.report import Report
 from recsys.report.page import evaluation_page
 from recsys.tests.support.tiny import TinyRun
@@ -45,14 +45,14 @@ def test_the_evaluation_shows_it(folder: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_weights_of_the_configuration_win_over_those_found(folder: Path) -> None:
-    stages = load_stages(open_run(folder))
+    stages = load_run(open_run(folder))
     for change, weights in (({"weights": {"click": 1.0}}, {"click": 1.0}), ({"search": False}, {"select": 1.0})):
         changed = stages.config.model_copy(update={"blend": stages.config.blend.model_copy(update=change)})
         assert Funnel(replace(stages, config=changed)).blend.weights == weights
 
 
 def test_a_run_that_did_not_search_says_where_its_weights_come_from(tiny_run: TinyRun, tmp_path: Path) -> None:
-    stages = load_stages(open_run(tiny_run.folder), with_index=False)
+    stages = load_run(open_run(tiny_run.folder), with_index=False)
     assert BLEND not in open_run(tiny_run.folder)
     assert stages.found_blend is None
     assert Funnel(stages).blend.weights == {"select": 1.0}

@@ -23,9 +23,12 @@ from recsys.cli.main import main
 from recsys.configs.run import load_config
 from recsys.data.build import load_dataset
 from recsys.data.split import Part
+from recsys.funnel.folder import OPTIMIZERS, RANKER, TOWERS, VECTORS, load_run
 from recsys.funnel.funnel import Funnel
-from recsys.funnel.run import RANKER, RANKER_STATE, TOWER_STATE, TOWERS, VECTORS, load_stages
-from recsys.pipeline.train import build_index, fit_companions, select_requests, train_run
+from recsys.pipeline.companions import fit_companions
+from recsys.pipeline.index import build_run_index
+from recsys.pipeline.publish import train_run
+from recsys.pipeline.requests import select_requests
 from recsys.retrieval.towers.train import build_two_tower
 from recsys.retrieval.towers.windows import TowerData
 from recsys.tests.support.days import Days
@@ -95,7 +98,7 @@ def test_a_training_from_a_run_killed_in_both_stages_goes_on_bit_for_bit(days: D
             train_run(config, killed, base=days.second, source_run=other, resume=True)
     train_run(config, killed, base=days.second, source_run=days.run, resume=True)
     assert_equal(weights(killed), weights(whole))
-    for name in (TOWER_STATE, RANKER_STATE):
+    for name in (OPTIMIZERS["retrieval"], OPTIMIZERS["ranking"]):
         assert_equal(load_file(open_run(killed).file(name)), load_file(open_run(whole).file(name)))
 
 
@@ -108,7 +111,7 @@ def test_a_training_goes_on_only_with_the_configuration_it_began_with(tiny_run: 
     assert not run.exists()
     # what the training does not depend on may change
     train_run(tiny_run.config("retrieval.fit.epochs=6", "evaluation.draws=7"), run, base=tiny_run.world, resume=True)
-    assert load_stages(open_run(run)).config.evaluation.draws == 7
+    assert load_run(open_run(run)).config.evaluation.draws == 7
 
 
 @pytest.mark.slow
@@ -120,21 +123,21 @@ def test_killed_twenty_times_at_random_moments_the_last_run_still_loads(tiny_run
     users = ["1", "7", "nobody"]
 
     def answers() -> list[list[str]]:
-        return [[item["item"] for item in one["items"]] for one in Funnel.load(run).recommend(users, 5)]
+        return [[item["item"] for item in one["items"]] for one in Funnel.load(run).recommend(users, 5).to_json()]
 
     before = answers()
     whole = tmp_path / "whole"
     started = time.perf_counter()
     in_child(train_run, config, whole, base=tiny_run.world).join()
     training = time.perf_counter() - started
-    allowed = [before, [[i["item"] for i in one["items"]] for one in Funnel.load(whole).recommend(users, 5)]]
+    allowed = [before, [[i["item"] for i in one["items"]] for one in Funnel.load(whole).recommend(users, 5).to_json()]]
     rng = np.random.default_rng(0)
     killed = 0
     for trial in range(20):
         if trial % 5 < 3:
             child = in_child(train_run, config, run, base=tiny_run.world)
         else:
-            child = in_child(build_index, run, ("Flat", "HNSW8,Flat")[trial % 2])
+            child = in_child(build_run_index, run, ("Flat", "HNSW8,Flat")[trial % 2])
         child.join(float(rng.uniform(0.0, training if trial % 5 < 3 else training / 3)))
         killed += child.is_alive()
         child.kill()
@@ -144,7 +147,7 @@ def test_killed_twenty_times_at_random_moments_the_last_run_still_loads(tiny_run
         assert answers() in allowed
     assert killed >= 8
     train_run(config, run, base=tiny_run.world)
-    build_index(run)
+    build_run_index(run)
     assert answers() == allowed[1]
 
 
@@ -162,12 +165,12 @@ def test_stage_by_stage_is_the_same_as_both_at_once(tiny_run: TinyRun, tmp_path:
     first = weights(run)
     learned = open_run(run).file(RETRIEVAL_HISTORY).read_text()
     assert len(learned.splitlines()) == 3
-    build_index(run)
+    build_run_index(run)
     built = open_run(run).read_json(INDEX_REPORT)
     train_run(tiny_run.config(), run, base=tiny_run.world, stage="ranking")
     assert open_run(run).read_json(INDEX_REPORT) == built
     assert open_run(run).file(RETRIEVAL_HISTORY).read_text() == learned
-    retriever = load_stages(open_run(run)).retriever
+    retriever = load_run(open_run(run)).retriever
     assert retriever is not None
     assert retriever.index is not None
     after = weights(run)
@@ -220,7 +223,7 @@ def test_changes_in_the_test_part_reach_no_training_request(tiny_run: TinyRun, t
     (tmp_path / "events.csv").write_text("\n".join(lines) + "\n")
     after = load_dataset(config.data, tmp_path, 0)
     assert not np.array_equal(before.events.items, after.events.items)
-    stages = load_stages(open_run(tiny_run.folder), with_index=False)
+    stages = load_run(open_run(tiny_run.folder), with_index=False)
     assert stages.retriever is not None
     made = []
     for dataset in (before, after):
@@ -249,7 +252,7 @@ def test_companions_learn_from_training_events_alone(tiny_run: TinyRun) -> None:
 
 
 def test_a_training_request_is_an_item_taken_among_candidates_not_taken(tiny_run: TinyRun) -> None:
-    stages = load_stages(open_run(tiny_run.folder), with_index=False)
+    stages = load_run(open_run(tiny_run.folder), with_index=False)
     assert stages.retriever is not None
     asked = select_requests(stages.dataset, stages.retriever, stages.config)
     events = stages.dataset.events
@@ -269,7 +272,7 @@ def test_an_index_needs_a_retriever_and_is_checked(tiny_run: TinyRun, tmp_path: 
     run = tmp_path / "run"
     train_run(tiny_run.config(), run, base=tiny_run.world, stage="retrieval")
     assert not open_run(run).has_directory(INDEX)
-    report = build_index(run, factory="Flat")
+    report = build_run_index(run, factory="Flat")
     assert open_run(run).has_directory(INDEX)
     assert report.to_json()["factory"] == "Flat"
 
@@ -296,6 +299,6 @@ def test_no_stage_of_a_run_that_cannot_have_it(tiny_run: TinyRun, tmp_path: Path
         train_run(config, tmp_path / "run", base=tmp_path, stage="retrieval")
     run = train_run(config, tmp_path / "run", base=tmp_path)
     with pytest.raises(RunError, match="has no retriever, so there is nothing to index"):
-        build_index(run)
+        build_run_index(run)
     with pytest.raises(RunError, match="has no retriever, so it cannot recommend"):
         Funnel.load(run)

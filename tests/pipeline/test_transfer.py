@@ -14,9 +14,10 @@ from recsys.base.errors import ConfigError, RunError
 from recsys.configs.run import RunConfig, load_config
 from recsys.data.encoding.numeric import NumericEncoder
 from recsys.data.vocabulary import FIRST, UNKNOWN
-from recsys.funnel.run import Stages, load_stages
+from recsys.funnel.folder import load_run
+from recsys.funnel.run import TrainedRun
 from recsys.nn.embedding import EmbeddingTable
-from recsys.pipeline.train import train_run
+from recsys.pipeline.publish import train_run
 from recsys.pipeline.transfer import match_buckets
 
 SMALL = (
@@ -41,8 +42,8 @@ def config(world: Path, *changes: str) -> RunConfig:
     return load_config(plain, [*SMALL, *changes])
 
 
-def load(folder: Path) -> Stages:
-    return load_stages(open_run(folder), with_index=False)
+def load(folder: Path) -> TrainedRun:
+    return load_run(open_run(folder), with_index=False)
 
 
 @pytest.fixture(scope="module")

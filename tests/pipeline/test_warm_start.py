@@ -13,7 +13,8 @@ from recsys.artifacts.folder import open_run
 from recsys.artifacts.names import WARM_START
 from recsys.data.build import load_dataset
 from recsys.data.vocabulary import FIRST, UNKNOWN, Vocabulary
-from recsys.funnel.run import Stages, load_stages
+from recsys.funnel.folder import load_run
+from recsys.funnel.run import TrainedRun
 from recsys.nn.embedding import EmbeddingTable
 from recsys.pipeline.warm_start import Copied, copy_dense, copy_rows, copy_towers, to_width, warm_start_ranker
 from recsys.ranking.ranker import Ranker, build_ranker
@@ -30,15 +31,15 @@ def table(known: dict[str, Vocabulary], dim: int = 4, **others: int) -> Embeddin
     return EmbeddingTable({name: len(v) for name, v in known.items()} | others, dim, 1.0)
 
 
-def ranker_of_width(stages: Stages, width: int) -> Ranker:
+def ranker_of_width(stages: TrainedRun, width: int) -> Ranker:
     config = stages.config.ranking.model
     config = config.model_copy(update={"input": config.input.model_copy(update={"embedding_dim": width})})
     return build_ranker(config, stages.dataset.layout, stages.dataset.config.tasks, 0)
 
 
 @pytest.fixture(scope="module")
-def stages(tiny_run: TinyRun) -> Stages:
-    return load_stages(open_run(tiny_run.folder), with_index=False)
+def stages(tiny_run: TinyRun) -> TrainedRun:
+    return load_run(open_run(tiny_run.folder), with_index=False)
 
 
 def test_rows_follow_their_raw_values() -> None:
@@ -128,7 +129,7 @@ def test_few_values_and_none_at_all_have_directions_too() -> None:
 
 
 @pytest.mark.parametrize("width", [4, 8, 12])
-def test_the_ranker_begins_with_the_retrievers_directions_at_its_own_spread(stages: Stages, width: int) -> None:
+def test_the_ranker_begins_with_the_retrievers_directions_at_its_own_spread(stages: TrainedRun, width: int) -> None:
     assert stages.retriever is not None
     ranker = ranker_of_width(stages, width)
     (mine,) = ranker.tables()
@@ -151,7 +152,7 @@ def test_the_ranker_begins_with_the_retrievers_directions_at_its_own_spread(stag
     assert torch.equal(theirs.weight, given)
 
 
-def test_fields_of_the_ranker_alone_are_not_touched(stages: Stages) -> None:
+def test_fields_of_the_ranker_alone_are_not_touched(stages: TrainedRun) -> None:
     assert stages.retriever is not None
     ranker = ranker_of_width(stages, 4)
     (mine,) = ranker.tables()
@@ -166,7 +167,7 @@ def test_a_training_does_it_and_says_so(tiny_run: TinyRun) -> None:
     report = open_run(tiny_run.folder).read_json(WARM_START)
     assert report["ranking"]["from"] == "the retriever"
     kept = {entry["vocabulary"]: entry for entry in report["ranking"]["vocabularies"]}
-    known = load_stages(open_run(tiny_run.folder), with_index=False).dataset.encoders.vocabularies
+    known = load_run(open_run(tiny_run.folder), with_index=False).dataset.encoders.vocabularies
     assert kept["item_id"]["kept"] == len(known["item_id"].values)
     assert np.all([entry["dropped"] == entry["new"] == 0 for entry in kept.values()])
 
@@ -189,7 +190,7 @@ def test_dense_layers_of_equal_name_and_shape_are_copied() -> None:
     assert torch.equal(one[1].weight, before)
 
 
-def test_towers_move_to_other_data_by_raw_id(tiny_run: TinyRun, stages: Stages, tmp_path: Path) -> None:
+def test_towers_move_to_other_data_by_raw_id(tiny_run: TinyRun, stages: TrainedRun, tmp_path: Path) -> None:
     """Other users and items first, so that every row has another number."""
     for name in ("users.csv", "items.csv"):
         shutil.copy(tiny_run.world / name, tmp_path / name)

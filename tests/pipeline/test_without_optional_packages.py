@@ -15,7 +15,8 @@ from recsys.base.errors import ConfigError
 from recsys.base.package import install_hint
 from recsys.funnel.funnel import Funnel
 from recsys.pipeline.evaluate import evaluate_run
-from recsys.pipeline.train import build_index, train_run
+from recsys.pipeline.index import build_run_index
+from recsys.pipeline.publish import train_run
 from recsys.retrieval.towers import negatives
 from recsys.tests.support.tiny import TinyRun
 
@@ -38,19 +39,19 @@ def test_a_run_is_trained_indexed_evaluated_and_asked_without_faiss(
     no_faiss: None, tiny_run: TinyRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = train_run(tiny_run.config("retrieval.fit.epochs=1"), tmp_path / "run", base=tiny_run.world)
-    report = build_index(run)
+    report = build_run_index(run)
     assert (report.factory, report.ann_recall) == ("Exact", 1.0)
     assert [record.message for record in caplog.records if INSTALL in record.message] == [
         f"FAISS is not installed, so each search scores all 80 items exactly; for a large catalogue run {INSTALL}"
     ]
     assert evaluate_run(run, "all")["index"]["factory"] == "Exact"
-    assert [len(answer["items"]) for answer in Funnel.load(run).recommend(USERS, 5)] == [5, 5, 5]
+    assert [len(answer["items"]) for answer in Funnel.load(run).recommend(USERS, 5).to_json()] == [5, 5, 5]
 
 
 def test_a_family_of_faiss_is_refused_and_the_run_stays_as_it_was(no_faiss: None, copied: Path) -> None:
     before = open_run(copied).read_json(INDEX_REPORT)
     with pytest.raises(ConfigError, match=r"FAISS cannot be imported .* or search exactly with") as refusal:
-        build_index(copied, factory="HNSW16")
+        build_run_index(copied, factory="HNSW16")
     assert INSTALL in str(refusal.value)
     assert open_run(copied).read_json(INDEX_REPORT) == before
 
@@ -58,10 +59,10 @@ def test_a_family_of_faiss_is_refused_and_the_run_stays_as_it_was(no_faiss: None
 def test_a_run_with_a_faiss_index_answers_the_same_without_faiss(
     copied: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    indexed = Funnel.load(copied).recommend(USERS, 5)
+    indexed = Funnel.load(copied).recommend(USERS, 5).to_json()
     assert INSTALL not in caplog.text
     monkeypatch.setitem(sys.modules, "faiss", None)
-    exact = Funnel.load(copied).recommend(USERS, 5)
+    exact = Funnel.load(copied).recommend(USERS, 5).to_json()
     assert [[item["item"] for item in answer["items"]] for answer in exact] == [
         [item["item"] for item in answer["items"]] for answer in indexed
     ]

@@ -13,8 +13,8 @@ from recsys.artifacts.folder import open_run
 from recsys.data.dataset import Dataset
 from recsys.data.schema import TaskSpec
 from recsys.data.split import Part
-from recsys.funnel.run import load_stages
-from recsys.pipeline.train import select_requests
+from recsys.funnel.folder import load_run
+from recsys.pipeline.requests import select_requests
 from recsys.ranking.blend import BlendConfig, blend
 from recsys.ranking.blend_search import FoundBlend, find_blend, search_on_requests, search_on_rows
 from recsys.ranking.probabilities import task_probabilities
@@ -33,7 +33,7 @@ TASKS = (TaskSpec(name="click", weight=3.0), TaskSpec(name="like"), TaskSpec(nam
 @pytest.fixture(scope="module")
 def world(tiny_run: TinyRun) -> tuple[Dataset, RequestSet]:
     """The tiny world, and requests from its trained retriever."""
-    stages = load_stages(open_run(tiny_run.folder), with_index=False)
+    stages = load_run(open_run(tiny_run.folder), with_index=False)
     assert stages.retriever is not None
     return stages.dataset, select_requests(stages.dataset, stages.retriever, stages.config)
 

@@ -14,7 +14,7 @@ from recsys.data.dataset import Dataset
 from recsys.data.schema import TaskSpec
 from recsys.data.split import Part
 from recsys.evaluation.metrics.rows import logloss
-from recsys.funnel.run import load_stages
+from recsys.funnel.folder import load_run
 from recsys.ranking.distil import taught
 from recsys.ranking.scoring import score_rows
 from recsys.ranking.train import RankingConfig, train_ranker
@@ -26,7 +26,7 @@ RUNTIME = Runtime(1, bf16=False)
 
 @pytest.fixture(scope="module")
 def dataset(tiny_run: TinyRun) -> Dataset:
-    return load_stages(open_run(tiny_run.folder), with_index=False).dataset
+    return load_run(open_run(tiny_run.folder), with_index=False).dataset
 
 
 def predictions(dataset: Dataset, values: float) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from recsys.ranking import gate_log
 from recsys.ranking.gate_log import read_gates, warn_of_unused
 from recsys.ranking.mixture import MixtureRanker
 from recsys.ranking.ranker import build_ranker, ranker_class, ranker_kinds
-from recsys.ranking.train import RankingConfig, TrainedRanker, train_ranker
+from recsys.ranking.train import RankingConfig, TrainedRanker, build_training, fit_ranker, train_ranker
 from recsys.tests.support.shop import Shop
 from recsys.training.runtime import Runtime
 
@@ -107,13 +107,14 @@ def test_dropped_experts_of_training_do_not_blur_the_report(dataset: Dataset) ->
 
 
 def test_a_training_ends_with_a_warning_that_says_where(dataset: Dataset, caplog: pytest.LogCaptureFixture) -> None:
-    def skew(ranker: Any, _: object) -> None:
-        with torch.no_grad():
-            ranker.levels[1].task_gates["like"].layers[0].bias[0] = -20.0
-
     config = {"model": {"kind": "ple", **SMALL, "gate": {"bias": True}}, "fit": {"epochs": 1, "metric": ""}}
+    section = RankingConfig.model_validate(config)
+    training = build_training(dataset, section, RUNTIME, 0)
+    ranker: Any = training.ranker
+    with torch.no_grad():
+        ranker.levels[1].task_gates["like"].layers[0].bias[0] = -20.0
     with caplog.at_level(logging.WARNING):
-        train_ranker(dataset, RankingConfig.model_validate(config), RUNTIME, 0, prepare=skew)
+        fit_ranker(training, section, RUNTIME, 0)
     (message,) = [record.getMessage() for record in caplog.records if "gate" in record.getMessage()]
     for word in ("'like'", "level 2", "'like 0'"):
         assert word in message

@@ -13,7 +13,8 @@ from recsys.data.dataset import Dataset
 from recsys.data.split import Part
 from recsys.ranking.requests import PADDED, SELECT, RequestRanker, RequestSet, SelectConfig, request_batch
 from recsys.ranking.scoring import request_logits, request_loss, select_metrics
-from recsys.ranking.train import LoggedRows, RankingConfig, build_model
+from recsys.ranking.step import LoggedRows
+from recsys.ranking.train import RankingConfig, build_model
 from recsys.tests.support.shop import Shop
 
 QUERIES, CANDIDATES, OPINIONS = 10, 7, 5

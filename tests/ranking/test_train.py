@@ -18,11 +18,11 @@ from recsys.data.dataset import Dataset
 from recsys.data.reading.readers import read_tables
 from recsys.data.schema import DataConfig
 from recsys.data.split import Part
-from recsys.funnel.run import load_stages
-from recsys.pipeline.train import select_requests
+from recsys.funnel.folder import load_run
+from recsys.pipeline.requests import select_requests
 from recsys.ranking.requests import SELECT, RequestSet
 from recsys.ranking.scoring import row_metrics, score_rows, select_metrics
-from recsys.ranking.train import RankingConfig, TrainedRanker, held_out, train_ranker
+from recsys.ranking.train import RankingConfig, TrainedRanker, build_training, held_out, train_ranker
 from recsys.tests.support.tiny import TinyRun
 from recsys.training.runtime import Runtime
 
@@ -32,7 +32,7 @@ RUNTIME = Runtime(1, bf16=False)
 @pytest.fixture(scope="module")
 def world(tiny_run: TinyRun) -> tuple[Dataset, RequestSet]:
     """The tiny world, and requests from its trained retriever."""
-    stages = load_stages(open_run(tiny_run.folder), with_index=False)
+    stages = load_run(open_run(tiny_run.folder), with_index=False)
     assert stages.retriever is not None
     return stages.dataset, select_requests(stages.dataset, stages.retriever, stages.config)
 
@@ -129,12 +129,8 @@ def test_metrics_are_over_rows_in_the_sample_space(world: tuple[Dataset, Request
 
 def test_every_task_starts_at_its_rate(world: tuple[Dataset, RequestSet]) -> None:
     dataset, asked = world
-    seen: dict[str, float] = {}
-
-    def look(ranker: Any, _: object) -> None:
-        seen.update({name: torch.sigmoid(ranker.output_bias(name)).item() for name in ("click", "conversion")})
-
-    train_ranker(dataset, ranking(), RUNTIME, 0, asked, prepare=look)
+    ranker = build_training(dataset, ranking(), RUNTIME, 0, asked).ranker
+    seen = {name: torch.sigmoid(ranker.output_bias(name)).item() for name in ("click", "conversion")}
     train_rows = dataset.rows(Part.TRAIN).numpy()
     for column, name in enumerate(("click", "conversion")):
         inside = dataset.events.mask[train_rows, column]

@@ -27,4 +27,4 @@ class Days:
     def dataset(self, config: RunConfig | None = None) -> Dataset:
         """The second day on the first."""
         data = (config or self.tiny.config()).data
-        return load_dataset(data, self.second, 1, source=SourceRun.open(self.run).stages.dataset)
+        return load_dataset(data, self.second, 1, source=SourceRun.open(self.run).trained.dataset)

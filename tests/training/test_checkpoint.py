@@ -150,7 +150,7 @@ def resume_and_keep(folder: Path) -> None:
     """Resume, and write what the training came to for another process to read."""
     model, history = train(folder, resume=True)
     save_file(model.state_dict(), folder / "weights.safetensors")
-    history.write(folder / "history.jsonl")
+    (folder / "history.jsonl").write_text("".join(f"{json.dumps(epoch)}\n" for epoch in history.epochs()))
 
 
 KILLS: dict[str, int | tuple[object, str, int]] = {

@@ -18,7 +18,7 @@ from recsys.data.dataset import Dataset
 from recsys.data.reading.readers import read_tables
 from recsys.data.schema import DataConfig
 from recsys.data.split import Part
-from recsys.funnel.run import VECTORS, load_stages
+from recsys.funnel.folder import VECTORS, load_run
 from recsys.retrieval.towers.negatives import HardNegatives
 from recsys.retrieval.towers.step import RetrievalStep, events_ahead
 from recsys.retrieval.towers.train import (
@@ -274,7 +274,7 @@ def test_validation_metrics_are_the_plain_ones(shop: Shop) -> None:
 
 def test_saved_vectors_are_those_the_saved_model_makes(tiny_run: TinyRun) -> None:
     run = open_run(Path(tiny_run.folder))
-    stages = load_stages(run)
+    stages = load_run(run)
     assert stages.retriever is not None
     kept = np.load(run.file(VECTORS), allow_pickle=False)
     assert np.array_equal(kept, item_vectors(stages.retriever.model, stages.retriever.data))

@@ -1,0 +1,213 @@
+"""A trained run as files of a run folder, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from ..artifacts.folder import Run, RunWriter
+from ..artifacts.names import CONFIG, INDEX, INDEX_REPORT, RANKING_HISTORY, RETRIEVAL_HISTORY, WARM_START
+from ..base.errors import RunError
+from ..configs.run import RunConfig, config_hash, load_kept_config, write_config
+from ..data import store
+from ..data.dataset import Dataset
+from ..ranking.blend_search import FoundBlend
+from ..ranking.calibrate import Calibrator
+from ..ranking.ranker import Ranker
+from ..ranking.train import build_model
+from ..retrieval.baselines import baseline_from_state
+from ..retrieval.baselines.base import Baseline
+from ..retrieval.index import ExactIndex, FaissIndex, load_index
+from ..retrieval.retriever import Retriever
+from ..retrieval.towers.train import build_two_tower
+from ..retrieval.towers.windows import TowerData
+from .run import Stage, TrainedRun, assemble_retriever, companion_names
+
+TOWERS = "retrieval/model.safetensors"
+VECTORS = "retrieval/item_vectors.npy"
+ITEM_IDS = "retrieval/item_ids.json"
+RANKER = "ranking/model.safetensors"
+CALIBRATORS = "ranking/calibrators.json"
+BLEND = "ranking/blend.json"
+OPTIMIZERS: dict[Stage, str] = {
+    "retrieval": "retrieval/optimizer.safetensors",
+    "ranking": "ranking/optimizer.safetensors",
+}
+TRAINING: dict[Stage, str] = {"retrieval": RETRIEVAL_HISTORY, "ranking": RANKING_HISTORY}
+DATA = {part: f"data/{part}" for part in (store.ARRAYS, store.ENCODERS, store.IDS, store.SCHEMA)}
+
+
+def save_run(trained: TrainedRun, path: Path, base: Path = Path()) -> None:
+    """Publish a trained run as a run folder, whole or not at all.
+
+    Args:
+        trained: the run.
+        path: the folder; a run that is there is replaced in one step.
+        base: folder that the paths in its configuration are relative to.
+
+    Raises:
+        RunError: another process is writing the run, or something that is no run is in its place.
+    """
+    config, dataset = trained.config, trained.dataset
+    hashed = config_hash(config)
+    with RunWriter(path, seed=config.seed, config_hash=hashed, data_fingerprint=dataset.fingerprint) as writer:
+        write_config(config, base, writer.file(CONFIG))
+        (writer.folder / "data").mkdir()
+        store.save_dataset(dataset, writer.folder / "data")
+        if trained.retriever is not None:
+            _save_retriever(trained.retriever, dataset, writer.folder)
+            index = trained.retriever.index
+            if isinstance(index, ExactIndex | FaissIndex) and trained.index_report is not None:
+                index.save(writer.folder / INDEX)
+                _write_json(writer.file(INDEX_REPORT), trained.index_report, indent=1)
+        if trained.model is not None:
+            _save_ranker(trained, writer.folder)
+        for stage, epochs in trained.training.items():
+            lines = "".join(f"{json.dumps(epoch)}\n" for epoch in epochs)
+            writer.file(TRAINING[stage]).write_text(lines, encoding="utf-8")
+        for stage, state in trained.optimizers.items():
+            save_tensors(state, writer.file(OPTIMIZERS[stage]))
+        if trained.warm_start:
+            _write_json(writer.file(WARM_START), trained.warm_start, indent=1)
+
+
+def load_run(run: Run, *, with_index: bool = True, with_optimizers: bool = False) -> TrainedRun:
+    """Everything a run folder holds, ready to answer.
+
+    Args:
+        run: an opened run.
+        with_index: search through the index when the run has one; exactly otherwise.
+        with_optimizers: also read what a training needs that goes on from the run.
+
+    Raises:
+        RunError: a file belongs to another model.
+    """
+    config = load_kept_config(run.file(CONFIG))
+    dataset = store.load_dataset_files(*(run.file(name) for name in DATA.values()))
+    retriever = _load_retriever(run, config, dataset, with_index) if TOWERS in run else None
+    model: nn.Module | None = None
+    ranker: Ranker | None = None
+    calibrators: dict[str, Calibrator] = {}
+    if RANKER in run:
+        selects = retriever is not None and config.ranking.select.enabled
+        features = len(retriever.feature_names) if selects and retriever is not None else 0
+        model, ranker = build_model(config.ranking, dataset.layout, dataset.config.tasks, features, config.seed)
+        load_weights(model, run.file(RANKER))
+        model.eval()
+        state: dict[str, Any] = run.read_json(CALIBRATORS)
+        calibrators = {
+            task: Calibrator.from_arrays({key: np.asarray(values) for key, values in arrays.items()})
+            for task, arrays in state.items()
+        }
+    indexed = with_index and run.has_directory(INDEX)
+    return TrainedRun(
+        config=config,
+        dataset=dataset,
+        retriever=retriever,
+        model=model,
+        ranker=ranker,
+        calibrators=calibrators,
+        found_blend=FoundBlend(**run.read_json(BLEND)) if BLEND in run else None,
+        training={stage: run.read_lines(name) for stage, name in TRAINING.items() if name in run},
+        index_report=run.read_json(INDEX_REPORT) if indexed else None,
+        optimizers=_load_optimizers(run) if with_optimizers else {},
+        warm_start=run.read_json(WARM_START) if WARM_START in run else {},
+    )
+
+
+def save_weights(model: nn.Module, file: Path) -> None:
+    """Parameters and buffers as safetensors."""
+    from safetensors.torch import save_file
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, file)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Named tensors, such as an optimiser's state, as safetensors."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, file)
+
+
+def load_weights(model: nn.Module, file: Path) -> None:
+    """Parameters and buffers from safetensors.
+
+    Raises:
+        RunError: the file belongs to another model.
+    """
+    from safetensors.torch import load_file
+
+    weights = load_file(file)
+    expected = model.state_dict()
+    if weights.keys() != expected.keys() or any(weights[n].shape != expected[n].shape for n in expected):
+        odd = sorted(weights.keys() ^ expected.keys()) or [n for n in expected if weights[n].shape != expected[n].shape]
+        raise RunError(f"{file} holds weights of another model (first difference: {odd[0]}); train the run again")
+    model.load_state_dict(weights)
+
+
+def _save_retriever(retriever: Retriever, dataset: Dataset, folder: Path) -> None:
+    """Towers, companions and the vectors that an index is built from."""
+    from safetensors.numpy import save_file
+
+    save_weights(retriever.model, folder / TOWERS)
+    np.save(folder / VECTORS, retriever.item_vectors)
+    ids = list(dataset.item_ids[: dataset.num_catalogue])
+    (folder / ITEM_IDS).write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
+    for name, companion in retriever.companions.items():
+        arrays = {key: np.ascontiguousarray(values) for key, values in companion.state().items()}
+        save_file(arrays, folder / companion_file(name))
+
+
+def companion_file(name: str) -> str:
+    """Logical name of a baseline's file."""
+    return f"retrieval/baseline-{name}.safetensors"
+
+
+def _save_ranker(trained: TrainedRun, folder: Path) -> None:
+    """Ranker weights, calibrators, and the blend where one was searched."""
+    assert trained.model is not None
+    save_weights(trained.model, folder / RANKER)
+    state = {
+        task: {key: values.tolist() for key, values in calibrator.to_arrays().items()}
+        for task, calibrator in trained.calibrators.items()
+    }
+    _write_json(folder / CALIBRATORS, state)
+    if trained.found_blend is not None:
+        _write_json(folder / BLEND, trained.found_blend.to_json(), indent=1)
+
+
+def _load_retriever(run: Run, config: RunConfig, dataset: Dataset, with_index: bool) -> Retriever:
+    from safetensors.numpy import load_file
+
+    data = TowerData.of(dataset, config.retrieval.tower, config.retrieval.positive)
+    model = build_two_tower(data, config.retrieval.tower, config.seed)
+    load_weights(model, run.file(TOWERS))
+    companions: dict[str, Baseline] = {}
+    for name in companion_names(config, dataset):
+        companions[name] = baseline_from_state(load_file(run.file(companion_file(name))))
+    index = None
+    if with_index and run.has_directory(INDEX):
+        index = load_index(run.directory(INDEX), dim=model.width)
+    vectors = np.load(run.file(VECTORS), allow_pickle=False)
+    if vectors.shape != (data.num_items, model.width):
+        raise RunError(
+            f"{run.file(VECTORS)} holds vectors of shape {list(vectors.shape)}, "
+            f"expected {[data.num_items, model.width]}; train the run again"
+        )
+    return assemble_retriever(config, model, data, companions, index, vectors)
+
+
+def _load_optimizers(run: Run) -> dict[Stage, Mapping[str, Tensor]]:
+    from safetensors.torch import load_file
+
+    return {stage: load_file(run.file(name)) for stage, name in OPTIMIZERS.items() if name in run}
+
+
+def _write_json(file: Path, content: object, indent: int | None = None) -> None:
+    file.write_text(json.dumps(content, indent=indent), encoding="utf-8")

@@ -1,0 +1,125 @@
+"""Training with the disk around it: read the tables, train, and publish a run folder."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from ..artifacts.folder import open_run
+from ..artifacts.locate import RUNS
+from ..artifacts.manifest import MANIFEST
+from ..base.errors import RunError
+from ..configs.run import RunConfig, config_hash
+from ..data.build import build_dataset
+from ..data.dataset import Dataset
+from ..data.reading.keys import read_configured
+from ..data.reading.tables import BadRows, Tables
+from ..funnel.folder import load_run, save_run
+from ..funnel.run import Stage, TrainedRun
+from ..training.checkpoint import Checkpointer
+from .continuation import SourceRun
+from .start import Start
+from .train import Stages, train
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_STEPS = 500
+"""Steps between checkpoints inside an epoch."""
+
+
+def train_run(
+    config: RunConfig,
+    run: Path | None = None,
+    *,
+    stage: Stages = "all",
+    resume: bool = False,
+    source_run: Path | None = None,
+    base: Path = Path(),
+    tables: Tables | None = None,
+) -> Path:
+    """Train what a configuration describes and publish it as a run folder.
+
+    Args:
+        config: the whole configuration.
+        run: folder to write; `runs/<name>` when None.
+        stage: `retrieval`, `ranking`, or `all`. `ranking` stands on the retriever the run already has, if it has one.
+        resume: continue from the checkpoints of a training that was killed.
+        source_run: a run to go on from: its vocabularies grow, its events are history, its weights and its optimisers'
+            moments are where the training starts; for a ranker with a frozen encoder, the run the encoder is from.
+        base: folder that the configuration's paths start from.
+        tables: the raw tables; those that the configuration names are read when None.
+
+    Returns:
+        The run's folder.
+    """
+    path = run or RUNS / config.name
+    source = SourceRun.open(source_run) if source_run else None
+    start = Start.of(source, config, stage)
+    bad = BadRows(config.data.on_bad_rows)
+    dataset = encode(config, base, bad, tables, start.dataset)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if bad.count():
+        rejected = path.with_name(f"{path.name}.bad-rows.csv")
+        bad.write(rejected)
+        log.warning("%d bad rows were left out; they are listed in %s", bad.count(), rejected)
+    checkpoints = path.with_name(f".{path.name}.checkpoints")
+    if not resume:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    kept = _kept_towers(path, config, dataset) if stage == "ranking" else None
+    keeper = _checkpointer(checkpoints, config, dataset, start, resume)
+    trained = train(dataset, config, stage=stage, source=source, kept=kept, checkpointer=keeper)
+    save_run(trained, path, base)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return path
+
+
+def encode(
+    config: RunConfig, base: Path, bad: BadRows, tables: Tables | None = None, source: Dataset | None = None
+) -> Dataset:
+    """The data set of a training; what the reader must know about it is logged."""
+    read = read_configured(config.data, base, bad) if tables is None else tables
+    dataset = build_dataset(read, config.data, config.seed, bad, source)
+    for note in dataset.notes:
+        log.warning("%s", note)
+    return dataset
+
+
+def _checkpointer(
+    folder: Path, config: RunConfig, dataset: Dataset, start: Start, resume: bool
+) -> Callable[[Stage], Checkpointer]:
+    """Checkpoints of each stage, which belong to data, seed, source, and the sections its training depends on."""
+
+    def of(stage: Stage) -> Checkpointer:
+        sections = ("data", "retrieval", "ranking")[: 2 if stage == "retrieval" else 3]
+        parts = [dataset.fingerprint, str(config.seed), *(config_hash(getattr(config, name)) for name in sections)]
+        parts += start.identity
+        return Checkpointer(folder / stage, CHECKPOINT_STEPS, resume=resume, fingerprint=" ".join(parts))
+
+    return of
+
+
+def _kept_towers(path: Path, config: RunConfig, dataset: Dataset) -> TrainedRun | None:
+    """The run that is about to be replaced, whose towers stay; None where there is none.
+
+    Raises:
+        RunError: it stands on other data, another split or other towers than the configuration says.
+    """
+    if not (path / MANIFEST).exists():
+        return None
+    run = open_run(path)
+    if run.manifest.data_fingerprint != dataset.fingerprint:
+        raise RunError(f"{path} was trained on other data; train both stages again, or name another --run")
+    trained = load_run(run, with_optimizers=True)
+    for section, old, new in (
+        # where the tables lie may differ, for their content does not
+        ("data", trained.config.data.relocated(lambda _: ""), config.data.relocated(lambda _: "")),
+        ("retrieval", trained.config.retrieval, config.retrieval),
+    ):
+        if trained.retriever is not None and old != new:
+            raise RunError(
+                f"the retriever of {path} was trained with another [{section}] section; "
+                "train both stages again, or set the section back"
+            )
+    return trained

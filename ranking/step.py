@@ -1,0 +1,84 @@
+"""One step of the ranker: a batch of logged rows, a batch of requests, and the balance of their losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..data.batch import Batch
+from ..data.dataset import Dataset
+from ..training.optim import Optimizer
+from .balance import Balance
+from .balance.base import sum_of
+from .losses import LossConfig
+from .ranker import Ranker
+from .requests import SELECT, RequestBatch, RequestRanker, RequestSet, SelectConfig
+
+
+@dataclass(frozen=True)
+class LoggedRows:
+    """Source of logged batches with a masked column of labels for `select`, which logged rows do not have."""
+
+    dataset: Dataset
+    with_select: bool
+
+    def batch(self, rows: Tensor) -> Batch:
+        """Event rows -> labelled batch."""
+        batch = self.dataset.batch(rows)
+        if not self.with_select:
+            return batch
+        column = torch.zeros(batch.labels.shape[0], 1)
+        labels = torch.cat([batch.labels, column], dim=1)
+        return replace(batch, labels=labels, mask=torch.cat([batch.mask, column > 0], dim=1))
+
+
+class RankingStep:
+    """One batch of logged rows, and with it one batch of requests -> loss terms and gradients."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        ranker: Ranker,
+        balance: Balance | None,
+        loss: LossConfig,
+        select: SelectConfig,
+        requests: RequestSet | None,
+        optimizer: Optimizer,
+        seed: int,
+    ) -> None:
+        self.model, self.ranker, self.balance = model, ranker, balance
+        self.loss, self.select = loss, select
+        self.requests, self.optimizer, self.seed = requests, optimizer, seed
+
+    def __call__(self, batch: Batch | RequestBatch) -> dict[str, Tensor]:
+        """Batch -> loss terms by name; the total is filled in by `backward`."""
+        terms: dict[str, Tensor] = {}
+        if isinstance(batch, RequestBatch):
+            terms[f"aux/{SELECT}"] = self._select_loss(batch)
+        else:
+            losses = self.ranker.losses(batch, self.loss)
+            terms = {name: loss for name, loss in losses.items() if name != f"loss/{SELECT}"}
+            if self.requests is not None:
+                # The draw depends on the step's number alone, so a resumed training draws the same requests.
+                rng = np.random.default_rng([self.seed, self.optimizer.steps])
+                chosen = rng.integers(len(self.requests), size=min(self.select.requests_per_step, len(self.requests)))
+                asked = self.requests.batch(torch.from_numpy(np.sort(chosen)))
+                terms[f"aux/{SELECT}"] = self._select_loss(asked)
+        with torch.no_grad():
+            total = sum_of(list(terms.values())) if self.balance is None else self.balance.total(terms)
+        return {**terms, "loss": total.detach()}
+
+    def _select_loss(self, asked: RequestBatch) -> Tensor:
+        assert isinstance(self.model, RequestRanker)
+        return self.select.weight * self.model.loss(asked)
+
+    def backward(self, terms: dict[str, Tensor]) -> None:
+        """Leave gradients on the parameters, by the configured balance."""
+        losses = {name: loss for name, loss in terms.items() if name != "loss"}
+        if self.balance is None:
+            torch.autograd.backward(list(losses.values()))
+        else:
+            self.balance.backward(losses, self.ranker)
