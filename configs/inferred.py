@@ -80,7 +80,7 @@ def infer_config(
 def data_table(config: DataConfig) -> Table:
     """The `[data]` section with the keys that differ from their defaults, and those that name the key columns."""
     table = config.model_dump(mode="json", exclude_defaults=True)
-    first = [key for key in ("events", "items", "users", "header", "delimiter") if key in table]
+    first = [key for key in ("events", "items", "users", "header", "delimiter", "decimal") if key in table]
     keys = {"user": config.user, "item": config.item, "time": config.time}
     rest = [key for key in table if key not in (*first, *keys)]
     return {**{key: table[key] for key in first}, **keys, **{key: table[key] for key in rest}}

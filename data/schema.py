@@ -206,6 +206,8 @@ class DataConfig(Settings):
     delimiter: str = ""
     """Between the values of text files; a comma, or a tab in .tsv files, when empty. Several characters, such as
     `, ` or `::`, are allowed where values are never quoted."""
+    decimal: Literal[".", ","] = "."
+    """What stands before the decimals of numbers in text files: with a comma, "3,5" is three and a half."""
     users: str = ""
     """User table for `files`; may be absent."""
     items: str = ""

@@ -117,6 +117,7 @@ def infer_schema(
         users=_path(users),
         header=tuple(header),
         delimiter=delimiter,
+        decimal="," if _has_decimal_comma(log, item_table, user_table) else ".",
         user=roles.user,
         item=roles.item,
         time=roles.time,
@@ -140,6 +141,10 @@ def infer_schema(
         num_items=len({str(value) for value in known_items | seen_items}),
         ordered=bool(roles.time) and not roles.order_only,
     )
+
+
+def _has_decimal_comma(*tables: Summaries | None) -> bool:
+    return any(column.decimal_comma for table in tables if table is not None for column in table.values())
 
 
 def _require_choice(log: Summaries, roles: Roles) -> None:

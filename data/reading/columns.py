@@ -141,7 +141,7 @@ def as_float64(tables: Tables, name: str, column: str) -> F64:
 
 def _finite(tables: Tables, name: str, column: str) -> tuple[F64, Bool]:
     """Numbers `[rows]`, NaN where missing, and the mask of values that are no finite number."""
-    numbers, wrong = _numbers(_values(tables, name, column), float, pa.float64())
+    numbers, wrong = _numbers(_number_values(tables, name, column), float, pa.float64())
     return numbers, wrong | np.isinf(numbers)
 
 
@@ -159,7 +159,7 @@ def as_labels(
     With `allow_missing` a null is an unobserved label and becomes NaN; else it is a bad row.
     """
     expected = {"binary": "0 or 1", "duration": "a duration of 0 or more", "number": "a number"}[kind]
-    values = _values(tables, name, column)
+    values = _number_values(tables, name, column)
     parse: Callable[[str], float] = _parse_flag if kind == "binary" else float
     numbers, wrong = _numbers(values, parse, pa.float64())
     wrong |= np.isinf(numbers)
@@ -212,6 +212,14 @@ def _values(tables: Tables, name: str, column: str) -> pa.Array:
     values = tables.table(name).column(column)
     values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+
+
+def _number_values(tables: Tables, name: str, column: str) -> pa.Array:
+    """The column, its decimals behind a point."""
+    values = _values(tables, name, column)
+    if tables.decimal == "." or not _is_text(values):
+        return values
+    return pc.replace_substring_regex(values, r"^(\s*[-+]?\d+),(\d+\s*)$", r"\1.\2")
 
 
 def _is_text(values: pa.Array) -> bool:

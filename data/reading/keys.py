@@ -24,7 +24,7 @@ from .vectors import parse_vectors, read_pretrained
 
 def read_configured(config: DataConfig, base: Path, bad: BadRows) -> Tables:
     """Read the tables and vectors a `[data]` section names; relative paths start from `base`."""
-    tables = _read_tables(config, base, bad)
+    tables = replace(_read_tables(config, base, bad), decimal=config.decimal)
     named = [spec for spec in config.features if spec.pretrained]
     if not named:
         return tables

@@ -87,7 +87,7 @@ class Tables:
     """Events, and the users and items they speak of, exactly as read.
 
     `fingerprint` is a sha256 over the bytes of all source files; `notes` are sentences a report must repeat; `vectors`
-    are the pretrained ones of the features that have any.
+    are the pretrained ones of the features that have any; `decimal` stands before the decimals of numbers in text.
     """
 
     events: pa.Table
@@ -97,6 +97,7 @@ class Tables:
     fingerprint: str
     notes: tuple[str, ...] = ()
     vectors: Mapping[str, Pretrained] = field(default_factory=dict)
+    decimal: str = "."
 
     def table(self, name: str) -> pa.Table:
         """One of the three tables by name; a DataError where it was not given."""

@@ -11,6 +11,7 @@ import pytest
 from recsys.artifacts.folder import open_run
 from recsys.cli.main import main
 from recsys.configs.run import load_config
+from recsys.data.build import load_dataset
 from recsys.data.world.simulate import SimulateConfig, simulate
 
 
@@ -68,3 +69,17 @@ assert main({arguments(world, tmp_path / "light.toml")!r}) == 0
 assert "torch" not in sys.modules and "faiss" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_numbers_with_a_comma_are_read_as_they_are_meant(tmp_path: Path) -> None:
+    rows = [
+        f"k{row % 12};a{row * 7 % 17};{'4,5' if row % 3 else '1,0'};{1_700_000_000 + row * 3_600}" for row in range(200)
+    ]
+    events = tmp_path / "kauf.csv"
+    events.write_text("\n".join(["Kundennummer;Artikelnummer;Bewertung;Zeitstempel", *rows]))
+    file = tmp_path / "kauf.toml"
+    assert main(["init", str(events), "--out", str(file), "--task", "Bewertung"]) == 0
+    config = load_config(file).data
+    assert (config.delimiter, config.decimal) == (";", ",")
+    labels = load_dataset(config, tmp_path, seed=1).events.labels[:, 0]
+    assert labels.sum() == sum("4,5" in row for row in rows)
