@@ -6,10 +6,11 @@
     python benchmarks/mutation.py --list nn/gates.py               # what would be tried
 
 A mutant is killed when a test fails, or when the tests take many times as long. The tests of a file are those of its
-name, then those that import it, then the contract of a ranker that uses it (`ranking/`); whole runs (`tests/pipeline`,
-`tests/cli`) are left out, so a survivor here may still die there. Each mutant lives in a forked process and only in
-memory: no file is changed. Results are kept per file in docs/results/mutation.json, which a further call adds to; the
-reason why a survivor may live (`why`) is written there by hand and stays.
+name, then those that import it, then the contract of a ranker that uses it (`ranking/`); whole trainings
+(`tests/pipeline`, `tests/training`, `tests/cli`) are left out, so a survivor here may still die there. Each mutant
+lives in a forked process and only in memory: no file is changed. Results are kept per file in
+docs/results/mutation.json, which a further call adds to; the reason why a survivor may live (`why`) is written there by
+hand and stays.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from recsys.benchmarks.mutation_operators import Mutant, describe, mutants_of
 
 RECORD = RESULTS / "mutation.json"
 ROOMS = ("ranking", "nn", "retrieval/towers", "evaluation")
-WHOLE_RUNS = ("tests/pipeline", "tests/cli", "tests/benchmarks")
+WHOLE_RUNS = ("tests/pipeline", "tests/cli", "tests/benchmarks", "tests/training")
 CONTRACT = "tests/contract/test_every_ranker.py"
 HEAVY = ("torch", "numpy", "pandas", "pyarrow.compute", "pydantic", "scipy.optimize", "scipy.stats", "faiss", "pytest")
 """Imported once, before the processes part."""

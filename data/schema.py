@@ -160,6 +160,28 @@ class CountSpec(Settings):
         return "*".join(self.keys)
 
 
+class WeightRule(Settings):
+    """A training weight for the rows in which a column is one of some values, or lies between two numbers."""
+
+    column: str
+    """Column of the events. What happened may decide too: a weight is no input of the models."""
+    equals: tuple[str, ...] = ()
+    """Rows in which it is one of these."""
+    at_least: float | None = None
+    """Rows in which it is a number of at least this."""
+    below: float | None = None
+    """Rows in which it is a number below this."""
+    weight: float = Field(ge=0, allow_inf_nan=False)
+    """Factor on the weight of these rows; rows without a value keep theirs."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_condition(self) -> Self:
+        between = self.at_least is not None or self.below is not None
+        if bool(self.equals) == between:
+            raise ValueError(f'weights of "{self.column}": set either equals, or at_least and below')
+        return self
+
+
 class SplitSpec(Settings):
     """How rows are parted into train, validation and test."""
 
@@ -227,6 +249,9 @@ class DataConfig(Settings):
     --where` can ask about them."""
     weight: str = ""
     """Event column with a training weight per row."""
+    weights: tuple[WeightRule, ...] = ()
+    """Conditions on columns and the weight of the rows that meet them; of several that a row meets, and of `weight`,
+    the product counts."""
     propensity: str = ""
     """Event column with the logging policy's probability of the exposure, for off-policy estimates."""
     features: tuple[FeatureSpec, ...] = ()

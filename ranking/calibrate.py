@@ -3,7 +3,7 @@
 All are monotone, so no ranking changes (isotonic may tie scores). Platt 1999, temperature scaling (arXiv 1706.04599),
 isotonic regression (Zadrozny & Elkan 2002), and the two closed forms for training on re-weighted or thinned rows:
 up-weighting positives by w multiplies the odds by w, keeping a share r of the negatives divides them by r; both are
-undone by a shift of the logit.
+undone by a shift of the logit, `p = p' / (p' + w (1 - p'))`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class CalibrationConfig(Settings):
     """How a task's logits become probabilities."""
 
     kind: CalibrationKind = "none"
-    """`none`: the sigmoid; `platt`, `temperature`, `isotonic`: fitted; `downsampling`, `reweighting`: closed forms."""
+    """`none`: the sigmoid; `platt`, `temperature`, `isotonic`: fitted; `downsampling`: closed form of `keep`;
+    `reweighting`: closed form of the weights that positives and negatives had in training, refused where these differ
+    within a class."""
     keep: float = Field(default=1.0, gt=0, le=1)
     """`downsampling`: share of the negatives that was kept for training."""
-    weight: float = Field(default=1.0, gt=0)
-    """`reweighting`: weight of the positives in training, relative to the negatives."""
 
 
 class Calibrator:
@@ -70,7 +70,7 @@ class Calibrator:
 
 
 def fit_calibrator(
-    config: CalibrationConfig, logits: Floats, labels: Floats, weights: Floats | None = None
+    config: CalibrationConfig, logits: Floats, labels: Floats, weights: Floats | None = None, ratio: float = 1.0
 ) -> Calibrator:
     """Fit on held-out rows of the task's sample space.
 
@@ -79,6 +79,7 @@ def fit_calibrator(
         logits: [n] finite.
         labels: [n] 0 or 1.
         weights: [n] row weights, 0 or more, or None.
+        ratio: `reweighting`: weight of the positives in training over that of the negatives, see `weight_ratio`.
 
     Returns:
         The calibrator; the plain sigmoid where a fitted kind finds no positive or no negative.
@@ -89,7 +90,7 @@ def fit_calibrator(
     if config.kind == "downsampling":
         return Calibrator(shift=math.log(config.keep))
     if config.kind == "reweighting":
-        return Calibrator(shift=-math.log(config.weight))
+        return Calibrator(shift=-math.log(ratio))
     z, y = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     w = np.ones_like(z) if weights is None else np.asarray(weights, dtype=np.float64)
     if not z.shape == y.shape == w.shape or z.ndim != 1:
@@ -108,6 +109,37 @@ def fit_calibrator(
     targets = np.where(y > 0.5, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     slope, shift = _newton(z, targets, w, shift=True)
     return Calibrator(slope, shift)
+
+
+def weight_ratio(task: str, labels: Floats, weights: Floats, positive: float = 1.0) -> float:
+    """Weight of a task's positive training rows over that of its negative ones.
+
+    Args:
+        task: name, for the message.
+        labels: [n] 0 or 1, of the training rows in the task's sample space.
+        weights: [n] row weights; rows of weight 0 trained nothing and are left out.
+        positive: further weight of the positives.
+
+    Returns:
+        The ratio; 1 where a class is empty.
+
+    Raises:
+        ConfigError: the weights differ within a class, so that no shift of the logit takes them out.
+    """
+    means = {1.0: 1.0, 0.0: 1.0}
+    for label, name in ((1.0, "positive"), (0.0, "negative")):
+        of_class = weights[((labels > 0.5) == (label > 0.5)) & (weights > 0)]
+        if not len(of_class):
+            return 1.0
+        low, high = float(of_class.min()), float(of_class.max())
+        if high - low > 1e-6 * high:
+            raise ConfigError(
+                f'task "{task}": the training weights of its {name} rows run from {low:g} to {high:g}, which no closed '
+                'form takes out of a probability; set ranking.calibration.kind = "platt" or "isotonic", which are '
+                "fitted on unweighted rows, or weigh whole classes by ranking.loss.positive_weight"
+            )
+        means[label] = high
+    return positive * means[1.0] / means[0.0]
 
 
 def sigmoid(z: Floats) -> Floats:

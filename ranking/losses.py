@@ -7,7 +7,7 @@ All take logits. Labels outside a task's sample space may be anything, NaN inclu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -26,6 +26,10 @@ class LossConfig(Settings):
     reduction: Literal["weighted_mean", "mean"] = "weighted_mean"
     """`weighted_mean`: sum(w l) / sum(w), indifferent to the scale of the weights; `mean`: sum(w l) / rows, where
     larger weights also mean larger steps."""
+    positive_weight: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    """Binary task -> weight of its positive rows in its own loss, e.g. `{ like = 10.0 }`; negatives weigh 1. It
+    multiplies the row's weight (`data.weight`, `data.weights`), and `[ranking.calibration] kind = "reweighting"` takes
+    it out of the probabilities again."""
     huber: float = Field(default=0.0, ge=0)
     """Regression: errors above this count linearly (Huber loss); 0 takes the squared error."""
     kl_bound: tuple[str, str, str] | None = None
@@ -83,7 +87,7 @@ def task_loss(
         label: [R]; anything where masked.
         mask: bool [R], the task's sample space.
         weight: [R] or None.
-        task: gives the kind and whether the target is log(1 + label).
+        task: gives the kind, whether the target is log(1 + label), and which weight positives have.
         config: see `LossConfig`.
 
     Returns:
@@ -92,7 +96,14 @@ def task_loss(
     label = torch.where(mask, label, 0.0)
     if task.kind == "regression" and task.log1p:
         label = torch.log1p(label)
-    return masked_mean(row_losses(prediction, label, task.kind, config.huber), mask, weight, config.reduction)
+    losses = row_losses(prediction, label, task.kind, config.huber)
+    positive = config.positive_weight.get(task.name, 1.0)
+    if positive != 1.0:
+        # both halves of the cross-entropy apart: a label between 0 and 1 (a teacher's) is partly of either class
+        raised = 1.0 + (positive - 1.0) * label
+        losses = (losses + (positive - 1.0) * label * F.softplus(-prediction)) / raised
+        weight = raised if weight is None else weight * raised
+    return masked_mean(losses, mask, weight, config.reduction)
 
 
 def sample_spaces(batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -124,7 +135,7 @@ def multi_task_loss(
         `loss/<task>` -> scalar, and `aux/kl` where `config.kl_bound` asks for it.
 
     Raises:
-        ConfigError: `config.kl_bound` names what is no binary task.
+        ConfigError: `config.kl_bound` or `config.positive_weight` names what is no binary task.
     """
     labels, masks, weight = sample_spaces(batch)
     losses = {
@@ -132,7 +143,7 @@ def multi_task_loss(
         for column, task in enumerate(tasks)
     }
     if config.kl_bound is not None and config.kl_weight > 0:
-        check_kl_bound(tasks, config)
+        check_task_names(tasks, config)
         click, conversion, order = config.kl_bound
         names = [task.name for task in tasks]
         everywhere = masks[:, names.index(click)] & masks[:, names.index(order)]
@@ -141,13 +152,15 @@ def multi_task_loss(
     return losses
 
 
-def check_kl_bound(tasks: Sequence[TaskSpec], config: LossConfig) -> None:
-    """Refuse a bound on tasks that are not there.
+def check_task_names(tasks: Sequence[TaskSpec], config: LossConfig) -> None:
+    """Refuse a bound on tasks, or weights of tasks, that are not there.
 
     Raises:
         ConfigError: the message names them.
     """
     binary = [task.name for task in tasks if task.kind == "binary"]
+    if missing := [name for name in config.positive_weight if name not in binary]:
+        raise ConfigError(f"positive_weight names {missing}, which are no binary tasks; binary tasks: {binary}")
     if missing := [name for name in config.kl_bound or () if name not in binary]:
         raise ConfigError(f"kl_bound names {missing}, which are no binary tasks; binary tasks: {binary}")
 
@@ -213,8 +226,3 @@ def listwise_loss(scores: Tensor, owner: Tensor, target_row: Tensor) -> Tensor:
     log_mass = torch.log(torch.where(present, mass, 1.0)) + torch.where(present, highest, 0.0)
     losses = torch.where(present, log_mass - scores.index_select(0, target_row.clamp(min=0)), 0.0)
     return losses.sum() / present.sum().clamp(min=1)
-
-
-def unweighted_probability(probability: Tensor, weight: float) -> Tensor:
-    """Undo training with positives weighted `weight`: `p = p' / (p' + w (1 - p'))`, [R]."""
-    return probability / (probability + weight * (1.0 - probability))

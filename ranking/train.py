@@ -29,10 +29,10 @@ from ..training.runtime import Runtime, seed_everything
 from .balance import Balance, BalanceConfig, build_balance
 from .blend import BlendConfig
 from .blend_search import FoundBlend, find_blend
-from .calibrate import CalibrationConfig, CalibrationKind, Calibrator, fit_calibrator
+from .calibrate import CalibrationConfig, CalibrationKind, Calibrator, fit_calibrator, weight_ratio
 from .distil import DistilConfig, taught
 from .gate_log import read_gates, warn_of_unused
-from .losses import LossConfig, check_kl_bound
+from .losses import LossConfig, check_task_names
 from .ranker import Ranker, RankerConfig, build_ranker, ranker_class, ranker_kinds
 from .requests import SELECT, RequestRanker, RequestSet, SelectConfig
 from .scoring import row_metrics, score_rows, select_metrics
@@ -185,7 +185,8 @@ def build_training(
         requests: of the validation part, for `select`; None without a retriever.
     """
     tasks = dataset.config.tasks
-    check_kl_bound(tasks, config.loss)
+    check_task_names(tasks, config.loss)
+    ratios = _weight_ratios(dataset, config)
     if tasks and config.distil.share > 0:
         dataset = _taught(dataset, config, runtime, seed)
     features = requests.features.shape[2] if requests is not None else 0
@@ -287,7 +288,7 @@ def fit_ranker(
         description="training the ranker",
     )
     warn_of_unused(read_gates(ranker, dataset, valid_rows))
-    calibrators = fit_calibrators(ranker, dataset, valid_rows, config.calibration)
+    calibrators = fit_calibrators(ranker, dataset, valid_rows, config.calibration, ratios)
     found = find_blend(blend or BlendConfig(), model, ranker, calibrators, dataset, held, valid_rows, seed)
     return TrainedRanker(model, ranker, calibrators, history, found)
 
@@ -331,8 +332,45 @@ def held_out(num_users: int, share: float, seed: int) -> Bool:
     return np.random.default_rng([seed, 15]).random(num_users) < share
 
 
-def fit_calibrators(ranker: Ranker, dataset: Dataset, rows: Tensor, config: CalibrationConfig) -> dict[str, Calibrator]:
-    """A calibrator for every binary task, fitted on held-out rows."""
+def _weight_ratios(dataset: Dataset, config: RankingConfig) -> dict[str, float]:
+    """What `reweighting` takes out of each binary task's odds; refused before anything is trained.
+
+    Raises:
+        ConfigError: the weights used in training have no closed form.
+    """
+    if config.calibration.kind != "reweighting":
+        return {}
+    if config.distil.share > 0:
+        raise ConfigError(
+            "teachers are trained with the weights too, and what the labels mix of them has no closed form; set "
+            'ranking.distil.share = 0, or ranking.calibration.kind = "platt"'
+        )
+    events, rows = dataset.events, dataset.rows(Part.TRAIN).numpy()
+    ratios = {}
+    for column, task in enumerate(dataset.config.tasks):
+        if task.kind == "binary":
+            inside = rows[events.mask[rows, column]]
+            positive = config.loss.positive_weight.get(task.name, 1.0)
+            ratios[task.name] = weight_ratio(task.name, events.labels[inside, column], events.weights[inside], positive)
+    return ratios
+
+
+def fit_calibrators(
+    ranker: Ranker,
+    dataset: Dataset,
+    rows: Tensor,
+    config: CalibrationConfig,
+    ratios: Mapping[str, float],
+) -> dict[str, Calibrator]:
+    """A calibrator for every binary task, fitted on held-out rows, which are not weighted.
+
+    Args:
+        ranker: trained.
+        dataset: encoded data.
+        rows: int64 [R] held-out rows.
+        config: see `CalibrationConfig`.
+        ratios: see `weight_ratio`; 1 for a task that is not there.
+    """
     logits = score_rows(ranker, dataset, rows) if len(rows) else {}
     calibrators = {}
     for column, task in enumerate(dataset.config.tasks):
@@ -340,5 +378,6 @@ def fit_calibrators(ranker: Ranker, dataset: Dataset, rows: Tensor, config: Cali
             continue
         mask = dataset.events.mask[rows.numpy(), column]
         labels = dataset.events.labels[rows.numpy(), column][mask].astype(np.float64)
-        calibrators[task.name] = fit_calibrator(config, logits[task.name][mask].astype(np.float64), labels)
+        scores = logits[task.name][mask].astype(np.float64)
+        calibrators[task.name] = fit_calibrator(config, scores, labels, ratio=ratios.get(task.name, 1.0))
     return calibrators

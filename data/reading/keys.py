@@ -106,8 +106,7 @@ def clean(tables: Tables, config: DataConfig, bad: BadRows) -> tuple[Tables, Raw
 
 
 def _read_events(tables: Tables, config: DataConfig, bad: BadRows) -> RawEvents:
-    rows = tables.events.num_rows
-    labels = {}
+    rows, labels = tables.events.num_rows, {}
     for task in config.tasks:
         if task.equals:
             labels[task.name] = _is_one_of(tables, task)
@@ -115,25 +114,35 @@ def _read_events(tables: Tables, config: DataConfig, bad: BadRows) -> RawEvents:
         kind: Literal["binary", "duration", "number"]
         kind = "binary" if task.kind == "binary" and task.at_least is None else "duration" if task.log1p else "number"
         labels[task.name] = as_labels(tables, "events", task.source, bad, kind=kind, allow_missing=True)
-    weights = np.ones(rows, dtype=np.float32)
-    if config.weight:
-        weights = as_float32(
-            tables,
-            "events",
-            config.weight,
-            bad,
-            allow_missing=False,
-            minimum=0.0,
-            expected="a weight of 0 or more",
-        )
     return RawEvents(
         as_ids(tables, "events", config.user, bad) if config.user else None,
         as_ids(tables, "events", config.item, bad) if config.item else None,
         as_time(tables, "events", config.time, bad) / 1000.0 if config.time else np.arange(rows, dtype=np.float64),
         labels,
-        weights,
+        _weights(tables, config, bad),
         as_float32(tables, "events", config.propensity, bad) if config.propensity else None,
     )
+
+
+def _weights(tables: Tables, config: DataConfig, bad: BadRows) -> F32:
+    """Training weight of every event row, float32 [R]: the configured column times the rules that the row meets."""
+    weights = np.ones(tables.events.num_rows, dtype=np.float32)
+    if config.weight:
+        expected = "a weight of 0 or more"
+        weights = as_float32(
+            tables, "events", config.weight, bad, allow_missing=False, minimum=0.0, expected=expected
+        ).copy()
+    for rule in config.weights:
+        if rule.equals:
+            among = pc.is_in(as_strings(tables, "events", rule.column), value_set=pa.array(rule.equals))
+            met = among.to_numpy(zero_copy_only=False)
+        else:
+            values = as_float32(tables, "events", rule.column, bad)
+            low = -np.inf if rule.at_least is None else rule.at_least
+            high = np.inf if rule.below is None else rule.below
+            met = (values >= low) & (values < high)  # NaN meets neither
+        weights[met] *= np.float32(rule.weight)
+    return weights
 
 
 def _is_one_of(tables: Tables, task: TaskSpec) -> F32:

@@ -126,7 +126,17 @@ class ESMM(Ranker, kind="esmm"):
         return self.entire_space_losses(self(batch), batch, config)
 
     def entire_space_losses(self, logits: dict[str, Tensor], batch: Batch, config: LossConfig) -> dict[str, Tensor]:
-        """The two terms of equation 3, and the usual loss of every other task."""
+        """The two terms of equation 3, and the usual loss of every other task.
+
+        Raises:
+            ConfigError: positives of the conversion are weighted, though it has no loss of its own.
+        """
+        if self.esmm.conversion in config.positive_weight:
+            mend = f'weigh "{self.esmm.product}"' if self.esmm.product else "weigh rows by data.weights"
+            raise ConfigError(
+                f'positive_weight names "{self.esmm.conversion}", which has no loss of its own in {self.esmm.kind}; '
+                f"{mend}"
+            )
         losses = multi_task_loss(logits, batch, self.tasks, config)
         del losses[f"loss/{self.esmm.conversion}"]  # pCVR has no loss of its own
         if not self.esmm.product:

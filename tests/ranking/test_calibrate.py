@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recsys.base.errors import ConfigError
-from recsys.ranking.calibrate import CalibrationConfig, Calibrator, fit_calibrator, sigmoid
+from recsys.ranking.calibrate import CalibrationConfig, Calibrator, fit_calibrator, sigmoid, weight_ratio
 
 FITTED = ["platt", "temperature", "isotonic"]
 
@@ -101,7 +101,21 @@ def test_the_closed_forms_undo_thinning_and_weighting() -> None:
         fit("downsampling", np.zeros(0), np.zeros(0), keep=0.1)(np.log(thinned / (1 - thinned))), p
     )
     heavy = 3 * p / (3 * p + 1 - p)
-    np.testing.assert_allclose(fit("reweighting", np.zeros(0), np.zeros(0), weight=3.0)(np.log(heavy / (1 - heavy))), p)
+    np.testing.assert_allclose(by_weight(3.0)(np.log(heavy / (1 - heavy))), p)
+
+
+def by_weight(ratio: float) -> Calibrator:
+    return fit_calibrator(CalibrationConfig(kind="reweighting"), np.zeros(0), np.zeros(0), ratio=ratio)
+
+
+def test_the_ratio_is_that_of_the_weights_used_and_weights_within_a_class_are_refused() -> None:
+    labels, weights = np.array([1.0, 0.0, 1.0, 0.0, 1.0]), np.array([6.0, 2.0, 6.0, 2.0, 0.0])
+    assert weight_ratio("like", labels, weights) == pytest.approx(3.0)
+    assert weight_ratio("like", labels, weights, positive=10.0) == pytest.approx(30.0)
+    assert weight_ratio("like", np.zeros(5), weights) == 1.0
+    weights[1] = 5.0
+    with pytest.raises(ConfigError, match=r'"like": the training weights of its negative rows run from 2 to 5'):
+        weight_ratio("like", labels, weights)
 
 
 @pytest.mark.parametrize("kind", ["none", *FITTED])

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recsys.base.errors import DataError
+from recsys.base.errors import ConfigError, DataError
 from recsys.data.batch import Batch, Block
 from recsys.data.schema import TaskSpec
 from recsys.ranking.losses import (
     LossConfig,
+    check_task_names,
     doubly_robust,
     inverse_propensity,
     listwise_loss,
@@ -24,7 +25,6 @@ from recsys.ranking.losses import (
     row_losses,
     symmetric_kl,
     task_loss,
-    unweighted_probability,
 )
 
 CLICK = TaskSpec(name="click")
@@ -110,11 +110,34 @@ def test_a_negative_weight_is_refused() -> None:
         multi_task_loss({"click": torch.zeros(2)}, batch, [CLICK], LossConfig())
 
 
-def test_up_weighting_is_undone_in_closed_form() -> None:
-    """The best constant under positive weight w has odds w times the base rate's."""
-    base, w = 0.2, 3.0
-    trained = base * w / (base * w + 1 - base)
-    assert float(unweighted_probability(torch.tensor(trained), w)) == pytest.approx(base)
+@pytest.mark.parametrize("reduction", ["weighted_mean", "mean"])
+def test_a_positive_that_weighs_three_is_a_positive_seen_three_times(reduction: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(40, generator=generator), (torch.rand(40, generator=generator) < 0.3).float()
+    mask, weight = torch.rand(40, generator=generator) < 0.8, torch.rand(40, generator=generator)
+    config = LossConfig(reduction=reduction, positive_weight={"click": 3.0})  # type: ignore[arg-type]
+    loss = task_loss(logits, labels, mask, weight, CLICK, config)
+    times = 1 + 2 * labels.long()
+    repeated = [tensor.repeat_interleave(times) for tensor in (logits, labels, mask, weight)]
+    again = task_loss(*repeated, CLICK, LossConfig(reduction=reduction))  # type: ignore[arg-type]
+    rows = int(repeated[2].sum()) / int(mask.sum()) if reduction == "mean" else 1.0
+    torch.testing.assert_close(loss, again * rows)
+    other = task_loss(logits, labels, mask, weight, TaskSpec(name="like"), config)
+    assert other == task_loss(logits, labels, mask, weight, CLICK, LossConfig(reduction=reduction))  # type: ignore[arg-type]
+
+
+def test_a_soft_label_is_so_much_of_a_positive_and_the_rest_a_negative() -> None:
+    logit, config = torch.tensor([0.7]), LossConfig(positive_weight={"click": 5.0})
+    every = torch.ones(1, dtype=torch.bool)
+    soft = task_loss(logit, torch.tensor([0.3]), every, None, CLICK, config)
+    p = torch.sigmoid(logit)
+    expected = -(5 * 0.3 * p.log() + 0.7 * (1 - p).log()) / (5 * 0.3 + 0.7)
+    torch.testing.assert_close(soft, expected.squeeze())
+
+
+def test_weights_of_tasks_that_are_not_there_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"positive_weight names \['lick'\]"):
+        check_task_names([CLICK], LossConfig(positive_weight={"lick": 2.0}))
 
 
 def test_the_product_logit_is_exact_at_any_size() -> None:

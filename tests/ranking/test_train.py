@@ -170,3 +170,35 @@ def test_rows_without_users_and_items_train_a_ranker_alone() -> None:
 def test_a_metric_that_is_not_measured_is_named(world: tuple[Dataset, RequestSet]) -> None:
     with pytest.raises(ConfigError, match=r'"auc/clicks" is not measured; there are: .*auc/click'):
         train(world, ranking(metric="auc/clicks"))
+
+
+def test_what_positives_weighed_in_training_is_taken_out_of_the_probabilities(
+    world: tuple[Dataset, RequestSet],
+) -> None:
+    dataset, plain = world[0], ranking()
+    loss = plain.loss.model_copy(update={"positive_weight": {"click": 10.0}})
+    closed = plain.calibration.model_copy(update={"kind": "reweighting"})
+    config = plain.model_copy(update={"loss": loss, "calibration": closed})
+    trained = train_ranker(dataset, config, RUNTIME, 0)
+    rows = dataset.rows(Part.TEST)
+    logits = score_rows(trained.ranker, dataset, rows)["click"].astype(np.float64)
+    base = float(dataset.events.labels[rows.numpy(), dataset.task_names.index("click")].mean())
+    before = float((1 / (1 + np.exp(-logits))).mean())
+    assert before > 1.5 * base  # the weights did pull at the network
+    assert trained.calibrators["click"].shift == pytest.approx(-np.log(10.0))
+    others = [task.name for task in dataset.config.tasks if task.kind == "binary" and task.name != "click"]
+    assert all(trained.calibrators[name].shift == 0.0 for name in others)
+
+
+def test_weights_without_a_closed_form_are_refused_before_anything_is_trained(
+    world: tuple[Dataset, RequestSet],
+) -> None:
+    dataset, plain = world[0], ranking()
+    config = plain.model_copy(update={"calibration": plain.calibration.model_copy(update={"kind": "reweighting"})})
+    weights = np.linspace(1, 2, len(dataset.events), dtype=np.float32)
+    heavy = replace(dataset, events=replace(dataset.events, weights=weights))
+    with pytest.raises(ConfigError, match="no closed form"):
+        train_ranker(heavy, config, RUNTIME, 0)
+    taught = config.model_copy(update={"distil": config.distil.model_copy(update={"share": 0.5})})
+    with pytest.raises(ConfigError, match="teachers"):
+        train_ranker(dataset, taught, RUNTIME, 0)
