@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from recsys.base.arrays import F64
+from recsys.base.arrays import Floats
 from recsys.benchmarks.harness.finished import Arrays, Done, of_seeds
 from recsys.benchmarks.harness.provenance import Json
 from recsys.benchmarks.harness.results import Book, Record
@@ -23,7 +23,7 @@ from recsys.benchmarks.quality.ranking import SOURCES, TITLES, few_rows
 from recsys.benchmarks.quality.ranking_variants import RECIPES, Table, Variant, bottom, ranking_config
 from recsys.data.dataset import Dataset
 from recsys.data.split import Part
-from recsys.evaluation.metrics.calibration import calibration_error
+from recsys.evaluation.metrics.calibration import ece, predicted_to_observed
 from recsys.evaluation.metrics.rows import auc, logloss
 from recsys.ranking.scoring import score_rows
 from recsys.ranking.train import train_ranker
@@ -37,15 +37,11 @@ ROWS: dict[str, tuple[str, float]] = {
 }
 
 
-def judged(labels: F64, probabilities: F64) -> dict[str, float]:
+def judged(labels: Floats, probabilities: Floats) -> dict[str, float]:
     """Log-loss, AUC, calibration error, and mean prediction over base rate."""
-    value = auc(labels, probabilities)
-    return {
-        "test/logloss": logloss(labels, probabilities) or float("nan"),
-        "test/auc": float("nan") if value is None else value,
-        "test/ece": calibration_error(labels, probabilities),
-        "test/ratio": float(probabilities.mean() / labels.mean()),
-    }
+    metrics = {"logloss": logloss, "auc": auc, "ece": ece, "ratio": predicted_to_observed}
+    values = {f"test/{name}": metric(labels, probabilities) for name, metric in metrics.items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def train(dataset: Dataset, weight: float, seed: int, session: Session) -> tuple[dict[str, float], Arrays, Json]:
@@ -98,9 +94,8 @@ def main() -> None:
 
             about_seed, arrays = done.seed(f"weight-{weight:g}", seed, settings, measure, session.args.again)
             side = "corrected/" if name == "corrected" else "plain/"
-            metrics = {
-                key.removeprefix(side): value for key, value in about_seed["metrics"].items() if key.startswith(side)
-            }
+            every = about_seed["metrics"]
+            metrics = {key.removeprefix(side): every[key] for key in every if key.startswith(side)}
             seen[seed] = ({**about_seed, "metrics": metrics}, arrays)
             say(f"  {name}, seed {seed}: " + " ".join(f"{key} {value:.5f}" for key, value in metrics.items()))
         record = Record(

@@ -118,9 +118,9 @@ def test_a_positive_that_weighs_three_is_a_positive_seen_three_times(reduction: 
     config = LossConfig(reduction=reduction, positive_weight={"click": 3.0})  # type: ignore[arg-type]
     loss = task_loss(logits, labels, mask, weight, CLICK, config)
     times = 1 + 2 * labels.long()
-    repeated = [tensor.repeat_interleave(times) for tensor in (logits, labels, mask, weight)]
-    again = task_loss(*repeated, CLICK, LossConfig(reduction=reduction))  # type: ignore[arg-type]
-    rows = int(repeated[2].sum()) / int(mask.sum()) if reduction == "mean" else 1.0
+    more = [tensor.repeat_interleave(times) for tensor in (logits, labels, mask, weight)]
+    again = task_loss(more[0], more[1], more[2], more[3], CLICK, LossConfig(reduction=reduction))  # type: ignore[arg-type]
+    rows = int(more[2].sum()) / int(mask.sum()) if reduction == "mean" else 1.0
     torch.testing.assert_close(loss, again * rows)
     other = task_loss(logits, labels, mask, weight, TaskSpec(name="like"), config)
     assert other == task_loss(logits, labels, mask, weight, CLICK, LossConfig(reduction=reduction))  # type: ignore[arg-type]
