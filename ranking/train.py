@@ -186,7 +186,7 @@ def build_training(
     """
     tasks = dataset.config.tasks
     check_task_names(tasks, config.loss)
-    ratios = _weight_ratios(dataset, config)
+    _weight_ratios(dataset, config)  # refuses now what could not be corrected after the training
     if tasks and config.distil.share > 0:
         dataset = _taught(dataset, config, runtime, seed)
     features = requests.features.shape[2] if requests is not None else 0
@@ -288,7 +288,7 @@ def fit_ranker(
         description="training the ranker",
     )
     warn_of_unused(read_gates(ranker, dataset, valid_rows))
-    calibrators = fit_calibrators(ranker, dataset, valid_rows, config.calibration, ratios)
+    calibrators = fit_calibrators(ranker, dataset, valid_rows, config.calibration, _weight_ratios(dataset, config))
     found = find_blend(blend or BlendConfig(), model, ranker, calibrators, dataset, held, valid_rows, seed)
     return TrainedRanker(model, ranker, calibrators, history, found)
 
