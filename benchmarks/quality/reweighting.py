@@ -39,8 +39,12 @@ ROWS: dict[str, tuple[str, float]] = {
 
 def judged(labels: Floats, probabilities: Floats) -> dict[str, float]:
     """Log-loss, AUC, calibration error, and mean prediction over base rate."""
-    metrics = {"logloss": logloss, "auc": auc, "ece": ece, "ratio": predicted_to_observed}
-    values = {f"test/{name}": metric(labels, probabilities) for name, metric in metrics.items()}
+    values = {
+        "test/logloss": logloss(labels, probabilities),
+        "test/auc": auc(labels, probabilities),
+        "test/ece": ece(labels, probabilities),
+        "test/ratio": predicted_to_observed(labels, probabilities),
+    }
     return {name: value for name, value in values.items() if value is not None}
 
 
