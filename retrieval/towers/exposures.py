@@ -91,6 +91,18 @@ class Exposures:
         """Weighted share of label 1."""
         return float(np.average(self.labels, weights=self.weights))
 
+    def expected(self, history_ptr: I64, max_length: int) -> I64:
+        """Exposures of each user in one window, int64 [U]: all, or their share of a history longer than `max_length`.
+
+        Args:
+            history_ptr: int64 [U + 1] of the history the pointers point into.
+            max_length: most events of a window.
+        """
+        counts, rows = np.diff(self.ptr), self.ptr[:-1][np.diff(self.ptr) > 0]
+        last = np.zeros(len(counts), dtype=np.int64)
+        last[counts > 0] = np.maximum.reduceat(self.ends, rows) - history_ptr[:-1][counts > 0]
+        return np.ceil(counts * np.minimum(1.0, max_length / np.maximum(last, 1))).astype(np.int64)
+
     def within(
         self,
         users: I64,

@@ -253,12 +253,12 @@ def build_towers(dataset: Dataset, config: RetrievalConfig, seed: int) -> TowerT
     model = build_two_tower(data, config.tower, seed)
     seed_everything(seed)
     start_tables([model.table], dataset.table_starts)
-    events = int((data.ends(Part.VALID) - data.history.ptr[:-1]).sum())
-    tokens = min(config.tokens, max(SMALLEST_BATCH, events // 100))
     exposures = None
     if config.loss == "exposures":
         exposures = Exposures.of(dataset, data.history, config.positive)
         model.start_at(exposures.rate)
+    events = int((data.ends(Part.VALID) - data.history.ptr[:-1]).sum()) if exposures is None else len(exposures.items)
+    tokens = min(config.tokens, max(SMALLEST_BATCH, events // 100))
     loader = WindowLoader(data, Part.VALID, tokens, seed, exposures)
     optimizer = Optimizer(model, config.optim, config.fit.epochs * len(loader))
     return TowerTraining(model, data, loader, optimizer, frozen_starts(dataset.table_starts), exposures)

@@ -221,6 +221,8 @@ class WindowSource:
 class WindowLoader(Loader[Windows]):
     """Batches of about `tokens` events, of users with similar history lengths, in a new order every epoch.
 
+    With exposures a user's length is that of the history or the number of exposures, whichever is more.
+
     Args:
         data: what the towers see.
         moment: only events before this moment (usually `Part.VALID`: the training events).
@@ -238,7 +240,9 @@ class WindowLoader(Loader[Windows]):
         news = news if exposures is None else np.diff(exposures.ptr)
         users = np.flatnonzero(news > 0)
         super().__init__(WindowSource(data, moment, seed, 0, exposures), torch.from_numpy(users), tokens, seed)
-        self.lengths = np.maximum(lengths[users], 1)
+        self.lengths = lengths[users]
+        if exposures is not None:  # batches of about as many rows, so that every row weighs about the same
+            self.lengths = np.maximum(self.lengths, exposures.expected(data.history.ptr, data.max_length)[users])
         # Cut the users, sorted by length, where a batch's padded size would pass `tokens`.
         ordered = np.sort(self.lengths)
         bounds, start = [0], 0
