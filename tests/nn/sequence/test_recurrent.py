@@ -123,6 +123,55 @@ def test_the_summary_is_the_weighted_sum_of_the_lstm_states() -> None:
     torch.testing.assert_close(encoder.last(e, p, lengths, query=q), expected)
 
 
+def test_attention_reads_state_user_and_properties_each_by_itself() -> None:
+    """The score is an MLP of all three: with properties that steer no gate, they still move the weights, and alone."""
+    encoder, lengths = dupn(), torch.full((B,), L)
+    gate = encoder.layers[0]
+    assert isinstance(gate, PropertyGatedLSTM)
+    nn.init.zeros_(gate.weight_property)
+    e, p, q = torch.randn(B, L, DE), torch.randn(B, L, DP), torch.randn(B, 2)
+    before = encoder.attention(e, p, lengths, q)
+    states = encoder.layers[0](torch.cat([encoder.input.norm(e), p], -1))
+    for row in range(DP):
+        moved = p.clone()
+        moved[:, 4, row] += 1.0
+        torch.testing.assert_close(encoder.layers[0](torch.cat([encoder.input.norm(e), moved], -1)), states)
+        assert (encoder.attention(e, moved, lengths, q)[:, 4] - before[:, 4]).abs().min() > 1e-4
+    for row in range(2):
+        shifted = q.clone()
+        shifted[:, row] += 1.0
+        assert (encoder.attention(e, p, lengths, shifted) - before).abs().amax(1).min() > 1e-4
+    assert (encoder.attention(e + 1.0, p, lengths, q) - before).abs().amax(1).min() > 1e-4
+
+
+def test_the_score_is_the_written_formula() -> None:
+    """`v . tanh(W_h h + W_p p + W_q q + b)`, softmax over the valid events."""
+    encoder, lengths = dupn(), torch.tensor([9, 4, 1])
+    e, p, q = torch.randn(B, L, DE), torch.randn(B, L, DP), torch.randn(B, 2)
+    h = encoder.layers[0](torch.cat([encoder.input.norm(e), p], -1))
+    w, user = encoder.score_state, encoder.score_query
+    assert user is not None
+    inner = h @ w.weight[:, :H].T + p @ w.weight[:, H:].T + w.bias + (q @ user.weight.T)[:, None]
+    scores = torch.tanh(inner) @ encoder.score_out.weight[0]
+    for row, length in enumerate(lengths.tolist()):
+        expected = scores[row, :length].softmax(0)
+        torch.testing.assert_close(encoder.attention(e, p, lengths, q)[row, :length], expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "scales"),
+    [("dupn", None, False), ("dupn", True, True), ("lstm", None, True), ("lstm", False, False)],
+)
+def test_events_are_normalised_where_the_option_says(name: str, norm: bool | None, scales: bool) -> None:
+    """A layer norm makes the scale of the events unimportant; dupn is published without one."""
+    config = SequenceConfig(encoder=name, hidden=H, event_norm=norm)
+    torch.manual_seed(0)
+    encoder = build_sequence_encoder(config, DE).eval()
+    e, lengths = torch.randn(B, L, DE), torch.full((B,), L)
+    same = torch.allclose(encoder.last(e, None, lengths), encoder.last(10 * e, None, lengths), atol=1e-3)
+    assert same == scales
+
+
 @pytest.mark.parametrize("spread", [1.0, 300.0])
 def test_running_attention_survives_scores_of_any_size(spread: float) -> None:
     encoder = dupn()

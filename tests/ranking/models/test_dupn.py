@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from recsys.base.errors import ConfigError
+from recsys.data.batch import Block
+from recsys.nn.sequence import recurrent
 from recsys.ranking.balance import BalanceConfig, build_balance
 from recsys.ranking.losses import LossConfig
 from recsys.tests.support.nonempty import nonempty
@@ -103,3 +106,62 @@ def test_history_order_and_properties_matter(toy: Toy) -> None:
 def test_what_would_mix_user_and_item_is_refused(toy: Toy, keys: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         toy.ranker("dupn", **keys)
+
+
+def attention(ranker: Any, block: Block) -> Tensor:
+    """Weights of the events in the user vectors of some requests, [Q, L], caught on the way."""
+    encoder = ranker.inputs.encoder.query.encoders["history"]
+    caught: list[Tensor] = []
+    softmax = recurrent.masked_softmax
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recurrent, "masked_softmax", lambda *given: caught.append(softmax(*given)) or caught[-1])
+        ranker.inputs.encoder.query(block)
+    assert len(caught) == 1, encoder
+    return caught[0]
+
+
+def described_otherwise(block: Block) -> dict[str, Block]:
+    """The block with one column changed: what stands beside the history."""
+    changed = {}
+    for column, name in enumerate(Toy.layout.query.categorical):
+        rows = block.categorical.clone()
+        rows[:, column] = rows[:, column] % (Toy.layout.sizes[name] - 1) + 1
+        changed[name] = replace(block, categorical=rows)
+    for column, name in enumerate(Toy.layout.query.numeric):
+        numbers = block.numeric.clone()
+        numbers[:, column] = torch.nan_to_num(numbers[:, column]) + 1.0
+        changed[name] = replace(block, numeric=numbers)
+    return changed
+
+
+def test_every_feature_of_user_and_moment_moves_the_attention(toy: Toy) -> None:
+    block = toy.query(5).select(torch.tensor([4]))  # a history of four events
+    ranker = toy.ranker("dupn").eval()
+    for parameter in ranker.inputs.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    before = attention(ranker, block)
+    assert before.sum().item() == pytest.approx(1.0)
+    changed = described_otherwise(block)
+    assert set(changed) == {"user", "tab", "age", "activity"}
+    for name, other in changed.items():
+        assert (attention(ranker, other) - before).abs().max() > 1e-4, name
+
+
+def test_told_to_the_attention_sees_the_history_alone(toy: Toy) -> None:
+    block = toy.query(5)
+    ranker = toy.ranker("dupn", input={"history": {"user_in_attention": False}}).eval()
+    before = attention(ranker, block)
+    for other in described_otherwise(block).values():
+        assert torch.equal(attention(ranker, other), before)
+
+
+def test_a_request_has_one_user_vector_for_all_candidates_and_tasks(toy: Toy) -> None:
+    """The encoder meets each request once, however many candidates and tasks it has."""
+    ranker = toy.ranker("dupn").eval()
+    batch = toy.requests(candidates=7, queries=2)
+    met: list[int] = []
+    layer = ranker.inputs.encoder.query.encoders["history"].layers[0]
+    layer.register_forward_hook(lambda module, given, out: met.append(len(given[0])))
+    logits = ranker(batch)
+    assert set(logits) == {task.name for task in toy.tasks}
+    assert met == [2]

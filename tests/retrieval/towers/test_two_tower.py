@@ -17,6 +17,7 @@ from recsys.data.reading.readers import read_tables
 from recsys.data.split import Part
 from recsys.nn.activation import HiddenGate
 from recsys.nn.gates import FieldGate, FieldGateConfig
+from recsys.nn.sequence import DUPNEncoder
 from recsys.retrieval.towers.train import build_two_tower, item_vectors, query_vectors
 from recsys.retrieval.towers.two_tower import TowerHistory, TwoTower, TwoTowerConfig, Windows
 from recsys.retrieval.towers.windows import TowerData
@@ -311,3 +312,26 @@ def test_a_towers_hidden_gate_adds_the_square_of_every_width_and_is_trained(data
     trained = [gates[0].weight, *(p for name, p in gated.named_parameters() if name.endswith("content.gate.weight"))]
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in trained)
     assert not any(isinstance(module, HiddenGate | FieldGate) for module in plain.modules())
+
+
+def test_dupn_in_the_tower_weighs_events_by_who_the_user_is(dataset: Dataset) -> None:
+    """The profile reaches the vector twice, beside the history and through the attention; this is the second way."""
+    model, data = towers(dataset, "dupn")
+    windows = some_windows(data)
+    content = model.embed_content(data.items)[windows.items]
+    events, properties = model._events(windows, content)
+    encoder = model.encoder
+    assert isinstance(encoder, DUPNEncoder)
+    torch.nn.init.normal_(encoder.score_out.weight)
+
+    def weights(users: Block) -> Tensor:
+        return encoder.attention(events, properties, windows.lengths, model._query(model._profile(users)))
+
+    before, long = weights(windows.users), windows.lengths > 1
+    for block in changed(windows.users, 2, dict(data.layout.sizes), data.layout.user.categorical, ()):
+        after = weights(block)
+        assert long[2]
+        assert (after[2] - before[2]).abs().max() > 1e-5
+        assert torch.equal(after[[0, 1, 3]], before[[0, 1, 3]])
+    alone, _ = towers(dataset, "dupn", user_features=())
+    assert alone.encoder.query_width == 0
