@@ -69,6 +69,8 @@ class Retrieval(Lab):
         """Load the data set of the command line."""
         config, dataset = load(SOURCES[session.args.data])
         found = variants(session.smoke)
+        if not config.retrieval.positive:  # nothing tells a taken exposure from another
+            found = {name: variant for name, variant in found.items() if variant.table.get("loss") != "exposures"}
         if not importlib.util.find_spec("implicit"):
             found = {name: variant for name, variant in found.items() if variant.baseline not in FACTORS}
         return cls(session, config, dataset, found)

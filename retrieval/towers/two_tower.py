@@ -58,7 +58,7 @@ class TwoTowerConfig(Settings):
     """Widths of the item tower's hidden layers, after the sum of the embeddings; none: the sum is the item's vector."""
     activation: LayerActivation = "relu"
     """Of the hidden layers of both towers. `tanh`, DSSM's, also follows the output layer of each tower's network, as in
-    its equation 3."""
+    its paper."""
     interests: int = Field(default=1, ge=1)
     """User vectors M per user (ComiRec, KDD 2020): an item's score is its best product with any of them; training
     takes the smooth form of the best, so that every interest learns also what it must not claim."""

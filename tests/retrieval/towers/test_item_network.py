@@ -52,7 +52,7 @@ def test_off_the_sum_of_the_embeddings_is_the_items_vector(shop: Shop) -> None:
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
 def test_it_is_the_written_formula(shop: Shop, similarity: str, activation: str) -> None:
-    """DSSM's equation 3: l_i = f(W_i l_(i-1) + b_i), tanh also at the output; ReLU leaves the output linear."""
+    """DSSM's layers, l_i = f(W_i l_(i-1) + b_i), tanh also at the output; ReLU leaves the output linear."""
     model, data, _ = towers(
         shop.dataset("time"), similarity=similarity, activation=activation, item_hidden=[5, 7], dropout=0.5
     )
