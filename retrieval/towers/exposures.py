@@ -101,7 +101,8 @@ class Exposures:
         counts, rows = np.diff(self.ptr), self.ptr[:-1][np.diff(self.ptr) > 0]
         last = np.zeros(len(counts), dtype=np.int64)
         last[counts > 0] = np.maximum.reduceat(self.ends, rows) - history_ptr[:-1][counts > 0]
-        return np.ceil(counts * np.minimum(1.0, max_length / np.maximum(last, 1))).astype(np.int64)
+        shares = np.minimum(1.0, max_length / np.maximum(last, 1))
+        return np.asarray(np.ceil(counts * shares), dtype=np.int64)
 
     def within(
         self,

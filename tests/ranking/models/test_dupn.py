@@ -113,8 +113,13 @@ def attention(ranker: Any, block: Block) -> Tensor:
     encoder = ranker.inputs.encoder.query.encoders["history"]
     caught: list[Tensor] = []
     softmax = recurrent.masked_softmax
+
+    def catching(scores: Tensor, lengths: Tensor) -> Tensor:
+        caught.append(softmax(scores, lengths))
+        return caught[-1]
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recurrent, "masked_softmax", lambda *given: caught.append(softmax(*given)) or caught[-1])
+        patch.setattr(recurrent, "masked_softmax", catching)
         ranker.inputs.encoder.query(block)
     assert len(caught) == 1, encoder
     return caught[0]

@@ -133,10 +133,8 @@ def test_the_loss_is_the_cross_entropy_of_every_row_by_itself(shop: Shop, simila
     torch.nn.init.constant_(model.pair_bias, -0.7)
     step = RetrievalStep(model, data, config, 0, False, exposures)
     items, scale = item_vectors(model, data), float(torch.as_tensor(model.scale).detach())
-    for windows, users in zip(
-        *(nonempty(list(part)) for part in (WindowLoader(data, Part.VALID, 60, 1, exposures),
-          WindowLoader(data, Part.VALID, 60, 1, exposures).batches(0))), strict=True
-    ):  # fmt: skip
+    loader = WindowLoader(data, Part.VALID, 60, 1, exposures)
+    for users, windows in zip(nonempty(loader.batches(0)), loader, strict=True):
         total = mass = 0.0
         for user in users.tolist():
             for row in range(exposures.ptr[user], exposures.ptr[user + 1]):
@@ -153,11 +151,11 @@ def test_every_part_of_both_towers_and_the_bias_learn(shop: Shop) -> None:
     config = section("cosine", item_hidden=(6,))
     model, data, exposures = towers(shop.dataset("time"), config)
     step = RetrievalStep(model, data, config, 0, False, exposures)
-    sum(step(windows)["loss"] for windows in WindowLoader(data, Part.VALID, 60, 1, exposures)).backward()  # type: ignore[union-attr]
-    for name, parameter in model.named_parameters():
-        gradient = parameter.grad
-        assert gradient is not None, name
-        assert gradient.to_dense().abs().sum() > 0, name
+    batches = WindowLoader(data, Part.VALID, 60, 1, exposures)
+    torch.stack([step(windows)["loss"] for windows in batches]).sum().backward()
+    for name, parameter in nonempty(model.named_parameters()):
+        assert parameter.grad is not None, name
+        assert parameter.grad.to_dense().abs().sum() > 0, name
 
 
 @pytest.fixture(scope="module")
@@ -212,8 +210,12 @@ def test_tastes_are_learned_and_chances_are_calibrated(tastes: Dataset, similari
     assert chance.mean() == pytest.approx(exposures.rate, abs=0.03)
     settled = exposures.ends - data.history.ptr[owner] >= 3
     kinds = data.items.categorical[:, data.layout.item.categorical.index("kind")].numpy()
-    own = np.array([np.bincount(kinds[data.history.items[data.history.ptr[u] : e]], minlength=4).argmax()
-                    for u, e in zip(owner[settled], exposures.ends[settled], strict=True)])  # fmt: skip
+    own = np.array(
+        [
+            np.bincount(kinds[data.history.items[data.history.ptr[user] : end]], minlength=4).argmax()
+            for user, end in zip(owner[settled], exposures.ends[settled], strict=True)
+        ]
+    )
     same = kinds[exposures.items[settled]] == own
     assert chance[settled][same].mean() > chance[settled][~same].mean() + 0.25
 
