@@ -184,11 +184,21 @@ def miscalibrated(
     users: AnyArray,
     limit: float = 0.1,
     config: EvaluationConfig | None = None,
+    calibrated: bool = False,
 ) -> list[Finding]:
     """Whether a task's probabilities are off by more than `limit`, on the whole or in their bins.
 
     The sum of predictions may miss the number of positives by that share, surely (the interval excludes 1), or the
     calibration error may exceed that share of the positive rate (the interval's lower end does).
+
+    Args:
+        task: its name.
+        labels: [R], 0 or 1.
+        probabilities: [R].
+        users: [R], user of each row.
+        limit: share that the predictions may be off by.
+        config: draws and bins.
+        calibrated: whether a calibrator was fitted on the validation part, which the advice depends on.
     """
     found = ranking_metrics(labels, probabilities, users, config=config)
     ratio, interval = found["predicted_to_observed"], found.get("predicted_to_observed_ci")
@@ -200,12 +210,18 @@ def miscalibrated(
     low = bounds[0] if bounds else found["ece"]
     if not (sure and abs(ratio - 1) > limit) and low <= limit * rate:
         return []
+    advice = (
+        "its calibrator was fitted on the validation part, and rates or scores have moved since: train on later rows, "
+        "or take a later or larger validation part"
+        if calibrated
+        else "fit a calibrator on the validation part"
+    )
     return [
         Finding(
             "warning",
             "miscalibrated",
             f"Task '{task}' is miscalibrated: it predicts {ratio:.2f} positives for every one observed, and is off by "
-            f"{found['ece']:.4f} on average at a rate of {rate:.4f}; fit a calibrator on the validation part.",
+            f"{found['ece']:.4f} on average at a rate of {rate:.4f}; {advice}.",
         )
     ]
 

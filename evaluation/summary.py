@@ -20,9 +20,11 @@ from .config import EvaluationConfig
 from .metrics.calibration import reliability_curve
 from .metrics.coverage import average_popularity, coverage, coverage_interval, diversity, gini, item_exposure, novelty
 from .metrics.lists import LIST_METRICS, UserMetrics, list_metrics
+from .metrics.regression import decile_curve
 from .metrics.rows import check_probabilities
 from .uncertainty.bootstrap import UserBootstrap
 from .uncertainty.row_samples import PIVOTAL, row_metric_samples
+from .uncertainty.value_samples import VALUE_METRICS, value_metric_samples
 
 Json = dict[str, Any]
 
@@ -149,6 +151,46 @@ def ranking_metrics(
     rate = float(labels.mean())
     out["base_logloss"] = float(-sum(p * np.log(p) for p in (rate, 1 - rate) if p > 0))
     out["reliability"] = reliability_curve(labels, probabilities, config.num_bins)
+    return out
+
+
+def regression_metrics(
+    labels: Floats,
+    values: Floats,
+    users: Ints,
+    mask: Bool | None = None,
+    *,
+    config: EvaluationConfig | None = None,
+) -> Json:
+    """Everything said of one regression task's predicted values.
+
+    Args:
+        labels: [R], in the label's unit; anything where `mask` is false.
+        values: [R], predictions in the same unit.
+        users: int [R], user of each row, in any numbering.
+        mask: bool [R], rows whose label was observed; by default all.
+        config: draws.
+
+    Returns:
+        `rmse`, `mae`, `r2`, `spearman`, `predicted_to_observed` (sum over sum) with intervals, `rows`, `base_rmse` (of
+        always predicting the mean) and `reliability` by decile (see `regression.decile_curve`). Undefined numbers are
+        None.
+    """
+    config = config or EvaluationConfig()
+    if mask is not None:
+        if mask.shape != labels.shape:
+            raise DataError(f"a mask of shape {list(mask.shape)} for {len(labels)} rows; pass one entry per row")
+        labels, values, users = labels[mask], values[mask], users[mask]
+    labels, values = labels.astype(np.float64), values.astype(np.float64)
+    out: Json = {"rows": len(labels)}
+    if len(labels) == 0:
+        return out | dict.fromkeys(VALUE_METRICS)
+    _, user = np.unique(users, return_inverse=True)
+    boot = bootstrap_of(int(user.max()) + 1, config)
+    samples = value_metric_samples(boot, labels, values, user)
+    out |= with_intervals(list(samples), np.concatenate(list(samples.values()), axis=1), boot)
+    out["base_rmse"] = float(labels.std())
+    out["reliability"] = decile_curve(labels, values)
     return out
 
 

@@ -31,13 +31,13 @@ from ..evaluation.guards import (
 )
 from ..evaluation.metrics.lists import UserMetrics, list_metrics
 from ..evaluation.slices import history_buckets, item_slices, popularity_buckets, row_slices, user_slices, worst_slices
-from ..evaluation.summary import combine, ranking_metrics, retrieval_metrics
+from ..evaluation.summary import combine, ranking_metrics, regression_metrics, retrieval_metrics
 from ..evaluation.uncertainty.compare import TaskRows, compare
 from ..funnel.folder import load_run
 from ..funnel.funnel import effective_blend
 from ..funnel.run import TrainedRun
 from ..ranking.blend_search import searches
-from ..ranking.calibrate import sigmoid
+from ..ranking.calibrate import FITTED, sigmoid
 from ..ranking.gate_log import read_gates
 from ..retrieval.retriever import TOWER
 from .leaks import refuse_leaks
@@ -91,7 +91,7 @@ def evaluate(stages: TrainedRun, stage: str = "all") -> Evaluation:
     if stage == "ranking" and stages.ranker is None:
         raise RunError("there is no ranker, so --stage ranking has nothing to measure; train with --stage all")
     bench = Bench(stages, Part.TEST, max(stages.config.evaluation.ks))
-    result: Json = {"title": f"Evaluation of {stages.config.name}", "protocol": protocol(stages)}
+    result: Json = {"title": f"Evaluation of {stages.config.name}", "protocol": protocol(stages, stage)}
     values: dict[str, AnyArray] = {}
     findings: list[Any] = list(refuse_leaks(stages.dataset))
     slices: list[Any] = []
@@ -111,6 +111,7 @@ def evaluate(stages: TrainedRun, stage: str = "all") -> Evaluation:
         if gates:
             result["gates"] = gates
             findings += unused_experts(gates)
+    binary = [task for task, metrics in result.get("ranking", {}).items() if "auc" in metrics]
     if stages.retriever is not None and stage in ("funnel", "all"):
         trace = bench.trace
         result["funnel"] = funnel_metrics(
@@ -120,12 +121,12 @@ def evaluate(stages: TrainedRun, stage: str = "all") -> Evaluation:
         slices += _slices(bench, trace.final, metrics)
         findings += filters_drop_relevant(result["funnel"]["stages"])
         result["examples"] = _examples(bench, trace.final)
-        if stages.dataset.events.propensities is not None and "ranking" in result:
-            result["off_policy"] = off_policy_report(bench, next(iter(result["ranking"])))
+        if stages.dataset.events.propensities is not None and binary:
+            result["off_policy"] = off_policy_report(bench, binary[0])
     if stages.model is not None:
         result["blend"] = _blend(stages)
     if slices:
-        judged_by = [f"ndcg@{stages.config.evaluation.list_k}", *(f"{task} auc" for task in result.get("ranking", {}))]
+        judged_by = [f"ndcg@{stages.config.evaluation.list_k}", *(f"{task} auc" for task in binary)]
         result["slices"] = [one.to_json() for metric in judged_by for one in worst_slices(slices, metric)]
         result["all_slices"] = [one.to_json() for one in slices]
     result["training"] = _training(stages)
@@ -135,17 +136,24 @@ def evaluate(stages: TrainedRun, stage: str = "all") -> Evaluation:
     return Evaluation(result, values)
 
 
-def protocol(stages: TrainedRun) -> Json:
-    """How the numbers came about: what a reader must know before comparing them with others."""
+def protocol(stages: TrainedRun, stage: str = "all") -> Json:
+    """How the numbers came about: what a reader must know before comparing them with others.
+
+    Candidates, seen items and the catalogue that is ranked are named only where lists are measured.
+    """
     data, split = stages.dataset, stages.config.data.split
-    out: Json = {
-        "split": split.kind,
+    lists: Json = {
         "filter_seen": True,
+        "seen": "items the user has taken (positive events); items that were only shown return",
         "ranking": "full",
-        "test_rows": len(data.rows(Part.TEST)),
-        "train_rows": len(data.rows(Part.TRAIN)),
         "positive": stages.config.retrieval.positive or "every event",
         "candidates": stages.config.retrieval.num_candidates,
+    }
+    out: Json = {
+        "split": split.kind,
+        **(lists if stages.retriever is not None and stage != "ranking" else {}),
+        "test_rows": len(data.rows(Part.TEST)),
+        "train_rows": len(data.rows(Part.TRAIN)),
         "intervals": f"{stages.config.evaluation.level:.0%}, {stages.config.evaluation.draws} bootstrap draws of users",
         "notes": list(data.notes),
     }
@@ -206,6 +214,7 @@ def _ranking(bench: Bench, values: dict[str, AnyArray]) -> tuple[Json, list[Any]
     values["rows/users"] = users
     out: Json = {}
     findings: list[Any] = []
+    fitted = stages.config.ranking.calibration.kind in FITTED
     for task, (mask, labels, logits) in bench.task_rows().items():
         calibrator = stages.calibrators.get(task)
         before = sigmoid(logits)
@@ -215,9 +224,13 @@ def _ranking(bench: Bench, values: dict[str, AnyArray]) -> tuple[Json, list[Any]
             raw = ranking_metrics(labels, before, users, mask, config=config.model_copy(update={"draws": 0}))
             found["reliability_before"], found["ece_before"] = raw.get("reliability"), raw.get("ece")
         out[task] = found
-        findings += miscalibrated(task, labels[mask], after[mask], users[mask], config=config)
+        findings += miscalibrated(
+            task, labels[mask], after[mask], users[mask], config=config, calibrated=fitted and calibrator is not None
+        )
         values[f"rows/{task}"] = np.where(mask, after, np.nan).astype(np.float32)
         values[f"rows/{task}/label"] = np.where(mask, labels, np.nan).astype(np.float32)
+    for task, (mask, labels, predictions) in bench.value_rows().items():
+        out[task] = regression_metrics(labels, predictions, users, mask, config=config)
     return out, findings
 
 

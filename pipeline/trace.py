@@ -16,7 +16,7 @@ from ..funnel.funnel import Funnel, Ranked
 from ..funnel.run import TrainedRun
 from ..ranking.blend import blend
 from ..ranking.requests import SELECT
-from ..ranking.scoring import score_rows
+from ..ranking.scoring import label_values, score_rows
 from ..retrieval.retriever import TOWER, Proposals, Retriever
 from ..retrieval.towers.train import requests
 from ..training.progress import track
@@ -171,6 +171,20 @@ class Bench:
             )
             for column, task in enumerate(dataset.config.tasks)
             if task.kind == "binary" and task.name in self.row_logits
+        }
+
+    def value_rows(self) -> Mapping[str, tuple[Bool, F64, F64]]:
+        """Per regression task: mask [R], labels [R] and predictions [R], in the label's unit, of the logged rows."""
+        dataset = self.stages.dataset
+        rows = dataset.rows(self.part).numpy()
+        return {
+            task.name: (
+                dataset.events.mask[rows, column],
+                dataset.events.labels[rows, column].astype(np.float64),
+                label_values(task, self.row_logits[task.name]),
+            )
+            for column, task in enumerate(dataset.config.tasks)
+            if task.kind == "regression" and task.name in self.row_logits
         }
 
 

@@ -22,6 +22,9 @@ from ..base.settings import Settings
 CalibrationKind = Literal["none", "platt", "temperature", "isotonic", "downsampling", "reweighting"]
 SMALLEST_SLOPE = 1e-3  # held-out labels that run against the logits flatten them, and never turn a ranking round
 
+FITTED = ("platt", "temperature", "isotonic")
+"""Kinds that are fitted on the validation rows; the others are closed forms."""
+
 
 class CalibrationConfig(Settings):
     """How a task's logits become probabilities."""

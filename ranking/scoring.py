@@ -6,10 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..base.arrays import F32, I64, Floats
+from ..base.arrays import F32, F64, I64, Floats
 from ..base.ragged import Ragged, offsets
 from ..data.dataset import Dataset
+from ..data.schema import TaskSpec
 from ..evaluation.metrics.lists import rank_metrics
+from ..evaluation.metrics.regression import mae, r2, rmse, spearman
 from ..evaluation.metrics.rows import auc, gauc, logloss
 from ..training.loop import evaluation_mode
 from .ranker import Ranker
@@ -31,24 +33,47 @@ def score_rows(ranker: Ranker, dataset: Dataset, rows: Tensor) -> dict[str, F32]
     return {name: np.concatenate(found) for name, found in parts.items()}
 
 
+def label_values(task: TaskSpec, outputs: Floats) -> F64:
+    """Outputs of a regression task in the unit of its label, float64 of the same shape."""
+    values = outputs.astype(np.float64)
+    return np.expm1(values) if task.log1p else values
+
+
 def row_metrics(ranker: Ranker, dataset: Dataset, rows: Tensor) -> dict[str, float]:
-    """`auc/<task>`, `gauc/<task>`, `logloss/<task>` of binary tasks on logged rows, and their means."""
+    """`auc/<task>`, `gauc/<task>`, `logloss/<task>` of binary tasks on logged rows, and their means.
+
+    Of regression tasks `rmse/<task>`, `mae/<task>`, `r2/<task>` and `spearman/<task>` in the label's unit, and the mean
+    of the last, which alone does not hang on the unit. What is undefined on these rows is left out; only Spearman's
+    correlation is NaN where labels vary and predictions do not.
+    """
     logits = score_rows(ranker, dataset, rows)
     events, chosen = dataset.events, rows.numpy()
     metrics: dict[str, float] = {}
     for column, task in enumerate(dataset.config.tasks):
         mask = events.mask[chosen, column]
-        if task.kind != "binary" or not mask.any():
+        if not mask.any():
             continue
         labels = events.labels[chosen, column][mask].astype(np.float64)
         scores = logits[task.name][mask].astype(np.float64)
-        found = {
-            "auc": auc(labels, scores),
-            "gauc": gauc(labels, scores, events.users[chosen][mask]) if dataset.config.user else None,
-            "logloss": logloss(labels, 1.0 / (1.0 + np.exp(-scores))),
-        }
-        metrics |= {f"{name}/{task.name}": value for name, value in found.items() if value is not None}
-    for name in ("auc", "gauc", "logloss"):
+        of_task: dict[str, float | None]
+        if task.kind == "binary":
+            of_task = {
+                "auc": auc(labels, scores),
+                "gauc": gauc(labels, scores, events.users[chosen][mask]) if dataset.config.user else None,
+                "logloss": logloss(labels, 1.0 / (1.0 + np.exp(-scores))),
+            }
+        else:
+            predictions = label_values(task, scores)
+            order = spearman(labels, predictions)
+            undefined = float("nan") if labels.min() < labels.max() else None
+            of_task = {
+                "rmse": rmse(labels, predictions),
+                "mae": mae(labels, predictions),
+                "r2": r2(labels, predictions),
+                "spearman": undefined if order is None else order,
+            }
+        metrics |= {f"{name}/{task.name}": value for name, value in of_task.items() if value is not None}
+    for name in ("auc", "gauc", "logloss", "spearman"):
         values = [value for key, value in metrics.items() if key.startswith(f"{name}/")]
         if values:
             metrics[name] = float(np.mean(values))

@@ -66,8 +66,10 @@ class RankerFit(FitOptions):
     epochs: int = Field(default=2, ge=1)
     metric: str = "auto"
     """Validation metric that picks the best epoch, whose weights are kept: `auc`, `gauc`, `logloss` (means over binary
-    tasks), the same with `/<task>`, and on held-out requests `select_ndcg@10` and `select_loss`. `auto`: the least
-    `select_loss` where there are requests, else the greatest `auc`. Empty: the last epoch's weights are kept."""
+    tasks), `spearman` (mean over regression tasks), the same and `rmse`, `mae`, `r2` with `/<task>`, and on held-out
+    requests `select_ndcg@10` and `select_loss`. `auto`: the least `select_loss` where there are requests, else the
+    greatest `auc`; the least `logloss` where validation rows have one class only, the greatest `spearman` without a
+    binary task. Empty: the last epoch's weights are kept."""
 
 
 class RankingConfig(Settings):
@@ -194,12 +196,7 @@ def build_training(
     seed_everything(seed)
     train_rows = dataset.rows(Part.TRAIN)
     if tasks:
-        labels, mask = dataset.events.labels, dataset.events.mask
-        chosen = train_rows.numpy()
-        seen = np.maximum(mask[chosen].sum(0), 1)
-        ranker.set_base_rates(
-            {t.name: float(labels[chosen, i].sum() / seen[i]) for i, t in enumerate(tasks) if t.kind == "binary"}
-        )
+        ranker.set_base_rates(base_rates(dataset, train_rows))
     start_tables(ranker.tables(), dataset.table_starts)
     valid_rows = dataset.rows(Part.VALID)
     held: RequestSet | None = None
@@ -273,7 +270,7 @@ def fit_ranker(
     options = config.fit
     if options.metric == "auto":
         asks = held is not None and len(held) > 0
-        metric = "select_loss" if asks else "auc" if len(valid_rows) else ""
+        metric = "select_loss" if asks else row_metric(dataset, valid_rows)
         options = options.model_copy(update={"metric": metric})
     history = fit(
         step,
@@ -305,6 +302,38 @@ def train_ranker(
     """A ranker trained from fresh weights: `build_training`, then `fit_ranker`."""
     training = build_training(dataset, config, runtime, seed, requests)
     return fit_ranker(training, config, runtime, seed, checkpointer, blend)
+
+
+def base_rates(dataset: Dataset, rows: Tensor) -> dict[str, float]:
+    """Task -> the mean of its labels on logged rows, of a `log1p` task the mean logarithm, as its output is trained."""
+    chosen = rows.numpy()
+    labels, mask = dataset.events.labels[chosen], dataset.events.mask[chosen]
+    count = np.maximum(mask.sum(0), 1)
+    targets = {
+        task.name: np.where(mask[:, i], np.log1p(labels[:, i]), 0.0) if task.log1p else labels[:, i]
+        for i, task in enumerate(dataset.config.tasks)
+    }
+    return {name: float(column.sum() / count[i]) for i, (name, column) in enumerate(targets.items())}
+
+
+def row_metric(dataset: Dataset, valid_rows: Tensor) -> str:
+    """The metric of logged validation rows that picks the epoch; empty where their labels allow none.
+
+    AUC where a binary task has both classes there, else the log-loss of binary tasks, else Spearman's correlation of
+    regression tasks.
+    """
+    labels, mask = dataset.events.labels[valid_rows.numpy()], dataset.events.mask[valid_rows.numpy()]
+    observed = {
+        kind: [labels[mask[:, i], i] for i, task in enumerate(dataset.config.tasks) if task.kind == kind]
+        for kind in ("binary", "regression")
+    }
+    varied = {kind: any(len(np.unique(column)) > 1 for column in columns) for kind, columns in observed.items()}
+    if varied["binary"]:
+        return "auc"
+    if any(len(column) for column in observed["binary"]):
+        log.warning("no binary task has both classes among the validation rows: the least log-loss picks the epoch")
+        return "logloss"
+    return "spearman" if varied["regression"] else ""
 
 
 def _taught(dataset: Dataset, config: RankingConfig, runtime: Runtime, seed: int) -> Dataset:

@@ -33,7 +33,9 @@ def recommend(
     explain: Annotated[bool, typer.Option("--explain", help="Say of each item why it is there.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Recommend items: retrieve candidates, drop what the user has seen, rank, and return the best k.
+    """Recommend items: retrieve candidates, leave out those the user has taken, rank, and return the best k.
+
+    Taken are the items of the user's positive events; items that were only shown may return.
 
     Each answer says what it rests on: the user's history, or for new users their own features, what is popular among
     users like them, or what is popular at all. Whatever the filters, k items come back while k of them exist.

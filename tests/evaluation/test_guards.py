@@ -137,6 +137,10 @@ def test_miscalibrated_tasks() -> None:
     found = miscalibrated("click", labels, sharp * labels.sum() / sharp.sum(), users, config=CONFIG)
     assert names(found) == ["miscalibrated"]
     assert "'click'" in found[0].sentence
+    assert "fit a calibrator on the validation part" in found[0].sentence
+    again = miscalibrated("click", labels, sharp * labels.sum() / sharp.sum(), users, config=CONFIG, calibrated=True)
+    assert "its calibrator was fitted on the validation part" in again[0].sentence
+    assert "fit a calibrator on" not in again[0].sentence
 
 
 def test_a_leaking_column_is_named() -> None:

@@ -82,6 +82,7 @@ def test_the_answer_has_the_keys_of_the_contract(result: dict[str, Any], asked: 
     protocol = result["protocol"]
     assert (protocol["split"], protocol["filter_seen"], protocol["ranking"]) == ("time", True, "full")
     assert (protocol["users"], protocol["items"]) == (len(asked), 80)
+    assert protocol["seen"].startswith("items the user has taken (positive events)")
     assert result["retrieval"].keys() >= SYSTEMS
     assert result["retrieval"]["two_tower"].keys() >= {
         f"{m}@{k}" for m in ("recall", "hit", "ndcg", "mrr") for k in (5, 20)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,8 +21,16 @@ from recsys.data.split import Part
 from recsys.funnel.folder import load_run
 from recsys.pipeline.requests import select_requests
 from recsys.ranking.requests import SELECT, RequestSet
-from recsys.ranking.scoring import row_metrics, score_rows, select_metrics
-from recsys.ranking.train import RankingConfig, TrainedRanker, build_training, held_out, train_ranker
+from recsys.ranking.scoring import label_values, row_metrics, score_rows, select_metrics
+from recsys.ranking.train import (
+    RankingConfig,
+    TrainedRanker,
+    base_rates,
+    build_training,
+    held_out,
+    row_metric,
+    train_ranker,
+)
 from recsys.tests.support.tiny import TinyRun
 from recsys.training.runtime import Runtime
 
@@ -146,15 +154,16 @@ def test_select_alone_is_learned_without_any_task(world: tuple[Dataset, RequestS
     assert trained.calibrators == {}
 
 
-def table(rows: int = 900) -> Dataset:
-    """Rows that name neither users nor items, as of a census."""
+def table(rows: int = 900, tasks: Sequence[Mapping[str, Any]] = ({"name": "rich"},)) -> Dataset:
+    """Rows that name neither users nor items, as of a census; `hours` grow with the age."""
     rng = np.random.default_rng(0)
     age, job = rng.integers(18, 80, rows), rng.choice(["a", "b", "c"], rows)
     rich = (rng.random(rows) < 1 / (1 + np.exp(-(age - 50) / 8 - (job == "a")))).astype(int)
-    frame = pd.DataFrame({"age": age, "job": job, "rich": rich})
+    hours = np.maximum(age + 20 * (job == "a") + rng.normal(0, 8, rows), 0.0)
+    frame = pd.DataFrame({"age": age, "job": job, "rich": rich, "hours": hours, "poor": 0})
     features = [{"name": "age", "side": "context", "kind": "numeric"}, {"name": "job", "side": "context"}]
     split = {"kind": "random", "valid": 0.2, "test": 0.2}
-    given = {"user": "", "item": "", "time": "", "features": features, "tasks": [{"name": "rich"}], "split": split}
+    given = {"user": "", "item": "", "time": "", "features": features, "tasks": list(tasks), "split": split}
     return build_dataset(read_tables(frame), DataConfig.model_validate({"events": "e", **given}), 0)
 
 
@@ -165,6 +174,38 @@ def test_rows_without_users_and_items_train_a_ranker_alone() -> None:
     best = max(record["auc"] for record in trained.history.records)
     assert best > 0.8
     assert row_metrics(trained.ranker, dataset, dataset.rows(Part.VALID))["auc"] == pytest.approx(best)
+
+
+def test_a_regression_task_alone_is_trained_by_its_order_and_measured_in_its_own_unit() -> None:
+    dataset = table(tasks=[{"name": "hours", "kind": "regression", "log1p": True}])
+    rows = dataset.rows(Part.VALID)
+    assert row_metric(dataset, rows) == "spearman"
+    trained = train_ranker(dataset, ranking(epochs=8, metric="auto"), RUNTIME, 0)
+    best = max(record["spearman"] for record in trained.history.records)
+    metrics = row_metrics(trained.ranker, dataset, rows)
+    assert metrics["spearman"] == metrics["spearman/hours"] == pytest.approx(best)
+    assert best > 0.8
+    labels = dataset.events.labels[rows.numpy(), 0]
+    hours = np.expm1(score_rows(trained.ranker, dataset, rows)["hours"].astype(np.float64))
+    assert metrics["rmse/hours"] == pytest.approx(np.sqrt(np.mean((hours - labels) ** 2)))
+    assert metrics["rmse/hours"] < labels.std()
+    assert label_values(dataset.config.tasks[0], np.log1p(np.array([3.0]))) == pytest.approx([3.0])
+
+
+def test_a_regression_task_starts_at_its_mean_label() -> None:
+    dataset = table(tasks=[{"name": "hours", "kind": "regression", "log1p": True}])
+    labels = dataset.events.labels[dataset.rows(Part.TRAIN).numpy(), 0]
+    rates = base_rates(dataset, dataset.rows(Part.TRAIN))
+    assert rates == {"hours": pytest.approx(np.log1p(labels).mean(), rel=1e-5)}
+    ranker = train_ranker(dataset, ranking(), RUNTIME, 0).ranker
+    assert ranker.output_bias("hours").item() == pytest.approx(rates["hours"], abs=0.2)
+
+
+def test_where_a_task_has_one_class_only_the_least_logloss_picks_the_epoch() -> None:
+    dataset = table(tasks=[{"name": "poor"}])
+    assert row_metric(dataset, dataset.rows(Part.VALID)) == "logloss"
+    assert row_metric(dataset, dataset.rows(Part.VALID)[:0]) == ""
+    assert row_metric(table(), table().rows(Part.VALID)) == "auc"
 
 
 def test_a_metric_that_is_not_measured_is_named(world: tuple[Dataset, RequestSet]) -> None:
