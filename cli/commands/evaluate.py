@@ -69,8 +69,8 @@ def _run(run: Path | None, stage: str) -> tuple[str, dict[str, Any]]:
 
 
 def _external(predictions: Path, truth: Path) -> dict[str, Any]:
-    from ...evaluation.external import evaluate_predictions
+    from ...pipeline.external import evaluate_predictions
 
-    found = evaluate_predictions(predictions, truth)
-    protocol = {"ranking": "as given", "predictions": predictions.name, "truth": truth.name, "users": found["users"]}
-    return {"protocol": protocol, "retrieval": {predictions.stem: found}}
+    metrics = evaluate_predictions(predictions, truth)
+    protocol = {"ranking": "as given", "predictions": predictions.name, "truth": truth.name, "users": metrics["users"]}
+    return {"protocol": protocol, "retrieval": {predictions.stem: metrics}}

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from recsys.base.errors import DataError
 from recsys.evaluation.config import EvaluationConfig
-from recsys.evaluation.external import evaluate_predictions, external_metrics, read_lists
+from recsys.evaluation.external import external_metrics
+from recsys.pipeline.external import evaluate_predictions, read_lists
 from recsys.tests.support.nonempty import nonempty
 
 CONFIG = EvaluationConfig(ks=(1, 3, 10), draws=0)
@@ -73,6 +74,7 @@ def test_every_kind_of_table_gives_the_same_numbers(tmp_path: Path) -> None:
         tmp_path / "guess.csv",
         str(tmp_path / "guess.parquet"),
         pl.from_pandas(guess),
+        pl.from_pandas(guess).to_arrow(),
         {name: guess[name].tolist() for name in guess.columns},
         untied(guess)[["user", "item", "rank"]],
     ):
@@ -108,7 +110,7 @@ BAD = {
     ),
     "no column": ("user,movie,score\na,b,1\n", r"no column item; found user, movie, score"),
     "no order": ("user,item\na,b\n", r"no column rank or score"),
-    "empty file": ("", r"cannot be read as a table"),
+    "empty file": ("", r"guess\.csv is empty \(0 bytes\)"),
 }
 
 
