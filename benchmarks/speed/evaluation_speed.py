@@ -3,6 +3,7 @@
 python benchmarks/speed/evaluation_speed.py          # a minute: MovieLens-1M's size, and 4,096 users x 1,000,000 items
 python benchmarks/speed/evaluation_speed.py --full   # 100,000 users x 1,000,000 items x 64, with the peak memory
 python benchmarks/speed/evaluation_speed.py --device cuda
+python benchmarks/speed/evaluation_speed.py --full --out docs/results/evaluation-speed.json
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import argparse
 import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +21,7 @@ from torch import Tensor
 
 from recsys.base.ragged import Ragged
 from recsys.base.topk import exact_ranks, exact_topk
+from recsys.benchmarks.harness.provenance import write_speed
 from recsys.evaluation.config import EvaluationConfig
 from recsys.evaluation.metrics.rows import gauc
 from recsys.evaluation.slices import row_slices
@@ -62,7 +66,7 @@ def peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def ranking(users: int, items: int, width: int, k: int, device: str, repeats: int) -> None:
+def ranking(users: int, items: int, width: int, k: int, device: str, repeats: int) -> dict[str, Any]:
     """One size of catalogue: ours, with and without exclusions, beside the bare loop, which has none."""
     generator = torch.Generator().manual_seed(0)
     query, item = (torch.randn(n, width, generator=generator) for n in (users, items))
@@ -78,9 +82,19 @@ def ranking(users: int, items: int, width: int, k: int, device: str, repeats: in
         f"(ratio {ours / bare:.2f}), without 100 seen items each {excluding:7.2f} s (ratio {excluding / bare:.2f}), "
         f"peak {peak_gib():.1f} GiB"
     )
+    return {
+        "users": users,
+        "items": items,
+        "width": width,
+        "k": k,
+        "bare_seconds": bare,
+        "seconds": ours,
+        "seconds_without_seen": excluding,
+        "peak_gib": peak_gib(),
+    }
 
 
-def movielens(device: str) -> None:
+def movielens(device: str) -> dict[str, float]:
     """A whole evaluation of a retriever on a catalogue of MovieLens-1M's size, after the vectors exist."""
     generator = torch.Generator().manual_seed(0)
     rng = np.random.default_rng(0)
@@ -92,12 +106,14 @@ def movielens(device: str) -> None:
         lists, _ = exact_topk(query, item, 100, seen, device=device)
         retrieval_metrics(lists, truth, num_items=3416)
 
-    print(f"MovieLens-1M's size, metrics at 10/50/100 with 1,000 draws: {seconds(evaluate, 2):.2f} s (budget 2 s)")
+    whole = seconds(evaluate, 2)
+    print(f"MovieLens-1M's size, metrics at 10/50/100 with 1,000 draws: {whole:.2f} s (budget 2 s)")
     took = seconds(lambda: exact_ranks(query, item, truth, seen, device=device), 2)
     print(f"  rank of every target among the whole catalogue: {took:.2f} s")
+    return {"evaluation_seconds": whole, "ranks_seconds": took}
 
 
-def rows() -> None:
+def rows() -> dict[str, float]:
     """Row metrics of four tasks on 43,000 rows with 1,000 bootstrap draws, whole and in slices."""
     rng = np.random.default_rng(0)
     users, count = rng.integers(0, 25_000, 43_000), 43_000
@@ -111,12 +127,14 @@ def rows() -> None:
     }
     config = EvaluationConfig()
     label, p = tasks["click"]
-    print(f"GAUC of {count:,} rows, 25,000 users: {seconds(lambda: gauc(label, p, users), 3) * 1e3:.1f} ms")
+    per_user = seconds(lambda: gauc(label, p, users), 3)
+    print(f"GAUC of {count:,} rows, 25,000 users: {per_user * 1e3:.1f} ms")
     whole = seconds(lambda: [ranking_metrics(y, q, users, config=config) for y, q in tasks.values()])
     sliced = seconds(lambda: [row_slices(y, q, users, columns, config) for y, q in tasks.values()])
     print(
         f"{count:,} rows, 4 tasks, 5 metrics, 1,000 draws: {whole:.1f} s; their 40 slices: {sliced:.1f} s (budget 30 s)"
     )
+    return {"gauc_seconds": per_user, "metrics_seconds": whole, "slices_seconds": sliced}
 
 
 def main() -> None:
@@ -124,15 +142,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="all 100,000 users of the large case")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write what was measured, with its provenance")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"torch {torch.__version__}, {options.threads} threads, {options.device}")
-    movielens(options.device)
-    for width in (64, 128, 256):
-        ranking(6040, 3416, width, 100, options.device, repeats=3)
-    ranking(100_000 if options.full else 4096, 1_000_000, 64, 100, options.device, repeats=1)
-    rows()
+    sizes = [(6040, 3416, width, 3) for width in (64, 128, 256)]
+    sizes.append((100_000 if options.full else 4096, 1_000_000, 64, 1))
+    result = {
+        "torch": torch.__version__,
+        "threads": options.threads,
+        "device": options.device,
+        "movielens_1m": movielens(options.device),
+        "ranking": [ranking(users, items, width, 100, options.device, n) for users, items, width, n in sizes],
+        "rows": rows(),
+    }
+    if options.out:
+        write_speed(options.out, "evaluation_speed", result)
 
 
 if __name__ == "__main__":
