@@ -15,8 +15,9 @@ from ..evaluation.attribution import FunnelTrace
 from ..funnel.funnel import Funnel, Ranked
 from ..funnel.run import TrainedRun
 from ..ranking.blend import blend
+from ..ranking.labels import label_values
 from ..ranking.requests import SELECT
-from ..ranking.scoring import label_values, score_rows
+from ..ranking.scoring import score_rows
 from ..retrieval.retriever import TOWER, Proposals, Retriever
 from ..retrieval.towers.train import requests
 from ..training.progress import track

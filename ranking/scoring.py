@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..base.arrays import F32, F64, I64, Floats
+from ..base.arrays import F32, I64, Floats
 from ..base.ragged import Ragged, offsets
 from ..data.dataset import Dataset
-from ..data.schema import TaskSpec
 from ..evaluation.metrics.lists import rank_metrics
 from ..evaluation.metrics.regression import mae, r2, rmse, spearman
 from ..evaluation.metrics.rows import auc, gauc, logloss
 from ..training.loop import evaluation_mode
+from .labels import label_values
 from .ranker import Ranker
 from .requests import SELECT, RequestSet
 
@@ -31,12 +31,6 @@ def score_rows(ranker: Ranker, dataset: Dataset, rows: Tensor) -> dict[str, F32]
             for name, logits in ranker(dataset.batch(rows[start : start + SCORE_ROWS])).items():
                 parts.setdefault(name, []).append(logits.numpy())
     return {name: np.concatenate(found) for name, found in parts.items()}
-
-
-def label_values(task: TaskSpec, outputs: Floats) -> F64:
-    """Outputs of a regression task in the unit of its label, float64 of the same shape."""
-    values = outputs.astype(np.float64)
-    return np.expm1(values) if task.log1p else values
 
 
 def row_metrics(ranker: Ranker, dataset: Dataset, rows: Tensor) -> dict[str, float]:

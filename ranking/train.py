@@ -32,6 +32,7 @@ from .blend_search import FoundBlend, find_blend
 from .calibrate import CalibrationConfig, CalibrationKind, Calibrator, fit_calibrator, weight_ratio
 from .distil import DistilConfig, taught
 from .gate_log import read_gates, warn_of_unused
+from .labels import base_rates, row_metric
 from .losses import LossConfig, check_task_names
 from .ranker import Ranker, RankerConfig, build_ranker, ranker_class, ranker_kinds
 from .requests import SELECT, RequestRanker, RequestSet, SelectConfig
@@ -302,38 +303,6 @@ def train_ranker(
     """A ranker trained from fresh weights: `build_training`, then `fit_ranker`."""
     training = build_training(dataset, config, runtime, seed, requests)
     return fit_ranker(training, config, runtime, seed, checkpointer, blend)
-
-
-def base_rates(dataset: Dataset, rows: Tensor) -> dict[str, float]:
-    """Task -> the mean of its labels on logged rows, of a `log1p` task the mean logarithm, as its output is trained."""
-    chosen = rows.numpy()
-    labels, mask = dataset.events.labels[chosen], dataset.events.mask[chosen]
-    count = np.maximum(mask.sum(0), 1)
-    targets = {
-        task.name: np.where(mask[:, i], np.log1p(labels[:, i]), 0.0) if task.log1p else labels[:, i]
-        for i, task in enumerate(dataset.config.tasks)
-    }
-    return {name: float(column.sum() / count[i]) for i, (name, column) in enumerate(targets.items())}
-
-
-def row_metric(dataset: Dataset, valid_rows: Tensor) -> str:
-    """The metric of logged validation rows that picks the epoch; empty where their labels allow none.
-
-    AUC where a binary task has both classes there, else the log-loss of binary tasks, else Spearman's correlation of
-    regression tasks.
-    """
-    labels, mask = dataset.events.labels[valid_rows.numpy()], dataset.events.mask[valid_rows.numpy()]
-    observed = {
-        kind: [labels[mask[:, i], i] for i, task in enumerate(dataset.config.tasks) if task.kind == kind]
-        for kind in ("binary", "regression")
-    }
-    varied = {kind: any(len(np.unique(column)) > 1 for column in columns) for kind, columns in observed.items()}
-    if varied["binary"]:
-        return "auc"
-    if any(len(column) for column in observed["binary"]):
-        log.warning("no binary task has both classes among the validation rows: the least log-loss picks the epoch")
-        return "logloss"
-    return "spearman" if varied["regression"] else ""
 
 
 def _taught(dataset: Dataset, config: RankingConfig, runtime: Runtime, seed: int) -> Dataset:

@@ -20,15 +20,14 @@ from recsys.data.schema import DataConfig
 from recsys.data.split import Part
 from recsys.funnel.folder import load_run
 from recsys.pipeline.requests import select_requests
+from recsys.ranking.labels import base_rates, label_values, row_metric
 from recsys.ranking.requests import SELECT, RequestSet
-from recsys.ranking.scoring import label_values, row_metrics, score_rows, select_metrics
+from recsys.ranking.scoring import row_metrics, score_rows, select_metrics
 from recsys.ranking.train import (
     RankingConfig,
     TrainedRanker,
-    base_rates,
     build_training,
     held_out,
-    row_metric,
     train_ranker,
 )
 from recsys.tests.support.tiny import TinyRun
