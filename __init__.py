@@ -1,1 +1,68 @@
-"""Two-stage recommendation: a two-tower retriever, a multi-task ranker, and the harness that measures both."""
+"""Two-stage recommendation: a two-tower retriever, a multi-task ranker, and the evaluation that measures both.
+
+    import pandas as pd, recsys
+    rec = recsys.train(events=pd.read_csv("events.csv"), items=pd.read_csv("items.csv"), tasks=["click"])
+    rec.recommend(["42", "43"], k=10)
+    rec.evaluate()
+    rec.save("runs/shop");  rec = recsys.load("runs/shop")
+
+Names are loaded when they are first used, so that `import recsys` is light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import Recommender, evaluate_predictions, load, train
+    from .base.errors import ConfigError, DataError, RecsysError, RunError
+    from .configs.run import RunConfig
+    from .data.dataset import Dataset
+    from .report.report import Report
+
+_WHERE = {
+    "train": "api",
+    "load": "api",
+    "Recommender": "api",
+    "evaluate_predictions": "api",
+    "Report": "report.report",
+    "Dataset": "data.dataset",
+    "RunConfig": "configs.run",
+    "RecsysError": "base.errors",
+    "ConfigError": "base.errors",
+    "DataError": "base.errors",
+    "RunError": "base.errors",
+}
+"""Public name -> module it is loaded from."""
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "Dataset",
+    "Recommender",
+    "RecsysError",
+    "Report",
+    "RunConfig",
+    "RunError",
+    "__version__",
+    "evaluate_predictions",
+    "load",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from .base.package import package_version
+
+        return package_version()
+    if name in _WHERE:
+        value = getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -109,6 +109,18 @@ class Funnel:
         scores = np.where(present, blend(probabilities, self.blend), -np.inf)
         return Ranked(found.rows, scores, probabilities)
 
+    def judge(self, user_rows: I64, rows: I64) -> Ranked:
+        """What the ranker says of given items for known users, now.
+
+        Args:
+            user_rows: int64 [B].
+            rows: int64 [B, C] item rows, -1 pads. The opinions of retrievers and `select` are relative to these items:
+                scores are comparable within a user and not between lists.
+        """
+        histories, queries = self.retriever.histories(user_rows, NOW), self.retriever.queries(user_rows, NOW)
+        nobody = np.zeros((*rows.shape, 1), dtype=np.int32)
+        return self.rank(user_rows, self.retriever.describe(rows, queries, histories, nobody), NOW)
+
     def _task_logits(self, users: I64, found: CandidateSet, moment: int) -> dict[str, F32]:
         model = self.stages.model
         if model is None:

@@ -71,7 +71,7 @@ def evaluate_run(folder: Path, stage: str = "all") -> Json:
         evaluation = evaluate(load_run(run), stage)
     except RunError as error:
         raise RunError(f"{folder}: {error}") from None
-    _keep(run, evaluation)
+    keep_evaluation(run, evaluation)
     return evaluation.result
 
 
@@ -331,7 +331,7 @@ def _examples(bench: Bench, final: Ints) -> list[Json]:
     return out
 
 
-def _keep(run: Run, evaluation: Evaluation) -> None:
+def keep_evaluation(run: Run, evaluation: Evaluation) -> None:
     """Store the result and the per-user values in the run."""
     from safetensors.numpy import save_file
 

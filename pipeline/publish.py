@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..artifacts.folder import open_run
@@ -15,7 +15,8 @@ from ..configs.run import RunConfig, config_hash
 from ..data.build import build_dataset
 from ..data.dataset import Dataset
 from ..data.reading.keys import read_configured
-from ..data.reading.tables import BadRows, Tables
+from ..data.reading.readers import Source
+from ..data.reading.tables import BadRows
 from ..funnel.folder import load_run, save_run
 from ..funnel.run import Stage, TrainedRun
 from ..training.checkpoint import Checkpointer
@@ -37,7 +38,7 @@ def train_run(
     resume: bool = False,
     source_run: Path | None = None,
     base: Path = Path(),
-    tables: Tables | None = None,
+    tables: Mapping[str, Source] | None = None,
 ) -> Path:
     """Train what a configuration describes and publish it as a run folder.
 
@@ -49,7 +50,7 @@ def train_run(
         source_run: a run to go on from: its vocabularies grow, its events are history, its weights and its optimisers'
             moments are where the training starts; for a ranker with a frozen encoder, the run the encoder is from.
         base: folder that the configuration's paths start from.
-        tables: the raw tables; those that the configuration names are read when None.
+        tables: `events`, `users`, `items` -> a frame or a path to read instead of what the configuration names.
 
     Returns:
         The run's folder.
@@ -76,11 +77,15 @@ def train_run(
 
 
 def encode(
-    config: RunConfig, base: Path, bad: BadRows, tables: Tables | None = None, source: Dataset | None = None
+    config: RunConfig,
+    base: Path,
+    bad: BadRows,
+    tables: Mapping[str, Source] | None = None,
+    source: Dataset | None = None,
 ) -> Dataset:
-    """The data set of a training; what the reader must know about it is logged."""
-    read = read_configured(config.data, base, bad) if tables is None else tables
-    dataset = build_dataset(read, config.data, config.seed, bad, source)
+    """The data set of a training; what a reader of its results has to know is logged. Arguments as of `train_run`."""
+    raw = read_configured(config.data, base, bad, tables)
+    dataset = build_dataset(raw, config.data, config.seed, bad, source)
     for note in dataset.notes:
         log.warning("%s", note)
     return dataset

@@ -150,5 +150,6 @@ def _train_ranker(
     training = build_training(dataset, section, runtime, config.seed, asked)
     report = start.ranker(training, dataset, retriever if section.warm_start else None)
     ranked = fit_ranker(training, section, runtime, config.seed, checkpointer, config.blend)
+    ranked.model.eval()  # it answers from here on, without dropout
     state = remember(training.optimizer, ranked.model) if section.optim.keep_state else None
     return ranked, Trained(ranked.history.epochs(), state, report)

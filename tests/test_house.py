@@ -29,6 +29,7 @@ ORDER = (
     ("configs",),
     ("funnel",),
     ("pipeline",),
+    ("api",),
     ("cli",),
 )
 """Rooms from the ground floor up: a room imports from floors below its own, and from no neighbour on its floor."""

@@ -29,10 +29,10 @@ def build_index(
 
     folder = find_run(run)
 
-    from ...pipeline.index import build_run_index
+    from ... import api
     from .. import render
 
-    report = build_run_index(folder, factory or "", target_recall or 0.0)
+    report = api.load(folder).build_index(factory or "", target_recall or 0.0)
     if json:
         render.print_json(report)
     else:

@@ -22,18 +22,16 @@ def demo(
 
     Example: recsys demo
     """
+    from ... import api
     from ...artifacts.folder import open_run
     from ...artifacts.locate import point_latest
     from ...artifacts.manifest import MANIFEST
     from ...artifacts.names import EVALUATION, INDEX
     from ...base.errors import ConfigError
     from ...configs.run import config_hash, load_config
-    from ...funnel.funnel import Funnel
-    from ...pipeline.evaluate import evaluate_run
-    from ...pipeline.index import build_run_index
-    from ...pipeline.publish import train_run
     from ...report.evaluation import evaluation_blocks
     from ...report.report import Report
+    from ...training.runtime import keep_memory
     from .. import render
     from ..world import write_world
 
@@ -54,18 +52,21 @@ def demo(
     done = (run / MANIFEST).is_file() and open_run(run).manifest.config_hash == config_hash(settings)
     if not done:
         step(f"train {config} --run {run}")
-        train_run(settings, run, stage="all", resume=False, source_run=None, base=world)
+        keep_memory()
+        api.train(config=config, run=run)
     point_latest(run)
+    recommender = api.load(run)
     if not open_run(run).has_directory(INDEX):
         step(f"build-index --run {run}")
-        render.print_facts("index", build_run_index(run))
+        render.print_facts("index", recommender.build_index())
     step(f"evaluate --run {run} --report {page}")
     opened = open_run(run)
-    result = opened.read_json(EVALUATION) if done and EVALUATION in opened else evaluate_run(run, "all")
-    Report(result, f"Evaluation of {run.name}").to_html(page)
-    render.show(*evaluation_blocks(result))
+    kept = done and EVALUATION in opened
+    report = Report(opened.read_json(EVALUATION)) if kept else recommender.evaluate()
+    report.to_html(page)
+    render.show(*evaluation_blocks(report))
     step(f"recommend --run {run} --user {USER}")
-    for answer in Funnel.load(run).recommend([USER], 10).to_json():
+    for answer in recommender.answer(USER).to_json():
         render.print_recommendation(answer)
     typer.echo(f"\nrun: {run}\nreport: {page}")
     if done:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ...base.errors import ConfigError
 from ..options import JsonOption, RunOption
+
+if TYPE_CHECKING:
+    from ...report.report import Report
 
 
 def evaluate(
@@ -40,37 +43,34 @@ def evaluate(
         raise ConfigError(
             "--predictions and --truth go together: give a table of lists and a table of what was relevant"
         )
-    if predictions is not None and truth is not None:
-        name, result = predictions.stem, _external(predictions, truth)
-    else:
-        name, result = _run(run, stage)
+    measured = _external(predictions, truth) if predictions is not None and truth is not None else _run(run, stage)
 
     from ...report.evaluation import evaluation_blocks
-    from ...report.report import Report
     from .. import render
 
     if report:
-        Report(result, f"Evaluation of {name}").to_html(report)
+        measured.to_html(report)
         typer.echo(f"report: {report}", err=True)
     if json:
-        render.print_json(result)
+        render.print_json(measured.to_json())
     else:
-        render.show(*evaluation_blocks(result))
+        render.show(*evaluation_blocks(measured))
 
 
-def _run(run: Path | None, stage: str) -> tuple[str, dict[str, Any]]:
+def _run(run: Path | None, stage: str) -> Report:
     from ...artifacts.locate import find_run
 
     folder = find_run(run)
 
-    from ...pipeline.evaluate import evaluate_run
+    from ... import api
 
-    return folder.name, evaluate_run(folder, stage)
+    return api.load(folder).evaluate(stage)
 
 
-def _external(predictions: Path, truth: Path) -> dict[str, Any]:
+def _external(predictions: Path, truth: Path) -> Report:
     from ...pipeline.external import evaluate_predictions
+    from ...report.report import Report
 
     metrics = evaluate_predictions(predictions, truth)
     protocol = {"ranking": "as given", "predictions": predictions.name, "truth": truth.name, "users": metrics["users"]}
-    return {"protocol": protocol, "retrieval": {predictions.stem: metrics}}
+    return Report({"protocol": protocol, "retrieval": {predictions.stem: metrics}}, f"Evaluation of {predictions.stem}")

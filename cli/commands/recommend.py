@@ -56,10 +56,10 @@ def recommend(
 
     folder = find_run(run)
 
-    from ...funnel.funnel import Funnel
+    from ... import api
     from .. import render
 
-    funnel = Funnel.load(folder)
+    funnel = api.load(folder).funnel
     allowed = funnel.select(where, allowed_ids, blocked_ids)
     funnel.warm_up()
     for start in range(0, len(asked), CHUNK):

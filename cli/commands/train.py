@@ -27,14 +27,17 @@ def train(
 
     Example: recsys train movielens-1m --set data.path=ml-1m.zip
     """
-    from ...artifacts.locate import find_run, point_latest
+    from ...artifacts.locate import RUNS, find_run, point_latest
     from ...configs.packaged import open_config
 
-    settings, base = open_config(config, set_ or [])
+    settings = set_ or []
+    folder = run or RUNS / open_config(config, settings)[0].name
     warm = find_run(source) if source else None
 
-    from ...pipeline.publish import train_run
+    from ... import api
+    from ...training.runtime import keep_memory
 
-    written = train_run(settings, run, stage=stage, resume=resume, source_run=warm, base=base)
-    point_latest(written)
-    typer.echo(str(written))
+    keep_memory()
+    api.train(config=config, settings=settings, run=folder, stage=stage, source=warm, resume=resume)
+    point_latest(folder)
+    typer.echo(str(folder))

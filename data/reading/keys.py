@@ -16,15 +16,22 @@ from ...base.errors import ConfigError, DataError
 from ..schema import DataConfig, FeatureSpec, TaskSpec
 from ..split import PART_NAMES
 from .columns import as_choice, as_float32, as_ids, as_labels, as_strings, as_time
-from .readers import combined_digest, read_tables
+from .readers import Source, combined_digest, read_tables
 from .sources import load
 from .tables import BadRows, Tables, quote
 from .vectors import parse_vectors, read_pretrained
 
 
-def read_configured(config: DataConfig, base: Path, bad: BadRows) -> Tables:
-    """Read the tables and vectors a `[data]` section names; relative paths start from `base`."""
-    tables = replace(_read_tables(config, base, bad), decimal=config.decimal)
+def read_configured(config: DataConfig, base: Path, bad: BadRows, given: Mapping[str, Source] | None = None) -> Tables:
+    """Read the tables and vectors a `[data]` section names; relative paths start from `base`.
+
+    Args:
+        config: the `[data]` section.
+        base: folder that its relative paths start from.
+        bad: collects bad rows.
+        given: `events`, `users`, `items` -> a frame or a path to read instead of what the section names.
+    """
+    tables = replace(_read_tables(config, base, bad, given or {}), decimal=config.decimal)
     named = [spec for spec in config.features if spec.pretrained]
     if not named:
         return tables
@@ -33,27 +40,27 @@ def read_configured(config: DataConfig, base: Path, bad: BadRows) -> Tables:
     return replace(tables, vectors=vectors, fingerprint=fingerprint)
 
 
-def _read_tables(config: DataConfig, base: Path, bad: BadRows) -> Tables:
-    if config.source != "files":
+def _read_tables(config: DataConfig, base: Path, bad: BadRows, given: Mapping[str, Source]) -> Tables:
+    if config.source != "files" and not given:
         if not config.path:
             raise ConfigError(f'data.source = "{config.source}" needs data.path, the folder or zip it lies in')
         return load(config.source, base / config.path, bad=bad, **config.options)
-    if not config.events:
+    if not config.events and "events" not in given:
         raise ConfigError("data.events is empty; name the event table (CSV or Parquet)")
 
-    def at(name: str) -> Path | None:
-        return base / name if name else None
+    def at(table: str, name: str) -> Source | None:
+        return given.get(table, base / name if name else None)
 
     names = [config.events] if isinstance(config.events, str) else list(config.events)
     tables = read_tables(
-        [base / name for name in names],
-        at(config.users),
-        at(config.items),
+        given.get("events", [base / name for name in names]),
+        at("users", config.users),
+        at("items", config.items),
         bad=bad,
         header=config.header or None,
         delimiter=config.delimiter or None,
     )
-    return _with_files(tables) if len(names) > 1 else tables
+    return _with_files(tables) if len(names) > 1 and "events" not in given else tables
 
 
 def _with_files(tables: Tables) -> Tables:

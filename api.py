@@ -1,0 +1,376 @@
+"""The Python door: train on tables, recommend, evaluate, save and load. No logic of its own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from .artifacts.folder import open_run
+from .artifacts.locate import find_run
+from .base.errors import ConfigError, RunError
+from .configs.inferred import infer_config
+from .configs.packaged import open_config
+from .configs.run import RunConfig
+from .data.ids import id_text
+from .data.reading.readers import Source
+from .data.reading.tables import BadRows
+from .funnel.folder import load_run, save_run
+from .funnel.funnel import Funnel
+from .funnel.recommendations import Recommendations
+from .funnel.run import TrainedRun
+from .pipeline.continuation import SourceRun
+from .pipeline.evaluate import evaluate, keep_evaluation
+from .pipeline.external import evaluate_predictions
+from .pipeline.index import build_run_index, indexed
+from .pipeline.publish import encode, train_run
+from .pipeline.train import Stages
+from .pipeline.train import train as train_in_memory
+from .report.report import Report
+from .retrieval.index.base import IndexReport
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Recommender", "evaluate_predictions", "load", "train"]
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    events: Source | Sequence[Source] | None = None,
+    items: Source | None = None,
+    users: Source | None = None,
+    tasks: Sequence[str] | None = None,
+    config: RunConfig | str | Path | None = None,
+    run: str | Path | None = None,
+    *,
+    user: str | None = None,
+    item: str | None = None,
+    time: str | None = None,
+    settings: Sequence[str] = (),
+    stage: Stages = "all",
+    source: Recommender | str | Path | None = None,
+    resume: bool = False,
+) -> Recommender:
+    """Train a recommender on tables.
+
+    Without a configuration the schema is inferred from the tables; `Recommender.notes` says what was decided, and
+    `Recommender.config` is the configuration. The process is left as it was: no global seed or thread count survives.
+
+    Args:
+        events: one row per exposure or interaction: a pandas, polars or Arrow table, or the path of a CSV or Parquet
+            file. With a configuration, read instead of what it names.
+        items: one row per item, or None.
+        users: one row per user, or None.
+        tasks: label columns of `events`; all that look like labels when None. Without a configuration only.
+        config: a TOML file, the name of a packaged configuration, or a `RunConfig`.
+        run: also keep the run in this folder, with checkpoints on the way.
+        user: column of the user ids, where it cannot be inferred.
+        item: column of the item ids.
+        time: column of the times.
+        settings: `a.b.c=VALUE` each, on top of a configuration file, as after `--set`.
+        stage: `retrieval`, `ranking` or `all`. `ranking` keeps the retriever that `run` already has.
+        source: a run to go on from: its vocabularies, history, weights and moments.
+        resume: continue from the checkpoints of a training into `run` that was killed.
+
+    Raises:
+        ConfigError: the arguments or the configuration are wrong.
+        DataError: a table is not what the schema says, or the schema cannot be inferred; names the argument to give.
+        RunError: `source` is another model, or `run` is being written by another process.
+    """
+    given = {"events": events, "items": items, "users": users}
+    tables = {name: table for name, table in given.items() if table is not None}
+    base = Path()
+    notes: tuple[str, ...] = ()
+    if config is None:
+        if events is None:
+            raise ConfigError("there is nothing to train on; give events=, a table or a path, or config=")
+        inferred = infer_config(events, items, users, tasks, user=user, item=item, time=time)
+        settled, notes = inferred.config(), inferred.notes
+        for note in notes:
+            log.info("%s", note)
+    else:
+        named = {"tasks": tasks, "user": user, "item": item, "time": time}
+        if odd := [name for name, value in named.items() if value is not None]:
+            raise ConfigError(f"{odd[0]}= is for a schema that is inferred; the configuration names it, leave it out")
+        if isinstance(config, RunConfig):
+            settled = config
+        else:
+            settled, base = open_config(Path(config), settings)
+    if run is not None:
+        before = (
+            source.folder if isinstance(source, Recommender) else None if source is None else find_run(Path(source))
+        )
+        if isinstance(source, Recommender) and before is None:
+            raise ConfigError("source= is in memory only; save it, or leave run= out")
+        folder = train_run(settled, Path(run), stage=stage, resume=resume, source_run=before, base=base, tables=tables)
+        return Recommender(folder=folder, notes=notes)
+    if resume:
+        raise ConfigError("resume=True goes on with the checkpoints beside a run; name it with run=")
+    if stage == "ranking" and settled.data.user and settled.data.item:
+        raise ConfigError('stage="ranking" stands on the retriever of a run; name it with run=')
+    origin = _source(source)
+    grown = None if origin is None or settled.ranking.model.keeps_encoder else origin.trained.dataset
+    dataset = encode(settled, base, BadRows(settled.data.on_bad_rows), tables, grown)
+    return Recommender(train_in_memory(dataset, settled, stage=stage, source=origin), base=base, notes=notes)
+
+
+def _source(source: Recommender | str | Path | None) -> SourceRun | None:
+    if source is None or isinstance(source, str | Path):
+        return None if source is None else SourceRun.open(find_run(Path(source)))
+    if source.folder is not None:
+        return SourceRun.open(source.folder)
+    return SourceRun(source.trained, source.config.name)
+
+
+def load(run: str | Path | None = None) -> Recommender:
+    """The recommender in a run folder, as `Recommender.save` or `recsys train` wrote it.
+
+    Args:
+        run: the folder, or the name of one in `runs/`; the newest run when None.
+
+    Raises:
+        RunError: there is none, or a file in it is missing, truncated or changed.
+    """
+    return Recommender(folder=find_run(None if run is None else Path(run)))
+
+
+class Recommender:
+    """A trained run: recommends, scores, explains, is evaluated and saved. Made by `train` and `load`.
+
+    Attributes:
+        folder: the run folder it stands in; None while it is in memory only.
+        notes: what was decided where the schema was inferred, one sentence a decision.
+    """
+
+    def __init__(
+        self,
+        trained: TrainedRun | None = None,
+        *,
+        folder: Path | None = None,
+        base: Path = Path(),
+        notes: Sequence[str] = (),
+    ) -> None:
+        self._trained = trained
+        self._base = base
+        self.folder = folder
+        self.notes = tuple(notes)
+
+    @property
+    def trained(self) -> TrainedRun:
+        """The run in memory; read from its folder when first asked for."""
+        if self._trained is None:
+            assert self.folder is not None
+            self._trained = load_run(open_run(self.folder))
+        return self._trained
+
+    @property
+    def config(self) -> RunConfig:
+        """The whole configuration, defaults included."""
+        return self.trained.config
+
+    @cached_property
+    def funnel(self) -> Funnel:
+        """Both stages, answering in arrays.
+
+        Raises:
+            RunError: the run has no retriever.
+        """
+        try:
+            return Funnel(self.trained)
+        except RunError as error:
+            raise RunError(f"{self.folder}: {error}" if self.folder else str(error)) from None
+
+    def __repr__(self) -> str:
+        data, where = self.trained.dataset, f" in {self.folder}" if self.folder else ""
+        ranker = f"ranker {self.config.ranking.model.kind}" if self.trained.ranker is not None else "no ranker"
+        stages = ("two-tower retriever, " if self.trained.retriever is not None else "no retriever, ") + ranker
+        return (
+            f"Recommender {self.config.name}{where}: {data.num_users:,} users, {data.num_catalogue:,} items, "
+            f"{len(data.events):,} events; tasks {', '.join(data.task_names) or 'none'}; {stages}"
+        )
+
+    def recommend(
+        self,
+        users: Any,
+        k: int = 10,
+        where: str = "",
+        *,
+        allow: Iterable[Any] | None = None,
+        block: Iterable[Any] | None = None,
+        titles: bool = False,
+    ) -> pd.DataFrame:
+        """The best k items for each user, leaving out what the user has taken (positive events).
+
+        Args:
+            users: raw user ids, or one. Users nobody knows get what is popular.
+            k: items per user.
+            where: only items whose attributes satisfy this, such as `genres = "Comedy" and year < 1995`.
+            allow: only these item ids.
+            block: never these item ids.
+            titles: add a column `title`.
+
+        Returns:
+            One row per item: `user, rank, item, score`, a column per task, `source`. A task is NaN where the
+            ranker was not asked: for users nobody knows.
+
+        Raises:
+            ConfigError: no user was named, k exceeds the catalogue, or the condition is none.
+        """
+        return self.answer(users, k, where, allow=allow, block=block).to_frame(titles=titles)
+
+    def answer(
+        self,
+        users: Any,
+        k: int = 10,
+        where: str = "",
+        *,
+        allow: Iterable[Any] | None = None,
+        block: Iterable[Any] | None = None,
+        explain: bool = False,
+    ) -> Recommendations:
+        """As `recommend`, in arrays, with what each answer rests on; `to_json()` is the command line's JSON.
+
+        Args:
+            explain: also name the items of the user's history that are nearest to each item.
+        """
+        lists = (None if ids is None else [id_text(raw) for raw in ids] for ids in (allow, block))
+        allowed = self.funnel.select(where, *lists)
+        return self.funnel.recommend(_ids(users), k, explain=explain, allowed=allowed)
+
+    def rank(self, user: Any, candidates: Iterable[Any]) -> pd.DataFrame:
+        """Given items for one user, best first: `user, rank, item, score`, a column per task.
+
+        Args:
+            user: raw id of a user of the run.
+            candidates: raw item ids; those the run does not know come last, with a score of NaN.
+
+        Raises:
+            ConfigError: the run does not know the user.
+        """
+        scored = self.score([user] * len(ids), ids) if (ids := _ids(candidates)) else self.score([], [])
+        scored = scored.sort_values("score", ascending=False, kind="stable", na_position="last", ignore_index=True)
+        scored.insert(1, "rank", np.arange(1, len(scored) + 1))
+        return scored
+
+    def score(self, users: Any, items: Any) -> pd.DataFrame:
+        """Scores of pairs of users and items: `user, item, score`, a column per task, in the order given.
+
+        The items asked about for one user are scored as one list: `select` and the retrievers' opinions are relative to
+        it, so scores are comparable within a user.
+
+        Args:
+            users: raw user ids, one per pair.
+            items: raw item ids, as many; a score of NaN for those the run does not know.
+
+        Raises:
+            ConfigError: the two differ in length, or the run does not know a user.
+        """
+        import pandas as pd
+
+        user_ids, item_ids = _ids(users), _ids(items)
+        if len(user_ids) != len(item_ids):
+            raise ConfigError(f"{len(user_ids)} users and {len(item_ids)} items were given; give one item per user")
+        data = self.trained.dataset
+        rows = np.array([data.item_rows.get(id_text(raw), -1) for raw in item_ids], dtype=np.int64)
+        rows[rows >= data.num_catalogue] = -1
+        scores = np.full(len(rows), np.nan)
+        tasks: dict[str, Any] = {}
+        places: dict[str, list[int]] = {}
+        for place, raw in enumerate(user_ids):
+            places.setdefault(id_text(raw), []).append(place)
+        for raw, own in places.items():
+            if raw not in data.user_rows:
+                raise ConfigError(f"the run knows no user {raw!r}, so nothing can be scored for them")
+            known = [place for place in own if rows[place] >= 0]
+            if known:
+                ranked = self.funnel.judge(np.array([data.user_rows[raw]]), rows[known][None, :])
+                scores[known] = ranked.scores[0]
+                for name, values in ranked.tasks.items():
+                    tasks.setdefault(name, np.full(len(rows), np.nan, dtype=np.float32))[known] = values[0]
+        return pd.DataFrame({"user": user_ids, "item": item_ids, "score": scores, **tasks})
+
+    def explain(self, user: Any, item: Any) -> dict[str, Any]:
+        """Why an item would be recommended: its score, each task's, and the nearest items of the user's history.
+
+        Raises:
+            ConfigError: the run does not know the user or the item.
+        """
+        data = self.trained.dataset
+        row = data.item_rows.get(id_text(item), data.num_catalogue)
+        if row >= data.num_catalogue:
+            raise ConfigError(f"the run's catalogue has no item {item!r}, so there is nothing to explain")
+        scored = self.score([user], [item]).iloc[0]
+        user_row = data.user_rows[id_text(user)]
+        return {
+            "user": user,
+            "item": item,
+            "title": data.titles[row],
+            "rung": str(self.funnel.ladder.rung(user_row)),
+            "tasks": {name: float(value) for name, value in scored.items() if name not in ("user", "item", "score")},
+            "because_of": self.funnel.explainer.because_of(user_row, row),
+        }
+
+    def evaluate(self, stage: str = "all") -> Report:
+        """Measure the run on its test part: retrieval, ranking and funnel, with intervals and baselines.
+
+        A run in a folder keeps the result, for `recsys compare`.
+
+        Args:
+            stage: `retrieval`, `ranking`, `funnel` or `all`.
+
+        Raises:
+            RunError: the run lacks the stage.
+            DataError: the run's data leaks.
+        """
+        try:
+            evaluation = evaluate(self.trained, stage)
+        except RunError as error:
+            raise RunError(f"{self.folder}: {error}" if self.folder else str(error)) from None
+        if self.folder is not None:
+            keep_evaluation(open_run(self.folder), evaluation)
+        return Report(evaluation.result)
+
+    def build_index(self, factory: str = "", target_recall: float = 0.0) -> IndexReport | Mapping[str, Any]:
+        """Build an index of the item vectors, checked against exact search; published into the folder if there is one.
+
+        Args:
+            factory: a FAISS factory, `Flat` or `auto`; the configured one when empty.
+            target_recall: the configured one when 0.
+
+        Returns:
+            How the index was tuned and what it measured.
+        """
+        if self.folder is not None:
+            report: IndexReport | Mapping[str, Any] = build_run_index(self.folder, factory, target_recall)
+            self._trained = None
+        else:
+            self._trained = indexed(self.trained, factory, target_recall)
+            report = self._trained.index_report or {}
+        self.__dict__.pop("funnel", None)
+        return report
+
+    def save(self, run: str | Path) -> Self:
+        """Write the run folder, whole or not at all; the recommender then stands in it.
+
+        Raises:
+            RunError: something that is no run is in the place, or another process is writing there.
+        """
+        trained = self.trained
+        if self.folder is not None:
+            trained = load_run(open_run(self.folder), with_optimizers=True)
+        save_run(trained, Path(run), self._base)
+        self.folder = Path(run)
+        return self
+
+
+def _ids(given: Any) -> list[Any]:
+    """Raw ids: one, or any sequence of them."""
+    if isinstance(given, str | int | float | np.generic):
+        return [given]
+    return list(given.tolist() if hasattr(given, "tolist") else given)
