@@ -1,1 +1,1 @@
-"""."""
+"""The data report of `recsys data check`: columns profiled, drift and leaks suspected, findings in sentences."""

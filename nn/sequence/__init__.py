@@ -1,8 +1,7 @@
 """History encoders by name: `build_sequence_encoder(SequenceConfig(encoder="lstm"), event_width=64)`.
 
 The encoders stand in `pooling` (mean, decayed_mean), `recurrent` (lstm, dupn) and `transformer`; what they share is in
-`base`. A new one is a class in a file of its own, decorated
-with `register_encoder` and imported here.
+`base`. A new one is a class in a file of its own, decorated with `register_encoder` and imported here.
 """
 
 from __future__ import annotations
