@@ -290,16 +290,19 @@ class TwoTower(nn.Module):
 
     def _profile(self, users: Block) -> Tensor | None:
         """What the users' own features say, [B, D]; None without such features."""
-        return None if self.user_content is None else self.user_content(users) * self.config.dim**0.5
+        return None if self.user_content is None else self.user_content(users)
 
     def _query(self, profile: Tensor | None) -> Tensor | None:
         """What the encoder sees of the user beside the history."""
-        return profile if self.encoder.query_width else None
+        return profile * self.config.dim**0.5 if profile is not None and self.encoder.query_width else None
 
     def _finish(self, states: Tensor, profile: Tensor | None) -> Tensor:
         """Encoder states [B, S, H] -> user vectors [B, S, width], or [B, S, M, width] of M > 1 interests."""
         if profile is not None:
-            states = torch.cat([states, profile.unsqueeze(1).expand(-1, states.shape[1], -1)], dim=2)
+            # Scaled at each position, not once for all: the gradient then sums scaled terms. The other order rounds
+            # otherwise and trains other weights from the same seed.
+            profiles = profile.unsqueeze(1).expand(-1, states.shape[1], -1) * self.config.dim**0.5
+            states = torch.cat([states, profiles], dim=2)
         vectors = self._squashed(self.output(self.hidden(states)))
         if self.config.interests > 1:
             vectors = vectors.unflatten(-1, (self.config.interests, self.config.dim))
