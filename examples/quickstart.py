@@ -7,6 +7,7 @@ python quickstart.py EVENTS.csv [ITEMS.csv [USERS.csv]]   with your tables, CSV 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import recsys
 from recsys.data.world.simulate import SimulateConfig, build_world
@@ -16,6 +17,7 @@ SHOP = SimulateConfig(users=200, items=100, sessions=600)
 
 def main(*paths: str) -> None:
     """Do everything once; the run stays in runs/quickstart."""
+    tables: dict[str, Any]
     if paths:
         tables = dict(zip(("events", "items", "users"), paths, strict=False))
     else:
