@@ -370,7 +370,21 @@ class Recommender:
 
 
 def _ids(given: Any) -> list[Any]:
-    """Raw ids: one, or any sequence of them."""
-    if isinstance(given, str | int | float | np.generic):
-        return [given]
-    return list(given.tolist() if hasattr(given, "tolist") else given)
+    """Raw ids: one, or any sequence or column of them.
+
+    Raises:
+        ConfigError: a whole table was given, or an id is missing.
+    """
+    import pandas as pd
+
+    if hasattr(given, "columns"):
+        raise ConfigError(f'a {type(given).__name__} was given as ids; give a column of it, such as table["user_id"]')
+    if isinstance(given, str | bytes | np.generic) or not isinstance(given, Iterable):
+        given = [given]
+    as_list = getattr(given, "to_pylist", None) or getattr(given, "tolist", None)
+    ids = list(given if as_list is None else as_list())
+    column = np.empty(len(ids), dtype=object)
+    column[:] = ids
+    if (missing := np.flatnonzero(pd.isna(column))).size:
+        raise ConfigError(f"id {missing[0] + 1} of {len(ids)} is missing ({ids[missing[0]]}); leave such rows out")
+    return ids

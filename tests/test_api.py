@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,23 @@ def test_recommendations_are_a_frame_with_ids_as_they_were_given(trained: Recomm
     pd.testing.assert_frame_equal(as_text.drop(columns="user"), table.drop(columns="user"))
     unknown = trained.recommend("nobody", k=4)
     assert unknown["source"].tolist() == ["popular"] * 4
+
+
+def test_users_are_one_id_or_any_column_of_them(trained: Recommender, frames: Frames) -> None:
+    column = frames["events"]["user_id"].head(3)
+    expected = trained.recommend(column.tolist(), k=2)
+    columns = [column, column.to_numpy(), column.astype("Int64"), column.astype("category"), pl.from_pandas(column)]
+    for users in [*columns, pa.array(column), pa.chunked_array([pa.array(column)])]:
+        assert trained.recommend(users, k=2)[["user", "item"]].astype("int64").equals(expected[["user", "item"]])
+    for stranger in (uuid.UUID(int=1), 7.5, b"bytes"):
+        assert trained.recommend(stranger, k=2)["user"].tolist() == [stranger] * 2
+    for missing in (None, float("nan"), pd.NA, pd.NaT):
+        with pytest.raises(ConfigError, match=r"id 2 of 2 is missing .*; leave such rows out"):
+            trained.recommend([1, missing])
+    with pytest.raises(ConfigError, match="a DataFrame was given as ids; give a column"):
+        trained.recommend(frames["events"])
+    with pytest.raises(ConfigError, match="catalogue"):
+        trained.recommend(1, k=10**6)
 
 
 def test_every_kind_of_table_gives_the_same_recommender(trained: Recommender, frames: Frames, tiny_world: Path) -> None:

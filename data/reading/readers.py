@@ -173,18 +173,19 @@ def _read_frame(frame: Any, columns: Sequence[str] | None, name: str) -> RawTabl
     kind = type(frame).__module__.partition(".")[0]
     if isinstance(frame, pa.Table):
         table = frame
-    elif kind == "pandas":
-        try:
-            table = pa.Table.from_pandas(frame, preserve_index=False)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise DataError(f"{name}: {'; '.join(map(str, error.args))}; give each column one type") from None
-    elif kind == "polars":
+    elif kind == "pandas" and hasattr(frame, "columns"):
+        table = _from_pandas(frame, name)
+    elif kind == "polars" and hasattr(frame, "to_arrow") and hasattr(frame, "columns"):
         table = frame.to_arrow()
     else:
         raise DataError(
             f"a {type(frame).__name__} was given as a table, expected a path, an Arrow table, "
             "or a pandas or polars DataFrame"
         )
+    for place, field in enumerate(table.schema):
+        if str(field.type) == "extension<arrow.uuid>":
+            texts = [None if value is None else str(value) for value in table.column(place).to_pylist()]
+            table = table.set_column(place, field.name, pa.array(texts, pa.string()))
     digest = hashlib.sha256()
     for column in table.column_names:
         digest.update(column.encode())
@@ -192,6 +193,18 @@ def _read_frame(frame: Any, columns: Sequence[str] | None, name: str) -> RawTabl
             for buffer in pa.concat_arrays([value]).buffers():
                 digest.update(b"" if buffer is None else buffer)
     return _from_arrow(table, name, columns, digest.hexdigest())
+
+
+def _from_pandas(frame: Any, name: str) -> pa.Table:
+    """A pandas frame with the levels of its index that have a name, such as ids after `set_index`, as columns."""
+    if not frame.columns.is_unique:
+        twice = ", ".join(sorted({f'"{column}"' for column in frame.columns[frame.columns.duplicated()]}))
+        raise DataError(f"{name} has several columns of the name {twice}; rename or drop all but one")
+    named = [level for level in frame.index.names if level is not None and level not in frame.columns]
+    try:
+        return pa.Table.from_pandas(frame.reset_index(level=named) if named else frame, preserve_index=False)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise DataError(f"{name}: {'; '.join(map(str, error.args))}; give each column one type") from None
 
 
 def _from_arrow(table: pa.Table, name: str, columns: Sequence[str] | None, digest: str) -> RawTable:

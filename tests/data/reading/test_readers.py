@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import time
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +181,29 @@ def test_missing_things_are_missed_by_name(tmp_path: Path) -> None:
     )
     assert message(pd.DataFrame({"a": []})) == "the events frame has no rows, expected at least one"
     assert message([]) == "an empty list of files was given, expected at least one; name a file"
+
+
+def test_a_frame_keeps_the_named_levels_of_its_index() -> None:
+    frame = pd.DataFrame({"user_id": [7, 8], "item_id": ["a", "b"], "click": [0, 1]})
+    for levels in (["user_id"], ["user_id", "item_id"]):
+        table = read_table(frame.set_index(levels))
+        assert table.select(frame.columns.tolist()).to_pydict() == frame.to_dict("list")
+    assert read_table(frame[frame["click"] == 1]).column_names == frame.columns.tolist()
+    assert read_table(frame.set_index("user_id", drop=False)).column_names == frame.columns.tolist()
+
+
+def test_uuids_are_text() -> None:
+    ids = [uuid.UUID(int=1), uuid.UUID(int=2)]
+    assert read_table(pd.DataFrame({"user_id": ids}))["user_id"].to_pylist() == [str(raw) for raw in ids]
+
+
+def test_what_is_no_table_is_named() -> None:
+    frame = pd.DataFrame({"a": [1], "b": [2]})
+    assert message(frame["a"]).startswith("a Series was given as a table")
+    assert message(pl.from_pandas(frame).lazy()).startswith("a LazyFrame was given as a table")
+    assert message(frame.set_axis(["a", "a"], axis=1)) == (
+        'the events frame has several columns of the name "a"; rename or drop all but one'
+    )
 
 
 def test_the_fingerprint_follows_the_bytes(tmp_path: Path) -> None:
