@@ -14,6 +14,8 @@ from .errors import DataError
 
 _LOW = 0xFFFFFFFF
 _EMPTY = torch.iinfo(torch.int64).min
+_SMALL = 1 << 15  # scores of a block that are selected from at once
+_DIVERGED = "scores hold NaN; a model that diverged cannot be ranked: lower its learning rate"
 
 
 class Reservoir:
@@ -30,11 +32,27 @@ class Reservoir:
     def add(self, scores: Tensor, first: int) -> None:
         """Take in float [b, n], the scores of the items from row `first` on; earlier calls had lower rows."""
         width = scores.shape[1]
+        if scores.numel() <= _SMALL:
+            self._add_all(scores, first)
+            return
         size = 16 if width >= 64 * self.k else max(1, min(8, width // (4 * self.k)))
         grouped = width - width % size
         self._add_groups(scores, 0, grouped, size, first)
         if grouped < width:
             self._add_groups(scores, grouped, width, 1, first)
+
+    def _add_all(self, scores: Tensor, first: int) -> None:
+        """The same for few scores, where looking for the groups costs more than selecting of everything.
+
+        The floor stays where it was: it is a lower bound, and groups of a later block raise it.
+        """
+        if bool(torch.isnan(scores).any()):
+            raise DataError(_DIVERGED)
+        self.settle()
+        rows = torch.arange(first, first + scores.shape[1], device=scores.device)
+        keys = _pack(scores, rows).masked_fill_(scores == -torch.inf, _EMPTY)
+        self.best = torch.cat([self.best, keys], dim=1).topk(self.k, dim=1).values
+        self.empty = False
 
     def _add_groups(self, scores: Tensor, begin: int, end: int, size: int, first: int) -> None:
         """Groups of `size` columns lie `count` columns apart, so that their maxima are plain vector maxima."""
@@ -42,7 +60,7 @@ class Reservoir:
         groups = scores[:, begin:end].view(len(scores), size, count)
         top = groups.amax(1)
         if bool(torch.isnan(top).any()):
-            raise DataError("scores hold NaN; a model that diverged cannot be ranked: lower its learning rate")
+            raise DataError(_DIVERGED)
         floor = self.floor
         if self.empty and count >= self.k:
             # k groups have a maximum of at least this, so k items do, and no worse item can be among the best.

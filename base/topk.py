@@ -34,9 +34,11 @@ def exact_topk(
     k: int,
     exclude: Ragged | None = None,
     *,
+    rows: I64 | None = None,
     bias: Tensor | Floats | None = None,
     device: str | torch.device = "cpu",
     block: tuple[int, int] | None = None,
+    finite: bool = False,
 ) -> tuple[I64, F32]:
     """The k items of highest inner product for each query.
 
@@ -45,9 +47,12 @@ def exact_topk(
         items: float [N, D].
         k: length of the lists.
         exclude: item rows that must not be recommended to each user, such as items already seen.
+        rows: int64 [N], rising: the item rows of `items`, when they are a part of a catalogue; 0 to N - 1 when None.
+            Exclusions and answers name these rows, and an exclusion of another row changes nothing.
         bias: float [N], added to the scores of each item.
         device: where to compute; the results come back as numpy arrays.
         block: users and items scored at once; memory is a few times their product.
+        finite: the caller has checked that all vectors are finite; the check reads every vector once more.
 
     Returns:
         Item rows int64 [U, k], best first, ties by the lower row, -1 where a user has fewer than k items left;
@@ -57,10 +62,14 @@ def exact_topk(
         DataError: vectors of different widths, or vectors that are not finite.
     """
     device = torch.device(device)
-    query, item, shift = _vectors(queries, items, bias, device)
+    query, item, shift = _vectors(queries, items, bias, device, finite=finite, empty=rows is not None)
     num_users, num_items = len(query), len(item)
-    user_block, item_block = block or ((256, 8192) if device.type == "cpu" else (4096, 65536))
+    user_block, item_block = block or _block_size(num_users, device)
     _check_k(k, user_block, item_block)
+    if rows is not None:
+        if len(rows) != num_items:
+            raise DataError(f"{len(rows)} item rows for {num_items} item vectors; pass one row per vector")
+        exclude = None if exclude is None else _positions(exclude, rows)
     _check_lists(exclude, num_users, num_items, "exclude")
 
     def blocks(users: slice) -> Iterator[tuple[int, Tensor]]:
@@ -71,7 +80,10 @@ def exact_topk(
             yield first, _products(part, item[columns], None if shift is None else shift[columns], buffer)
 
     with _full_precision():
-        return _select(blocks, num_users, k, exclude, user_block=user_block, device=device)
+        best, scores = _select(blocks, num_users, k, exclude, user_block=user_block, device=device)
+    if rows is not None and num_items:
+        best = np.where(best >= 0, rows[best], -1)
+    return best, scores
 
 
 def topk_of_scores(
@@ -249,6 +261,20 @@ def _for_each_block(work: Callable[[slice], None], num_users: int, user_block: i
         torch.set_num_threads(before)
 
 
+def _block_size(num_users: int, device: torch.device) -> tuple[int, int]:
+    """Users and items scored at once: 8 MiB of scores on a CPU, 1 GiB on a GPU; few users take more items each."""
+    users, scores = (256, 1 << 21) if device.type == "cpu" else (4096, 1 << 28)
+    return users, scores // max(1, min(users, num_users))
+
+
+def _positions(lists: Ragged, rows: I64) -> Ragged:
+    """Lists of item rows as positions among `rows`, rising; what is not among them is left out."""
+    position = np.searchsorted(rows, lists.items)
+    known = position < len(rows)
+    known[known] = rows[position[known]] == lists.items[known]
+    return Ragged(position, lists.ptr).select(known)
+
+
 def _rows_at_once(num_items: int) -> int:
     return max(1, _ROW_BYTES // (4 * max(num_items, 1)))
 
@@ -258,9 +284,13 @@ def _vectors(
     items: Tensor | Floats,
     bias: Tensor | Floats | None,
     device: torch.device,
+    *,
+    finite: bool = False,
+    empty: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     query, item = (torch.as_tensor(x).detach().to(device, torch.float32) for x in (queries, items))
-    if query.ndim not in (2, 3) or item.ndim != 2 or query.shape[-1] != item.shape[1] or len(item) == 0:
+    misfit = query.ndim not in (2, 3) or item.ndim != 2 or query.shape[-1] != item.shape[1]
+    if misfit or not (len(item) or empty):
         raise DataError(
             f"queries of shape {list(query.shape)} and items of shape {list(item.shape)} have no inner product; "
             "pass [U, D] and [N, D] from the same model"
@@ -268,7 +298,7 @@ def _vectors(
     shift = None if bias is None else torch.as_tensor(bias).detach().to(device, torch.float32)
     if shift is not None and shift.shape != (len(item),):
         raise DataError(f"bias of shape {list(shift.shape)} for {len(item)} items; pass one number per item")
-    for name, vectors in (("query vectors", query), ("item vectors", item), ("item bias", shift)):
+    for name, vectors in () if finite else (("query vectors", query), ("item vectors", item), ("item bias", shift)):
         if vectors is not None and not bool(torch.isfinite(vectors).all()):
             raise DataError(f"{name} hold NaN or infinite numbers; the model diverged: lower its learning rate")
     return query, item, shift

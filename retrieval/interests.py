@@ -6,14 +6,9 @@ import numpy as np
 
 from ..base.arrays import F32, I64
 from ..base.ragged import Ragged
+from ..base.topk import exact_topk
 from .index.base import CandidateIndex
 from .index.bitmap import Bitmap
-
-
-def best_products(queries: F32, items: F32) -> F32:
-    """Score of every item: queries [B, D] or [B, M, D], items [N, D] -> float32 [B, N]."""
-    products = queries @ items.T
-    return np.asarray(products if queries.ndim == 2 else products.max(axis=1), dtype=np.float32)
 
 
 def smooth_best(products: F32) -> F32:
@@ -22,6 +17,32 @@ def smooth_best(products: F32) -> F32:
         return np.asarray(products[..., 0], dtype=np.float32)
     top = products.max(axis=-1, keepdims=True)
     return np.asarray(top[..., 0] + np.log(np.exp(products - top).sum(axis=-1)), dtype=np.float32)
+
+
+def search_exactly(
+    item_vectors: F32,
+    queries: F32,
+    k: int,
+    allowed: Bitmap | None = None,
+    excluded: Ragged | None = None,
+    device: str = "cpu",
+) -> I64:
+    """The k items of the best products without an index.
+
+    Args:
+        item_vectors: float32 [N, D].
+        queries: float32 [B, D], or [B, M, D] of M interests.
+        k: items per request.
+        allowed: items that may be found.
+        excluded: rows that single requests must not get.
+        device: where to compute.
+
+    Returns:
+        int64 [B, k] item rows, best first, -1 pads.
+    """
+    rows = None if allowed is None else allowed.rows
+    items = item_vectors if rows is None else item_vectors[rows]
+    return exact_topk(queries, items, k, excluded, rows=rows, device=device)[0]
 
 
 def search_interests(

@@ -23,7 +23,7 @@ from ..data.split import Part
 from .baselines.base import Baseline, Histories
 from .index.base import CandidateIndex
 from .index.bitmap import Bitmap
-from .interests import best_products, search_interests, smooth_best
+from .interests import search_exactly, search_interests, smooth_best
 from .merge import Merged, fill_up, merge
 from .towers.train import item_vectors, query_vectors
 from .towers.two_tower import TwoTower
@@ -159,22 +159,21 @@ class Retriever:
         """
         seen = histories.events if excluded is None else excluded
         k = min(k, self.data.num_items)
-        if name == TOWER and self.index is not None and not exact:
+        if name == TOWER:
+            if self.index is None or exact:
+                return search_exactly(self.item_vectors, queries, k, allowed, seen)
             return search_interests(self.index, queries, k, allowed, seen)
         forbidden = None if allowed is None else ~allowed.mask()
 
-        def block(rows: slice) -> F32:
-            if name == TOWER:
-                scores = best_products(queries[rows], self.item_vectors)
-            else:
-                scores = self.companions[name].score(histories.block(rows.start, rows.stop))
-                rest = min(float(scores.min(initial=0)), 0.0) - 1 - self._unpopular if complete else -np.inf
-                scores = np.where(scores == 0, rest, scores)
+        def scores_of(requests: slice) -> F32:
+            scores = self.companions[name].score(histories.block(requests.start, requests.stop))
+            rest = min(float(scores.min(initial=0)), 0.0) - 1 - self._unpopular if complete else -np.inf
+            scores = np.where(scores == 0, rest, scores)
             if forbidden is not None:
                 scores = np.where(forbidden, -np.inf, scores)
             return np.asarray(scores, dtype=np.float32)
 
-        return topk_of_scores(block, len(histories), self.data.num_items, k, seen)[0]
+        return topk_of_scores(scores_of, len(histories), self.data.num_items, k, seen)[0]
 
     @cached_property
     def _unpopular(self) -> F32:

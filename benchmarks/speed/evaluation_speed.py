@@ -1,5 +1,7 @@
 """How fast exact evaluation is, as ratios to a bare blocked matrix product and top-k of the same run.
 
+What is timed is what `recsys evaluate` calls: the exact search of the retriever and the metrics of its lists.
+
 python benchmarks/speed/evaluation_speed.py          # a minute: MovieLens-1M's size, and 4,096 users x 1,000,000 items
 python benchmarks/speed/evaluation_speed.py --full   # 100,000 users x 1,000,000 items x 64, with the peak memory
 python benchmarks/speed/evaluation_speed.py --device cuda
@@ -20,12 +22,13 @@ import torch
 from torch import Tensor
 
 from recsys.base.ragged import Ragged
-from recsys.base.topk import exact_ranks, exact_topk
+from recsys.base.topk import exact_ranks
 from recsys.benchmarks.harness.provenance import write_speed
 from recsys.evaluation.config import EvaluationConfig
 from recsys.evaluation.metrics.rows import gauc
 from recsys.evaluation.slices import row_slices
 from recsys.evaluation.summary import ranking_metrics, retrieval_metrics
+from recsys.retrieval.interests import search_exactly
 
 
 def bare_topk(query: Tensor, item: Tensor, k: int, block: tuple[int, int]) -> Tensor:
@@ -74,9 +77,10 @@ def ranking(users: int, items: int, width: int, k: int, device: str, repeats: in
     seen = Ragged.from_pairs(np.repeat(np.arange(users), 100), rng.integers(0, items, users * 100), users)
     block = (256, 8192) if device == "cpu" else (4096, 65536)
     there = query.to(device), item.to(device)
+    queries, vectors = query.numpy(), item.numpy()
     bare = seconds(lambda: bare_topk(*there, k, block), repeats)
-    ours = seconds(lambda: exact_topk(query, item, k, device=device), repeats)
-    excluding = seconds(lambda: exact_topk(query, item, k, seen, device=device), repeats)
+    ours = seconds(lambda: search_exactly(vectors, queries, k, device=device), repeats)
+    excluding = seconds(lambda: search_exactly(vectors, queries, k, excluded=seen, device=device), repeats)
     print(
         f"{users:>7,} users x {items:>9,} items x {width:>3}, k={k}: bare {bare:7.2f} s, ours {ours:7.2f} s "
         f"(ratio {ours / bare:.2f}), without 100 seen items each {excluding:7.2f} s (ratio {excluding / bare:.2f}), "
@@ -102,8 +106,10 @@ def movielens(device: str) -> dict[str, float]:
     seen = Ragged.from_pairs(np.repeat(np.arange(6040), 165), rng.integers(0, 3416, 6040 * 165), 6040)
     truth = Ragged.from_lists([[one] for one in rng.integers(0, 3416, 6040)])
 
+    queries, vectors = query.numpy(), item.numpy()
+
     def evaluate() -> None:
-        lists, _ = exact_topk(query, item, 100, seen, device=device)
+        lists = search_exactly(vectors, queries, 100, excluded=seen, device=device)
         retrieval_metrics(lists, truth, num_items=3416)
 
     whole = seconds(evaluate, 2)

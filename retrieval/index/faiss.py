@@ -238,14 +238,14 @@ class FaissIndex:
         """Score every allowed item; their vectors are kept for the next query under the same filter."""
         import torch
 
-        from .exact import exact_top_k
+        from ...base.topk import exact_topk
 
         decoded = self._decoded
         if decoded is None or decoded[0] is not allowed:
             rows = self._slots.alive_rows() if allowed is None else self._slots.among(allowed)
             decoded = (allowed, rows, torch.from_numpy(self._vectors(rows)))
             self._decoded = decoded
-        return exact_top_k(queries, decoded[2], k, decoded[1], drop, self.num_rows, packed=True)
+        return Candidates(*exact_topk(queries, decoded[2], k, drop, rows=decoded[1], finite=True))
 
     def _vectors(self, rows: I64) -> F32:
         """The vectors of rows as the index stores them (rounded, if its codes are): float32 [n, D]."""

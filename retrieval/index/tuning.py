@@ -21,10 +21,11 @@ from ...base.arrays import F32, I64
 from ...base.errors import ConfigError, RunError
 from ...base.package import install_hint
 from ...base.settings import Settings
+from ...base.topk import exact_topk
 from .base import CurvePoint, FilteredPoint, IndexReport, SearchPlan, as_vectors, fingerprint
 from .bitmap import Bitmap
 from .device import has_faiss_gpu, on_device
-from .exact import ExactIndex, exact_top_k
+from .exact import ExactIndex
 from .faiss import FaissIndex, exact_limit
 from .families import POINTS_PER_CLUSTER, cluster_count, faiss_module, has_faiss
 
@@ -135,8 +136,7 @@ class _Bench:
 
     def __init__(self, vectors: F32, queries: F32, k: int, target: float, rng: np.random.Generator) -> None:
         self.vectors, self.queries, self.k, self.target, self.rng = vectors, queries, k, target, rng
-        self.items = torch.from_numpy(vectors)
-        self.truth = exact_top_k(queries, self.items, k).scores
+        self.truth = exact_topk(queries, vectors, k)[1]
         half = len(queries) // 2 if len(queries) >= 4 else 0
         self.tuning, self.checking = slice(half), slice(half, None)
         if not half:
@@ -207,7 +207,7 @@ class _Bench:
         fractions = [fraction for fraction in _FRACTIONS if fraction > narrowest]
         for fraction in [*fractions, narrowest] if narrowest < 1.0 else []:
             rows = np.sort(self.rng.choice(size, round(fraction * size), replace=False))
-            truth = exact_top_k(queries, self.items, self.k, rows).scores
+            truth = exact_topk(queries, self.vectors[rows], self.k, rows=rows)[1]
             allowed = Bitmap.from_rows(rows, size)
             tried = []
             for step in ladder:

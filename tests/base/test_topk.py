@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from recsys.base import reservoir
 from recsys.base.errors import ConfigError, DataError
 from recsys.base.ragged import Ragged
 from recsys.base.topk import exact_ranks, exact_topk, ranks_of_scores, topk_of_scores
@@ -37,7 +38,11 @@ def whole_numbers(seed: int, users: int, items: int, width: int = 6, high: int =
 
 @pytest.mark.parametrize(("items", "k"), [(3, 1), (17, 5), (100, 100), (260, 10), (2000, 3), (2000, 50)])
 @pytest.mark.parametrize("block", [(256, 8192), (7, 64), (3, 1000)])
-def test_equal_to_a_full_sort_with_ties(items: int, k: int, block: tuple[int, int]) -> None:
+@pytest.mark.parametrize("small", [0, 1 << 15])
+def test_equal_to_a_full_sort_with_ties(
+    items: int, k: int, block: tuple[int, int], small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reservoir, "_SMALL", small)  # blocks of more scores are searched by groups
     query, item = whole_numbers(items + k, 23, items)
     rng = np.random.default_rng(k)
     bias = rng.integers(-5, 6, items).astype(np.float32)
@@ -47,6 +52,20 @@ def test_equal_to_a_full_sort_with_ties(items: int, k: int, block: tuple[int, in
         want_rows, want_scores = sort_all(query @ item.T + (0 if shift is None else shift), k, seen)
         np.testing.assert_array_equal(rows, want_rows)
         np.testing.assert_array_equal(scores, want_scores)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.6, 1.0])
+def test_a_part_of_the_catalogue_is_the_catalogue_without_the_rest(share: float) -> None:
+    query, item = whole_numbers(7, 23, 300)
+    rng = np.random.default_rng(7)
+    allowed = rng.random(300) < share
+    exclude = Ragged.from_lists([rng.choice(300, rng.integers(0, 100), replace=False) for _ in range(23)])
+    scores = np.where(allowed, query @ item.T, -np.inf)
+    rows = np.flatnonzero(allowed)
+    for seen in (None, exclude):
+        found = exact_topk(query, item[rows], 12, seen, rows=rows, block=(7, 64))
+        for ours, sorted_all in nonempty(zip(found, sort_all(scores, 12, seen), strict=True)):
+            np.testing.assert_array_equal(ours, sorted_all)
 
 
 def test_of_several_query_vectors_the_best_product_counts() -> None:
@@ -141,6 +160,8 @@ def test_bad_input_is_one_sentence() -> None:
         topk_of_scores(lambda users: np.zeros((2, 4), np.float32), 2, 5, 1)
     with pytest.raises(DataError, match="exclude has lists for 1 users"):
         exact_topk(good, np.ones((4, 3)), 1, Ragged.from_lists([[0]]))
+    with pytest.raises(DataError, match="3 item rows for 4 item vectors"):
+        exact_topk(good, np.ones((4, 3)), 1, rows=np.arange(3))
     with pytest.raises(DataError, match="item rows from 0 to 9"):
         exact_ranks(good, np.ones((4, 3)), Ragged.from_lists([[0], [9]]))
     with pytest.raises(ConfigError, match="k=0"):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from recsys.base import topk
 from recsys.base.errors import ConfigError, RunError
 from recsys.retrieval.index import Bitmap, Candidates, ExactIndex, load_index
-from recsys.retrieval.index import exact as index_exact
 
 
 def brute_force(
@@ -28,8 +28,7 @@ def brute_force(
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_exact, "_SCORES_AT_ONCE", {"cpu": 64, "cuda": 64})
-    monkeypatch.setattr(index_exact, "_QUERY_BLOCK", 4)
+    monkeypatch.setattr(topk, "_block_size", lambda num_users, device: (4, 16))
 
 
 @pytest.mark.usefixtures("small_blocks")
