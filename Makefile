@@ -19,8 +19,8 @@ demo: .venv/core.stamp ## Train and evaluate on the embedded world, and recommen
 	$(BIN)/recsys demo
 bench: .venv/bench.stamp ## Measure training throughput
 	$(BIN)/python benchmarks/speed/train_throughput.py
-docs: .venv/core.stamp ## Write docs/config.md from the configuration classes
-	$(BIN)/python docs/document_config.py
+docs: .venv/core.stamp ## Write docs/config.md and docs/api.md from the classes and docstrings
+	$(BIN)/python docs/document_config.py && $(BIN)/python docs/document_api.py
 clean: ## Remove .venv, caches and build output; runs/ stays
 	rm -rf .venv .typecheck .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist *.egg-info
 
