@@ -17,7 +17,7 @@ from recsys.nn.split import SplitInput
 from recsys.ranking.ranker import Ranker
 from recsys.tests.support.toy import Toy
 
-pytest.importorskip("torch_rechub", reason="needs the extra: pip install 'recsys[bench]'")
+pytest.importorskip("torch_rechub", reason="needs the extra: pip install 'recsys-funnel[bench]'")
 
 TASKS = (TaskSpec(name="click"), TaskSpec(name="like"))
 EXPERT, TOWER = (6, 5), (4,)
