@@ -25,7 +25,7 @@ from ..retrieval.retriever import TOWER, CandidateSet, Retriever
 
 POPULARITY = "popularity"
 POPULAR = "popular"
-"""Source of an item nobody's taste was asked for."""
+"""Source label of items that are recommended by global popularity."""
 
 
 class Rung(StrEnum):

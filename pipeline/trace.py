@@ -70,7 +70,7 @@ class Bench:
 
     @cached_property
     def systems(self) -> dict[str, I64]:
-        """The exact lists of towers, baselines and proposers by name; a mere opinion for the ranker is no row."""
+        """The exact lists of towers, baselines and proposers by name; baselines that only score are left out."""
         wanted = self.stages.config.retrieval
         shown = {*wanted.baselines, *wanted.proposers}
         names = [TOWER, *(name for name in self.retriever.companions if name in shown)]

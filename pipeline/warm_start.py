@@ -2,7 +2,7 @@
 (SIGIR 2021), or a model from that of another run, which may know other values.
 
 Rows of values both tables know are copied, values only the target knows keep their fresh rows, and what only the source
-knew is dropped; the counts are reported. The copy is a start, not a bond: training moves it freely.
+knew is dropped; the counts are reported. Copied rows are an initialisation; training updates them.
 
 In the chain, tables of another width are copied too. A narrower one gets the principal directions of the retriever's
 rows, the linear map that keeps most of what tells them apart; a wider one gets the rows and zeros beside them.

@@ -1,8 +1,8 @@
 """What an earlier data set hands on to the next day's: its vocabularies, its edges, and everything that happened in it.
 
 The new tables are taken to be the whole truth from their first moment on. Earlier events of the source become history:
-those it trained on are `PRIOR` rows (in histories and counts, never in a loss), those it had held out to judge itself
-are rows to learn from, for their time as an exam is over. Values keep the table rows they had, numbers their buckets.
+those it trained on are `PRIOR` rows (in histories and counts, never in a loss), those it held out for validation or
+test become training rows. Values keep the table rows they had, numbers their buckets.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def _keys(users: I64, items: I64, times: F64) -> NDArray[np.void]:
 
 
 def _same_description(old: DataConfig, new: DataConfig) -> None:
-    """Refuse a source whose columns mean something else; where the files lie is nobody's business."""
+    """Refuse a source whose columns mean something else; the paths of the files are not compared."""
     old, new = (config.relocated(lambda _: "file") for config in (old, new))
     mend = "train without --from, or set [data] back"
     for key in ("user", "item", "time"):

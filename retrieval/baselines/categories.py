@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 MOST_VALUES = 1000
-"""Values of a categorical feature that is taken for categories without being named: above, it names things."""
+"""Most values of a categorical feature that is taken for categories without being named; with more it is an id."""
 
 
 class CategorySettings(HistoryWeighting, PopularitySettings):

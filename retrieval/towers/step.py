@@ -49,7 +49,7 @@ class TowerLossConfig(Settings):
     memory: int = Field(default=0, ge=0)
     """Item vectors of earlier batches kept as further negatives (cross-batch memory); for `in_batch` only."""
     memory_after: int = Field(default=200, ge=0)
-    """Steps before the memory is used: while the towers move fast, yesterday's vectors mislead."""
+    """Steps before the memory is used: early in training cached vectors are stale."""
     hard_negatives: int = Field(default=0, ge=0)
     """Items per position that the model itself ranks highest, found by searching its own item vectors: a second
     softmax of the positive among them is added to any loss."""
