@@ -1,4 +1,4 @@
-"""What `recsys doctor` looks at: the environment, and one run. Each finding is (level, subject, sentence)."""
+"""What `recsys doctor` looks at: the environment, and one run."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..artifacts.names import EVALUATION
 from ..base.errors import RunError
+from ..base.finding import Finding, Level
 from ..base.package import DISTRIBUTION, PYTHONS, install_hint, package_version
-
-Finding = tuple[str, str, str]
 
 OPTIONAL = {
     "implicit": f"the als and bpr baselines ({install_hint('bench')})",
@@ -30,26 +30,30 @@ def environment(folder: Path) -> Iterator[Finding]:
     """Python, packages, threads, devices and room on the disk that holds `folder`."""
     version = platform.python_version()
     if f"{sys.version_info.major}.{sys.version_info.minor}" in PYTHONS:
-        yield "ok", "python", version
+        yield Finding("ok", "python", version)
     else:
-        yield "warning", "python", f"{version} is not among the tested versions; use Python {' or '.join(PYTHONS)}"
+        yield Finding(
+            "warning", "python", f"{version} is not among the tested versions; use Python {' or '.join(PYTHONS)}"
+        )
     if not _version(DISTRIBUTION):
         sentence = "runs from a folder and is not installed, so what it requires is unknown; run `pip install .` there"
-        yield "warning", DISTRIBUTION, sentence
+        yield Finding("warning", DISTRIBUTION, sentence)
     for requirement in _requirements():
         name = requirement.partition(";")[0].split(">")[0].split("=")[0].split("<")[0].strip()
         installed = _version(name)
         if installed:
-            yield "ok", name, installed
+            yield Finding("ok", name, installed)
         else:
-            yield "problem", name, f"is not installed, expected {requirement}; run `pip install '{requirement}'`"
+            yield Finding(
+                "problem", name, f"is not installed, expected {requirement}; run `pip install '{requirement}'`"
+            )
     for name, purpose in OPTIONAL.items():
-        yield "note", name, _version(name) or f"not installed; needed only for {purpose}"
+        yield Finding("note", name, _version(name) or f"not installed; needed only for {purpose}")
     yield from _faiss()
     yield from _machine()
     free = shutil.disk_usage(next(path for path in (folder, *folder.resolve().parents) if path.exists())).free / 2**30
-    level = "ok" if free >= 2 else "warning"
-    yield level, "disk", f"{free:.1f} GiB free" + ("" if free >= 2 else "; a run may not fit, make room")
+    level: Level = "ok" if free >= 2 else "warning"
+    yield Finding(level, "disk", f"{free:.1f} GiB free" + ("" if free >= 2 else "; a run may not fit, make room"))
 
 
 def run_health(folder: Path) -> Iterator[Finding]:
@@ -59,19 +63,19 @@ def run_health(folder: Path) -> Iterator[Finding]:
     try:
         run = open_run(folder)
     except RunError as error:
-        yield "problem", "files", str(error)
+        yield Finding("problem", "files", str(error))
         return
     manifest = run.manifest
-    yield "ok", "files", f"{len(manifest.files)} files, all present and unchanged since {manifest.created}"
+    yield Finding("ok", "files", f"{len(manifest.files)} files, all present and unchanged since {manifest.created}")
     if manifest.package_version != package_version():
-        yield "note", "version", f"written by recsys {manifest.package_version}, this is {package_version()}"
+        yield Finding("note", "version", f"written by recsys {manifest.package_version}, this is {package_version()}")
     for name in manifest.files:
         if name.endswith(".safetensors") and name.startswith(("retrieval/", "ranking/")):
             yield from _weights(name, run.file(name))
         elif name.endswith("vectors.npy"):
             yield from _vectors(name, run.file(name))
     if EVALUATION not in run:
-        yield "note", "quality", f"not evaluated yet; run `recsys evaluate --run {folder}`"
+        yield Finding("note", "quality", f"not evaluated yet; run `recsys evaluate --run {folder}`")
         return
     yield from _quality(run.read_json(EVALUATION))
 
@@ -92,7 +96,7 @@ def _faiss() -> Iterator[Finding]:
     if len(versions) > 1:
         uninstall = f"`pip uninstall {' '.join(versions)}`"
         sentence = f"{installed} overwrite each other's files; run {uninstall}, then {install_hint('cpu', 'gpu')}"
-        yield "problem", "faiss", sentence
+        yield Finding("problem", "faiss", sentence)
         return
     try:
         import faiss
@@ -101,16 +105,16 @@ def _faiss() -> Iterator[Finding]:
             sentence = (
                 f"{installed} cannot be imported ({error}); run `pip install --force-reinstall {next(iter(versions))}`"
             )
-            yield "problem", "faiss", sentence
+            yield Finding("problem", "faiss", sentence)
         else:
-            yield (
+            yield Finding(
                 "note",
                 "faiss",
                 f"not installed, so every search is exact; {install_hint('cpu')} for large catalogues",
             )
     else:
         instructions = faiss.get_compile_options().strip() or "no special"
-        yield "ok", "faiss", f"{installed or faiss.__version__}, works with {instructions} instructions"
+        yield Finding("ok", "faiss", f"{installed or faiss.__version__}, works with {instructions} instructions")
 
 
 def _machine() -> Iterator[Finding]:
@@ -118,14 +122,16 @@ def _machine() -> Iterator[Finding]:
 
     cores, threads = os.cpu_count() or 1, torch.get_num_threads()
     if threads > cores:
-        yield "warning", "threads", f"torch uses {threads} threads on {cores} cores; set OMP_NUM_THREADS={cores}"
+        yield Finding(
+            "warning", "threads", f"torch uses {threads} threads on {cores} cores; set OMP_NUM_THREADS={cores}"
+        )
     else:
-        yield "ok", "threads", f"torch uses {threads} of {cores} cores"
+        yield Finding("ok", "threads", f"torch uses {threads} of {cores} cores")
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name(0)
-        yield "note", "device", f"{name} is not used; training and scoring run on the CPU"
+        yield Finding("note", "device", f"{name} is not used; training and scoring run on the CPU")
     else:
-        yield "ok", "device", "training and scoring run on the CPU"
+        yield Finding("ok", "device", "training and scoring run on the CPU")
 
 
 def _weights(name: str, file: Path) -> Iterator[Finding]:
@@ -133,9 +139,11 @@ def _weights(name: str, file: Path) -> Iterator[Finding]:
 
     bad = [key for key, tensor in load_file(file).items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if bad:
-        yield "problem", name, f"NaN or infinity in {', '.join(bad[:3])}; train again with a lower learning rate"
+        yield Finding(
+            "problem", name, f"NaN or infinity in {', '.join(bad[:3])}; train again with a lower learning rate"
+        )
     else:
-        yield "ok", name, "all weights are finite"
+        yield Finding("ok", name, "all weights are finite")
 
 
 def _vectors(name: str, file: Path) -> Iterator[Finding]:
@@ -145,18 +153,20 @@ def _vectors(name: str, file: Path) -> Iterator[Finding]:
 
     vectors = np.load(file, allow_pickle=False)
     if not np.isfinite(vectors).all():
-        yield "problem", name, "NaN or infinity among the vectors; train again with a lower learning rate"
+        yield Finding("problem", name, "NaN or infinity among the vectors; train again with a lower learning rate")
         return
     collapsed = embeddings_collapsed(vectors)
     for fault in collapsed:
-        yield _level(fault.severity), name, fault.sentence
+        yield replace(fault, about=name)
     if not collapsed:
-        yield "ok", name, f"{len(vectors):,} vectors, and they differ"
+        yield Finding("ok", name, f"{len(vectors):,} vectors, and they differ")
 
 
 def _quality(metrics: Mapping[str, Any]) -> Iterator[Finding]:
-    for fault in metrics.get("findings", []):
-        yield _level(fault["severity"]), fault["name"].replace("_", " "), fault["sentence"]
+    from ..evaluation.guards import summarised
+
+    for fault in summarised(metrics.get("findings", [])):
+        yield replace(fault, about=fault.about.replace("_", " "))
     retrieval, index = metrics.get("retrieval", {}), metrics.get("index", {})
     yield from _against("retriever", "popularity", retrieval.get("two_tower"), retrieval.get("popularity"))
     yield from _against("funnel", "the retriever alone", metrics.get("funnel"), retrieval.get("two_tower"))
@@ -165,16 +175,18 @@ def _quality(metrics: Mapping[str, Any]) -> Iterator[Finding]:
             target = index.get("target_recall", 0.95)
             if value < target:
                 sentence = f"{name} {value:.4f} is below the target {target}; rebuild it with `recsys build-index`"
-                yield "warning", "index", sentence
+                yield Finding("warning", "index", sentence)
             else:
-                yield "ok", "index", f"{name} {value:.4f} of the exact result"
+                yield Finding("ok", "index", f"{name} {value:.4f} of the exact result")
     for task, values in metrics.get("ranking", {}).items():
         auc = values.get("auc")
         if auc is not None and auc > LEAKING:
             sentence = f"auc {auc:.4f}: label leakage suspected; look at its features with `recsys data check`"
-            yield "warning", f"task {task}", sentence
+            yield Finding("warning", f"task {task}", sentence)
         elif auc is not None and auc <= 0.5:
-            yield "warning", f"task {task}", f"auc {auc:.4f}, no better than chance; train longer or check the label"
+            yield Finding(
+                "warning", f"task {task}", f"auc {auc:.4f}, no better than chance; train longer or check the label"
+            )
 
 
 def _against(
@@ -186,13 +198,9 @@ def _against(
         return
     sentence = f"ndcg@10 {found:.4f} against {least:.4f} of {rival}"
     if found > least:
-        yield "ok", subject, sentence
+        yield Finding("ok", subject, sentence)
     else:
-        yield "warning", subject, f"{sentence}: it makes lists worse; train longer, or check its data and loss"
-
-
-def _level(severity: str) -> str:
-    return "problem" if severity == "error" else severity
+        yield Finding("warning", subject, f"{sentence}: it makes lists worse; train longer, or check its data and loss")
 
 
 def _version(name: str) -> str | None:

@@ -10,8 +10,9 @@ from typing import Any
 
 from rich.console import Console
 
+from ..base.finding import Finding
 from ..report.terminal import WIDE, terminal
-from ..report.values import Block, Cell, Level, facts, plain, row, scalar, table
+from ..report.values import Block, Cell, facts, plain, row, scalar, table
 
 
 def print_json(value: Any) -> None:
@@ -81,9 +82,9 @@ def print_models(entries: Iterable[Mapping[str, str]]) -> None:
     show(table(["kind", "name", "what it is", "paper"], rows, left=range(4), groups=groups))
 
 
-def print_findings(title: str, findings: Iterable[tuple[Level, str, str]]) -> None:
-    """(level, subject, sentence) each: `ok`, `note`, `warning` or `problem`."""
-    rows = [row(Cell(level, level=level), subject, sentence) for level, subject, sentence in findings]
+def print_findings(title: str, findings: Iterable[Finding]) -> None:
+    """A line each: level, subject and sentence."""
+    rows = [row(Cell(finding.level, level=finding.level), finding.about, finding.sentence) for finding in findings]
     show(table((), rows, title=title, left=range(3)))
 
 

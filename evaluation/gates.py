@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..base.arrays import F64, AnyArray, Floats
-from .guards import Finding
+from ..base.finding import Finding
 
 UNUSED = 0.01
 """An expert whose mean weight is below this is unused by the gate."""

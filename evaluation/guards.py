@@ -1,44 +1,25 @@
 """Guards: faults that leave every metric computable and every conclusion wrong, found by looking at arrays.
 
-Each guard returns findings, empty when all is well. A finding of severity "error" means that numbers of this run must
-not be believed; a "warning" means that something deserves a look. Leaks of the answer or the future are in `leaks`.
+Each guard returns findings, empty when all is well. A "problem" means that numbers of this run must not be believed;
+a "warning" means that something deserves a look. Leaks of the answer or the future are in `leaks`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
 
 from ..base.arrays import F64, AnyArray, Floats, Ints
 from ..base.errors import ConfigError
+from ..base.finding import Finding, worst_first
 from ..base.topk import exact_topk
 from .config import EvaluationConfig
 from .metrics.lists import UserMetrics
 from .summary import bootstrap_of, ranking_metrics
 
 Metric = Literal["ip", "cosine", "l2"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is wrong.
-
-    Attributes:
-        severity: "error" or "warning".
-        name: a stable short name, for scripts.
-        sentence: what was found, why it matters and what to do.
-    """
-
-    severity: Literal["error", "warning"]
-    name: str
-    sentence: str
-
-    def to_json(self) -> dict[str, str]:
-        """The finding as a flat object."""
-        return asdict(self)
 
 
 def worse_than_popularity(
@@ -59,7 +40,7 @@ def worse_than_popularity(
     if gain <= 0:
         return [
             Finding(
-                "error",
+                "problem",
                 "worse_than_popularity",
                 f"The model is no better than popularity ({pair}): check that ids line up, that the loss falls, and "
                 "that the index uses the training metric.",
@@ -81,7 +62,7 @@ def embeddings_collapsed(vectors: Floats, name: str = "item vectors", limit: flo
     unit = vectors[alive] / norms[alive, None]
     count = len(unit)
     if count < 2:
-        return [Finding("error", "embeddings_collapsed", f"The {name} are all zero: the tower learnt nothing.")]
+        return [Finding("problem", "embeddings_collapsed", f"The {name} are all zero: the tower learnt nothing.")]
     total = unit.sum(0, dtype=np.float64)
     cosine = (float(total @ total) - count) / (count * (count - 1))
     if cosine < limit and alive.all():
@@ -89,7 +70,7 @@ def embeddings_collapsed(vectors: Floats, name: str = "item vectors", limit: flo
     if cosine >= limit:
         return [
             Finding(
-                "error",
+                "problem",
                 "embeddings_collapsed",
                 f"The {name} have collapsed (mean pairwise cosine {cosine:.2f}, below {limit:g} is healthy): everybody "
                 "gets the same list; check negatives, temperature and learning rate.",
@@ -121,11 +102,11 @@ def index_faults(
         tolerance: relative error allowed, larger for a quantised index.
 
     Returns:
-        At most one error: `wrong_metric`, `shuffled_ids` or `stale_vectors`.
+        At most one problem: `wrong_metric`, `shuffled_ids` or `stale_vectors`.
     """
     valid = rows >= 0
     if not valid.any():
-        return [Finding("error", "empty_index", "The index returned nothing for any query; rebuild it.")]
+        return [Finding("problem", "empty_index", "The index returned nothing for any query; rebuild it.")]
     of_rows = {one: _similarity(queries, item_vectors, rows, one)[valid] for one in ("ip", "cosine", "l2")}
     told = np.asarray(scores, dtype=np.float64)[valid]
     if _same(told, of_rows[metric], tolerance):
@@ -134,7 +115,7 @@ def index_faults(
         if other != metric and (_same(told, values, tolerance) or (other == "l2" and _same(-told, values, tolerance))):
             return [
                 Finding(
-                    "error",
+                    "problem",
                     "wrong_metric",
                     f"The index ranks by {_NAMES[other]} but the model was trained for {_NAMES[metric]}; "
                     "rebuild the index with the training metric.",
@@ -145,7 +126,7 @@ def index_faults(
     if _same(np.asarray(scores, dtype=np.float64)[answered, 0], best[answered], tolerance):
         return [
             Finding(
-                "error",
+                "problem",
                 "shuffled_ids",
                 "The index finds the right vectors under the wrong ids: its scores are those of exact search, but not "
                 "of the items it names; rebuild the index and its id map together.",
@@ -153,7 +134,7 @@ def index_faults(
         ]
     return [
         Finding(
-            "error",
+            "problem",
             "stale_vectors",
             "The index holds other vectors than the run's item vectors; rebuild it from this run.",
         )
@@ -169,7 +150,7 @@ def filters_drop_relevant(stages: list[dict[str, Any]], limit: float = 0.05) -> 
         return []
     return [
         Finding(
-            "error",
+            "problem",
             "filters_drop_relevant",
             f"Filters remove {lost:.0%} of the relevant items that were retrieved (recall {before:.3f} before, "
             f"{after:.3f} after); look at what they drop.",
@@ -256,7 +237,21 @@ def _same(a: F64, b: F64, tolerance: float) -> bool:
     return float(np.abs(a - b).mean()) <= tolerance * scale
 
 
-def summary(findings: Mapping[str, list[Finding]] | list[Finding]) -> list[dict[str, str]]:
-    """All findings as JSON, errors first."""
-    flat = findings if isinstance(findings, list) else [one for some in findings.values() for one in some]
-    return [one.to_json() for one in sorted(flat, key=lambda one: one.severity)]
+def summary(findings: Iterable[Finding]) -> list[dict[str, str]]:
+    """Findings as the `findings` of an evaluation: {severity, name, sentence}, errors first."""
+    return [
+        {
+            "severity": "error" if finding.level == "problem" else finding.level,
+            "name": finding.about,
+            "sentence": finding.sentence,
+        }
+        for finding in worst_first(findings)
+    ]
+
+
+def summarised(findings: Iterable[Mapping[str, Any]]) -> list[Finding]:
+    """The findings of which `summary` made these objects."""
+    return [
+        Finding("problem" if entry["severity"] == "error" else entry["severity"], entry["name"], entry["sentence"])
+        for entry in findings
+    ]

@@ -1,6 +1,6 @@
 """Leak guards: columns that know the answer or the future, statistics fitted on the test part, time travel.
 
-Everything here reads arrays and returns findings (`guards.Finding`); a leak is an error, for no metric survives it.
+Everything here reads arrays and returns findings; a leak is a problem, for no metric survives it.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..base.arrays import AnyArray, Floats, Ints
+from ..base.finding import Finding
 from ..base.ragged import Ragged
-from .guards import Finding
 from .metrics.rows import auc
 
 
@@ -28,7 +28,7 @@ def leak_suspects(
         columns: column name -> [R], numbers or categories; NaN and None are a value like any other.
         labels: task name -> [R], 0 or 1, NaN where unobserved.
         suspicious: AUC, either way round, from which a column is a warning.
-        certain: AUC from which it is an error.
+        certain: AUC from which it is a problem.
     """
     found: list[Finding] = []
     for task, label in labels.items():
@@ -40,7 +40,7 @@ def leak_suspects(
                 continue
             found.append(
                 Finding(
-                    "error" if best >= certain else "warning",
+                    "problem" if best >= certain else "warning",
                     "leaking_column",
                     f"Column '{name}' alone separates '{task}' with AUC {best:.3f}: it was probably recorded after the "
                     "fact; leave it out, or make it as of an earlier time.",
@@ -105,7 +105,7 @@ def counts_from_future(
     row = int(order[np.flatnonzero(excess)[0]])
     return [
         Finding(
-            "error",
+            "problem",
             "knows_the_future",
             f"Column '{name}' knows the future: in {int(excess.sum())} rows, first row {row}, it counts "
             f"{counts[row]:g} events where only {earlier[np.flatnonzero(excess)[0]]:g} had happened; "
@@ -128,7 +128,7 @@ def statistics_from_outside(name: str, fitted: Ints, train: Ints) -> list[Findin
     extra = int((fitted - train)[excess].sum())
     return [
         Finding(
-            "error",
+            "problem",
             "fitted_on_test",
             f"{name} was fitted on {extra} rows outside the training part ({int(excess.sum())} of {len(fitted)} keys, "
             f"first key row {int(np.flatnonzero(excess)[0])}); fit it on the training part only.",
@@ -151,7 +151,7 @@ def time_travel(histories: Ragged, history_times: Floats | Ints, row_times: Floa
     first = int(np.flatnonzero(late)[0])
     return [
         Finding(
-            "error",
+            "problem",
             "time_travel",
             f"{int(late.sum())} events in the histories of {len(np.unique(row[late]))} rows are not from before the "
             "row: "
@@ -168,7 +168,7 @@ def overlapping_time(train_times: Floats | Ints, test_times: Floats | Ints) -> l
     late = int((train_times >= test_times.min()).sum())
     return [
         Finding(
-            "error",
+            "problem",
             "parts_overlap",
             f"{late} training rows are not earlier than the first test row; split by one moment of time.",
         )

@@ -14,6 +14,7 @@ from ..artifacts.folder import Run, open_run
 from ..artifacts.names import CONFIG, EVALUATION
 from ..base.arrays import AnyArray, Ints
 from ..base.errors import RunError
+from ..base.finding import Finding
 from ..base.ragged import Ragged
 from ..configs.file import dump_toml
 from ..configs.run import load_kept_config
@@ -93,7 +94,7 @@ def evaluate(stages: TrainedRun, stage: str = "all") -> Evaluation:
     bench = Bench(stages, Part.TEST, max(stages.config.evaluation.ks))
     result: Json = {"title": f"Evaluation of {stages.config.name}", "protocol": protocol(stages, stage)}
     values: dict[str, AnyArray] = {}
-    findings: list[Any] = list(refuse_leaks(stages.dataset))
+    findings: list[Finding] = list(refuse_leaks(stages.dataset))
     slices: list[Any] = []
     if stages.retriever is not None and stage in ("retrieval", "funnel", "all"):
         users = bench.asked[0]
@@ -160,7 +161,7 @@ def protocol(stages: TrainedRun, stage: str = "all") -> Json:
     return out
 
 
-def _retrieval(bench: Bench, values: dict[str, AnyArray]) -> tuple[Json, list[Any]]:
+def _retrieval(bench: Bench, values: dict[str, AnyArray]) -> tuple[Json, list[Finding]]:
     stages, (_, _, truth) = bench.stages, bench.asked
     config = stages.config.evaluation
     popularity = bench.retriever.data.popularity(Part.VALID).numpy().astype(np.int64)
@@ -176,7 +177,7 @@ def _retrieval(bench: Bench, values: dict[str, AnyArray]) -> tuple[Json, list[An
         for name, rows in bench.systems.items()
     }
     metrics = {name: _remember(name, rows, truth, stages, values) for name, rows in bench.systems.items()}
-    findings: list[Any] = list(embeddings_collapsed(bench.retriever.item_vectors))
+    findings: list[Finding] = list(embeddings_collapsed(bench.retriever.item_vectors))
     if "popularity" in metrics:
         deepest = max(_cutoffs(config, bench.systems[TOWER]))
         findings += worse_than_popularity(metrics[TOWER], metrics["popularity"], f"recall@{deepest}", config)
@@ -206,14 +207,14 @@ def _index(stages: TrainedRun) -> Json:
     return dict(stages.index_report)
 
 
-def _ranking(bench: Bench, values: dict[str, AnyArray]) -> tuple[Json, list[Any]]:
+def _ranking(bench: Bench, values: dict[str, AnyArray]) -> tuple[Json, list[Finding]]:
     stages = bench.stages
     config = stages.config.evaluation
     rows = stages.dataset.rows(Part.TEST).numpy()
     users = stages.dataset.events.users[rows] if stages.dataset.config.user else np.arange(len(rows))
     values["rows/users"] = users
     out: Json = {}
-    findings: list[Any] = []
+    findings: list[Finding] = []
     fitted = stages.config.ranking.calibration.kind in FITTED
     for task, (mask, labels, logits) in bench.task_rows().items():
         calibrator = stages.calibrators.get(task)

@@ -7,12 +7,12 @@ import torch
 from numpy.typing import NDArray
 
 from ..base.errors import DataError
+from ..base.finding import Finding
 from ..base.ragged import Ragged, offsets
 from ..data.dataset import Dataset
 from ..data.encoding.counts import combine
 from ..data.split import Part
 from ..data.vocabulary import FIRST
-from ..evaluation.guards import Finding
 from ..evaluation.leaks import leak_suspects, overlapping_time, statistics_from_outside, time_travel
 
 SAMPLE = 20_000
@@ -31,7 +31,7 @@ def refuse_leaks(dataset: Dataset) -> list[Finding]:
         DataError: a finding is certain; its sentence names the column.
     """
     found = leak_findings(dataset)
-    certain = [finding.sentence for finding in found if finding.severity == "error"]
+    certain = [finding.sentence for finding in found if finding.level == "problem"]
     if certain:
         raise DataError("leakage: " + " ".join(certain))
     return found

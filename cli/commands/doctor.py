@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from ...base.errors import RunError
+from ...base.finding import Finding
 from ..options import JsonOption, RunOption
 
 
@@ -27,11 +28,14 @@ def doctor(run: RunOption = None, json: JsonOption = False) -> None:
     else:
         tables[f"run {folder}"] = list(run_health(folder))
     if json:
-        keys = ("level", "subject", "message")
-        render.print_json({t: [dict(zip(keys, row, strict=True)) for row in rows] for t, rows in tables.items()})
+        render.print_json({title: [_entry(finding) for finding in findings] for title, findings in tables.items()})
     else:
-        for title, rows in tables.items():
-            render.print_findings(title, rows)
-    problems = sum(level == "problem" for rows in tables.values() for level, *_ in rows)
+        for title, findings in tables.items():
+            render.print_findings(title, findings)
+    problems = sum(finding.level == "problem" for findings in tables.values() for finding in findings)
     if problems:
         raise RunError(f"{problems} problem{'s' if problems > 1 else ''} found; the table says what to do")
+
+
+def _entry(finding: Finding) -> dict[str, str]:
+    return {"level": finding.level, "subject": finding.about, "message": finding.sentence}

@@ -1,4 +1,4 @@
-"""What the numbers of a data report mean, in sentences: {level, about, message}, worst first."""
+"""What the numbers of a data report mean, in sentences, worst first."""
 
 from __future__ import annotations
 
@@ -6,47 +6,48 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ...base.finding import Finding, worst_first
+
 LEAK_AUC = 0.95
 """A single column above this AUC against a label is suspected of knowing it."""
 DRIFT = 0.2
 """Total variation from which a drift is worth a sentence."""
 
-_LEVELS = ("problem", "warning", "note")
 _AFTERWARDS = re.compile(
     r"(play|watch|view|stay|dwell|listen|read|spent)[a-z]*_?(time|ms|sec|seconds|duration)|dwell|profile_stay"
 )
 
 
-def findings(report: Mapping[str, Any]) -> list[dict[str, str]]:
+def findings(report: Mapping[str, Any]) -> list[Finding]:
     """Sentences on a report as `data_report` builds it: problems, then warnings, then notes."""
-    return sorted(_all(report), key=lambda finding: _LEVELS.index(finding["level"]))
+    return worst_first(_all(report))
 
 
-def _all(report: Mapping[str, Any]) -> Iterable[dict[str, str]]:
+def _all(report: Mapping[str, Any]) -> Iterable[Finding]:
     for note in report["notes"]:
-        yield _finding("note", "source", note[0].upper() + note[1:] + ".")
+        yield Finding("note", "source", note[0].upper() + note[1:] + ".")
     if report["dropped_rows"]:
-        yield _finding("warning", "rows", f"{report['dropped_rows']:,} bad rows were dropped while reading.")
+        yield Finding("warning", "rows", f"{report['dropped_rows']:,} bad rows were dropped while reading.")
     for task, about in report["tasks"].items():
         yield from _task_findings(task, about)
     repeated = report["duplicates"].get("user_item_time", 0)
     if repeated:
         share = repeated / report["rows"]["events"]
-        yield _finding(
+        yield Finding(
             "warning" if share > 0.01 else "note",
             "rows",
             f"{repeated:,} rows ({share:.1%}) repeat the user, item and time of another row.",
         )
     for name, about in report["entities"].items():
         if about.get("unlisted"):
-            yield _finding(
+            yield Finding(
                 "warning",
                 name,
                 f"{about['unlisted']:,} of the {about['seen']:,} {name} with events are not in the {name} table; "
                 "their features are missing.",
             )
     for pair in report["overlap"]:
-        yield _finding(
+        yield Finding(
             "note",
             "split",
             f"{pair['rows']:,} {pair['later']} rows ({pair['share']:.2%}) lie before the end of {pair['earlier']}: as "
@@ -56,7 +57,7 @@ def _all(report: Mapping[str, Any]) -> Iterable[dict[str, str]]:
         for name in report["entities"]:
             rows = about[f"rows_of_unseen_{name}"]
             if rows > 0.05:
-                yield _finding(
+                yield Finding(
                     "note",
                     name,
                     f"{rows:.0%} of the {part} rows are of {name} unseen in train ({about[f'unseen_{name}']:.0%} of "
@@ -66,58 +67,54 @@ def _all(report: Mapping[str, Any]) -> Iterable[dict[str, str]]:
         yield from _column_findings(about)
 
 
-def _task_findings(task: str, about: Mapping[str, Any]) -> Iterable[dict[str, str]]:
+def _task_findings(task: str, about: Mapping[str, Any]) -> Iterable[Finding]:
     if not about["rows"]:
-        yield _finding("problem", task, f'Task "{task}" has no observed label in any row.')
+        yield Finding("problem", task, f'Task "{task}" has no observed label in any row.')
     elif about["kind"] == "binary":
         if about["positives"] in (0, about["rows"]):
             only = 1 if about["positives"] else 0
-            yield _finding("problem", task, f'Task "{task}" is {only} in every row: there is nothing to learn.')
+            yield Finding("problem", task, f'Task "{task}" is {only} in every row: there is nothing to learn.')
         for part, rates in about["parts"].items():
             positives = round((rates["rate"] or 0) * rates["rows"])
             if rates["rows"] and 0 < positives < 100:
-                yield _finding(
+                yield Finding(
                     "note", task, f'Task "{task}" has only {positives} positives in {part}; its metrics will be loose.'
                 )
 
 
-def _column_findings(about: Mapping[str, Any]) -> Iterable[dict[str, str]]:
+def _column_findings(about: Mapping[str, Any]) -> Iterable[Finding]:
     name = f'Column "{about["column"]}" of the {about["table"]} table'
     if not about["used"]:
         return
     if about["distinct"] <= 1:
-        yield _finding(
+        yield Finding(
             "warning", about["column"], f"{name} has {('no', 'only one')[about['distinct']]} value: it tells nothing."
         )
     elif about["missing"] > 0.5:
-        yield _finding("note", about["column"], f"{name} is missing in {about['missing']:.0%} of the rows.")
+        yield Finding("note", about["column"], f"{name} is missing in {about['missing']:.0%} of the rows.")
     suspects = {task: auc for task, auc in about["auc"].items() if auc > LEAK_AUC}
     for task, auc in suspects.items():
-        yield _finding(
+        yield Finding(
             "problem", about["column"], f"{name} alone predicts {task} with AUC {auc:.3f}: known only after the event?"
         )
     for task in about["only_with"]:
         if task not in suspects:
-            yield _finding(
+            yield Finding(
                 "problem",
                 about["column"],
                 f"{name} is other than 0 only where {task} is 1: known only after the event?",
             )
     if about["table"] == "events" and not suspects and not about["only_with"] and _AFTERWARDS.search(about["column"]):
-        yield _finding("warning", about["column"], f"{name} sounds like a measurement: known only after the event?")
+        yield Finding("warning", about["column"], f"{name} sounds like a measurement: known only after the event?")
     for part, numbers in about.get("drift", {}).items():
         if numbers["total_variation"] > 0.95:
-            yield _finding(
+            yield Finding(
                 "warning", about["column"], f"{name} has next to no value in common between train and {part}."
             )
         elif numbers["total_variation"] > DRIFT:
-            yield _finding(
+            yield Finding(
                 "note",
                 about["column"],
                 f"{name} drifts: {numbers['total_variation']:.0%} of its mass moves between train and {part} "
                 f"(PSI {numbers['psi']:.2f}).",
             )
-
-
-def _finding(level: str, about: str, message: str) -> dict[str, str]:
-    return {"level": level, "about": about, "message": message}

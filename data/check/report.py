@@ -79,7 +79,9 @@ def data_report(
         for used in [(table, column) in wanted if wanted is not None else column not in skip]
         if table == "events" or table in rows_of
     ]
-    report["findings"] = findings(report)
+    report["findings"] = [
+        {"level": finding.level, "about": finding.about, "message": finding.sentence} for finding in findings(report)
+    ]
     return report
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from recsys.artifacts.folder import RunWriter
 from recsys.artifacts.names import EVALUATION
+from recsys.base.finding import Finding
 from recsys.base.package import install_hint
 from recsys.cli.health import environment, run_health
 
@@ -41,19 +42,19 @@ def a_run(folder: Path, *, weight: float = 1.0, collapsed: bool = False, metrics
 
 
 def complaints(run: Path) -> dict[str, str]:
-    return {subject: sentence for level, subject, sentence in run_health(run) if level in ("warning", "problem")}
+    return {fault.about: fault.sentence for fault in run_health(run) if fault.level in ("warning", "problem")}
 
 
 def test_a_healthy_run_has_no_complaints(tmp_path: Path) -> None:
     run = a_run(tmp_path / "a", metrics=GOOD)
     assert complaints(run) == {}
-    assert {subject for _, subject, _ in run_health(run)} >= {"files", "index", "retriever", "funnel"}
+    assert {finding.about for finding in run_health(run)} >= {"files", "index", "retriever", "funnel"}
 
 
 def test_a_run_not_yet_evaluated_is_told_so(tmp_path: Path) -> None:
     run = a_run(tmp_path / "a")
     assert complaints(run) == {}
-    assert any("not evaluated yet; run `recsys evaluate" in sentence for _, _, sentence in run_health(run))
+    assert any("not evaluated yet; run `recsys evaluate" in finding.sentence for finding in run_health(run))
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf")])
@@ -90,8 +91,8 @@ def test_a_truncated_file_is_found(tmp_path: Path) -> None:
 
 def test_the_environment_of_the_tests_is_fine(tmp_path: Path) -> None:
     found = list(environment(tmp_path))
-    assert [row for row in found if row[0] == "problem"] == []
-    assert {"python", "faiss", "threads", "disk"} <= {subject for _, subject, _ in found}
+    assert [finding for finding in found if finding.level == "problem"] == []
+    assert {"python", "faiss", "threads", "disk"} <= {finding.about for finding in found}
 
 
 PACKAGES = {"faiss-cpu": "1.15.1", "faiss-gpu": "1.15.1"}
@@ -119,16 +120,16 @@ def test_faiss_is_missing_broken_or_there_twice(
 
     monkeypatch.setattr("importlib.metadata.version", version)
     monkeypatch.setitem(sys.modules, "faiss", None)  # importing it now fails
-    [(found, words)] = [(row[0], row[2]) for row in environment(tmp_path) if row[1] == "faiss"]
-    assert found == level
-    assert sentence in words
+    [finding] = [finding for finding in environment(tmp_path) if finding.about == "faiss"]
+    assert finding.level == level
+    assert sentence in finding.sentence
 
 
 def test_a_missing_package_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.requires", lambda name: ["no-such-package>=2", "x>=1; extra == 'dev'"])
-    found = [row for row in environment(tmp_path) if row[0] == "problem"]
+    found = [finding for finding in environment(tmp_path) if finding.level == "problem"]
     assert found == [
-        (
+        Finding(
             "problem",
             "no-such-package",
             "is not installed, expected no-such-package>=2; run `pip install 'no-such-package>=2'`",

@@ -84,7 +84,7 @@ def test_what_reaches_a_stream_past_its_gate_counts_as_use() -> None:
 def test_the_warning_names_task_level_expert_and_weight() -> None:
     fine, bad = level(np.full((1, 2, 3), 1 / 3)), level([[[0.5, 0.496, 0.004], [0.4, 0.3, 0.3]]])
     (finding,) = unused_experts(gate_report([fine, bad]))
-    assert finding.severity == "warning"
+    assert finding.level == "warning"
     for word in ("'click'", "level 2", "'expert 2'", "0.40%"):
         assert word in finding.sentence
     assert "like" not in finding.sentence
@@ -107,7 +107,7 @@ def test_a_silent_expert_is_dead_whatever_its_gate_says() -> None:
     assert 0.4 < found["zeros"][0] < 0.6
     assert found["most_alike"][:2] == ["expert 0", "expert 2"]
     (finding,) = unused_experts(report)
-    assert finding.name == "silent_expert"
+    assert finding.about == "silent_expert"
     assert "expert 1" in finding.sentence
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from recsys.base.finding import Finding
 from recsys.base.ragged import Ragged
 from recsys.evaluation.config import EvaluationConfig
 from recsys.evaluation.guards import (
-    Finding,
     embeddings_collapsed,
     filters_drop_relevant,
     index_faults,
     miscalibrated,
+    summarised,
     summary,
     worse_than_popularity,
 )
@@ -29,7 +30,7 @@ CONFIG = EvaluationConfig(draws=200)
 
 
 def names(findings: list[Finding]) -> list[str]:
-    return [one.name for one in findings]
+    return [finding.about for finding in findings]
 
 
 def per_user(values: np.ndarray) -> UserMetrics:
@@ -43,7 +44,7 @@ def test_worse_than_popularity() -> None:
     assert worse_than_popularity(per_user(better), per_user(popular), "ndcg@10", CONFIG) == []
     found = worse_than_popularity(per_user(popular - 0.1), per_user(popular), "ndcg@10", CONFIG)
     assert names(found) == ["worse_than_popularity"]
-    assert found[0].severity == "error"
+    assert found[0].level == "problem"
     barely += 0.005 - (barely - popular).mean()
     found = worse_than_popularity(per_user(barely), per_user(popular), "ndcg@10", CONFIG)
     assert names(found) == ["not_surely_better_than_popularity"]
@@ -156,13 +157,13 @@ def test_a_leaking_column_is_named() -> None:
         "reason": np.where(label == 1, np.array("late", dtype=object), np.array(None, dtype=object)),
     }
     found = leak_suspects(columns, {"click": label})
-    assert [one.severity for one in found] == ["error"] * 4
+    assert [one.level for one in found] == ["problem"] * 4
     assert [one.sentence.split("'")[1] for one in found] == ["watch_time", "order_id", "status", "reason"]
     assert "'click'" in found[0].sentence
     half = np.where(rng.random(3000) < 0.5, np.nan, label)
     assert len(leak_suspects({"watch_time": -columns["watch_time"]}, {"click": half})) == 1
     noisy = np.where(rng.random(3000) < 0.03, 1 - label, label)
-    assert leak_suspects({"late": noisy}, {"click": label})[0].severity == "warning"
+    assert leak_suspects({"late": noisy}, {"click": label})[0].level == "warning"
 
 
 def test_counts_that_know_the_future() -> None:
@@ -209,5 +210,6 @@ def test_overlapping_parts() -> None:
 def test_the_summary_puts_errors_first() -> None:
     warning = embeddings_collapsed(np.vstack([np.eye(3), np.zeros((1, 3))]))
     error = embeddings_collapsed(np.ones((4, 2)))
-    assert [one["severity"] for one in summary({"a": warning, "b": error})] == ["error", "warning"]
+    assert [one["severity"] for one in summary([*warning, *error])] == ["error", "warning"]
     assert set(summary(error)[0]) == {"severity", "name", "sentence"}
+    assert summarised(summary([*warning, *error])) == [*error, *warning]

@@ -19,7 +19,7 @@ from recsys.base.ragged import Ragged
 from recsys.evaluation.attribution import FunnelTrace, funnel_metrics
 from recsys.evaluation.config import EvaluationConfig
 from recsys.evaluation.gates import GateLevel, gate_report
-from recsys.evaluation.guards import embeddings_collapsed
+from recsys.evaluation.guards import embeddings_collapsed, summary
 from recsys.evaluation.slices import history_buckets, row_slices
 from recsys.evaluation.summary import ranking_metrics, retrieval_metrics
 from recsys.evaluation.uncertainty.compare import TaskRows, compare
@@ -79,7 +79,7 @@ def full_report() -> dict[str, Any]:
     return {
         "title": "Offline evaluation of runs/latest",
         "protocol": {"split": "leave_last", "users": users, "items": items, "filter_seen": True, "ranking": "full"},
-        "findings": [one.to_json() for one in embeddings_collapsed(np.ones((4, 2)))],
+        "findings": summary(embeddings_collapsed(np.ones((4, 2)))),
         "funnel": funnel_metrics(trace, num_items=items, config=config),
         "retrieval": {
             name: retrieval_metrics(one, truth, num_items=items, config=config) for name, one in found.items()
