@@ -10,16 +10,16 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..base.arrays import AnyArray, Floats, Ints
+from ..base.column_auc import SUSPICIOUS, coded, column_auc
 from ..base.finding import Finding
 from ..base.ragged import Ragged
-from .metrics.rows import auc
 
 
 def leak_suspects(
     columns: Mapping[str, AnyArray],
     labels: Mapping[str, Floats],
     *,
-    suspicious: float = 0.95,
+    suspicious: float = SUSPICIOUS,
     certain: float = 0.99,
 ) -> list[Finding]:
     """Single columns that separate a label far too well.
@@ -31,11 +31,10 @@ def leak_suspects(
         certain: AUC from which it is a problem.
     """
     found: list[Finding] = []
+    codes = {name: coded(column) for name, column in columns.items()}
     for task, label in labels.items():
-        observed = np.isfinite(label)
-        target = label[observed].astype(np.float64)
-        for name, column in columns.items():
-            best = max(abs(value - 0.5) + 0.5 for value in column_aucs(column[observed], target))
+        for name in columns:
+            best = column_auc(*codes[name], label)
             if best < suspicious:
                 continue
             found.append(
@@ -47,30 +46,6 @@ def leak_suspects(
                 )
             )
     return found
-
-
-def column_aucs(column: AnyArray, labels: Floats) -> list[float]:
-    """AUC of a column used as a score: its numbers, missing ones below all others, and, for categories, their rates.
-
-    Label rates of categories are taken from a random half of the rows and judged on the other, so that rare categories
-    cannot remember single rows.
-    """
-    found: list[float | None] = []
-    if column.dtype.kind in "fiub":
-        number = column.astype(np.float64)
-        missing = ~np.isfinite(number)
-        if not missing.all():
-            found.append(auc(labels, np.where(missing, number[~missing].min() - 1.0, number)))
-    if column.dtype.kind not in "f":
-        text = column.astype(str) if column.dtype == object else column
-        _, code = np.unique(text, return_inverse=True)
-        first = np.random.default_rng([8191, len(labels)]).random(len(labels)) < 0.5
-        size = int(code.max(initial=0)) + 1
-        count = np.bincount(code[first], minlength=size)
-        prior = float(labels[first].mean()) if first.any() else 0.0
-        rate = (np.bincount(code[first], labels[first], minlength=size) + prior) / (count + 1.0)
-        found.append(auc(labels[~first], rate[code[~first]]))
-    return [value for value in found if value is not None] or [0.5]
 
 
 def counts_from_future(

@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ...base.column_auc import SUSPICIOUS
 from ...base.finding import Finding, worst_first
 
-LEAK_AUC = 0.95
-"""A single column above this AUC against a label is suspected of knowing it."""
 DRIFT = 0.2
 """Total variation from which a drift is worth a sentence."""
 
@@ -92,7 +91,7 @@ def _column_findings(about: Mapping[str, Any]) -> Iterable[Finding]:
         )
     elif about["missing"] > 0.5:
         yield Finding("note", about["column"], f"{name} is missing in {about['missing']:.0%} of the rows.")
-    suspects = {task: auc for task, auc in about["auc"].items() if auc > LEAK_AUC}
+    suspects = {task: auc for task, auc in about["auc"].items() if auc >= SUSPICIOUS}
     for task, auc in suspects.items():
         yield Finding(
             "problem", about["column"], f"{name} alone predicts {task} with AUC {auc:.3f}: known only after the event?"

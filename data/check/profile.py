@@ -6,13 +6,12 @@ Arrays only: `report.py` joins them to tables and says in sentences what they me
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...base.arrays import F64, I64, Bool, Floats
+from ...base.arrays import F64, I64, Floats
 
 _BINS = 10
 _CATEGORIES = 50
@@ -89,46 +88,6 @@ def drift(bucketed: I64, reference: I64, other: I64) -> tuple[float, float]:
     floor = 1e-4  # an empty bucket would make the index infinite
     index = np.sum((q - p) * np.log(np.maximum(q, floor) / np.maximum(p, floor)))
     return float(np.abs(p - q).sum() / 2), float(index)
-
-
-def single_feature_auc(column: Profile, label: Floats) -> float:
-    """AUC of the best simple rule on one column against a binary label `[rows]` (NaN unobserved), at least 0.5.
-
-    Numbers are also taken as they are; every column is also scored by the label's rate of its value, fitted on one
-    half of the rows and judged on the other, so that a value seen once tells nothing.
-    """
-    seen = np.flatnonzero(~np.isnan(label))
-    codes, truth = column.codes[seen], label[seen] > 0
-    size = len(column.values) + 1
-    best = 0.5
-    if column.numbers is not None:
-        there = codes > 0
-        as_is = _auc_of_codes(codes[there], truth[there], np.arange(size, dtype=np.float64))
-        best = max(best, as_is, 1 - as_is)
-    half = _half(len(codes))
-    folds = []
-    for fit in (half, ~half):
-        rows, positives = (np.bincount(codes[fit], weights=w, minlength=size) for w in (None, truth[fit]))
-        rate = (positives + 10 * (truth[fit].mean() if fit.any() else 0)) / (rows + 10)
-        folds.append(_auc_of_codes(codes[~fit], truth[~fit], rate))
-    return max(best, float(np.mean(folds)))
-
-
-@lru_cache(maxsize=4)
-def _half(rows: int) -> Bool:
-    """A fixed random half of the rows; every other row would not do, logs of pairs alternate."""
-    return np.random.default_rng(0).random(rows) < 0.5
-
-
-def _auc_of_codes(codes: I64, truth: Bool, score: F64) -> float:
-    """AUC (ties count half) when a row's score is that of its code."""
-    _, tie = np.unique(score, return_inverse=True)
-    positives = np.bincount(tie, weights=np.bincount(codes, weights=truth, minlength=len(score)))
-    negatives = np.bincount(tie, weights=np.bincount(codes, weights=~truth, minlength=len(score)))
-    pairs = positives.sum() * negatives.sum()
-    if not pairs:
-        return 0.5
-    return float((positives * (np.cumsum(negatives) - negatives / 2)).sum() / pairs)
 
 
 def comes_only_with(column: Profile, label: Floats) -> bool:

@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...base.arrays import I64, Floats
+from ...base.column_auc import column_auc
 from ..reading.columns import as_strings
 from ..reading.tables import BadRows, Tables
 from .findings import findings
-from .profile import Profile, buckets, comes_only_with, drift, profile, single_feature_auc
+from .profile import Profile, buckets, comes_only_with, drift, profile
 
 Labels = Mapping[str, Floats]
 
@@ -196,7 +197,7 @@ def _column(
             if len(rows)
         }
     binary = {task: values for task, values in labels.items() if np.isin(values[~np.isnan(values)], (0, 1)).all()}
-    about["auc"] = {task: single_feature_auc(column, values) for task, values in binary.items()}
+    about["auc"] = {task: column_auc(column.codes, column.numbers, values) for task, values in binary.items()}
     about["only_with"] = [task for task, values in binary.items() if comes_only_with(column, values)]
     return about
 

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ..check.profile import comes_only_with, profile, single_feature_auc
+from ...base.column_auc import SUSPICIOUS, column_auc
+from ..check.profile import comes_only_with, profile
 from ..schema import FeatureSpec, Kind, Side
 from .names import AFTER_WORDS, BEFORE_WORDS, TITLE_WORDS, TOTAL_WORDS, WEIGHT_NAMES, plain, says, stem, words_of
 from .roles import is_visit
@@ -24,8 +25,6 @@ MOST = 0.95
 """The same for what is called an id: authors and brands of a few items each still tell items apart."""
 _RARE_FROM = 1_000
 """Categories from which the rare ones share a row."""
-_TELLS = 0.97
-"""AUC of a single column from which it is taken to know the label."""
 _LEAK_ROWS = 200
 _AUC_ROWS = 50_000
 _FREE_TEXT = 40.0
@@ -257,7 +256,8 @@ def tells(column: ColumnSummary, label: NDArray[np.float32]) -> bool:
         return column.rows == len(label) and _same(column, label)
     step = max(1, len(label) // _AUC_ROWS)
     codes = profile(column.values.take(pa.array(np.arange(0, len(label), step))))
-    return single_feature_auc(codes, label[::step]) > _TELLS or comes_only_with(codes, label[::step])
+    auc = column_auc(codes.codes, codes.numbers, label[::step])
+    return auc >= SUSPICIOUS or comes_only_with(codes, label[::step])
 
 
 def _same(column: ColumnSummary, label: NDArray[np.float32]) -> bool:

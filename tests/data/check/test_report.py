@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from scipy.stats import rankdata
 
-from recsys.data.check.profile import drift, profile, single_feature_auc
+from recsys.data.check.profile import drift, profile
 from recsys.data.check.report import data_report
 from recsys.data.reading import columns, sources
 from recsys.data.reading.readers import read_tables
@@ -199,18 +198,6 @@ def test_notes_and_dropped_rows_are_repeated(log: Log) -> None:
     report = data_report(tables, dropped=bad)
     assert messages(report, "warning") == ["2 bad rows were dropped while reading."]
     assert report["tasks"] == report["parts"] == report["duplicates"] == {}
-
-
-def test_single_feature_auc_is_the_rank_auc_of_a_number() -> None:
-    rng = np.random.default_rng(0)
-    label = (rng.random(3_000) < 0.3).astype(float)
-    value = np.round(rng.normal(label, 1.0), 1)
-    ranks, positives = rankdata(value), label.sum()
-    auc = (ranks[label == 1].sum() - positives * (positives + 1) / 2) / positives / (3_000 - positives)
-    for shown in (value, -value):
-        assert single_feature_auc(profile(pa.array(shown)), label) == pytest.approx(auc, abs=1e-9)
-    label[:1000] = np.nan
-    assert single_feature_auc(profile(pa.array(value)), label) == pytest.approx(auc, abs=0.03)
 
 
 def test_numbers_are_numbers_whatever_their_spelling() -> None:
