@@ -29,14 +29,14 @@ def _blocks(report: Json) -> Iterator[Block]:
         )
         yield table(["task", "rows", "rate", *parts], rows, title="Tasks")
     if parts:
-        heads = ["part", "rows", "from", "to"]
+        heads = ["part", "rows", "from (UTC)", "to (UTC)"]
         heads += [f"{what}{name}" for name in entities for what in ("", "unseen ")]
         rows = (
             row(
                 part,
                 f"{about['rows']:,}",
-                about.get("from", ""),
-                about.get("to", ""),
+                _minute(about.get("from", "")),
+                _minute(about.get("to", "")),
                 *(text for name in entities for text in (f"{about[name]:,}", f"{about[f'unseen_{name}']:.1%}")),
             )
             for part, about in parts.items()
@@ -73,3 +73,8 @@ def _rate(about: Mapping[str, Any]) -> str:
     if about["rate"] is None:
         return "-"
     return f"{about['rate']:.2%}" if about["kind"] == "binary" else f"mean {about['rate']:.4g}"
+
+
+def _minute(moment: str) -> str:
+    """A moment of ISO 8601 to the minute, in UTC as the report gives it."""
+    return moment[:16].replace("T", " ")
