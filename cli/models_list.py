@@ -11,7 +11,7 @@ Entry = dict[str, str]
 
 def catalogue() -> list[Entry]:
     """`{"kind", "name", "paper", "summary"}` of every retriever, encoder, ranker, gate, loss and balance."""
-    return [*_retrievers(), *_encoders(), *_rankers(), *_gates(), *_losses(), *_balances()]
+    return [*_retrievers(), *_encoders(), *_rankers(), *_gates(), *_losses(), *_balances(), *_systems()]
 
 
 def _entry(kind: str, name: str, described: object, paper: str = "") -> Entry:
@@ -75,3 +75,17 @@ def _balances() -> Iterator[Entry]:
 
     for name, balance in balance_kinds().items():
         yield _entry("balance", name, balance.summary, balance.paper)
+
+
+def _systems() -> Iterator[Entry]:
+    """Names that people look for, where the configuration calls the thing otherwise."""
+    meituan = "Meituan technology blog 2018"
+    yield _entry("system", "DSSM", "two_tower with hidden layers on both sides", "Huang et al. CIKM 2013")
+    yield _entry("system", "GateNet", "field_gate on embeddings, hidden_gate on layers", "Huang et al. 2020")
+    chain = "joint_gate over all embeddings, and ranking.warm_start from the retriever"
+    yield _entry("system", "GemNN", chain, "Fei et al. SIGIR 2021")
+    yield _entry("system", "missing-value layer", "a learned value for each missing number, in every model", meituan)
+    yield _entry("system", "KL bound", "ranking.loss.kl_bound holds p(click) p(conversion) to p(order)", meituan)
+    weights = "data.weight, data.weights, ranking.loss.positive_weight; undone by ranking.calibration"
+    yield _entry("system", "sample reweighting", weights, "baseline")
+    yield _entry("system", "equal-frequency", 'scale = "equal_frequency" of a number or a count', meituan)
