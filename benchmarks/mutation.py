@@ -9,7 +9,7 @@ A mutant is killed when a test fails, or when the tests take many times as long.
 name, then those that import it, then the contract of a ranker that uses it (`ranking/`); whole trainings
 (`tests/pipeline`, `tests/training`, `tests/cli`) are left out, so a survivor here may still die there. Each mutant
 lives in a forked process and only in memory: no file is changed. Results are kept per file in
-docs/results/mutation.json, which a further call adds to; the reason why a survivor may live (`why`) is written there by
+docs/mutation.json, which a further call adds to; the reason why a survivor may live (`why`) is written there by
 hand and stays.
 """
 
@@ -32,10 +32,10 @@ from types import CodeType, ModuleType
 
 from recsys.base.errors import ConfigError
 from recsys.base.files import write_whole
-from recsys.benchmarks.harness.provenance import RESULTS, ROOT, Json, provenance
+from recsys.benchmarks.harness.provenance import ROOT, Json, provenance
 from recsys.benchmarks.mutation_operators import Mutant, describe, mutants_of
 
-RECORD = RESULTS / "mutation.json"
+RECORD = ROOT / "docs" / "mutation.json"
 ROOMS = ("ranking", "nn", "retrieval/towers", "evaluation")
 WHOLE_RUNS = ("tests/pipeline", "tests/cli", "tests/benchmarks", "tests/training")
 CONTRACT = "tests/contract/test_every_ranker.py"

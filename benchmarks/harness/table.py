@@ -135,7 +135,7 @@ def main() -> None:
             books[file.stem] = {**found, "figures": [*found["figures"], *draw_all(found, folder)]}
         elif "benchmark" in found:
             singles["speed"].append(speed_section(found))
-        elif "files" not in found:  # the mutation run is no measurement of a model; its script prints its table
+        else:
             singles[page_of(file.stem)].append(run_section(file.stem.removeprefix("run-"), found))
     pages = []
     for page, (title, _) in PAGES.items():
