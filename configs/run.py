@@ -66,6 +66,41 @@ class RunConfig(Settings):
         return self
 
 
+BASIC_KEYS = (
+    "seed",
+    "data.source",
+    "data.path",
+    "data.events",
+    "data.items",
+    "data.users",
+    "data.user",
+    "data.item",
+    "data.time",
+    "data.split.kind",
+    "retrieval.positive",
+    "retrieval.loss",
+    "retrieval.proposers",
+    "retrieval.num_candidates",
+    "retrieval.tower.dim",
+    "retrieval.tower.history.encoder",
+    "retrieval.fit.epochs",
+    "retrieval.optim.lr",
+    "index.factory",
+    "ranking.model.kind",
+    "ranking.model.input.embedding_dim",
+    "ranking.model.tower_hidden",
+    "ranking.model.dropout",
+    "ranking.batch_size",
+    "ranking.fit.epochs",
+    "ranking.optim.lr",
+    "ranking.balance.kind",
+    "ranking.calibration.kind",
+    "blend.weights",
+    "runtime.threads",
+)
+"""Keys that most runs change; the documentation shows them first and marks all others as advanced."""
+
+
 def load_config(file: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The configuration in a TOML file, overridden and validated.
 

@@ -61,7 +61,7 @@ class EventLog:
         return len(self.times)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Dataset:
     """Everything a run knows of its data.
 

@@ -111,7 +111,8 @@ class TaskSpec(Settings):
     column: str = ""
     """Label column of the events; the task's own name when empty."""
     kind: Literal["binary", "regression"] = "binary"
-    """`binary` labels are 0 or 1 (see `at_least`); `regression` labels are any number."""
+    """`binary` labels are 0 or 1 (see `at_least`); `regression` labels are any number;
+    such a task is trained and enters the score, but no metric measures it yet."""
     at_least: float | None = None
     """Turns a graded column into a binary label: 1 where the value is at least this."""
     equals: tuple[str, ...] = ()

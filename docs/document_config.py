@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+
+from recsys.base.settings import one_of
 
 TARGET = Path(__file__).resolve().parent / "config.md"
 
@@ -33,56 +36,97 @@ else is replaced. A section that becomes one of another kind there, or by `--set
 both kinds know.
 """
 
+BASIC = """
+## The keys that people change
+
+Most runs change these and no others. `[[data.features]]` and `[[data.tasks]]` describe the columns and are below.
+"""
+
+ADVANCED = """
+
+## Every key
+
+`basic` keys are those above. The defaults of `advanced` ones suit most runs.
+"""
+
 WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text", Path: "path", Any: "anything"}
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 
 def document() -> str:
     """The whole of docs/config.md."""
-    from recsys.configs.run import RunConfig
-    from recsys.ranking.ranker import ranker_kinds
+    from recsys.configs.run import BASIC_KEYS, RunConfig
 
-    kinds = {"ranking.model": {name: ranker.Config for name, ranker in ranker_kinds().items()}}
-    return INTRO + "".join(_section("", RunConfig.model_fields, None, kinds))
+    basic = [(key, key_field(RunConfig, key)) for key in BASIC_KEYS]
+    rows = [_row(f"`{key}`", _default(_value(field)), _first_sentence(field)) for key, field in basic]
+    first = "\n".join([BASIC, "| key | default | meaning |", "|---|---|---|", *rows])
+    return INTRO + first + ADVANCED + "".join(_section("", RunConfig.model_fields, BASIC_KEYS))
 
 
-def _section(
-    path: str, fields: Mapping[str, FieldInfo], default: BaseModel | None, kinds: Mapping[str, Mapping[str, type[Any]]]
-) -> Iterator[str]:
+def key_field(model: type[BaseModel], dotted: str) -> FieldInfo:
+    """The field of a dotted key; in a section of several kinds, of what all kinds share.
+
+    Raises:
+        KeyError: there is no such key.
+    """
+    name, _, rest = dotted.partition(".")
+    field = model.model_fields[name]
+    if not rest:
+        return field
+    section, _ = _table_class(field.annotation)
+    if section is None:
+        raise KeyError(dotted)
+    mark = one_of(field)
+    return key_field(section if mark is None else mark.classes()[mark.default], rest)
+
+
+def _section(path: str, fields: Mapping[str, FieldInfo], basic: Sequence[str]) -> Iterator[str]:
     """A table of the plain keys among `fields`, then a section for each key that is a table itself.
 
     Args:
         path: dotted key of the table, empty for the file.
         fields: its keys.
-        default: values of the keys where the whole table is left out, if it may be.
-        kinds: dotted key of a table that has kinds -> kind -> its class.
+        basic: dotted keys that are not advanced.
     """
     keys, tables = [], []
     for name, field in fields.items():
-        value = field.get_default(call_default_factory=True) if default is None else getattr(default, name)
+        dotted = f"{path}.{name}".lstrip(".")
         inner, many = _table_class(field.annotation)
         if inner is None:
-            keys.append((name, field, value))
+            keys.append((name, field, dotted in basic))
         else:
-            tables.append((f"{path}.{name}".lstrip("."), inner, many, field, value))
+            tables.append((dotted, inner, many, field))
     if keys:
         yield _table(keys)
-    for inner_path, inner, many, field, value in tables:
-        heading = f"[[{inner_path}]]" if many else f"[{inner_path}]"
-        yield f"\n{'#' * min(2 + inner_path.count('.'), 4)} `{heading}`\n\n{_sentence(field)}\n"
-        yield from _section(inner_path, inner.model_fields, value if isinstance(value, BaseModel) else None, kinds)
-        for kind, config in kinds.get(inner_path, {}).items():
+    for dotted, inner, many, field in tables:
+        heading = f"[[{dotted}]]" if many else f"[{dotted}]"
+        yield f"\n{'#' * min(3 + dotted.count('.'), 5)} `{heading}`\n\n{_sentence(field)}\n"
+        yield from _section(dotted, inner.model_fields, basic)
+        mark = one_of(field)
+        for kind, config in {} if mark is None else mark.classes().items():
             own = {name: field for name, field in config.model_fields.items() if name not in inner.model_fields}
-            yield f'\n#### `[{inner_path}]` with `kind = "{kind}"`\n'
-            yield from _section(inner_path, own, None, {}) if own else ["\nNo keys of its own.\n"]
+            yield f'\n##### `[{dotted}]` with `kind = "{kind}"`\n'
+            yield from _section(dotted, own, basic) if own else ["\nNo keys of its own.\n"]
 
 
-def _table(rows: list[tuple[str, FieldInfo, Any]]) -> str:
-    lines = ["", "| key | type | default | meaning |", "|---|---|---|---|"]
-    for name, field, default in rows:
-        cells = (f"`{name}`", _type(field), _default(default), _sentence(field))
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+def _table(rows: list[tuple[str, FieldInfo, bool]]) -> str:
+    lines = ["", "| key | type | default | level | meaning |", "|---|---|---|---|---|"]
+    for name, field, basic in rows:
+        level = "basic" if basic else "advanced"
+        lines.append(_row(f"`{name}`", _type(field), _default(_value(field)), level, _sentence(field)))
     return "\n".join(lines) + "\n"
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _value(field: FieldInfo) -> Any:
+    return field.get_default(call_default_factory=True)
+
+
+def _first_sentence(field: FieldInfo) -> str:
+    return re.split(r"(?<=\.)\s", _sentence(field), maxsplit=1)[0]
 
 
 def _sentence(field: FieldInfo) -> str:

@@ -10,7 +10,7 @@ stage's loss is the step it takes down: the steps telescope, hence they add up e
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,7 @@ class FunnelTrace:
     truth: Ragged
     retrieved: Mapping[str, Ints]
     final: Ints
+    _: KW_ONLY
     ann: Mapping[str, Ints] = field(default_factory=dict)
     candidates: Ints | None = None
     scores: Floats | None = None

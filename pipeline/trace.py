@@ -110,13 +110,13 @@ class Bench:
             truth,
             _joined(exact),
             np.concatenate([one.top(wanted) for one in ranked]),
-            {TOWER: np.concatenate(ann)} if ann else {},
-            candidates,
-            np.concatenate([one.scores for one in ranked]),
-            np.concatenate(truth_scores),
-            candidates if several or retriever.proposers[0] != TOWER else None,
-            np.concatenate([one.proposed for one in found]),
-            _joined(without),
+            ann={TOWER: np.concatenate(ann)} if ann else {},
+            candidates=candidates,
+            scores=np.concatenate([one.scores for one in ranked]),
+            truth_scores=np.concatenate(truth_scores),
+            merged=candidates if several or retriever.proposers[0] != TOWER else None,
+            proposed=np.concatenate([one.proposed for one in found]),
+            without=_joined(without),
         )
 
     def _truth_scores(

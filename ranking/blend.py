@@ -26,7 +26,8 @@ class BlendConfig(Settings):
     kind: Literal["product", "linear", "task"] = "product"
     """`product`: prod p^w; `linear`: sum w p; `task`: the probability of one task alone."""
     weights: dict[str, float] = {}
-    """Weight of each task; 0 leaves it out, below 0 counts against. Empty: 1 for every task."""
+    """Weight of each task; 0 leaves it out, below 0 counts against; where empty, the listwise
+    task `select` alone orders if the ranker has it, else every task has weight 1."""
     task: str = ""
     """For `task`: which one; the first when empty."""
     search: bool = False

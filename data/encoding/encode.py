@@ -142,27 +142,27 @@ class Encoding:
         sequences, ends = self._sequences()
         ids = tuple(self.raw.item_ids.to_pylist())
         return Dataset(
-            config,
-            encoders,
-            tuple(self.raw.user_ids.to_pylist()),
-            ids,
-            self._titles(ids),
-            self.num_catalogue,
-            events,
-            blocks["user"],
-            blocks["item"],
-            join_blocks((blocks["context"], counted["query_counts"])),
-            counted["item_counts"],
-            layouts,
-            key_codes,
-            tables,
-            event_codes,
-            sequences,
-            ends,
-            self._fingerprint(),
-            self.raw.tables.notes,
-            self._attributes(),
-            {
+            config=config,
+            encoders=encoders,
+            user_ids=tuple(self.raw.user_ids.to_pylist()),
+            item_ids=ids,
+            titles=self._titles(ids),
+            num_catalogue=self.num_catalogue,
+            events=events,
+            users=blocks["user"],
+            items=blocks["item"],
+            row_query=join_blocks((blocks["context"], counted["query_counts"])),
+            row_item=counted["item_counts"],
+            sides=layouts,
+            key_codes=key_codes,
+            counts=tables,
+            event_codes=event_codes,
+            sequences=sequences,
+            sequence_ends=ends,
+            fingerprint=self._fingerprint(),
+            notes=self.raw.tables.notes,
+            attributes=self._attributes(),
+            table_starts={
                 spec.name: TableStart(self.raw.tables.vectors[spec.name], vocabularies[spec.name], spec.frozen)
                 for spec in config.features
                 if spec.pretrained and spec.name in vocabularies
