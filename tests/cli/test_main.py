@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from recsys.base.errors import DataError, RunError
+from recsys.base.finding import Finding
 from recsys.base.package import package_version
 from recsys.cli import main as cli
 from recsys.cli.commands import doctor as doctor_command
@@ -244,13 +245,13 @@ def test_the_catalogue_names_what_configurations_can_name(capsys: pytest.Capture
 
 def test_doctor_fails_only_for_problems(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor_command.doctor.__doc__
-    found = [("ok", "python", "3.11"), ("warning", "disk", "little")]
-    monkeypatch.setattr("recsys.cli.health.environment", lambda folder: iter(found))
+    findings = [Finding("ok", "python", "3.11"), Finding("warning", "disk", "little")]
+    monkeypatch.setattr("recsys.cli.health.environment", lambda folder: iter(findings))
     monkeypatch.chdir("/")
     assert cli.main(["doctor", "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["environment"][1] == {"level": "warning", "subject": "disk", "message": "little"}
     assert "no run was checked" in err
-    found.append(("problem", "torch", "is not installed"))
+    findings.append(Finding("problem", "torch", "is not installed"))
     assert cli.main(["doctor"]) == 1
     assert "error: 1 problem found" in capsys.readouterr().err
