@@ -259,3 +259,14 @@ def test_batches_hold_about_as_many_rows_whatever_their_users_did(tastes: Datase
     assert len(sizes) > 20
     assert max(sizes) <= 170
     assert min(sizes[:-1]) >= 75
+
+
+def test_of_a_long_history_the_share_that_a_window_holds_is_counted(shop: Shop) -> None:
+    dataset = shop.dataset("time")
+    _, data, exposures = towers(dataset, section())
+    whole, cut = (exposures.expected(data.history.ptr, length) for length in (10_000, 3))
+    assert np.array_equal(whole, np.diff(exposures.ptr))
+    for user in nonempty(np.flatnonzero(whole > 0)):
+        last = exposures.ends[exposures.ptr[user + 1] - 1] - data.history.ptr[user]
+        assert cut[user] == math.ceil(whole[user] * min(1.0, 3 / max(last, 1)))
+    assert (cut < whole).sum() > 10

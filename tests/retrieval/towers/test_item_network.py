@@ -143,3 +143,14 @@ def test_hidden_ids_reach_the_network_as_unknown(shop: Shop) -> None:
     as_unknown, as_known = (torch.isclose(seen, other, atol=1e-6).all(1) for other in (hidden, own))
     assert (as_unknown | as_known).all()
     assert as_unknown.float().mean() > 0.5
+
+
+def test_its_output_layer_begins_as_the_paper_says(shop: Shop) -> None:
+    """Even in +-sqrt(6 / (fan in + fan out)): no activation follows that wants He's wider one."""
+    model, _, _ = towers(shop.dataset("time"), item_hidden=[50])
+    assert model.item_network is not None
+    output = model.item_network[1]
+    assert isinstance(output, torch.nn.Linear)
+    bound = (6 / (50 + 8)) ** 0.5
+    assert 0.9 * bound < output.weight.abs().max().item() <= bound
+    assert not output.bias.any()
