@@ -270,3 +270,20 @@ def test_of_a_long_history_the_share_that_a_window_holds_is_counted(shop: Shop) 
         last = exposures.ends[exposures.ptr[user + 1] - 1] - data.history.ptr[user]
         assert cut[user] == math.ceil(whole[user] * min(1.0, 3 / max(last, 1)))
     assert (cut < whole).sum() > 10
+
+
+def test_of_several_interests_the_smooth_best_is_judged(shop: Shop) -> None:
+    config = section("dot", interests=3)
+    model, data, exposures = towers(shop.dataset("time"), config)
+    step = RetrievalStep(model, data, config, 0, False, exposures)
+    windows = next(iter(WindowLoader(data, Part.VALID, 60, 1, exposures)))
+    shown = windows.shown
+    assert shown is not None
+    with torch.no_grad():
+        loss = step(windows)["loss"].item()
+        content = model.embed_content(data.items)
+        users = model.states_between(windows, content[windows.items])[shown.window, shown.known]
+        items = model.item_vectors(data.items, content)[shown.items]
+        logits = torch.einsum("pmd,pd->pm", users, items).exp().sum(1).log()
+        each = torch.nn.functional.binary_cross_entropy_with_logits(logits, shown.labels, reduction="none")
+    assert loss == pytest.approx(each.mean().item(), rel=1e-4)

@@ -144,6 +144,7 @@ def test_towers_read_the_features_they_are_told_to(dataset: Dataset) -> None:
     assert everything.user.categorical == ("user_id", "city", "age")
     some = tower_data(dataset, item_features=("genre",), user_features=(), event_features=()).layout
     assert (some.item.categorical, some.item_id) == (("genre",), "")
+    assert (some.item.bags, some.item.vectors) == ((), ())
     assert (some.user.categorical, some.events) == ((), ())
     assert set(some.sizes) == {"genre"}
 
@@ -170,3 +171,10 @@ def test_a_task_nobody_fulfils_is_no_positive(shop: Shop) -> None:
     )
     with pytest.raises(DataError, match='no event has label 1 in "click"'):
         tower_data(dataset, positive="click")
+
+
+def test_events_from_before_the_log_are_learned_like_all_others(dataset: Dataset) -> None:
+    """Only events carried from an earlier run were learned there."""
+    data = tower_data(dataset, positive="click")
+    assert (data.history.parts == Part.PRIOR).any()
+    assert data.to_learn is None
