@@ -354,33 +354,3 @@ def test_with_a_horizon_a_state_expects_what_comes_later(planted: Dataset, loss:
 
     assert first_two(2) == {"9", "19"}
     assert not first_two(1) & {"9", "19"}
-
-
-def test_the_share_of_each_item_among_the_positives_is_what_log_q_corrects_by(planted: Dataset) -> None:
-    data = TowerData.of(planted, retrieval().tower, "")
-    step = RetrievalStep(build_two_tower(data, retrieval().tower, 0), data, retrieval("mixed"), 0, reduced=False)
-    early = data.history.items[data.history.parts < Part.VALID]
-    shares = np.bincount(early, minlength=data.num_items) / len(early)
-    np.testing.assert_allclose(step.frequency.numpy(), shares[shares > 0], rtol=1e-6)
-
-
-@pytest.mark.parametrize("count", [1, 4, 30])
-def test_the_hard_part_is_a_softmax_among_the_models_best_items(planted: Dataset, count: int) -> None:
-    """By hand: scores of all items, the target's own and the `count` highest others; 30 are more than there are."""
-    config = retrieval("full_softmax").model_copy(update={"hard_negatives": count, "hard_refresh": 1})
-    data = TowerData.of(planted, config.tower, "")
-    model = build_two_tower(data, config.tower, 0)
-    torch.nn.init.normal_(model.table.weight)
-    step = RetrievalStep(model, data, config, 0, reduced=False)
-    windows = next(iter(WindowLoader(data, Part.VALID, 40, 0)))
-    with torch.no_grad():
-        found = step(windows)["hard"].item()
-        content, vectors = model.embed_items(step.items)
-        places = step.place[windows.items]
-        users = model.states_before(windows, content[places])[windows.present]
-        scores, targets = users @ vectors.T, places[windows.present]
-        own = scores.gather(1, targets[:, None])
-        others = scores.scatter(1, targets[:, None], -torch.inf).sort(1, descending=True).values[:, :count]
-        expected = (torch.logsumexp(torch.cat([own, others], 1), 1) - own[:, 0]).mean().item()
-    assert (targets != 0).any(), "item 0 is a negative of some row"
-    assert found == pytest.approx(expected, rel=1e-5)

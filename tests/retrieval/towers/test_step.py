@@ -1,0 +1,71 @@
+"""One step of the towers: shares of the positives, and the second softmax among what the model itself confuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from recsys.data.split import Part
+from recsys.retrieval.towers.step import RetrievalStep
+from recsys.retrieval.towers.train import RetrievalConfig, build_two_tower
+from recsys.retrieval.towers.two_tower import TwoTower
+from recsys.retrieval.towers.windows import TowerData, WindowLoader
+from recsys.tests.support.nonempty import nonempty
+from recsys.tests.support.shop import Shop
+
+
+def stepping(
+    shop: Shop, loss: str = "full_softmax", interests: int = 1, **keys: Any
+) -> tuple[TwoTower, TowerData, RetrievalStep]:
+    history = {"encoder": "mean", "dropout": 0.0}
+    tower = {"dim": 8, "init_std": 0.5, "dropout": 0.0, "interests": interests, "history": history}
+    config = RetrievalConfig.model_validate({"loss": loss, "tower": tower, "hard_refresh": 1, **keys})
+    data = TowerData.of(shop.dataset("leave_last"), config.tower, "")
+    model = build_two_tower(data, config.tower, 3)
+    return model, data, RetrievalStep(model, data, config, 0, reduced=False)
+
+
+def test_the_share_of_each_item_among_the_positives_is_what_log_q_corrects_by(shop: Shop) -> None:
+    _, data, step = stepping(shop, loss="mixed")
+    early = data.history.items[data.history.parts < Part.VALID]
+    shares = np.bincount(early, minlength=data.num_items) / len(early)
+    np.testing.assert_allclose(step.frequency.numpy(), shares[shares > 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 4, 30])
+def test_the_hard_part_is_a_softmax_among_the_models_best_items(shop: Shop, count: int) -> None:
+    """By hand: scores of all items, the target's own and the `count` highest others; 30 are more than there are."""
+    model, data, step = stepping(shop, hard_negatives=count)
+    windows = next(iter(WindowLoader(data, Part.VALID, 100, 0)))
+    with torch.no_grad():
+        found = step(windows)["hard"].item()
+        content, vectors = model.embed_items(step.items)
+        places = step.place[windows.items]
+        users = model.states_before(windows, content[places])[windows.present]
+        scores, targets = users @ vectors.T, places[windows.present]
+        own = scores.gather(1, targets[:, None])
+        others = scores.scatter(1, targets[:, None], -torch.inf).sort(1, descending=True).values[:, :count]
+        expected = (torch.logsumexp(torch.cat([own, others], 1), 1) - own[:, 0]).mean().item()
+    assert (targets != 0).any(), "item 0 is a negative of some row"
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_of_several_interests_the_one_nearest_to_the_target_mines(shop: Shop) -> None:
+    model, data, step = stepping(shop, interests=2, hard_negatives=3)
+    windows = next(iter(WindowLoader(data, Part.VALID, 100, 0)))
+    with torch.no_grad():
+        found = step(windows)["hard"].item()
+        content, vectors = model.embed_items(step.items)
+        places = step.place[windows.items]
+        scores = model.states_before(windows, content[places])[windows.present] @ vectors.T  # [P, M, n]
+        losses = []
+        for score, target in zip(scores, nonempty(places[windows.present].tolist()), strict=True):
+            nearest = score[score[:, target].argmax()].clone()
+            nearest[target] = -torch.inf
+            mined = nearest.argsort(descending=True)[:3]
+            best = score[:, [target, *mined.tolist()]].exp().sum(0)
+            losses.append(-(best[0] / best.sum()).log().item())
+    assert found == pytest.approx(np.mean(losses), rel=1e-4)
