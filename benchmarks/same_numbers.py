@@ -29,8 +29,8 @@ DATASETS = ROOT.parent / "shared" / "datasets"
 THREADS = "runtime.threads=1"
 IGNORED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Environment variables that the verbs run without: they would change the last digits of bootstrapped intervals."""
-TIMED = ("_ms", "second", "timings", "_bytes", "report", "commit", "machine", "version")
-"""Keys that hold a time, a size on disk or a place, and no result."""
+TIMED = ("_ms", "second", "timings", "_bytes", "report", "commit", "machine", "version", "config")
+"""Keys that hold a time, a size on disk, a place or what was asked for, and no result."""
 
 TRAININGS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "demo": ("", "all", ()),
@@ -121,7 +121,8 @@ def main() -> int:
     before = json.loads(arguments.file.read_text())
     differing = 0
     for name in arguments.only.split(","):
-        was, new = before.get(name, {}), json.loads(json.dumps(now.get(name, {})))
+        was = {path: value for path, value in before.get(name, {}).items() if not any(word in path for word in TIMED)}
+        new = json.loads(json.dumps(now.get(name, {})))
         both = was.keys() & new.keys()
         changed = sorted(path for path in both if was[path] != new[path])
         gone, added = sorted(was.keys() - new.keys()), sorted(new.keys() - was.keys())
