@@ -29,8 +29,9 @@ DATASETS = ROOT.parent / "shared" / "datasets"
 THREADS = "runtime.threads=1"
 IGNORED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Environment variables that the verbs run without: they would change the last digits of bootstrapped intervals."""
-TIMED = ("_ms", "second", "timings", "_bytes", "report", "commit", "machine", "version", "config")
-"""Keys that hold a time, a size on disk, a place or what was asked for, and no result."""
+TIMED = ("_ms", "second", "timings", "_bytes")
+NAMED = {"report", "git_commit", "commit", "machine", "version", "package_version", "config"}
+"""Parts of keys, and whole keys, that hold a time, a size on disk, a place or what was asked for, and no result."""
 
 TRAININGS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "demo": ("", "all", ()),
@@ -84,11 +85,16 @@ def history(run: Path) -> dict[str, list[Any]]:
     return {file.parent.name: [json.loads(line) for line in file.read_text().splitlines()] for file in files}
 
 
+def is_timed(key: str) -> bool:
+    """Whether a key's value is no result; "conversion" holds the word "version" and is one."""
+    return key in NAMED or any(part in key for part in TIMED)
+
+
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """(path, value) of everything in a JSON tree that is a result."""
     if isinstance(value, dict):
         for key, below in value.items():
-            if not any(word in key for word in TIMED):
+            if not is_timed(key):
                 yield from leaves(below, f"{path}/{key}")
     elif isinstance(value, list):
         for place, below in enumerate(value):
@@ -121,7 +127,7 @@ def main() -> int:
     before = json.loads(arguments.file.read_text())
     differing = 0
     for name in arguments.only.split(","):
-        was = {path: value for path, value in before.get(name, {}).items() if not any(word in path for word in TIMED)}
+        was = {path: value for path, value in before.get(name, {}).items() if not any(map(is_timed, path.split("/")))}
         new = json.loads(json.dumps(now.get(name, {})))
         both = was.keys() & new.keys()
         changed = sorted(path for path in both if was[path] != new[path])
