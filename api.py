@@ -15,7 +15,7 @@ from .artifacts.locate import find_run
 from .base.errors import ConfigError, RunError
 from .configs.inferred import infer_config
 from .configs.packaged import open_config
-from .configs.run import RunConfig
+from .configs.run import RunConfig, with_settings
 from .data.ids import id_text
 from .data.reading.readers import Source
 from .data.reading.tables import BadRows
@@ -24,7 +24,7 @@ from .funnel.funnel import Funnel
 from .funnel.recommendations import Recommendations
 from .funnel.run import TrainedRun
 from .pipeline.continuation import SourceRun
-from .pipeline.evaluate import evaluate, keep_evaluation
+from .pipeline.evaluate import evaluate, evaluate_run
 from .pipeline.external import evaluate_predictions
 from .pipeline.index import build_run_index, indexed
 from .pipeline.publish import encode, train_run
@@ -73,7 +73,7 @@ def train(
         user: column of the user ids, where it cannot be inferred.
         item: column of the item ids.
         time: column of the times.
-        settings: `a.b.c=VALUE` each, on top of a configuration file, as after `--set`.
+        settings: `a.b.c=VALUE` each, on top of the configuration, as after `--set`; on top of an inferred one too.
         stage: `retrieval`, `ranking` or `all`. `ranking` keeps the retriever that `run` already has.
         source: a run to go on from: its vocabularies, history, weights and moments.
         resume: continue from the checkpoints of a training into `run` that was killed.
@@ -91,7 +91,7 @@ def train(
         if events is None:
             raise ConfigError("there is nothing to train on; give events=, a table or a path, or config=")
         inferred = infer_config(events, items, users, tasks, user=user, item=item, time=time)
-        settled, notes = inferred.config(), inferred.notes
+        settled, notes = with_settings(inferred.config(), settings), inferred.notes
         for note in notes:
             log.info("%s", note)
     else:
@@ -99,7 +99,7 @@ def train(
         if odd := [name for name, value in named.items() if value is not None]:
             raise ConfigError(f"{odd[0]}= is for a schema that is inferred; the configuration names it, leave it out")
         if isinstance(config, RunConfig):
-            settled = config
+            settled = with_settings(config, settings)
         else:
             settled, base = open_config(Path(config), settings)
     if run is not None:
@@ -116,7 +116,10 @@ def train(
         raise ConfigError('stage="ranking" stands on the retriever of a run; name it with run=')
     origin = _source(source)
     grown = None if origin is None or settled.ranking.model.keeps_encoder else origin.trained.dataset
-    dataset = encode(settled, base, BadRows(settled.data.on_bad_rows), tables, grown)
+    bad = BadRows(settled.data.on_bad_rows)
+    dataset = encode(settled, base, bad, tables, grown)
+    if bad.count():
+        log.warning("%d bad rows were left out; with run= they are listed in a file beside the run", bad.count())
     return Recommender(train_in_memory(dataset, settled, stage=stage, source=origin), base=base, notes=notes)
 
 
@@ -281,22 +284,22 @@ class Recommender:
         rows[rows >= data.num_catalogue] = -1
         scores = np.full(len(rows), np.nan)
         tasks: dict[str, Any] = {}
-        places: dict[str, list[int]] = {}
-        for place, raw in enumerate(user_ids):
-            places.setdefault(id_text(raw), []).append(place)
-        for raw, own in places.items():
-            if raw not in data.user_rows:
-                raise ConfigError(f"the run knows no user {raw!r}, so nothing can be scored for them")
-            known = [place for place in own if rows[place] >= 0]
-            if known:
-                ranked = self.funnel.judge(np.array([data.user_rows[raw]]), rows[known][None, :])
+        user_rows = np.array([self._user_row(user) for user in user_ids], dtype=np.int64)
+        for user_row in np.unique(user_rows):
+            known = np.flatnonzero((user_rows == user_row) & (rows >= 0))
+            if len(known):
+                ranked = self.funnel.judge(np.array([user_row]), rows[known][None, :])
                 scores[known] = ranked.scores[0]
                 for name, values in ranked.tasks.items():
                     tasks.setdefault(name, np.full(len(rows), np.nan, dtype=np.float32))[known] = values[0]
         return pd.DataFrame({"user": user_ids, "item": item_ids, "score": scores, **tasks})
 
     def explain(self, user: Any, item: Any) -> dict[str, Any]:
-        """Why an item would be recommended: its score, each task's, and the nearest items of the user's history.
+        """Why an item would be recommended, beside the user's own candidates.
+
+        Returns:
+            `score` and `rank` of the item among the candidates (1 is the best), each task's value, the rung that the
+            user's answers rest on, and `because_of`, the nearest items of the user's history.
 
         Raises:
             ConfigError: the run does not know the user or the item.
@@ -305,16 +308,25 @@ class Recommender:
         row = data.item_rows.get(id_text(item), data.num_catalogue)
         if row >= data.num_catalogue:
             raise ConfigError(f"the run's catalogue has no item {item!r}, so there is nothing to explain")
-        scored = self.score([user], [item]).iloc[0]
-        user_row = data.user_rows[id_text(user)]
+        user_row = self._user_row(user)
+        ranked = self.funnel.judge_as_candidate(user_row, row)
+        score = float(ranked.scores[0, -1])
         return {
             "user": user,
             "item": item,
             "title": data.titles[row],
             "rung": str(self.funnel.ladder.rung(user_row)),
-            "tasks": {name: float(value) for name, value in scored.items() if name not in ("user", "item", "score")},
+            "score": score,
+            "rank": int((ranked.scores[0] > score).sum()) + 1,
+            "tasks": {name: float(values[0, -1]) for name, values in ranked.tasks.items()},
             "because_of": self.funnel.explainer.because_of(user_row, row),
         }
+
+    def _user_row(self, user: Any) -> int:
+        rows = self.trained.dataset.user_rows
+        if id_text(user) not in rows:
+            raise ConfigError(f"the run knows no user {user!r}, so nothing can be scored for them")
+        return rows[id_text(user)]
 
     def evaluate(self, stage: str = "all") -> Report:
         """Measure the run on its test part: retrieval, ranking and funnel, with intervals and baselines.
@@ -328,13 +340,9 @@ class Recommender:
             RunError: the run lacks the stage.
             DataError: the run's data leaks.
         """
-        try:
-            evaluation = evaluate(self.trained, stage)
-        except RunError as error:
-            raise RunError(f"{self.folder}: {error}" if self.folder else str(error)) from None
         if self.folder is not None:
-            keep_evaluation(open_run(self.folder), evaluation)
-        return Report(evaluation.result)
+            return Report(evaluate_run(self.folder, stage, self.trained))
+        return Report(evaluate(self.trained, stage).result)
 
     def build_index(self, factory: str = "", target_recall: float = 0.0) -> IndexReport | Mapping[str, Any]:
         """Build an index of the item vectors, checked against exact search; published into the folder if there is one.

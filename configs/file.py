@@ -6,6 +6,7 @@ file, the line, the key, what was found and what was expected (`settings_errors`
 
 from __future__ import annotations
 
+import copy
 import datetime
 import difflib
 import json
@@ -171,22 +172,37 @@ def load_settings(
     """
     table, text = read_extended(file, model)
     table = table if prepare is None else prepare(table)
-    table = {**(defaults or {}), **table}
+    return overridden(model, {**(defaults or {}), **table}, overrides, str(file), text)
+
+
+def overridden(model: type[S], table: Table, overrides: Sequence[str], name: str, text: str = "") -> S:
+    """A table with overrides, validated.
+
+    Args:
+        model: the class of the whole table.
+        table: plain TOML values; left as it was.
+        overrides: `a.b.c=VALUE` each, applied in order.
+        name: what the table is called in messages.
+        text: where messages look lines up.
+
+    Raises:
+        ConfigError: one sentence for each mistake, one a line.
+    """
     parsed = [parse_override(override) for override in overrides]
     overriding: Table = {}
     for override in parsed:
         if not any(key.isdigit() for key in override.keys):  # a position means nothing where there is no list yet
             apply_override(overriding, override)
-    table = shared_keys(model, table, overriding)
+    table = copy.deepcopy(shared_keys(model, table, overriding))
     for override in parsed:
         apply_override(table, override)
-    source = Source(str(file), text, tuple((override.keys, override.text) for override in parsed))
+    source = Source(name, text, tuple((override.keys, override.text) for override in parsed))
     try:
         return model.model_validate_json(json.dumps(table, default=_date), strict=True)
     except ValidationError as error:
         raise ConfigError("\n".join(explain(error, model, table, source))) from error
     except ConfigError as error:
-        raise ConfigError(f"{file}: {error}") from error
+        raise ConfigError(f"{name}: {error}") from error
 
 
 def dump_table(settings: Settings) -> Table:

@@ -23,7 +23,7 @@ from ..ranking.train import RankingConfig
 from ..retrieval.index.tuning import IndexConfig
 from ..retrieval.towers.train import RetrievalConfig
 from ..training.runtime import RuntimeConfig
-from .file import dump_table, dump_toml, load_settings
+from .file import dump_table, dump_toml, load_settings, overridden
 from .retired import without_retired
 
 
@@ -48,6 +48,10 @@ class RunConfig(Settings):
     """How runs are judged."""
     runtime: RuntimeConfig = RuntimeConfig()
     """How training and scoring use the machine."""
+
+    def __str__(self) -> str:
+        """As TOML, every key spelt out."""
+        return dump_toml(self)
 
     @field_validator("name")
     @classmethod
@@ -112,6 +116,15 @@ def load_config(file: Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: one sentence for each mistake, one a line.
     """
     return load_settings(RunConfig, file, overrides, defaults={"name": file.stem})
+
+
+def with_settings(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """A configuration with `a.b.c=VALUE` overrides on top, as after `--set`.
+
+    Raises:
+        ConfigError: one sentence for each mistake, one a line.
+    """
+    return overridden(RunConfig, dump_table(config), overrides, "the configuration") if overrides else config
 
 
 def load_kept_config(file: Path) -> RunConfig:

@@ -104,7 +104,6 @@ def load_run(run: Run, *, with_index: bool = True, with_optimizers: bool = False
             task: Calibrator.from_arrays({key: np.asarray(values) for key, values in arrays.items()})
             for task, arrays in state.items()
         }
-    indexed = with_index and run.has_directory(INDEX)
     return TrainedRun(
         config=config,
         dataset=dataset,
@@ -114,7 +113,7 @@ def load_run(run: Run, *, with_index: bool = True, with_optimizers: bool = False
         calibrators=calibrators,
         found_blend=FoundBlend(**run.read_json(BLEND)) if BLEND in run else None,
         training={stage: run.read_lines(name) for stage, name in TRAINING.items() if name in run},
-        index_report=run.read_json(INDEX_REPORT) if indexed else None,
+        index_report=None if retriever is None or retriever.index is None else run.read_json(INDEX_REPORT),
         optimizers=_load_optimizers(run) if with_optimizers else {},
         warm_start=run.read_json(WARM_START) if WARM_START in run else {},
     )

@@ -9,13 +9,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..artifacts.folder import open_run
 from ..base.arrays import F32, F64, I64
 from ..base.errors import ConfigError, RunError
 from ..data.dataset import NOW
@@ -29,7 +27,6 @@ from ..retrieval.index.base import check_allowed
 from ..retrieval.index.bitmap import Bitmap
 from ..retrieval.retriever import CandidateSet
 from .explain import Explainer
-from .folder import load_run
 from .ladder import POPULAR, Ladder, Rung
 from .recommendations import Recommendations
 from .run import TrainedRun
@@ -82,15 +79,6 @@ class Funnel:
         self.ladder = Ladder(self.dataset, self.retriever)
         self.explainer = Explainer(self.dataset, self.retriever)
 
-    @classmethod
-    def load(cls, run: Path) -> Funnel:
-        """From a run folder."""
-        opened = open_run(run)
-        try:
-            return cls(load_run(opened))
-        except RunError as error:
-            raise RunError(f"{run}: {error}") from None
-
     def warm_up(self) -> None:
         """Answer once and forget it, so that what libraries set up at first use is in no answer's timings."""
         self.recommend(list(self.dataset.user_rows)[:1], min(10, self.retriever.data.num_items))
@@ -120,6 +108,19 @@ class Funnel:
         histories, queries = self.retriever.histories(user_rows, NOW), self.retriever.queries(user_rows, NOW)
         nobody = np.zeros((*rows.shape, 1), dtype=np.int32)
         return self.rank(user_rows, self.retriever.describe(rows, queries, histories, nobody), NOW)
+
+    def judge_as_candidate(self, user_row: int, row: int) -> Ranked:
+        """What the ranker says of an item beside the user's own candidates: one request, the item in the last column.
+
+        Args:
+            user_row: of a known user.
+            row: item row; the other candidates are described and weighed as if it stood behind them.
+        """
+        users = np.array([user_row])
+        count = self.stages.config.retrieval.num_candidates
+        others = self.retriever.candidates(users, NOW, count).rows[0]
+        others = others[(others >= 0) & (others != row)]
+        return self.judge(users, np.append(others, row)[None, :])
 
     def _task_logits(self, users: I64, found: CandidateSet, moment: int) -> dict[str, F32]:
         model = self.stages.model

@@ -65,14 +65,20 @@ class Evaluation:
     per_user: dict[str, AnyArray]
 
 
-def evaluate_run(folder: Path, stage: str = "all") -> Json:
-    """Measure a run folder on its test part, and keep the result in the run; see `evaluate`."""
+def evaluate_run(folder: Path, stage: str = "all", trained: TrainedRun | None = None) -> Json:
+    """Measure a run folder on its test part, and keep the result in the run; see `evaluate`.
+
+    Args:
+        folder: the run folder.
+        stage: `retrieval`, `ranking`, `funnel` or `all`.
+        trained: what the folder holds; read from it when None.
+    """
     run = open_run(folder)
     try:
-        evaluation = evaluate(load_run(run), stage)
+        evaluation = evaluate(trained or load_run(run), stage)
     except RunError as error:
         raise RunError(f"{folder}: {error}") from None
-    keep_evaluation(run, evaluation)
+    _keep(run, evaluation)
     return evaluation.result
 
 
@@ -332,7 +338,7 @@ def _examples(bench: Bench, final: Ints) -> list[Json]:
     return out
 
 
-def keep_evaluation(run: Run, evaluation: Evaluation) -> None:
+def _keep(run: Run, evaluation: Evaluation) -> None:
     """Store the result and the per-user values in the run."""
     from safetensors.numpy import save_file
 

@@ -37,6 +37,10 @@ Json = dict[str, Any]
 Stages = Literal["retrieval", "ranking", "all"]
 
 
+def no_checkpoints(_: Stage) -> None:
+    """Of trainings that are not to be resumed."""
+
+
 def train(
     dataset: Dataset,
     config: RunConfig,
@@ -44,7 +48,7 @@ def train(
     stage: Stages = "all",
     source: SourceRun | None = None,
     kept: TrainedRun | None = None,
-    checkpointer: Callable[[Stage], Checkpointer] | None = None,
+    checkpointer: Callable[[Stage], Checkpointer | None] = no_checkpoints,
 ) -> TrainedRun:
     """Train what a configuration describes; the process is left as it was found.
 
@@ -55,7 +59,7 @@ def train(
         source: a run to go on from: its weights and its optimisers' moments are where the training starts; for a
             ranker with a frozen encoder, the run the encoder is from.
         kept: an earlier training of the same data, whose towers `stage="ranking"` keeps.
-        checkpointer: makes the checkpoints of a stage; none are written when None.
+        checkpointer: makes the checkpoints of a stage.
 
     Raises:
         ConfigError: the data has no users and items for the retriever, or an option does not exist.
@@ -68,19 +72,17 @@ def train(
         raise ConfigError(
             "--stage retrieval needs data.user and data.item; these rows name none, train the ranker alone"
         )
-    no_checkpoints: Callable[[Stage], Checkpointer | None] = lambda _: None  # noqa: E731
-    checkpoints = checkpointer or no_checkpoints
     first, second = Trained(), Trained()
     retriever: Retriever | None = None
     ranked: TrainedRanker | None = None
     with runtime_session(config.runtime, config.seed) as runtime:
         if two_stages and stage != "ranking":
-            retriever, first = _train_retriever(dataset, config, runtime, start, checkpoints("retrieval"))
+            retriever, first = _train_retriever(dataset, config, runtime, start, checkpointer("retrieval"))
         elif two_stages and kept is not None:
             retriever, first = kept.retriever, Trained.of(kept, "retrieval")
         if stage != "retrieval" and (config.data.tasks or retriever is not None):
             exact = None if retriever is None else retriever.searching(None)
-            ranked, second = _train_ranker(dataset, config, runtime, start, exact, checkpoints("ranking"))
+            ranked, second = _train_ranker(dataset, config, runtime, start, exact, checkpointer("ranking"))
     stages: dict[Stage, Trained] = {"retrieval": first, "ranking": second}
     return TrainedRun(
         config=config,

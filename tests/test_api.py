@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import torch
 
 import recsys
 from recsys import ConfigError, Recommender, RunError
+from recsys.tests.support.nonempty import nonempty
 from recsys.tests.support.tiny import TinyRun
 
 Frames = dict[str, pd.DataFrame]
@@ -141,6 +143,11 @@ def test_scores_rank_and_reasons_speak_of_the_same_items(trained: Recommender, f
     assert np.isnan(ranked["score"].iloc[-1])
     scored = trained.score([user] * 9, candidates).set_index("item")["score"]
     pd.testing.assert_series_equal(ranked.set_index("item")["score"].sort_index(), scored.sort_index())
+    listed = trained.recommend(user, k=5)
+    for row in nonempty(listed.itertuples()):
+        why = trained.explain(user, row.item)
+        assert (why["rank"], why["score"]) == (row.rank, pytest.approx(row.score, rel=1e-4))
+        assert why["tasks"]["click"] == pytest.approx(row.click, rel=1e-4)
     why = trained.explain(user, candidates[0])
     assert why["item"] == candidates[0]
     assert {reason["item"] for reason in why["because_of"]} <= set(frames["events"]["item_id"].astype(str))
@@ -157,3 +164,22 @@ def test_wrong_arguments_are_named(frames: Frames, tiny_run: TinyRun) -> None:
         recsys.train(events=frames["events"], config=tiny_run.config(), tasks=["click"])
     with pytest.raises(ConfigError, match="name it with run="):
         recsys.train(events=frames["events"], resume=True)
+
+
+def test_settings_change_a_configuration_wherever_it_comes_from(frames: Frames, tiny_run: TinyRun) -> None:
+    few = ("retrieval.fit.epochs=1", "ranking.fit.epochs=1", "retrieval.tower.dim=8")
+    for config in nonempty((None, tiny_run.config())):
+        trained = recsys.train(**frames, config=config, settings=few)
+        assert (trained.config.retrieval.fit.epochs, trained.config.retrieval.tower.dim) == (1, 8)
+        assert "epochs = 1" in str(trained.config)
+    with pytest.raises(ConfigError, match=r"retrieval\.fit\.epoch"):
+        recsys.train(events=frames["events"], config=tiny_run.config(), settings=["retrieval.fit.epoch=1"])
+
+
+def test_rows_left_out_are_counted(frames: Frames, tiny_run: TinyRun, caplog: pytest.LogCaptureFixture) -> None:
+    events = frames["events"].astype({"click": str})
+    events.loc[[3, 5], "click"] = "maybe"
+    few = ("retrieval.fit.epochs=1", "ranking.fit.epochs=1", 'data.on_bad_rows="drop"')
+    with caplog.at_level(logging.WARNING, "recsys"):
+        recsys.train(**{**frames, "events": events}, config=tiny_run.config(), settings=few)
+    assert "2 bad rows were left out" in caplog.text

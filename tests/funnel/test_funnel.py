@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
+import recsys
 from recsys.artifacts.folder import open_run
 from recsys.base.errors import ConfigError
 from recsys.cli.main import main
@@ -30,7 +31,7 @@ USERS = [str(user) for user in range(1, 121)]
 
 @pytest.fixture(scope="module")
 def funnel(tiny_run: TinyRun) -> Funnel:
-    return Funnel.load(tiny_run.folder)
+    return recsys.load(tiny_run.folder).funnel
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +185,7 @@ def test_users_from_a_file_are_answered_in_its_order(
 
 def test_a_run_without_a_ranker_answers_in_the_retrievers_order(tiny_run: TinyRun, tmp_path: Path) -> None:
     run = train_run(tiny_run.config(), tmp_path / "run", base=tiny_run.world, stage="retrieval")
-    answerer = Funnel.load(run)
+    answerer = recsys.load(run).funnel
     for user in nonempty(USERS[:10]):
         (answer,) = answerer.recommend([user], k=5).to_json()
         found = answerer.retriever.candidates(np.array([answerer.dataset.user_rows[user]]), NOW, 20)
@@ -200,7 +201,7 @@ def test_a_duration_is_answered_in_its_own_unit(tiny_run: TinyRun, tmp_path: Pat
     run = replace(tiny_run, config_file=tiny_run.world / "dwell.toml")
     config = run.config("blend.kind=task", "blend.task=dwell", "retrieval.fit.epochs=1")
     folder = train_run(config, tmp_path / "run", base=tiny_run.world)
-    answerer = Funnel.load(folder)
+    answerer = recsys.load(folder).funnel
     assert answerer.stages.ranker is not None
     users = np.arange(20)
     for user, answer in zip(

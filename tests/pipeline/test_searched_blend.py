@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import recsys
 from recsys.artifacts.folder import open_run
 from recsys.cli.render import print_json
 from recsys.funnel.folder import BLEND, load_run
@@ -31,7 +32,7 @@ def test_the_table_is_a_file_of_the_run_and_makes_the_lists(folder: Path) -> Non
     shipped = open_run(folder).read_json(BLEND)
     assert set(shipped["weights"]) == {"click", "conversion", "select"}
     assert shipped["objective"] == "ndcg@10 of held-out requests"
-    assert Funnel.load(folder).blend.weights == shipped["weights"]
+    assert recsys.load(folder).funnel.blend.weights == shipped["weights"]
 
 
 def test_the_evaluation_shows_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import recsys
 from recsys.artifacts.folder import open_run
 from recsys.artifacts.locate import find_run
 from recsys.artifacts.names import INDEX, INDEX_REPORT, RETRIEVAL_HISTORY
@@ -24,7 +25,6 @@ from recsys.configs.run import load_config
 from recsys.data.build import load_dataset
 from recsys.data.split import Part
 from recsys.funnel.folder import OPTIMIZERS, RANKER, TOWERS, VECTORS, load_run
-from recsys.funnel.funnel import Funnel
 from recsys.pipeline.companions import fit_companions
 from recsys.pipeline.index import build_run_index
 from recsys.pipeline.publish import train_run
@@ -123,14 +123,19 @@ def test_killed_twenty_times_at_random_moments_the_last_run_still_loads(tiny_run
     users = ["1", "7", "nobody"]
 
     def answers() -> list[list[str]]:
-        return [[item["item"] for item in one["items"]] for one in Funnel.load(run).recommend(users, 5).to_json()]
+        return [
+            [item["item"] for item in one["items"]] for one in recsys.load(run).funnel.recommend(users, 5).to_json()
+        ]
 
     before = answers()
     whole = tmp_path / "whole"
     started = time.perf_counter()
     in_child(train_run, config, whole, base=tiny_run.world).join()
     training = time.perf_counter() - started
-    allowed = [before, [[i["item"] for i in one["items"]] for one in Funnel.load(whole).recommend(users, 5).to_json()]]
+    allowed = [
+        before,
+        [[i["item"] for i in one["items"]] for one in recsys.load(whole).funnel.recommend(users, 5).to_json()],
+    ]
     rng = np.random.default_rng(0)
     killed = 0
     for trial in range(20):
@@ -301,4 +306,4 @@ def test_no_stage_of_a_run_that_cannot_have_it(tiny_run: TinyRun, tmp_path: Path
     with pytest.raises(RunError, match="has no retriever, so there is nothing to index"):
         build_run_index(run)
     with pytest.raises(RunError, match="has no retriever, so it cannot recommend"):
-        Funnel.load(run)
+        _ = recsys.load(run).funnel

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import recsys
 from recsys.artifacts.folder import open_run
 from recsys.artifacts.names import INDEX_REPORT
 from recsys.base.errors import ConfigError
 from recsys.base.package import install_hint
-from recsys.funnel.funnel import Funnel
 from recsys.pipeline.evaluate import evaluate_run
 from recsys.pipeline.index import build_run_index
 from recsys.pipeline.publish import train_run
@@ -45,7 +45,7 @@ def test_a_run_is_trained_indexed_evaluated_and_asked_without_faiss(
         f"FAISS is not installed, so each search scores all 80 items exactly; for a large catalogue run {INSTALL}"
     ]
     assert evaluate_run(run, "all")["index"]["factory"] == "Exact"
-    assert [len(answer["items"]) for answer in Funnel.load(run).recommend(USERS, 5).to_json()] == [5, 5, 5]
+    assert [len(answer["items"]) for answer in recsys.load(run).funnel.recommend(USERS, 5).to_json()] == [5, 5, 5]
 
 
 def test_a_family_of_faiss_is_refused_and_the_run_stays_as_it_was(no_faiss: None, copied: Path) -> None:
@@ -59,10 +59,10 @@ def test_a_family_of_faiss_is_refused_and_the_run_stays_as_it_was(no_faiss: None
 def test_a_run_with_a_faiss_index_answers_the_same_without_faiss(
     copied: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    indexed = Funnel.load(copied).recommend(USERS, 5).to_json()
+    indexed = recsys.load(copied).funnel.recommend(USERS, 5).to_json()
     assert INSTALL not in caplog.text
     monkeypatch.setitem(sys.modules, "faiss", None)
-    exact = Funnel.load(copied).recommend(USERS, 5).to_json()
+    exact = recsys.load(copied).funnel.recommend(USERS, 5).to_json()
     assert [[item["item"] for item in answer["items"]] for answer in exact] == [
         [item["item"] for item in answer["items"]] for answer in indexed
     ]

@@ -219,7 +219,7 @@ def test_python_takes_no_step_per_event(training: bool) -> None:
         e, p, lengths = torch.randn(B, length, DE), torch.randn(B, length, DP), torch.full((B,), length)
         work = encoder.last if not training else encoder
         work(e, p, lengths)  # what happens once happens now
-        return python_calls(lambda: work(e, p, lengths))
+        return min(python_calls(lambda: work(e, p, lengths)) for _ in range(3))  # a collector's call-back adds some
 
     assert calls(5) == calls(80)
     assert calls(80, peephole=True) > calls(5, peephole=True) + 75  # the count would notice
