@@ -15,16 +15,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import Recommender, evaluate_predictions, load, train
+    from .api import evaluate_predictions, load, train
     from .base.errors import ConfigError, DataError, RecsysError, RunError
     from .configs.run import RunConfig
     from .data.dataset import Dataset
+    from .recommender import Recommender
     from .report.report import Report
 
 _WHERE = {
     "train": "api",
     "load": "api",
-    "Recommender": "api",
+    "Recommender": "recommender",
     "evaluate_predictions": "api",
     "Report": "report.report",
     "Dataset": "data.dataset",

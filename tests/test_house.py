@@ -29,6 +29,7 @@ ORDER = (
     ("configs",),
     ("funnel",),
     ("pipeline",),
+    ("recommender",),
     ("api",),
     ("cli",),
 )

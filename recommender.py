@@ -1,0 +1,281 @@
+"""The trained recommender as a person in a notebook uses it: recommends, scores, explains, is evaluated and saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from .artifacts.folder import open_run
+from .base.errors import ConfigError, RunError
+from .configs.run import RunConfig
+from .data.ids import id_text
+from .funnel.folder import load_run, save_run
+from .funnel.funnel import Funnel
+from .funnel.recommendations import Recommendations
+from .funnel.run import TrainedRun
+from .pipeline.evaluate import evaluate, evaluate_run
+from .pipeline.index import build_run_index, indexed
+from .report.report import Report
+from .retrieval.index.base import IndexReport
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Recommender:
+    """A trained run: recommends, scores, explains, is evaluated and saved. Made by `train` and `load`.
+
+    Attributes:
+        folder: the run folder it stands in; None while it is in memory only.
+        notes: what was decided where the schema was inferred, one sentence a decision.
+    """
+
+    def __init__(
+        self,
+        trained: TrainedRun | None = None,
+        *,
+        folder: Path | None = None,
+        base: Path = Path(),
+        notes: Sequence[str] = (),
+    ) -> None:
+        self._trained = trained
+        self._base = base
+        self.folder = folder
+        self.notes = tuple(notes)
+
+    @property
+    def trained(self) -> TrainedRun:
+        """The run in memory; read from its folder when first asked for."""
+        if self._trained is None:
+            assert self.folder is not None
+            self._trained = load_run(open_run(self.folder))
+        return self._trained
+
+    @property
+    def config(self) -> RunConfig:
+        """The whole configuration, defaults included."""
+        return self.trained.config
+
+    @cached_property
+    def funnel(self) -> Funnel:
+        """Both stages, answering in arrays.
+
+        Raises:
+            RunError: the run has no retriever.
+        """
+        try:
+            return Funnel(self.trained)
+        except RunError as error:
+            raise RunError(f"{self.folder}: {error}" if self.folder else str(error)) from None
+
+    def __repr__(self) -> str:
+        data, where = self.trained.dataset, f" in {self.folder}" if self.folder else ""
+        ranker = f"ranker {self.config.ranking.model.kind}" if self.trained.ranker is not None else "no ranker"
+        stages = ("two-tower retriever, " if self.trained.retriever is not None else "no retriever, ") + ranker
+        return (
+            f"Recommender {self.config.name}{where}: {data.num_users:,} users, {data.num_catalogue:,} items, "
+            f"{len(data.events):,} events; tasks {', '.join(data.task_names) or 'none'}; {stages}"
+        )
+
+    def recommend(
+        self,
+        users: Any,
+        k: int = 10,
+        where: str = "",
+        *,
+        allow: Iterable[Any] | None = None,
+        block: Iterable[Any] | None = None,
+        titles: bool = False,
+    ) -> pd.DataFrame:
+        """The best k items for each user, leaving out what the user has taken (positive events).
+
+        Args:
+            users: raw user ids, or one. Users nobody knows get what is popular.
+            k: items per user.
+            where: only items whose attributes satisfy this, such as `genres = "Comedy" and year < 1995`.
+            allow: only these item ids.
+            block: never these item ids.
+            titles: add a column `title`.
+
+        Returns:
+            One row per item: `user, rank, item, score`, a column per task, `source`. A task is NaN where the
+            ranker was not asked: for users nobody knows.
+
+        Raises:
+            ConfigError: no user was named, k exceeds the catalogue, or the condition is none.
+        """
+        return self.answer(users, k, where, allow=allow, block=block).to_frame(titles=titles)
+
+    def answer(
+        self,
+        users: Any,
+        k: int = 10,
+        where: str = "",
+        *,
+        allow: Iterable[Any] | None = None,
+        block: Iterable[Any] | None = None,
+        explain: bool = False,
+    ) -> Recommendations:
+        """As `recommend`, in arrays, with what each answer rests on; `to_json()` is the command line's JSON.
+
+        Args:
+            explain: also name the items of the user's history that are nearest to each item.
+        """
+        lists = (None if ids is None else [id_text(raw) for raw in ids] for ids in (allow, block))
+        allowed = self.funnel.select(where, *lists)
+        return self.funnel.recommend(_ids(users), k, explain=explain, allowed=allowed)
+
+    def rank(self, user: Any, candidates: Iterable[Any]) -> pd.DataFrame:
+        """Given items for one user, best first: `user, rank, item, score`, a column per task.
+
+        Args:
+            user: raw id of a user of the run.
+            candidates: raw item ids; those the run does not know come last, with a score of NaN.
+
+        Raises:
+            ConfigError: the run does not know the user.
+        """
+        scored = self.score([user] * len(ids), ids) if (ids := _ids(candidates)) else self.score([], [])
+        scored = scored.sort_values("score", ascending=False, kind="stable", na_position="last", ignore_index=True)
+        scored.insert(1, "rank", np.arange(1, len(scored) + 1))
+        return scored
+
+    def score(self, users: Any, items: Any) -> pd.DataFrame:
+        """Scores of pairs of users and items: `user, item, score`, a column per task, in the order given.
+
+        The items asked about for one user are scored as one list: `select` and the retrievers' opinions are relative to
+        it, so scores are comparable within a user.
+
+        Args:
+            users: raw user ids, one per pair.
+            items: raw item ids, as many; a score of NaN for those the run does not know.
+
+        Raises:
+            ConfigError: the two differ in length, or the run does not know a user.
+        """
+        import pandas as pd
+
+        user_ids, item_ids = _ids(users), _ids(items)
+        if len(user_ids) != len(item_ids):
+            raise ConfigError(f"{len(user_ids)} users and {len(item_ids)} items were given; give one item per user")
+        data = self.trained.dataset
+        rows = np.array([data.item_rows.get(id_text(raw), -1) for raw in item_ids], dtype=np.int64)
+        rows[rows >= data.num_catalogue] = -1
+        scores = np.full(len(rows), np.nan)
+        tasks: dict[str, Any] = {}
+        user_rows = np.array([self._user_row(user) for user in user_ids], dtype=np.int64)
+        for user_row in np.unique(user_rows):
+            known = np.flatnonzero((user_rows == user_row) & (rows >= 0))
+            if len(known):
+                ranked = self.funnel.judge(np.array([user_row]), rows[known][None, :])
+                scores[known] = ranked.scores[0]
+                for name, values in ranked.tasks.items():
+                    tasks.setdefault(name, np.full(len(rows), np.nan, dtype=np.float32))[known] = values[0]
+        return pd.DataFrame({"user": user_ids, "item": item_ids, "score": scores, **tasks})
+
+    def explain(self, user: Any, item: Any) -> dict[str, Any]:
+        """Why an item would be recommended, beside the user's own candidates.
+
+        Returns:
+            `score` and `rank` of the item among the candidates (1 is the best), each task's value, the rung that the
+            user's answers rest on, and `because_of`, the nearest items of the user's history.
+
+        Raises:
+            ConfigError: the run does not know the user or the item.
+        """
+        data = self.trained.dataset
+        row = data.item_rows.get(id_text(item), data.num_catalogue)
+        if row >= data.num_catalogue:
+            raise ConfigError(f"the run's catalogue has no item {item!r}, so there is nothing to explain")
+        user_row = self._user_row(user)
+        ranked = self.funnel.judge_as_candidate(user_row, row)
+        score = float(ranked.scores[0, -1])
+        return {
+            "user": user,
+            "item": item,
+            "title": data.titles[row],
+            "rung": str(self.funnel.ladder.rung(user_row)),
+            "score": score,
+            "rank": int((ranked.scores[0] > score).sum()) + 1,
+            "tasks": {name: float(values[0, -1]) for name, values in ranked.tasks.items()},
+            "because_of": self.funnel.explainer.because_of(user_row, row),
+        }
+
+    def _user_row(self, user: Any) -> int:
+        rows = self.trained.dataset.user_rows
+        if id_text(user) not in rows:
+            raise ConfigError(f"the run knows no user {user!r}, so nothing can be scored for them")
+        return rows[id_text(user)]
+
+    def evaluate(self, stage: str = "all") -> Report:
+        """Measure the run on its test part: retrieval, ranking and funnel, with intervals and baselines.
+
+        A run in a folder keeps the result, for `recsys compare`.
+
+        Args:
+            stage: `retrieval`, `ranking`, `funnel` or `all`.
+
+        Raises:
+            RunError: the run lacks the stage.
+            DataError: the run's data leaks.
+        """
+        if self.folder is not None:
+            return Report(evaluate_run(self.folder, stage, self.trained))
+        return Report(evaluate(self.trained, stage).result)
+
+    def build_index(self, factory: str = "", target_recall: float = 0.0) -> IndexReport | Mapping[str, Any]:
+        """Build an index of the item vectors, checked against exact search; published into the folder if there is one.
+
+        Args:
+            factory: a FAISS factory, `Flat` or `auto`; the configured one when empty.
+            target_recall: the configured one when 0.
+
+        Returns:
+            How the index was tuned and what it measured.
+        """
+        if self.folder is not None:
+            report: IndexReport | Mapping[str, Any] = build_run_index(self.folder, factory, target_recall)
+            self._trained = None
+        else:
+            self._trained = indexed(self.trained, factory, target_recall)
+            report = self._trained.index_report or {}
+        self.__dict__.pop("funnel", None)
+        return report
+
+    def save(self, run: str | Path) -> Self:
+        """Write the run folder, whole or not at all; the recommender then stands in it.
+
+        Raises:
+            RunError: something that is no run is in the place, or another process is writing there.
+        """
+        trained = self.trained
+        if self.folder is not None:
+            trained = load_run(open_run(self.folder), with_optimizers=True)
+        save_run(trained, Path(run), self._base)
+        self.folder = Path(run)
+        return self
+
+
+def _ids(given: Any) -> list[Any]:
+    """Raw ids: one, or any sequence or column of them.
+
+    Raises:
+        ConfigError: a whole table was given, or an id is missing.
+    """
+    import pandas as pd
+
+    if hasattr(given, "columns"):
+        raise ConfigError(f'a {type(given).__name__} was given as ids; give a column of it, such as table["user_id"]')
+    if isinstance(given, str | bytes | np.generic) or not isinstance(given, Iterable):
+        given = [given]
+    as_list = getattr(given, "to_pylist", None) or getattr(given, "tolist", None)
+    ids = list(given if as_list is None else as_list())
+    column = np.empty(len(ids), dtype=object)
+    column[:] = ids
+    if (missing := np.flatnonzero(pd.isna(column))).size:
+        raise ConfigError(f"id {missing[0] + 1} of {len(ids)} is missing ({ids[missing[0]]}); leave such rows out")
+    return ids
