@@ -20,9 +20,10 @@ from .batch import Batch, Block, Layout, SequenceField, SideLayout, join_blocks,
 from .encoding.attributes import Attribute, TextColumn, identities
 from .encoding.counts import CountTable, combine
 from .encoding.encoders import Encoders, stack
+from .feature_spec import FeatureSpec
 from .history import History
 from .pretrained import TableStart
-from .schema import DataConfig, FeatureSpec
+from .schema import DataConfig
 from .split import Part
 from .vocabulary import FIRST, UNKNOWN
 

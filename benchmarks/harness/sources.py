@@ -18,9 +18,10 @@ from recsys.benchmarks.harness.session import say
 from recsys.configs.run import RunConfig, load_config
 from recsys.data.build import build_dataset
 from recsys.data.dataset import Dataset
+from recsys.data.feature_spec import FeatureSpec
 from recsys.data.reading.keys import read_configured
 from recsys.data.reading.tables import BadRows, Tables
-from recsys.data.schema import DataConfig, FeatureSpec
+from recsys.data.schema import DataConfig
 
 CONFIGS = ROOT / "configs"
 MONTH = 30 * 86_400

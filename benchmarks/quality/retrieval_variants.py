@@ -7,8 +7,8 @@ from typing import Any
 
 from recsys.base.settings import merged
 from recsys.benchmarks.harness.sources import Source, k_core, keep_ratings, with_month
+from recsys.data.feature_spec import FeatureSpec
 from recsys.data.reading.tables import Tables
-from recsys.data.schema import FeatureSpec
 from recsys.retrieval.towers.train import RetrievalConfig
 
 Table = dict[str, Any]

@@ -16,9 +16,10 @@ from ...base.arrays import F32, I64
 from ...base.errors import RunError
 from ..batch import SideLayout, join_blocks
 from ..dataset import Dataset, EventLog, encode_counts
+from ..feature_spec import FeatureSpec, Side
 from ..history import History
 from ..pretrained import TableStart
-from ..schema import DataConfig, FeatureSpec, Side
+from ..schema import DataConfig
 from ..split import Part
 from ..vocabulary import Vocabulary
 from .attributes import Attribute

@@ -12,8 +12,8 @@ import torch
 
 from ...base.arrays import I64, AnyArray
 from ..batch import Block, SideLayout
+from ..feature_spec import FeatureSpec
 from ..reading.columns import split_values
-from ..schema import FeatureSpec
 from ..vocabulary import FIRST, MISSING, UNKNOWN, Vocabulary
 from .numeric import NumericEncoder
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...base.arrays import F32, F64, I64
-from ..schema import Scale
+from ..feature_spec import Scale
 from ..vocabulary import FIRST, UNKNOWN
 
 EQUAL_FREQUENCY_BINS = 100

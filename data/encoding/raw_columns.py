@@ -10,11 +10,12 @@ import pyarrow.compute as pc
 
 from ...base.arrays import I64
 from ..dataset import EventLog
+from ..feature_spec import FeatureSpec, Side
 from ..reading.columns import as_float32, as_float64, as_strings
 from ..reading.keys import home_table
 from ..reading.tables import BadRows, Tables
 from ..reading.vectors import parse_vectors
-from ..schema import DataConfig, FeatureSpec, Side
+from ..schema import DataConfig
 from ..split import Part
 from .attributes import Attribute, TextColumn, numbers_or_texts
 from .encoders import Column

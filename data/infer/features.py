@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...base.column_auc import SUSPICIOUS, column_auc
 from ..check.profile import comes_only_with, profile
-from ..schema import FeatureSpec, Kind, Side
+from ..feature_spec import FeatureSpec, Kind, Side
 from .names import AFTER_WORDS, BEFORE_WORDS, TITLE_WORDS, TOTAL_WORDS, WEIGHT_NAMES, plain, says, stem, words_of
 from .roles import is_visit
 from .summary import ColumnSummary, Summaries

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...base.errors import ConfigError, DataError
-from ..schema import Side
+from ..feature_spec import Side
 from .names import ITEM_TIERS, ORDER_NAMES, USER_TIERS, VISIT_WORDS, id_rank, plain, stem, time_rank
 from .summary import ColumnSummary, Summaries
 

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...base.errors import ConfigError, DataError
+from ..feature_spec import FeatureSpec, Side
 from ..reading.columns import as_time
 from ..reading.readers import Source, read_tables
 from ..reading.tables import BadRows, Tables
-from ..schema import CountSpec, DataConfig, FeatureSpec, Side, SplitSpec, TaskSpec
+from ..schema import CountSpec, DataConfig, SplitSpec, TaskSpec
 from .features import Features, describe_entities, describe_moments, owner_of
 from .labels import Labels, infer_labels
 from .roles import Roles, find_roles

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 
 from ...base.arrays import F32, F64, Bool
 from ...base.errors import ConfigError, DataError
-from ..schema import DataConfig, FeatureSpec, TaskSpec
+from ..feature_spec import FeatureSpec
+from ..schema import DataConfig, TaskSpec
 from ..split import PART_NAMES
 from .columns import as_choice, as_float32, as_ids, as_labels, as_strings, as_time
 from .readers import Source, combined_digest, read_tables

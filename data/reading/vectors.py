@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from ...base.arrays import F32
 from ...base.errors import DataError
+from ..feature_spec import FeatureSpec
 from ..pretrained import Pretrained
-from ..schema import FeatureSpec
 from .columns import as_strings, report_wrong, require_columns, split_values
 from .readers import combined_digest, file_bytes, read
 from .tables import BadRows, Tables

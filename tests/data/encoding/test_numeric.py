@@ -9,7 +9,7 @@ import pytest
 
 from recsys.base.arrays import F32
 from recsys.data.encoding.numeric import EQUAL_FREQUENCY_BINS, NumericEncoder, equal_frequency
-from recsys.data.schema import FeatureSpec, Scale
+from recsys.data.feature_spec import FeatureSpec, Scale
 from recsys.data.vocabulary import FIRST, UNKNOWN
 
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from recsys.base.errors import ConfigError, DataError
+from recsys.data.feature_spec import FeatureSpec
 from recsys.data.infer import InferredSchema, infer_schema
-from recsys.data.schema import FeatureSpec
 
 ROWS = 600
 NAMES = {

@@ -16,9 +16,10 @@ from pydantic import ValidationError
 from recsys.base.errors import DataError
 from recsys.data.build import build_dataset, load_dataset
 from recsys.data.dataset import Dataset
+from recsys.data.feature_spec import FeatureSpec
 from recsys.data.reading.readers import read_tables
 from recsys.data.reading.vectors import read_pretrained
-from recsys.data.schema import DataConfig, FeatureSpec
+from recsys.data.schema import DataConfig
 from recsys.data.vocabulary import FIRST, Vocabulary
 from recsys.tests.support.shop import Shop
 

@@ -1,0 +1,101 @@
+"""What one input of the models is: whose property, of which kind, read from which column, encoded in which way.
+
+One `[[data.features]]` entry of a run's configuration. `schema.DataConfig` checks entries against one another.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from ..base.settings import Settings
+
+Side = Literal["user", "item", "context"]
+Kind = Literal["categorical", "multi", "numeric", "sequence", "vector"]
+Scale = Literal["log", "standard", "equal_frequency", "none"]
+
+
+class FeatureSpec(Settings):
+    """One input of the models."""
+
+    name: str
+    """How the feature is called in configs, vocabularies and reports."""
+    side: Side
+    """Whose property it is: of the `user`, of the `item`, or of the moment (`context`: a column of the events)."""
+    kind: Kind = "categorical"
+    """`categorical` (one value), `multi` (several, as a separated list), `numeric`, `sequence` (the user's earlier
+    items), or `vector` (a fixed-width vector computed elsewhere, such as a text embedding)."""
+    column: str = ""
+    """Column it is read from; the feature's own name when empty. Sequences have none: they come from the events."""
+    separator: str = "|"
+    """Between the values of a `multi` column, or the numbers of a `vector` column."""
+    after_event: bool = False
+    """A `context` column known only after the event (a rating, a play time): it may describe past events in a user's
+    history, and is never an input of its own row."""
+    min_count: int = Field(default=1, ge=1)
+    """Values seen in fewer training rows share the 'unknown' row, which is thereby trained."""
+    max_length: int = Field(default=8, ge=1)
+    """Most values kept of a `multi` column."""
+    bins: int = Field(default=64, ge=0)
+    """Equal-frequency buckets of a `numeric` column, its most frequent value apart; each bucket has an embedding.
+    0 keeps the scaled number only."""
+    scale: Scale = "log"
+    """How a `numeric` column is also fed as a number: `log`: log1p where it is never negative in the training rows,
+    then standardised; `standard`: standardised; `equal_frequency`: b/100 for a value in bin b of 100 that hold equally
+    many training rows (Meituan 2018); `none`: not at all, by its buckets alone."""
+    of: tuple[str, ...] = ()
+    """Item features that describe each element of a `sequence`; they share the rows of those features' tables."""
+    where: str = ""
+    """A binary task: only events with label 1 enter the `sequence`. Empty: every event does."""
+    length: int = Field(default=20, ge=1)
+    """Most recent elements kept of a `sequence`."""
+    properties: tuple[str, ...] = ()
+    """What is known of each element of a `sequence` besides its item: `gap` (log2 seconds since the element before)
+    and binary tasks (the label the event had)."""
+    matches: tuple[str, ...] = ()
+    """Some of `of`: how many elements of a `sequence` share the candidate's value becomes a number of the pair."""
+    pretrained: str = ""
+    """File of vectors computed elsewhere, by raw value, relative to the configuration file: a table (CSV or Parquet) of
+    values and their numbers, or an .npy array with the values beside it, one a line, in a .txt file of the same name. A
+    `vector` looks its column's value up in it. The rows of a `categorical` or `multi` feature start from it, reduced to
+    their principal components where they are wider than the embeddings."""
+    frozen: bool = False
+    """Leave rows that start from `pretrained` where they are; the others, and what reads them, are trained."""
+    prior: str = ""
+    """Column of the users table with item ids from before the log begins, oldest first, separated by spaces."""
+
+    @property
+    def source(self) -> str:
+        """Column the feature is read from."""
+        return self.column or self.name
+
+    @field_validator("scale", mode="before")
+    @classmethod
+    def _scale_of_earlier_versions(cls, value: object) -> object:
+        """Kept runs of earlier versions say true or false."""
+        return {True: "log", False: "none"}[value] if isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.kind == "numeric" and self.scale == "none" and not self.bins:
+            raise ValueError(f'"{self.name}": bins = 0 and scale = "none" leave nothing of the number; set one of them')
+        if self.kind == "sequence" and (self.side != "user" or not self.of):
+            raise ValueError(
+                f'sequence "{self.name}" needs side = "user" and of = [item features]; '
+                f"found side = {self.side!r}, of = {list(self.of)}"
+            )
+        if self.after_event and (self.side != "context" or self.kind != "categorical"):
+            raise ValueError(
+                f'"{self.name}": after_event is for categorical context features, found {self.side} {self.kind}'
+            )
+        if self.pretrained and self.kind not in ("categorical", "multi", "vector"):
+            raise ValueError(f'"{self.name}" is {self.kind}: pretrained is for categorical, multi and vector features')
+        if self.frozen and (not self.pretrained or self.kind == "vector"):
+            raise ValueError(
+                f'"{self.name}": frozen is for categorical and multi features with pretrained vectors (a vector never '
+                "moves); leave it out"
+            )
+        if self.kind != "sequence" and (self.of or self.where or self.prior):
+            raise ValueError(f'"{self.name}" is {self.kind}: only a sequence takes of, where or prior')
+        return self
