@@ -28,7 +28,7 @@ def compare(
 
     folders = [find_run(run) for run in runs]
 
-    from ...pipeline.evaluate import compare_runs
+    from ...pipeline.compare import compare_runs
     from ...report.evaluation import comparison_blocks
     from .. import render
 

@@ -18,7 +18,8 @@ from recsys.data.split import Part
 from recsys.funnel.folder import load_run
 from recsys.funnel.funnel import Funnel
 from recsys.funnel.run import TrainedRun
-from recsys.pipeline.evaluate import compare_runs, evaluate_run
+from recsys.pipeline.compare import compare_runs
+from recsys.pipeline.evaluate import evaluate_run
 from recsys.pipeline.index import build_run_index
 from recsys.pipeline.publish import train_run
 from recsys.pipeline.trace import Bench
