@@ -126,13 +126,13 @@ def funnel_metrics(trace: FunnelTrace, *, num_items: int, config: EvaluationConf
     users, boot = final.users, bootstrap_of(len(final.users), config)
     relevant = truth.lengths[users].astype(np.float64)
 
-    survived = _survivors(trace)
+    survivors = _survivors(trace)
     ceilings: dict[str, F64] = {}
-    kept: dict[str, F64] = {}
+    recalls: dict[str, F64] = {}
     for stage in ("retrieval", "ann", "merge", "filters"):
-        if stage in survived:
-            count = np.bincount(truth.users[survived[stage]], minlength=len(truth))[users]
-            ceilings[stage], kept[stage] = ideal_ndcg(count, truth.lengths[users], k), count / relevant
+        if stage in survivors:
+            count = np.bincount(truth.users[survivors[stage]], minlength=len(truth))[users]
+            ceilings[stage], recalls[stage] = ideal_ndcg(count, truth.lengths[users], k), count / relevant
     oracle = list(ceilings.values())[-1]
     out |= with_intervals([f"oracle_ndcg@{k}"], boot.means(oracle[:, None]), boot)
     last = "ranking"
@@ -147,15 +147,15 @@ def funnel_metrics(trace: FunnelTrace, *, num_items: int, config: EvaluationConf
             perfect = rank_metrics(whole, truth.lengths, [k], ["ndcg"]).values[f"ndcg@{k}"]
             out |= with_intervals([f"oracle_retrieval_ndcg@{k}"], boot.means(perfect[:, None]), boot)
     ceilings[last] = final.values[f"ndcg@{k}"]
-    kept[last] = final.values[f"recall@{k}"]
+    recalls[last] = final.values[f"recall@{k}"]
     out["retrievers"] = _retriever_recall(trace, users, boot)
     if trace.proposed is not None and trace.candidates is not None:
         lists = {**trace.retrieved, **trace.ann}
-        kept_items, shown = trace.candidates, trace.final[:, :k]
+        candidates, delivered = trace.candidates, trace.final[:, :k]
         out["sources"] = source_metrics(
-            truth, list(lists), kept_items, trace.proposed, shown, lists, trace.without, users, boot
+            truth, list(lists), candidates, trace.proposed, delivered, lists, trace.without, users, boot
         )
-    out["gap"], out["stages"] = _attribute(ceilings, kept, boot)
+    out["gap"], out["stages"] = _attribute(ceilings, recalls, boot)
     out["verdict"] = verdict(out, k)
     return out
 
@@ -187,27 +187,27 @@ def _survivors(trace: FunnelTrace) -> dict[str, Bool]:
     """
     truth = trace.truth
 
-    def found(lists: Mapping[str, Ints]) -> Bool:
+    def hits(lists: Mapping[str, Ints]) -> Bool:
         inside = np.zeros(len(truth.items), dtype=bool)
         for rows in lists.values():
             inside |= _in_lists(truth, rows)
         return inside
 
-    stages = {"retrieval": found(trace.retrieved)}
+    stages = {"retrieval": hits(trace.retrieved)}
     if trace.ann:
-        stages["ann"] = found({**trace.retrieved, **trace.ann})
+        stages["ann"] = hits({**trace.retrieved, **trace.ann})
     if trace.merged is not None:
-        stages["merge"] = found({"merged": trace.merged})
+        stages["merge"] = hits({"merged": trace.merged})
     if trace.candidates is not None:
-        left = found({"candidates": trace.candidates})
+        survivors = hits({"candidates": trace.candidates})
         last = "filters" if trace.filters else list(stages)[-1]
-        lost = int((stages.get(last, left) & ~left).sum())
+        lost = int((stages.get(last, survivors) & ~survivors).sum())
         if lost:
             raise DataError(
                 f"the candidates lack {lost} relevant items that are left after {last}; pass filters=True where "
                 "something stands between the lists and the candidates"
             )
-        stages[last] = left
+        stages[last] = survivors
     return stages
 
 
@@ -226,10 +226,10 @@ def _ranks_by_score(trace: FunnelTrace, candidates: Ints, scores: Floats, *, use
     candidate list, and missing items come after the listed ones.
     """
     truth = trace.truth
-    chosen = candidates[users]
-    valid = chosen >= 0
+    lists = candidates[users]
+    valid = lists >= 0
     owner = np.repeat(users, valid.sum(1))
-    item, score = chosen[valid], np.asarray(scores[users][valid], dtype=np.float64)
+    item, score = lists[valid], np.asarray(scores[users][valid], dtype=np.float64)
     if whole and trace.truth_scores is not None:
         missing = ~_in_lists(truth, candidates)
         owner = np.concatenate([owner, truth.users[missing]])
@@ -248,10 +248,10 @@ def _ranker_metrics(trace: FunnelTrace, ranks: Ragged, users: Ints, boot: UserBo
     """The ranker judged among the candidates it was given: relevant items that were retrieved are the positives."""
     assert trace.candidates is not None
     assert trace.scores is not None
-    chosen = trace.candidates[users]
-    valid = chosen >= 0
+    lists = trace.candidates[users]
+    valid = lists >= 0
     row = np.repeat(np.arange(len(users)), valid.sum(1))
-    label = contains(trace.truth, users[row], chosen[valid]).astype(np.float64)
+    label = contains(trace.truth, users[row], lists[valid]).astype(np.float64)
     score = np.asarray(trace.scores[users][valid], dtype=np.float64)
     own = user_auc(label, score, row)
     inside = np.bincount(ranks.users[ranks.items > 0], minlength=len(trace.truth))
@@ -274,7 +274,7 @@ def _retriever_recall(trace: FunnelTrace, users: Ints, boot: UserBootstrap) -> J
     truth, out = trace.truth, {}
     inside = {name: _in_lists(truth, rows) for name, rows in trace.retrieved.items()}
     times = np.sum(list(inside.values()), axis=0)
-    columns = {name: {"recall": found, "recall_alone": found & (times == 1)} for name, found in inside.items()}
+    columns = {name: {"recall": hits, "recall_alone": hits & (times == 1)} for name, hits in inside.items()}
     for name, rows in trace.ann.items():
         columns[name]["recall_ann"] = _in_lists(truth, rows)
     columns["merged"] = {"recall": times > 0}
@@ -288,7 +288,7 @@ def _retriever_recall(trace: FunnelTrace, users: Ints, boot: UserBootstrap) -> J
     return out
 
 
-def _attribute(ceilings: dict[str, F64], kept: dict[str, F64], boot: UserBootstrap) -> tuple[float, list[Json]]:
+def _attribute(ceilings: dict[str, F64], recalls: dict[str, F64], boot: UserBootstrap) -> tuple[float, list[Json]]:
     """The steps from 1 down to the NDCG delivered, with an interval for each."""
     names = list(ceilings)
     ladder = np.stack([np.ones(boot.num_users), *ceilings.values()], axis=1)
@@ -302,7 +302,7 @@ def _attribute(ceilings: dict[str, F64], kept: dict[str, F64], boot: UserBootstr
         if boot.draws:
             stage["loss_ci"] = None if interval is None else list(interval)
         stage["share"] = loss / gap if gap > 0 else 0.0
-        if name in kept:
-            stage |= with_intervals(["recall"], boot.means(kept[name][:, None]), boot)
+        if name in recalls:
+            stage |= with_intervals(["recall"], boot.means(recalls[name][:, None]), boot)
         stages.append(stage)
     return gap, stages

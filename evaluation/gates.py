@@ -74,8 +74,8 @@ def _level(level: GateLevel) -> Json:
     gates = {name: _gate(level, place) for place, name in enumerate(level.streams)}
     zeros = (level.outputs == 0).mean(axis=(0, 2))
     users: dict[str, list[bool]] = {name: [] for name in level.experts}
-    for name, seen in zip(level.streams, level.visible, strict=True):
-        for place in seen:
+    for name, places in zip(level.streams, level.visible, strict=True):
+        for place in places:
             users[level.experts[place]].append(level.experts[place] not in gates[name]["unused"])
     return {
         "experts": list(level.experts),
@@ -90,19 +90,19 @@ def _level(level: GateLevel) -> Json:
 
 def _gate(level: GateLevel, stream: int) -> Json:
     """What one gate does; see `gate_report`."""
-    seen = list(level.visible[stream])
-    weights = level.weights[:, stream, seen].astype(np.float64)
+    places = list(level.visible[stream])
+    weights = level.weights[:, stream, places].astype(np.float64)
     mean = weights.mean(0)
-    given = mean if level.direct is None else mean + level.direct[:, stream, seen].mean(0)
-    even = math.log(len(seen)) if len(seen) > 1 else None
-    found: Json = {"weights": _placed(mean, seen, len(level.experts))}
+    total = mean if level.direct is None else mean + level.direct[:, stream, places].mean(0)
+    even = math.log(len(places)) if len(places) > 1 else None
+    means: Json = {"weights": _placed(mean, places, len(level.experts))}
     if level.direct is not None:
-        found["direct"] = _placed(given - mean, seen, len(level.experts))
+        means["direct"] = _placed(total - mean, places, len(level.experts))
     return {
-        **found,
+        **means,
         "entropy": None if even is None else round(float(_entropy(weights).mean()) / even, DIGITS),
         "entropy_of_mean": None if even is None else round(float(_entropy(mean)) / even, DIGITS),
-        "unused": [level.experts[place] for place, weight in zip(seen, given, strict=True) if weight < UNUSED],
+        "unused": [level.experts[place] for place, weight in zip(places, total, strict=True) if weight < UNUSED],
     }
 
 
@@ -152,27 +152,27 @@ def unused_experts(report: Mapping[str, Any]) -> list[Finding]:
     Args:
         report: of `gate_report`.
     """
-    found = []
+    findings = []
     for level in report.get("levels", []):
         for stream, gate in level["gates"].items():
             if not gate["unused"]:
                 continue
-            given = dict(zip(level["experts"], gate["weights"], strict=True))
+            weights = dict(zip(level["experts"], gate["weights"], strict=True))
             past = dict(zip(level["experts"], gate.get("direct", gate["weights"]), strict=True))
-            shares = [given[name] + (past[name] if "direct" in gate else 0.0) for name in gate["unused"]]
-            named = ", ".join(f"'{name}' ({share:.2%})" for name, share in zip(gate["unused"], shares, strict=True))
-            found.append(
+            shares = [weights[name] + (past[name] if "direct" in gate else 0.0) for name in gate["unused"]]
+            names = ", ".join(f"'{name}' ({share:.2%})" for name, share in zip(gate["unused"], shares, strict=True))
+            findings.append(
                 Finding(
                     "warning",
                     "unused_expert",
                     f"The gate of '{stream}' on level {level['level']} gives under {UNUSED:.0%} of its weight to "
-                    f"{named}: such experts learn next to nothing from it; spread the gate (gate.temperature above 1, "
+                    f"{names}: such experts learn next to nothing from it; spread the gate (gate.temperature above 1, "
                     "gate.dropout), normalise the experts (expert_norm), or take fewer of them.",
                 )
             )
         silent = [name for name, share in zip(level["experts"], level["zeros"], strict=True) if share == 1]
         if silent:
-            found.append(
+            findings.append(
                 Finding(
                     "warning",
                     "silent_expert",
@@ -180,7 +180,7 @@ def unused_experts(report: Mapping[str, Any]) -> list[Finding]:
                     "gradient reaches them: lower the learning rate, or normalise the experts (expert_norm).",
                 )
             )
-    return found
+    return findings
 
 
 def _placed(values: F64, places: Sequence[int], count: int) -> list[float | None]:

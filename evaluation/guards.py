@@ -107,12 +107,14 @@ def index_faults(
     valid = rows >= 0
     if not valid.any():
         return [Finding("problem", "empty_index", "The index returned nothing for any query; rebuild it.")]
-    of_rows = {one: _similarity(queries, item_vectors, rows, one)[valid] for one in ("ip", "cosine", "l2")}
-    told = np.asarray(scores, dtype=np.float64)[valid]
-    if _same(told, of_rows[metric], tolerance):
+    of_rows = {kind: _similarity(queries, item_vectors, rows, kind)[valid] for kind in ("ip", "cosine", "l2")}
+    answers = np.asarray(scores, dtype=np.float64)[valid]
+    if _same(answers, of_rows[metric], tolerance):
         return []
     for other, values in of_rows.items():
-        if other != metric and (_same(told, values, tolerance) or (other == "l2" and _same(-told, values, tolerance))):
+        if other != metric and (
+            _same(answers, values, tolerance) or (other == "l2" and _same(-answers, values, tolerance))
+        ):
             return [
                 Finding(
                     "problem",
@@ -181,14 +183,14 @@ def miscalibrated(
         config: draws and bins.
         calibrated: whether a calibrator was fitted on the validation part, which the advice depends on.
     """
-    found = ranking_metrics(labels, probabilities, users, config=config)
-    ratio, interval = found["predicted_to_observed"], found.get("predicted_to_observed_ci")
+    metrics = ranking_metrics(labels, probabilities, users, config=config)
+    ratio, interval = metrics["predicted_to_observed"], metrics.get("predicted_to_observed_ci")
     if ratio is None:
         return []
     sure = interval is None or not interval[0] <= 1 <= interval[1]
-    rate = found["positives"] / found["rows"]
-    bounds = found.get("ece_ci")
-    low = bounds[0] if bounds else found["ece"]
+    rate = metrics["positives"] / metrics["rows"]
+    bounds = metrics.get("ece_ci")
+    low = bounds[0] if bounds else metrics["ece"]
     if not (sure and abs(ratio - 1) > limit) and low <= limit * rate:
         return []
     advice = (
@@ -202,7 +204,7 @@ def miscalibrated(
             "warning",
             "miscalibrated",
             f"Task '{task}' is miscalibrated: it predicts {ratio:.2f} positives for every one observed, and is off by "
-            f"{found['ece']:.4f} on average at a rate of {rate:.4f}; {advice}.",
+            f"{metrics['ece']:.4f} on average at a rate of {rate:.4f}; {advice}.",
         )
     ]
 
@@ -212,11 +214,11 @@ _NAMES = {"ip": "inner product", "cosine": "cosine", "l2": "Euclidean distance"}
 
 def _similarity(queries: Floats, vectors: Floats, rows: Ints, metric: str) -> F64:
     """Score of each named row under a metric, float64 [Q, k]."""
-    query, chosen = queries.astype(np.float64), vectors.astype(np.float64)
-    inner = np.einsum("qn,qkn->qk", query, chosen[rows])
+    query, items = queries.astype(np.float64), vectors.astype(np.float64)
+    inner = np.einsum("qn,qkn->qk", query, items[rows])
     if metric == "ip":
         return np.asarray(inner, dtype=np.float64)
-    own, theirs = np.square(query).sum(1)[:, None], np.square(chosen).sum(1)[rows]
+    own, theirs = np.square(query).sum(1)[:, None], np.square(items).sum(1)[rows]
     if metric == "cosine":
         return np.asarray(inner / np.sqrt(np.maximum(own * theirs, 1e-24)), dtype=np.float64)
     if metric == "l2":

@@ -30,14 +30,14 @@ def leak_suspects(
         suspicious: AUC, either way round, from which a column is a warning.
         certain: AUC from which it is a problem.
     """
-    found: list[Finding] = []
+    findings: list[Finding] = []
     codes = {name: coded(column) for name, column in columns.items()}
     for task, label in labels.items():
         for name in columns:
             best = column_auc(*codes[name], label)
             if best < suspicious:
                 continue
-            found.append(
+            findings.append(
                 Finding(
                     "problem" if best >= certain else "warning",
                     "leaking_column",
@@ -45,7 +45,7 @@ def leak_suspects(
                     "fact; leave it out, or make it as of an earlier time.",
                 )
             )
-    return found
+    return findings
 
 
 def counts_from_future(

@@ -71,8 +71,8 @@ def off_policy_value(
     per_user = np.stack(
         [np.bincount(user, column, boot.num_users).astype(np.float64) for column in columns.values()], axis=1
     )
-    drawn = boot.sums(per_user)
-    sums = {name: drawn[:, [column]] for column, name in enumerate(columns)}
+    draws = boot.sums(per_user)
+    sums = {name: draws[:, [column]] for column, name in enumerate(columns)}
     samples = {
         "ips": ratio(sums["ips"], sums["rows"]),
         "snips": ratio(sums["ips"], sums["weight"]),

@@ -51,37 +51,39 @@ def source_metrics(
         `credit_of_hits@k`. Each with its interval in `_ci`; None where there is nothing to share.
     """
     k = final.shape[1]
-    named = proposed[users]  # [V, C, S]
-    chosen, shown = candidates[users], final[users]
-    wanted = contains(truth, np.repeat(users, chosen.shape[1]), chosen.ravel()).reshape(chosen.shape)
+    proposers = proposed[users]  # [V, C, S]
+    merged, delivered = candidates[users], final[users]
+    relevance = contains(truth, np.repeat(users, merged.shape[1]), merged.ravel()).reshape(merged.shape)
     # An item of the final list was named by whoever named the candidate it is.
     row = np.repeat(np.arange(len(users)), k)
-    at = locate(Ragged.from_padded(chosen), row, shown.ravel())
-    of_list = np.concatenate([named[chosen >= 0], np.zeros((1, len(names)), dtype=bool)])[at].reshape(*shown.shape, -1)
-    hit = contains(truth, np.repeat(users, k), shown.ravel()).reshape(shown.shape)
+    at = locate(Ragged.from_padded(merged), row, delivered.ravel())
+    of_list = np.concatenate([proposers[merged >= 0], np.zeros((1, len(names)), dtype=bool)])[at].reshape(
+        *delivered.shape, -1
+    )
+    hit = contains(truth, np.repeat(users, k), delivered.ravel()).reshape(delivered.shape)
     relevant = truth.lengths[users].astype(np.float64)
     out: Json = {}
     for column, name in enumerate(names):
         shares = {
-            "share_of_candidates": _share(named, chosen >= 0, column),
-            "share_of_candidates_alone": _share(named, chosen >= 0, column, alone=True),
-            "credit_of_candidates": _credit(named, chosen >= 0, column),
-            f"credit_of_list@{k}": _credit(of_list, shown >= 0, column),
+            "share_of_candidates": _share(proposers, merged >= 0, column),
+            "share_of_candidates_alone": _share(proposers, merged >= 0, column, alone=True),
+            "credit_of_candidates": _credit(proposers, merged >= 0, column),
+            f"credit_of_list@{k}": _credit(of_list, delivered >= 0, column),
             f"share_of_hits@{k}": _share(of_list, hit, column),
             f"share_of_hits_alone@{k}": _share(of_list, hit, column, alone=True),
             f"credit_of_hits@{k}": _credit(of_list, hit, column),
         }
         parts, whole = (np.stack(side, axis=1) for side in zip(*shares.values(), strict=True))
-        found = with_intervals(list(shares), ratio(boot.sums(parts), boot.sums(whole)), boot)
+        metrics = with_intervals(list(shares), ratio(boot.sums(parts), boot.sums(whole)), boot)
         recalls = {
             "recall": _hits(truth, lists[name][users], users) / relevant,
-            "recall_lost": _share(named, wanted, column, alone=True)[0] / relevant,
+            "recall_lost": _share(proposers, relevance, column, alone=True)[0] / relevant,
         }
         if name in without:
             rest = _hits(truth, without[name][users], users)
-            recalls["recall_gain"] = (wanted.sum(1) - rest) / relevant
-        found |= with_intervals(list(recalls), boot.means(np.stack(list(recalls.values()), axis=1)), boot)
-        out[name] = found
+            recalls["recall_gain"] = (relevance.sum(1) - rest) / relevant
+        metrics |= with_intervals(list(recalls), boot.means(np.stack(list(recalls.values()), axis=1)), boot)
+        out[name] = metrics
     return out
 
 

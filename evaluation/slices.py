@@ -78,7 +78,7 @@ def user_slices(
         return []
     boot, row = bootstrap_of(len(metrics.users), config), np.arange(len(metrics.users))
     overall = metrics.means()
-    found: list[Slice] = []
+    slices: list[Slice] = []
     for column, values in columns.items():
         if len(values) <= metrics.users.max():
             raise DataError(f"column '{column}' has {len(values)} values, user row {metrics.users.max()} has none")
@@ -87,8 +87,8 @@ def user_slices(
         count = boot.grouped_sums(group, row, np.ones(len(row)), len(names))
         for metric, value in metrics.values.items():
             samples = ratio(boot.grouped_sums(group, row, value, len(names)), count)
-            found += _slices(boot, column, names, metric=metric, samples=samples, size=size, overall=overall[metric])
-    return found
+            slices += _slices(boot, column, names, metric=metric, samples=samples, size=size, overall=overall[metric])
+    return slices
 
 
 def item_slices(
@@ -115,16 +115,16 @@ def item_slices(
     hit = np.zeros(len(truth.items))
     hit[at[at >= 0]] = 1.0
     boot, owner = bootstrap_of(len(truth), config), truth.users
-    found: list[Slice] = []
+    slices: list[Slice] = []
     for column, values in columns.items():
         names, group = _groups(values[truth.items], config.max_slices)
         count = boot.grouped_sums(group, owner, np.ones(len(owner)), len(names))
         samples = ratio(boot.grouped_sums(group, owner, hit, len(names)), count)
         size = np.bincount(group, minlength=len(names))
-        found += _slices(
+        slices += _slices(
             boot, column, names, metric=f"item_recall@{k}", samples=samples, size=size, overall=float(hit.mean())
         )
-    return found
+    return slices
 
 
 def row_slices(
@@ -154,7 +154,7 @@ def row_slices(
     boot = bootstrap_of(int(user.max()) + 1, config)
     single = UserBootstrap(boot.num_users, draws=0)
     whole = row_metric_samples(single, labels, probabilities, user, num_bins=config.num_bins)
-    found: list[Slice] = []
+    slices: list[Slice] = []
     for column, values in columns.items():
         if len(values) != len(labels):
             raise DataError(f"column '{column}' has {len(values)} values for {len(labels)} rows; pass one per row")
@@ -163,17 +163,17 @@ def row_slices(
             boot, labels, probabilities, user, groups=group, num_groups=len(names), num_bins=config.num_bins
         )
         size = np.bincount(group, minlength=len(names))
-        for metric, drawn in samples.items():
+        for metric, draws in samples.items():
             overall = float(whole[metric][0, 0])
-            sliced = _slices(boot, column, names, metric=metric, samples=drawn, size=size, overall=overall)
-            found += [replace(one, metric=f"{task} {metric}") for one in sliced] if task else sliced
-    return found
+            of_column = _slices(boot, column, names, metric=metric, samples=draws, size=size, overall=overall)
+            slices += [replace(part, metric=f"{task} {metric}") for part in of_column] if task else of_column
+    return slices
 
 
 def worst_slices(slices: list[Slice], metric: str, limit: int = 10) -> list[Slice]:
     """The slices that cost most of a metric, by size x gap; only those worse than the whole."""
-    costly = [one for one in slices if one.metric == metric and one.cost > 0]
-    return sorted(costly, key=lambda one: -one.cost)[:limit]
+    costly = [part for part in slices if part.metric == metric and part.cost > 0]
+    return sorted(costly, key=lambda part: -part.cost)[:limit]
 
 
 def buckets(values: AnyArray, edges: tuple[float, ...]) -> NDArray[np.str_]:
@@ -215,13 +215,13 @@ def popularity_buckets(counts: Ints, head: float = 0.5, torso: float = 0.4) -> N
 def _groups(values: AnyArray, limit: int) -> tuple[list[str], Ints]:
     """Names of the distinct values and the group of each entry; the rarest beyond `limit` share one group."""
     distinct, group, count = np.unique(_comparable(values), return_inverse=True, return_counts=True)
-    names = [str(one) for one in distinct]
+    names = [str(value) for value in distinct]
     if len(names) <= limit:
         return names, group
-    kept = np.sort(np.argsort(-count, kind="stable")[: limit - 1])
-    place = np.full(len(names), len(kept))
-    place[kept] = np.arange(len(kept))
-    return [*(names[one] for one in kept), OTHER], place[group]
+    largest = np.sort(np.argsort(-count, kind="stable")[: limit - 1])
+    place = np.full(len(names), len(largest))
+    place[largest] = np.arange(len(largest))
+    return [*(names[index] for index in largest), OTHER], place[group]
 
 
 def _comparable(values: AnyArray) -> AnyArray:
@@ -238,14 +238,14 @@ def _slices(
     size: Ints,
     overall: float | None,
 ) -> list[Slice]:
-    found: list[Slice] = []
-    for one, interval in enumerate(boot.interval(samples, pivotal=metric in PIVOTAL)):
-        value = float(samples[0, one]) if np.isfinite(samples[0, one]) else None
+    slices: list[Slice] = []
+    for group, interval in enumerate(boot.interval(samples, pivotal=metric in PIVOTAL)):
+        value = float(samples[0, group]) if np.isfinite(samples[0, group]) else None
         low, high = interval or (None, None)
         gap = None if value is None or overall is None or not np.isfinite(overall) else _gap(metric, value, overall)
-        share = float(size[one] / size.sum())
-        found.append(Slice(column, names[one], metric, value, low, high, int(size[one]), share, gap))
-    return found
+        share = float(size[group] / size.sum())
+        slices.append(Slice(column, names[group], metric, value, low, high, int(size[group]), share, gap))
+    return slices
 
 
 def _gap(metric: str, value: float, overall: float) -> float:

@@ -43,9 +43,9 @@ def with_intervals(names: list[str], samples: F64, boot: UserBootstrap) -> Json:
     for column, name in enumerate(names):
         estimate = samples[0, column]
         out[name] = float(estimate) if np.isfinite(estimate) else None
-        found = (pivotal if name in PIVOTAL else plain)[column]
+        interval = (pivotal if name in PIVOTAL else plain)[column]
         if boot.draws:
-            out[f"{name}_ci"] = None if found is None else list(found)
+            out[f"{name}_ci"] = None if interval is None else list(interval)
     return out
 
 
@@ -143,8 +143,8 @@ def ranking_metrics(
     _, user = np.unique(users, return_inverse=True)
     num_users = int(user.max()) + 1
     boot = bootstrap_of(num_users, config)
-    found = row_metric_samples(boot, labels, probabilities, user, num_bins=config.num_bins)
-    out |= with_intervals(list(found), np.concatenate(list(found.values()), axis=1), boot)
+    samples = row_metric_samples(boot, labels, probabilities, user, num_bins=config.num_bins)
+    out |= with_intervals(list(samples), np.concatenate(list(samples.values()), axis=1), boot)
     positives = np.bincount(user, labels, minlength=num_users)
     both = (positives > 0) & (positives < np.bincount(user, minlength=num_users))
     out["gauc_users"], out["users_of_one_class"] = int(both.sum()), int(num_users - both.sum())

@@ -69,13 +69,13 @@ class Funnel:
         stages: the run in memory; it must have a retriever.
     """
 
-    def __init__(self, stages: TrainedRun) -> None:
-        if stages.retriever is None:
+    def __init__(self, trained: TrainedRun) -> None:
+        if trained.retriever is None:
             raise RunError("this run has no retriever, so it cannot recommend; train it with --stage all")
-        self.stages = stages
-        self.dataset = stages.dataset
-        self.retriever = stages.retriever
-        self.blend = effective_blend(stages)
+        self.trained = trained
+        self.dataset = trained.dataset
+        self.retriever = trained.retriever
+        self.blend = effective_blend(trained)
         self.ladder = Ladder(self.dataset, self.retriever)
         self.explainer = Explainer(self.dataset, self.retriever)
 
@@ -83,19 +83,19 @@ class Funnel:
         """Answer once and forget it, so that what libraries set up at first use is in no answer's timings."""
         self.recommend(list(self.dataset.user_rows)[:1], min(10, self.retriever.data.num_items))
 
-    def rank(self, users: I64, found: CandidateSet, moment: int) -> Ranked:
+    def rank(self, users: I64, candidates: CandidateSet, moment: int) -> Ranked:
         """Score every candidate with every task and blend.
 
         Args:
             users: int64 [B] user rows.
-            found: their candidates [B, C].
+            candidates: their candidates [B, C].
             moment: when the requests stand.
         """
-        present = found.rows >= 0
-        tasks = self._task_logits(users, found, moment)
-        probabilities = task_probabilities(tasks, self.dataset.config.tasks, self.stages.calibrators)
+        present = candidates.rows >= 0
+        tasks = self._task_logits(users, candidates, moment)
+        probabilities = task_probabilities(tasks, self.dataset.config.tasks, self.trained.calibrators)
         scores = np.where(present, blend(probabilities, self.blend), -np.inf)
-        return Ranked(found.rows, scores, probabilities)
+        return Ranked(candidates.rows, scores, probabilities)
 
     def judge(self, user_rows: I64, rows: I64) -> Ranked:
         """What the ranker says of given items for known users, now.
@@ -117,19 +117,19 @@ class Funnel:
             row: item row; the other candidates are described and weighed as if it stood behind them.
         """
         users = np.array([user_row])
-        count = self.stages.config.retrieval.num_candidates
+        count = self.trained.config.retrieval.num_candidates
         others = self.retriever.candidates(users, NOW, count).rows[0]
         others = others[(others >= 0) & (others != row)]
         return self.judge(users, np.append(others, row)[None, :])
 
-    def _task_logits(self, users: I64, found: CandidateSet, moment: int) -> dict[str, F32]:
-        model = self.stages.model
+    def _task_logits(self, users: I64, candidates: CandidateSet, moment: int) -> dict[str, F32]:
+        model = self.trained.model
         if model is None:
-            return {SELECT: found.prior}
-        asked = request_batch(self.dataset, moment, users, found.rows, found.features, found.prior)
+            return {SELECT: candidates.prior}
+        requests = request_batch(self.dataset, moment, users, candidates.rows, candidates.features, candidates.prior)
         with torch.no_grad():
-            logits = model(asked if isinstance(model, RequestRanker) else asked.batch)
-        return {name: values.view(found.rows.shape).numpy() for name, values in logits.items()}
+            logits = model(requests if isinstance(model, RequestRanker) else requests.batch)
+        return {name: values.view(candidates.rows.shape).numpy() for name, values in logits.items()}
 
     def select(
         self, where: str = "", allow: Sequence[str] | None = None, block: Sequence[str] | None = None
@@ -163,14 +163,14 @@ class Funnel:
         rows = np.array([self.dataset.user_rows.get(id_text(user), -1) for user in users], dtype=np.int64)
         rungs = [self.ladder.rung(int(row)) for row in rows]
         blocks: list[Recommendations] = []
-        asked: list[int] = []
+        order: list[int] = []
         for rung in Rung:
             places = [place for place, other in enumerate(rungs) if other is rung]
             for start in range(0, len(places), BLOCK):
                 block = places[start : start + BLOCK]
-                asked += block
+                order += block
                 blocks.append(self._answers([users[place] for place in block], rows[block], rung, k, allowed))
-        answers = Recommendations.gathered(blocks, np.argsort(asked))
+        answers = Recommendations.gathered(blocks, np.argsort(order))
         return self._explained(answers) if explain else answers
 
     def _answers(
@@ -189,10 +189,10 @@ class Funnel:
             counts = np.full(len(users), len(best), dtype=np.int64)
             retrieved = time.perf_counter()
         else:
-            width = max(k, self.stages.config.retrieval.num_candidates)
+            width = max(k, self.trained.config.retrieval.num_candidates)
             offer = self.ladder.offer(rung, user_rows, width, allowed)
             retrieved = time.perf_counter()
-            ranked = self.rank(user_rows, offer.found, NOW)
+            ranked = self.rank(user_rows, offer.candidates, NOW)
             order = ranked.order()[:, :k]
             filled = slice(0, order.shape[1])
             rows[:, filled] = np.take_along_axis(ranked.rows, order, axis=1)
@@ -202,9 +202,9 @@ class Funnel:
                 tasks[name] = np.full(shape, np.nan, dtype=np.float32)
                 tasks[name][:, filled] = np.where(present, np.take_along_axis(values, order, axis=1), np.nan)
             columns = [self.sources.index(name) for name in offer.sources]
-            named = np.take_along_axis(offer.found.proposed, order[:, :, None], axis=1)
-            proposed[:, filled, columns] = named & present[:, :, None]
-            counts = (offer.found.rows >= 0).sum(1)
+            proposers = np.take_along_axis(offer.candidates.proposed, order[:, :, None], axis=1)
+            proposed[:, filled, columns] = proposers & present[:, :, None]
+            counts = (offer.candidates.rows >= 0).sum(1)
         seconds = (retrieved - started) / len(users), (time.perf_counter() - retrieved) / len(users)
         return Recommendations(
             dataset=self.dataset,
@@ -235,12 +235,12 @@ class Funnel:
         return tuple(dict.fromkeys((*self.retriever.proposers, SEGMENT_POPULARITY, POPULAR)))
 
 
-def effective_blend(stages: TrainedRun) -> BlendConfig:
+def effective_blend(trained: TrainedRun) -> BlendConfig:
     """The configured weights; else those found by search; else `select` alone where the run learned it."""
-    config, found = stages.config.blend, stages.found_blend
-    if found is not None and searches(config):
-        return config.model_copy(update={"weights": dict(found.weights)})
-    selects = stages.model is None or isinstance(stages.model, RequestRanker)
+    config, search = trained.config.blend, trained.found_blend
+    if search is not None and searches(config):
+        return config.model_copy(update={"weights": dict(search.weights)})
+    selects = trained.model is None or isinstance(trained.model, RequestRanker)
     if config.kind != "task" and not config.weights and selects:
         return config.model_copy(update={"weights": {SELECT: 1.0}})
     return config

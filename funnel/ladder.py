@@ -42,11 +42,11 @@ class Offer:
     """Candidates of requests that stand on one rung.
 
     Attributes:
-        found: B requests of C candidates.
-        sources: name of each column of `found.proposed`.
+        candidates: B requests of C candidates.
+        sources: name of each column of `candidates.proposed`.
     """
 
-    found: CandidateSet
+    candidates: CandidateSet
     sources: tuple[str, ...]
 
 
@@ -112,13 +112,13 @@ class Ladder:
             sources: tuple[str, ...] = (SEGMENT_POPULARITY,)
             histories, queries = self.retriever.histories(users, NOW), self.retriever.queries(users, NOW)
             rows = self.retriever.propose(sources[0], queries, histories, count, allowed, complete=True)
-            found = self.retriever.describe(rows, queries, histories, places(rows)[:, :, None])
+            candidates = self.retriever.describe(rows, queries, histories, places(rows)[:, :, None])
         else:
             sources = self.retriever.proposers
-            found = self.retriever.candidates(users, NOW, count, allowed)
-        used = max(1, int((found.rows >= 0).sum(1).max(initial=0)))  # nobody need rank columns of pads
-        cut = {name: getattr(found, name)[:, :used] for name in ("rows", "features", "prior", "ranks")}
-        return Offer(replace(found, **cut), sources)
+            candidates = self.retriever.candidates(users, NOW, count, allowed)
+        width = max(1, int((candidates.rows >= 0).sum(1).max(initial=0)))  # nobody need rank columns of pads
+        cut = {name: getattr(candidates, name)[:, :width] for name in ("rows", "features", "prior", "ranks")}
+        return Offer(replace(candidates, **cut), sources)
 
     def popular(self, count: int, allowed: Bitmap | None) -> tuple[I64, F64]:
         """What is popular among everybody: item rows [n <= count], and each one's share of all positive events."""
@@ -134,9 +134,9 @@ class Ladder:
     def eligible(self, user: int, allowed: Bitmap | None) -> int:
         """How many items may be named to a user row (-1: nobody known): allowed ones the user has not had."""
         data = self.retriever.data
-        seen = np.empty(0, dtype=np.int64)
+        past = np.empty(0, dtype=np.int64)
         if user >= 0:
-            seen = np.unique(data.history.items[data.history.ptr[user] : data.history.ptr[user + 1]]).astype(np.int64)
+            past = np.unique(data.history.items[data.history.ptr[user] : data.history.ptr[user + 1]]).astype(np.int64)
         if allowed is None:
-            return data.num_items - len(seen)
-        return allowed.count - int(allowed.contains(seen).sum())
+            return data.num_items - len(past)
+        return allowed.count - int(allowed.contains(past).sum())

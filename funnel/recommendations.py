@@ -87,7 +87,7 @@ class Recommendations:
             elif parts[0] is None:
                 joined[field.name] = None
             else:
-                listed = [one for part in parts for one in part]
+                listed = [value for part in parts for value in part]
                 joined[field.name] = tuple(listed[place] for place in order)
         return cls(**joined)
 
@@ -148,10 +148,10 @@ class Recommendations:
 
         user, column = np.nonzero(self.rows >= 0)
         rows = self.rows[user, column]
-        asked = np.empty(len(self.users), dtype=object)
-        asked[:] = self.users
+        ids = np.empty(len(self.users), dtype=object)
+        ids[:] = self.users
         table: dict[str, Any] = {
-            "user": pd.Series(asked[user]).infer_objects(),
+            "user": pd.Series(ids[user]).infer_objects(),
             "rank": column + 1,
             "item": ids_as_given([self.dataset.item_ids[row] for row in rows], self.dataset.id_types.get("item", TEXT)),
         }

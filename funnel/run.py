@@ -77,10 +77,10 @@ def companion_names(config: RunConfig, dataset: Dataset) -> tuple[str, ...]:
     """
     retrieval = config.retrieval
     ladder = ("popularity", *((SEGMENT_POPULARITY,) if segment_traits(dataset, retrieval.segments) else ()))
-    wanted = dict.fromkeys((*ladder, *retrieval.baselines, *retrieval.proposers, *retrieval.scorers))
+    names = dict.fromkeys((*ladder, *retrieval.baselines, *retrieval.proposers, *retrieval.scorers))
     large = dataset.num_catalogue > retrieval.baseline_items
-    kinds = {name: str(retrieval.baseline_options.get(name, {}).get("model", name)) for name in wanted}
-    return tuple(name for name in wanted if name != TOWER and not (kinds[name] == "ease" and large))
+    kinds = {name: str(retrieval.baseline_options.get(name, {}).get("model", name)) for name in names}
+    return tuple(name for name in names if name != TOWER and not (kinds[name] == "ease" and large))
 
 
 def usable_scorers(config: RunConfig, companions: Mapping[str, Baseline]) -> tuple[str, ...]:

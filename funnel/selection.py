@@ -28,15 +28,15 @@ def select_items(
     Raises:
         ConfigError: the expression is none, or names a column that the items do not have.
     """
-    chosen = [parse_filter(where).bitmap(dataset.item_columns)] if where else []
+    conditions = [parse_filter(where).bitmap(dataset.item_columns)] if where else []
     if allow is not None:
-        chosen.append(_listed(dataset, allow, "allowed"))
+        conditions.append(_listed(dataset, allow, "allowed"))
     if block is not None:
-        chosen.append(~_listed(dataset, block, "blocked"))
-    if not chosen:
+        conditions.append(~_listed(dataset, block, "blocked"))
+    if not conditions:
         return None
-    both = chosen[0]
-    for other in chosen[1:]:
+    both = conditions[0]
+    for other in conditions[1:]:
         both = both & other
     if not both.count:
         log.warning("no item of the run's catalogue passes the filter; every answer will be empty")

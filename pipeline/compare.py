@@ -28,10 +28,10 @@ def compare_runs(runs: Sequence[Path]) -> Json:
     """
     from safetensors.numpy import load_file
 
-    opened = [open_run(run) for run in runs]
-    tables = [load_file(run.file(USER_VALUES, "run `recsys evaluate` on it first")) for run in opened]
-    names = [run.folder.name for run in opened]
-    config = load_kept_config(opened[0].file(CONFIG)).evaluation
+    folders = [open_run(run) for run in runs]
+    tables = [load_file(run.file(USER_VALUES, "run `recsys evaluate` on it first")) for run in folders]
+    names = [run.folder.name for run in folders]
+    config = load_kept_config(folders[0].file(CONFIG)).evaluation
     result: Json = {"baseline": names[0], "comparisons": {}}
     for name, table in zip(names[1:], tables[1:], strict=True):
         first = tables[0]
@@ -62,9 +62,9 @@ def compare_runs(runs: Sequence[Path]) -> Json:
 
 
 def _user_metrics(table: dict[str, AnyArray]) -> UserMetrics:
-    kept = {
+    metrics = {
         name: values.astype(np.float64)
         for name, values in table.items()
         if name.startswith((f"{TOWER}/", "funnel/")) and len(values) == len(table["users"])
     }
-    return UserMetrics(np.arange(len(table["users"])), kept, 0)
+    return UserMetrics(np.arange(len(table["users"])), metrics, 0)

@@ -66,8 +66,8 @@ class SourceRun:
     def open(cls, folder: Path) -> SourceRun:
         """Read a run folder."""
         run = open_run(folder)
-        taken = (*DATA.values(), TOWERS, RANKER, *OPTIMIZERS.values())
-        entries = [f"{name} {run.manifest.files[name].sha256}" for name in taken if name in run]
+        names = (*DATA.values(), TOWERS, RANKER, *OPTIMIZERS.values())
+        entries = [f"{name} {run.manifest.files[name].sha256}" for name in names if name in run]
         identity = hashlib.sha256("\n".join(entries).encode()).hexdigest()
         return cls(load_run(run, with_index=False, with_optimizers=True), folder.name, identity)
 
@@ -133,7 +133,7 @@ def take_up(model: nn.Module, optimizer: Optimizer, dataset: Dataset, learned: L
         RunError: the earlier model is another one, or `dataset` was not built on its data.
     """
     refuse_difference(model, dataset, learned)
-    here, there = (tables_of(one) for one in (model, learned.model))
+    here, there = (tables_of(owner) for owner in (model, learned.model))
     prefix = next(name for name, module in optimizer.model.named_modules() if module is model)
     old_values = learned.dataset.encoders.vocabularies
     report = []
@@ -177,8 +177,8 @@ def refuse_difference(model: nn.Module, dataset: Dataset, learned: Learned) -> N
     """
     here, there = tables_of(model), tables_of(learned.model)
     shapes: list[dict[str, object]] = [
-        {n: list(p.shape) for n, p in one.named_parameters() if n.removesuffix(".weight") not in tables}
-        for one, tables in ((model, here), (learned.model, there))
+        {n: list(p.shape) for n, p in owner.named_parameters() if n.removesuffix(".weight") not in tables}
+        for owner, tables in ((model, here), (learned.model, there))
     ]
     for name, table in here.items():
         if name in there and there[name].dim != table.dim:

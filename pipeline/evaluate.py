@@ -62,35 +62,35 @@ def evaluate_run(folder: Path, stage: str = "all", trained: TrainedRun | None = 
     return evaluation.result
 
 
-def evaluate(stages: TrainedRun, stage: str = "all") -> Evaluation:
+def evaluate(trained: TrainedRun, stage: str = "all") -> Evaluation:
     """Measure a run on its test part.
 
     Args:
-        stages: the run.
+        trained: the run.
         stage: `retrieval`, `ranking`, `funnel` or `all`.
 
     Raises:
         RunError: the run lacks the stage.
         DataError: the run's data leaks.
     """
-    if stage in ("retrieval", "funnel") and stages.retriever is None:
+    if stage in ("retrieval", "funnel") and trained.retriever is None:
         raise RunError(f"there is no retriever, so --stage {stage} has nothing to measure; train with --stage all")
-    if stage == "ranking" and stages.ranker is None:
+    if stage == "ranking" and trained.ranker is None:
         raise RunError("there is no ranker, so --stage ranking has nothing to measure; train with --stage all")
-    bench = Bench(stages, Part.TEST, max(stages.config.evaluation.ks))
-    result: Json = {"title": f"Evaluation of {stages.config.name}", "protocol": protocol(stages, stage)}
+    bench = Bench(trained, Part.TEST, max(trained.config.evaluation.ks))
+    result: Json = {"title": f"Evaluation of {trained.config.name}", "protocol": protocol(trained, stage)}
     values: dict[str, AnyArray] = {}
-    findings: list[Finding] = list(refuse_leaks(stages.dataset))
+    findings: list[Finding] = list(refuse_leaks(trained.dataset))
     slices: list[Slice] = []
-    if stages.retriever is not None and stage in ("retrieval", "funnel", "all"):
+    if trained.retriever is not None and stage in ("retrieval", "funnel", "all"):
         users = bench.asked[0]
-        result["protocol"] |= {"users": len(users), "items": stages.dataset.num_catalogue}
+        result["protocol"] |= {"users": len(users), "items": trained.dataset.num_catalogue}
         values["users"] = users
-    if stages.retriever is not None and stage in ("retrieval", "all"):
-        found, faults = retrieval_figures(bench, values)
-        result["retrieval"], result["index"] = found, index_figures(stages)
+    if trained.retriever is not None and stage in ("retrieval", "all"):
+        result["retrieval"], faults = retrieval_figures(bench, values)
+        result["index"] = index_figures(trained)
         findings += faults
-    if stages.ranker is not None and stages.dataset.config.tasks and stage in ("ranking", "all"):
+    if trained.ranker is not None and trained.dataset.config.tasks and stage in ("ranking", "all"):
         result["ranking"], faults = ranking_figures(bench, values)
         findings += faults
         slices += task_slices(bench, values)
@@ -99,27 +99,27 @@ def evaluate(stages: TrainedRun, stage: str = "all") -> Evaluation:
             result["gates"] = gates
             findings += unused_experts(gates)
     binary = [task for task, metrics in result.get("ranking", {}).items() if "auc" in metrics]
-    if stages.retriever is not None and stage in ("funnel", "all"):
+    if trained.retriever is not None and stage in ("funnel", "all"):
         trace = bench.trace
         result["funnel"] = funnel_metrics(
-            trace, num_items=stages.dataset.num_catalogue, config=stages.config.evaluation
+            trace, num_items=trained.dataset.num_catalogue, config=trained.config.evaluation
         )
-        metrics = remember("funnel", trace.final, trace.truth, stages, values)
+        metrics = remember("funnel", trace.final, trace.truth, trained, values)
         slices += list_slices(bench, trace.final, metrics)
         findings += filters_drop_relevant(result["funnel"]["stages"])
         result["examples"] = example_lists(bench, trace.final)
-        if stages.dataset.events.propensities is not None and binary:
+        if trained.dataset.events.propensities is not None and binary:
             result["off_policy"] = off_policy_report(bench, binary[0])
-    if stages.model is not None:
-        result["blend"] = blend_account(stages)
+    if trained.model is not None:
+        result["blend"] = blend_account(trained)
     if slices:
-        judged_by = [f"ndcg@{stages.config.evaluation.list_k}", *(f"{task} auc" for task in binary)]
-        result["slices"] = [one.to_json() for metric in judged_by for one in worst_slices(slices, metric)]
-        result["all_slices"] = [one.to_json() for one in slices]
-    result["training"] = training_account(stages)
+        judged_by = [f"ndcg@{trained.config.evaluation.list_k}", *(f"{task} auc" for task in binary)]
+        result["slices"] = [part.to_json() for metric in judged_by for part in worst_slices(slices, metric)]
+        result["all_slices"] = [part.to_json() for part in slices]
+    result["training"] = training_account(trained)
     result["findings"] = summary(findings)
-    result["config"] = dump_toml(stages.config)
-    result["data"] = {"fingerprint": stages.dataset.fingerprint, "notes": list(stages.dataset.notes)}
+    result["config"] = dump_toml(trained.config)
+    result["data"] = {"fingerprint": trained.dataset.fingerprint, "notes": list(trained.dataset.notes)}
     return Evaluation(result, values)
 
 

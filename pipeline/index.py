@@ -39,8 +39,8 @@ def build_index(
     history = retriever.data.history
     askers = np.flatnonzero(np.diff(history.ptr) > 0)
     rng = np.random.default_rng(config.seed)
-    chosen = np.sort(rng.permutation(askers)[: 2 * config.index.check_queries])
-    queries = query_vectors(retriever.model, retriever.data, chosen, retriever.data.ends(NOW)[chosen])
+    sample = np.sort(rng.permutation(askers)[: 2 * config.index.check_queries])
+    queries = query_vectors(retriever.model, retriever.data, sample, retriever.data.ends(NOW)[sample])
     queries = queries.reshape(-1, queries.shape[-1])  # every interest of a user is a query of its own
     return build_checked_index(
         retriever.item_vectors,

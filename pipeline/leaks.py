@@ -30,11 +30,11 @@ def refuse_leaks(dataset: Dataset) -> list[Finding]:
     Raises:
         DataError: a finding is certain; its sentence names the column.
     """
-    found = leak_findings(dataset)
-    certain = [finding.sentence for finding in found if finding.level == "problem"]
+    findings = leak_findings(dataset)
+    certain = [finding.sentence for finding in findings if finding.level == "problem"]
     if certain:
         raise DataError("leakage: " + " ".join(certain))
-    return found
+    return findings
 
 
 def _columns(dataset: Dataset) -> list[Finding]:
@@ -54,7 +54,7 @@ def _columns(dataset: Dataset) -> list[Finding]:
 
 
 def _counts(dataset: Dataset) -> list[Finding]:
-    events, found = dataset.events, []
+    events, findings = dataset.events, []
     train = np.flatnonzero(events.parts <= Part.TRAIN)
     for table in dataset.counts:
         codes = []
@@ -62,37 +62,37 @@ def _counts(dataset: Dataset) -> list[Finding]:
             side = dataset.config.feature(key).side
             entity = {"user": events.users, "item": events.items, "context": np.arange(len(events))}[side]
             codes.append(dataset.key_codes[key][entity[train]])
-        keys, counted = np.unique(combine(codes, table.sizes), return_counts=True)
+        keys, totals = np.unique(combine(codes, table.sizes), return_counts=True)
         at = np.minimum(np.searchsorted(keys, table.keys), len(keys) - 1)
-        rows = np.where(keys[at] == table.keys, counted[at], 0)
-        found += statistics_from_outside(f"count {table.spec.name}", table.seen.astype(np.int64), rows)
-    return found
+        rows = np.where(keys[at] == table.keys, totals[at], 0)
+        findings += statistics_from_outside(f"count {table.spec.name}", table.seen.astype(np.int64), rows)
+    return findings
 
 
 def _vocabularies(dataset: Dataset) -> list[Finding]:
     """Users and items that have a row of their own although no training row names them."""
-    events, found = dataset.events, []
+    events, findings = dataset.events, []
     train = events.parts <= Part.TRAIN
     for side, entity, block in (("user", events.users, dataset.users), ("item", events.items, dataset.items)):
-        seen = np.bincount(entity[train & (entity >= 0)], minlength=block.rows)
+        training_rows = np.bincount(entity[train & (entity >= 0)], minlength=block.rows)
         for spec in dataset.config.features:
             own_id = dataset.config.user if side == "user" else dataset.config.item
             if spec.side == side and spec.kind == "categorical" and spec.source == own_id:
                 column = dataset.sides[side].categorical.index(spec.name)
                 known = (block.categorical[:, column].numpy() >= FIRST).astype(np.int64)
-                found += statistics_from_outside(f"vocabulary {spec.name}", known, seen)
-    return found
+                findings += statistics_from_outside(f"vocabulary {spec.name}", known, training_rows)
+    return findings
 
 
 def _histories(dataset: Dataset) -> list[Finding]:
-    found = []
+    findings = []
     for name, history in dataset.sequences.items():
         rows = np.flatnonzero(dataset.sequence_ends[name] > history.ptr[np.maximum(dataset.events.users, 0)])
         latest = dataset.sequence_ends[name][rows] - 1
         one_each = Ragged(latest, offsets(np.ones(len(rows), dtype=np.int64)))
         if dataset.config.time:
-            found += time_travel(one_each, history.times[latest], dataset.events.times[rows])
-    return found
+            findings += time_travel(one_each, history.times[latest], dataset.events.times[rows])
+    return findings
 
 
 def _parts(dataset: Dataset) -> list[Finding]:

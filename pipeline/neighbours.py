@@ -63,9 +63,9 @@ def from_vectors(start: TableStart, rows: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Vocabulary rows int64 [n] of new values that have a vector, and where they start [n, K].
     """
-    at, found = start.source.rows_of(start.vocabulary)
+    at, table = start.source.rows_of(start.vocabulary)
     places = torch.from_numpy(at)
-    vectors = F.pad(torch.from_numpy(found).double(), (0, 1), value=1.0)
+    vectors = F.pad(torch.from_numpy(table).double(), (0, 1), value=1.0)
     old = places < len(rows)
     if old.all() or not old.any():
         return torch.empty(0, dtype=torch.int64), rows[:0]
@@ -104,9 +104,9 @@ def neighbour_means(dataset: Dataset, feature: str, rows: Tensor) -> tuple[Tenso
         _add_sharers(total, weight, codes[old], codes[new], learned)
     for vectors in items.vectors:
         _add_nearest(total, weight, vectors[old], vectors[new], learned)
-    found = weight > 0
-    means = total[found] / weight[found].unsqueeze(1)
-    return own[new][found], means.to(rows.dtype)
+    present = weight > 0
+    means = total[present] / weight[present].unsqueeze(1)
+    return own[new][present], means.to(rows.dtype)
 
 
 def _add_sharers(total: Tensor, weight: Tensor, of_old: Tensor, of_new: Tensor, learned: Tensor) -> None:
@@ -140,6 +140,6 @@ def _add_nearest(total: Tensor, weight: Tensor, of_old: Tensor, of_new: Tensor, 
         block = slice(start, start + BLOCK)
         present = of_new[block].any(1)
         nearest = (F.normalize(of_new[block], dim=1) @ known.T).topk(count, dim=1).indices
-        found = learned[there[nearest]].mean(1)
-        total[block] += says * present.unsqueeze(1) * found
+        means = learned[there[nearest]].mean(1)
+        total[block] += says * present.unsqueeze(1) * means
         weight[block] += says * present

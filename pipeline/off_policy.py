@@ -32,7 +32,7 @@ def off_policy_report(bench: Bench, task: str) -> dict[str, Any]:
     Raises:
         DataError: the log has no propensities.
     """
-    stages, dataset = bench.stages, bench.stages.dataset
+    trained, dataset = bench.trained, bench.trained.dataset
     events = dataset.events
     if events.propensities is None:
         raise DataError(
@@ -42,13 +42,13 @@ def off_policy_report(bench: Bench, task: str) -> dict[str, Any]:
     rows = dataset.rows(Part.TEST).numpy()
     rows = rows[(events.items[rows] >= 0) & (events.items[rows] < dataset.num_catalogue)]
     users, of_row = np.unique(events.users[rows], return_inverse=True)
-    funnel = Funnel(stages)
+    funnel = Funnel(trained)
     target = np.full(len(rows), EXPLORE / dataset.num_catalogue)
     expected = np.zeros(len(users))
     for start in range(0, len(users), BLOCK):
         block = users[start : start + BLOCK]
-        found = bench.retriever.candidates(block, int(bench.part), stages.config.retrieval.num_candidates)
-        ranked = funnel.rank(block, found, int(bench.part))
+        candidates = bench.retriever.candidates(block, int(bench.part), trained.config.retrieval.num_candidates)
+        ranked = funnel.rank(block, candidates, int(bench.part))
         log_score = np.where(ranked.rows >= 0, np.log(np.maximum(ranked.scores, 1e-12)), -np.inf)
         policy = np.exp(log_score - log_score.max(1, keepdims=True))
         policy /= policy.sum(1, keepdims=True)
@@ -56,7 +56,7 @@ def off_policy_report(bench: Bench, task: str) -> dict[str, Any]:
         mine = np.flatnonzero((of_row >= start) & (of_row < start + BLOCK))
         same = ranked.rows[of_row[mine] - start] == events.items[rows[mine]][:, None]
         target[mine] += (1.0 - EXPLORE) * (policy[of_row[mine] - start] * same).sum(1)
-    calibrator = stages.calibrators.get(task)
+    calibrator = trained.calibrators.get(task)
     logits = bench.row_logits[task][np.isin(dataset.rows(Part.TEST).numpy(), rows)].astype(np.float64)
     logged = calibrator(logits) if calibrator is not None else 1.0 / (1.0 + np.exp(-logits))
     column = dataset.task_names.index(task)
@@ -69,5 +69,5 @@ def off_policy_report(bench: Bench, task: str) -> dict[str, Any]:
         events.users[rows],
         clip=CLIP,
         reward_model=(logged, (1.0 - EXPLORE) * expected[of_row] + EXPLORE * base),
-        config=stages.config.evaluation,
+        config=trained.config.evaluation,
     ) | {"task": task, "explore": EXPLORE, "clip": CLIP}

@@ -68,9 +68,9 @@ def train_run(
     checkpoints = path.with_name(f".{path.name}.checkpoints")
     if not resume:
         shutil.rmtree(checkpoints, ignore_errors=True)
-    kept = _kept_towers(path, config, dataset) if stage == "ranking" else None
+    previous = _kept_towers(path, config, dataset) if stage == "ranking" else None
     keeper = _checkpointer(checkpoints, config, dataset, start, resume)
-    trained = train(dataset, config, stage=stage, source=source, kept=kept, checkpointer=keeper)
+    trained = train(dataset, config, stage=stage, source=source, previous=previous, checkpointer=keeper)
     save_run(trained, path, base)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return path

@@ -27,27 +27,27 @@ def select_requests(dataset: Dataset, retriever: Retriever, config: RunConfig) -
     items = np.asarray(truth.items)
     limit = config.ranking.select.max_requests
     if len(items) > limit:
-        drawn = np.sort(np.random.default_rng(config.seed).choice(len(items), limit, replace=False))
-        owner, items = owner[drawn], items[drawn]
+        sample = np.sort(np.random.default_rng(config.seed).choice(len(items), limit, replace=False))
+        owner, items = owner[sample], items[sample]
     needed, place = np.unique(owner, return_inverse=True)
-    found = retriever.candidates(users[needed], Part.VALID, config.retrieval.num_candidates)
-    rows = found.rows[place].copy()
-    taken = rows == items[:, None]
-    target = np.where(taken.any(1), taken.argmax(1), -1)
+    candidates = retriever.candidates(users[needed], Part.VALID, config.retrieval.num_candidates)
+    rows = candidates.rows[place].copy()
+    match = rows == items[:, None]
+    target = np.where(match.any(1), match.argmax(1), -1)
     rows[_others(rows, owner, items, truth.items, truth.users, retriever.data.num_items)] = -1
-    kept = np.flatnonzero(target >= 0)
+    hits = np.flatnonzero(target >= 0)
     everyone = np.unique(place, return_index=True)[1]
-    missed = np.setdiff1d(everyone, kept)  # a user whose every item was missed still counts, as a request without one
-    chosen = np.sort(np.concatenate([kept, missed[~np.isin(place[missed], place[kept])]]))
-    log.info("%d requests, the retriever found the item in %d", len(chosen), len(kept))
+    misses = np.setdiff1d(everyone, hits)  # a user whose every item was missed still counts, as a request without one
+    selection = np.sort(np.concatenate([hits, misses[~np.isin(place[misses], place[hits])]]))
+    log.info("%d requests, the retriever found the item in %d", len(selection), len(hits))
     return RequestSet(
         dataset,
         int(Part.VALID),
-        users[needed][place][chosen],
-        rows[chosen],
-        found.features[place][chosen],
-        found.prior[place][chosen],
-        target[chosen],
+        users[needed][place][selection],
+        rows[selection],
+        candidates.features[place][selection],
+        candidates.prior[place][selection],
+        target[selection],
     )
 
 
@@ -60,6 +60,6 @@ def _others(
     num_items: int,
 ) -> Bool:
     """Candidates [Q, C] that the request's user also took, other than the request's own item."""
-    taken = np.unique(truth_owner * num_items + truth_items)
+    known = np.unique(truth_owner * num_items + truth_items)
     keys = owner[:, None] * num_items + rows
-    return np.asarray(np.isin(keys, taken) & (rows >= 0) & (rows != items[:, None]))
+    return np.asarray(np.isin(keys, known) & (rows >= 0) & (rows != items[:, None]))

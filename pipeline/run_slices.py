@@ -16,14 +16,14 @@ MAX_SLICED_COLUMNS = 5
 
 def list_slices(bench: Bench, final: Ints, metrics: UserMetrics) -> list[Slice]:
     """The final lists `[U, k]` by columns of the users and of the items."""
-    stages, (users, seen, truth) = bench.stages, bench.asked
-    config = stages.config.evaluation
+    trained, (users, seen, truth) = bench.trained, bench.asked
+    config = trained.config.evaluation
     by_user = {"history": history_buckets(seen.lengths)}
-    layout = stages.dataset.sides["user"]
+    layout = trained.dataset.sides["user"]
     for column, name in enumerate(layout.categorical):
-        vocabulary = stages.dataset.encoders.vocabularies.get(name)
+        vocabulary = trained.dataset.encoders.vocabularies.get(name)
         if vocabulary is not None and len(vocabulary) <= config.max_slices + 2:
-            codes = stages.dataset.users.categorical[:, column].numpy()[users]
+            codes = trained.dataset.users.categorical[:, column].numpy()[users]
             by_user[name] = np.array(vocabulary.names(codes.tolist()))
     counts = bench.retriever.data.popularity(Part.VALID).numpy().astype(np.int64)
     by_item = {"popularity": popularity_buckets(counts)}
@@ -33,7 +33,7 @@ def list_slices(bench: Bench, final: Ints, metrics: UserMetrics) -> list[Slice]:
 
 def task_slices(bench: Bench, values: dict[str, AnyArray]) -> list[Slice]:
     """Each task by the context columns of the rows, and by how much the user was seen in training."""
-    dataset, config = bench.stages.dataset, bench.stages.config.evaluation
+    dataset, config = bench.trained.dataset, bench.trained.config.evaluation
     rows = dataset.rows(Part.TEST).numpy()
     columns: dict[str, AnyArray] = {}
     for column, name in enumerate(dataset.sides["context"].categorical):
@@ -50,10 +50,10 @@ def task_slices(bench: Bench, values: dict[str, AnyArray]) -> list[Slice]:
         )
     if not columns or len(columns) > MAX_SLICED_COLUMNS:
         columns = {name: columns[name] for name in list(columns)[-MAX_SLICED_COLUMNS:]}
-    found: list[Slice] = []
+    slices: list[Slice] = []
     for task in bench.task_rows():
         mask = ~np.isnan(values[f"rows/{task}"])
-        found += row_slices(
+        slices += row_slices(
             values[f"rows/{task}/label"][mask],
             values[f"rows/{task}"][mask],
             values["rows/users"][mask],
@@ -61,4 +61,4 @@ def task_slices(bench: Bench, values: dict[str, AnyArray]) -> list[Slice]:
             config,
             task=task,
         )
-    return found
+    return slices

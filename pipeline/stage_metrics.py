@@ -24,51 +24,51 @@ Json = dict[str, Any]
 
 def retrieval_figures(bench: Bench, values: dict[str, AnyArray]) -> tuple[Json, list[Finding]]:
     """Metrics of each retriever's lists, and what is wrong with them; the values of every user go into `values`."""
-    stages, (_, _, truth) = bench.stages, bench.asked
-    config = stages.config.evaluation
+    trained, (_, _, truth) = bench.trained, bench.asked
+    config = trained.config.evaluation
     popularity = bench.retriever.data.popularity(Part.VALID).numpy().astype(np.int64)
     reports = {
         name: retrieval_metrics(
             rows,
             truth,
-            num_items=stages.dataset.num_catalogue,
+            num_items=trained.dataset.num_catalogue,
             config=config,
             popularity=popularity,
             item_vectors=bench.retriever.item_vectors,
         )
         for name, rows in bench.systems.items()
     }
-    metrics = {name: remember(name, rows, truth, stages, values) for name, rows in bench.systems.items()}
+    metrics = {name: remember(name, rows, truth, trained, values) for name, rows in bench.systems.items()}
     findings: list[Finding] = list(embeddings_collapsed(bench.retriever.item_vectors))
     if "popularity" in metrics:
         deepest = max(cutoffs(config, bench.systems[TOWER]))
         findings += worse_than_popularity(metrics[TOWER], metrics["popularity"], f"recall@{deepest}", config)
     if bench.retriever.index is not None:
         some = bench.queries[:256].reshape(-1, bench.queries.shape[-1])
-        answer = bench.retriever.index.search(some, min(10, stages.dataset.num_catalogue))
+        answer = bench.retriever.index.search(some, min(10, trained.dataset.num_catalogue))
         findings += index_faults(some, bench.retriever.item_vectors, answer.rows, answer.scores, tolerance=0.05)
     return combine(reports), findings
 
 
 def ranking_figures(bench: Bench, values: dict[str, AnyArray]) -> tuple[Json, list[Finding]]:
     """Metrics of each task on the logged rows, and what is wrong with them; every row's values go into `values`."""
-    stages = bench.stages
-    config = stages.config.evaluation
-    rows = stages.dataset.rows(Part.TEST).numpy()
-    users = stages.dataset.events.users[rows] if stages.dataset.config.user else np.arange(len(rows))
+    trained = bench.trained
+    config = trained.config.evaluation
+    rows = trained.dataset.rows(Part.TEST).numpy()
+    users = trained.dataset.events.users[rows] if trained.dataset.config.user else np.arange(len(rows))
     values["rows/users"] = users
     out: Json = {}
     findings: list[Finding] = []
-    fitted = stages.config.ranking.calibration.kind in FITTED
+    fitted = trained.config.ranking.calibration.kind in FITTED
     for task, (mask, labels, logits) in bench.task_rows().items():
-        calibrator = stages.calibrators.get(task)
+        calibrator = trained.calibrators.get(task)
         before = sigmoid(logits)
         after = calibrator(logits) if calibrator is not None else before
-        found = ranking_metrics(labels, after, users, mask, config=config)
+        metrics = ranking_metrics(labels, after, users, mask, config=config)
         if calibrator is not None:
             raw = ranking_metrics(labels, before, users, mask, config=config.model_copy(update={"draws": 0}))
-            found["reliability_before"], found["ece_before"] = raw.get("reliability"), raw.get("ece")
-        out[task] = found
+            metrics["reliability_before"], metrics["ece_before"] = raw.get("reliability"), raw.get("ece")
+        out[task] = metrics
         findings += miscalibrated(
             task, labels[mask], after[mask], users[mask], config=config, calibrated=fitted and calibrator is not None
         )
@@ -79,16 +79,16 @@ def ranking_figures(bench: Bench, values: dict[str, AnyArray]) -> tuple[Json, li
     return out, findings
 
 
-def index_figures(stages: TrainedRun) -> Json:
+def index_figures(trained: TrainedRun) -> Json:
     """What the index measured when it was built."""
-    if stages.index_report is None:
+    if trained.index_report is None:
         return {"factory": None, "note": "no index yet: recsys build-index; figures above are of exact search"}
-    return dict(stages.index_report)
+    return dict(trained.index_report)
 
 
-def remember(name: str, rows: Ints, truth: Ragged, stages: TrainedRun, values: dict[str, AnyArray]) -> UserMetrics:
+def remember(name: str, rows: Ints, truth: Ragged, trained: TrainedRun, values: dict[str, AnyArray]) -> UserMetrics:
     """Per-user metrics of one system, kept for `recsys compare`."""
-    metrics = list_metrics(rows, truth, cutoffs(stages.config.evaluation, rows))
+    metrics = list_metrics(rows, truth, cutoffs(trained.config.evaluation, rows))
     for metric, per_user in metrics.values.items():
         values[f"{name}/{metric}"] = per_user.astype(np.float32)
     return metrics

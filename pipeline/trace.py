@@ -31,20 +31,20 @@ class Bench:
     """A run and the requests of one part, answered once and kept.
 
     Attributes:
-        stages: the run in memory.
+        trained: the run in memory.
         part: whose rows are the truth; everything later than its start is unknown to the answers.
         depth: length of the retrievers' lists.
     """
 
-    stages: TrainedRun
+    trained: TrainedRun
     part: Part
     depth: int
 
     @property
     def retriever(self) -> Retriever:
         """The first stage."""
-        assert self.stages.retriever is not None
-        return self.stages.retriever
+        assert self.trained.retriever is not None
+        return self.trained.retriever
 
     @cached_property
     def asked(self) -> tuple[I64, Ragged, Ragged]:
@@ -71,51 +71,51 @@ class Bench:
     @cached_property
     def systems(self) -> dict[str, I64]:
         """The exact lists of towers, baselines and proposers by name; baselines that only score are left out."""
-        wanted = self.stages.config.retrieval
-        shown = {*wanted.baselines, *wanted.proposers}
-        names = [TOWER, *(name for name in self.retriever.companions if name in shown)]
+        section = self.trained.config.retrieval
+        listed = {*section.baselines, *section.proposers}
+        names = [TOWER, *(name for name in self.retriever.companions if name in listed)]
         return {name: self.lists(name) for name in track(names, "retrieving", len(names))}
 
     @cached_property
     def trace(self) -> FunnelTrace:
         """What each stage of the funnel handed to the next."""
-        funnel, retriever = Funnel(self.stages), self.retriever
+        funnel, retriever = Funnel(self.trained), self.retriever
         users, _, truth = self.asked
-        count = self.stages.config.retrieval.num_candidates
-        wanted = self.stages.config.evaluation.list_k
+        count = self.trained.config.retrieval.num_candidates
+        depth = self.trained.config.evaluation.list_k
         several = len(retriever.proposers) > 1
-        exact, ann, without, found, ranked, truth_scores = [], [], [], [], [], []
+        exact, ann, without, candidates, verdicts, truth_scores = [], [], [], [], [], []
         starts = range(0, len(users), BLOCK)
         for start in track(starts, "ranking", len(starts)):
             block = users[start : start + BLOCK]
             answers = retriever.proposals(block, int(self.part), count)
             merged = retriever.merged(answers)
-            one = retriever.describe(merged.rows, answers.queries, answers.histories, merged.ranks)
-            verdict = funnel.rank(block, one, int(self.part))
-            found.append(one)
-            ranked.append(verdict)
+            part = retriever.describe(merged.rows, answers.queries, answers.histories, merged.ranks)
+            verdict = funnel.rank(block, part, int(self.part))
+            candidates.append(part)
+            verdicts.append(verdict)
             theirs = slice(truth.ptr[start], truth.ptr[start + len(block)])
             missing = truth.users[theirs] - start, truth.items[theirs]
             truth_scores.append(self._truth_scores(funnel, block, answers, verdict, *missing))
             lists = dict(answers.lists)
             if several:
-                left = {name: {other: lists[other] for other in lists if other != name} for name in lists}
-                without.append({name: retriever.joined(others).rows for name, others in left.items()})
+                rest = {name: {other: lists[other] for other in lists if other != name} for name in lists}
+                without.append({name: retriever.joined(others).rows for name, others in rest.items()})
             if retriever.index is not None and TOWER in lists:
                 ann.append(lists[TOWER])
                 lists[TOWER] = retriever.propose(TOWER, answers.queries, answers.histories, count, exact=True)
             exact.append(lists)
-        candidates = np.concatenate([one.rows for one in found])
+        rows = np.concatenate([part.rows for part in candidates])
         return FunnelTrace(
             truth,
             _joined(exact),
-            np.concatenate([one.top(wanted) for one in ranked]),
+            np.concatenate([verdict.top(depth) for verdict in verdicts]),
             ann={TOWER: np.concatenate(ann)} if ann else {},
-            candidates=candidates,
-            scores=np.concatenate([one.scores for one in ranked]),
+            candidates=rows,
+            scores=np.concatenate([verdict.scores for verdict in verdicts]),
             truth_scores=np.concatenate(truth_scores),
-            merged=candidates if several or retriever.proposers[0] != TOWER else None,
-            proposed=np.concatenate([one.proposed for one in found]),
+            merged=rows if several or retriever.proposers[0] != TOWER else None,
+            proposed=np.concatenate([part.proposed for part in candidates]),
             without=_joined(without),
         )
 
@@ -146,8 +146,8 @@ class Bench:
         served = ranked.rows.shape[1]
         rows = np.concatenate([ranked.rows, extra], axis=1)
         nobody = np.zeros((*rows.shape, 1), dtype=np.int32)
-        found = self.retriever.describe(rows, answers.queries, answers.histories, nobody, served)
-        whole = funnel.rank(users, found, int(self.part))
+        candidates = self.retriever.describe(rows, answers.queries, answers.histories, nobody, served)
+        whole = funnel.rank(users, candidates, int(self.part))
         tasks = dict(whole.tasks)
         if SELECT in tasks:
             tasks[SELECT] = tasks[SELECT] / np.maximum(tasks[SELECT][:, :served].sum(1, keepdims=True), 1e-30)
@@ -157,12 +157,12 @@ class Bench:
     @cached_property
     def row_logits(self) -> dict[str, F32]:
         """Logits of every task on the part's logged rows, task -> float32 [R]."""
-        assert self.stages.ranker is not None
-        return score_rows(self.stages.ranker, self.stages.dataset, self.stages.dataset.rows(self.part))
+        assert self.trained.ranker is not None
+        return score_rows(self.trained.ranker, self.trained.dataset, self.trained.dataset.rows(self.part))
 
     def task_rows(self) -> Mapping[str, tuple[Bool, F64, F64]]:
         """Per binary task: mask [R], labels [R] and raw logits [R] of the part's logged rows."""
-        dataset = self.stages.dataset
+        dataset = self.trained.dataset
         rows = dataset.rows(self.part).numpy()
         return {
             task.name: (
@@ -176,7 +176,7 @@ class Bench:
 
     def value_rows(self) -> Mapping[str, tuple[Bool, F64, F64]]:
         """Per regression task: mask [R], labels [R] and predictions [R], in the label's unit, of the logged rows."""
-        dataset = self.stages.dataset
+        dataset = self.trained.dataset
         rows = dataset.rows(self.part).numpy()
         return {
             task.name: (

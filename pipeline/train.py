@@ -47,7 +47,7 @@ def train(
     *,
     stage: Stages = "all",
     source: SourceRun | None = None,
-    kept: TrainedRun | None = None,
+    previous: TrainedRun | None = None,
     checkpointer: Callable[[Stage], Checkpointer | None] = no_checkpoints,
 ) -> TrainedRun:
     """Train what a configuration describes; the process is left as it was found.
@@ -55,10 +55,10 @@ def train(
     Args:
         dataset: encoded data; built on that of `source` where one is named.
         config: the whole configuration.
-        stage: `retrieval`, `ranking`, or `all`. `ranking` stands on the retriever of `kept`, if it has one.
+        stage: `retrieval`, `ranking`, or `all`. `ranking` stands on the retriever of `previous`, if it has one.
         source: a run to go on from: its weights and its optimisers' moments are where the training starts; for a
             ranker with a frozen encoder, the run the encoder is from.
-        kept: an earlier training of the same data, whose towers `stage="ranking"` keeps.
+        previous: an earlier training of the same data, whose towers `stage="ranking"` keeps.
         checkpointer: makes the checkpoints of a stage.
 
     Raises:
@@ -78,12 +78,12 @@ def train(
     with runtime_session(config.runtime, config.seed) as runtime:
         if two_stages and stage != "ranking":
             retriever, first = _train_retriever(dataset, config, runtime, start, checkpointer("retrieval"))
-        elif two_stages and kept is not None:
-            retriever, first = kept.retriever, Trained.of(kept, "retrieval")
+        elif two_stages and previous is not None:
+            retriever, first = previous.retriever, Trained.of(previous, "retrieval")
         if stage != "retrieval" and (config.data.tasks or retriever is not None):
             exact = None if retriever is None else retriever.searching(None)
             ranked, second = _train_ranker(dataset, config, runtime, start, exact, checkpointer("ranking"))
-    stages: dict[Stage, Trained] = {"retrieval": first, "ranking": second}
+    results: dict[Stage, Trained] = {"retrieval": first, "ranking": second}
     return TrainedRun(
         config=config,
         dataset=dataset,
@@ -92,10 +92,10 @@ def train(
         ranker=None if ranked is None else ranked.ranker,
         calibrators={} if ranked is None else ranked.calibrators,
         found_blend=None if ranked is None else ranked.blend,
-        training={name: trained.epochs for name, trained in stages.items() if trained.epochs is not None},
-        index_report=kept.index_report if kept is not None and retriever is kept.retriever else None,
-        optimizers={name: trained.optimizer for name, trained in stages.items() if trained.optimizer is not None},
-        warm_start={name: trained.start for name, trained in stages.items() if trained.start},
+        training={name: result.epochs for name, result in results.items() if result.epochs is not None},
+        index_report=previous.index_report if previous is not None and retriever is previous.retriever else None,
+        optimizers={name: result.optimizer for name, result in results.items() if result.optimizer is not None},
+        warm_start={name: result.start for name, result in results.items() if result.start},
     )
 
 
@@ -143,13 +143,13 @@ def _train_ranker(
     checkpointer: Checkpointer | None,
 ) -> tuple[TrainedRanker, Trained]:
     section = config.ranking
-    asked = None
+    requests = None
     if retriever is not None and section.select.enabled:
-        asked = select_requests(dataset, retriever, config)
+        requests = select_requests(dataset, retriever, config)
     if section.distil.share > 0 and start.dataset is not None:
         log.info("ranking.distil is left out: the new rows alone are too few to train teachers on")
         section = section.model_copy(update={"distil": DistilConfig()})
-    training = build_training(dataset, section, runtime, config.seed, asked)
+    training = build_training(dataset, section, runtime, config.seed, requests)
     report = start.ranker(training, dataset, retriever if section.warm_start else None)
     ranked = fit_ranker(training, section, runtime, config.seed, checkpointer, config.blend)
     ranked.model.eval()  # it answers from here on, without dropout

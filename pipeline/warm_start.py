@@ -81,20 +81,20 @@ def copy_rows(
     report = []
     with torch.no_grad():
         for name in [n for n in target.sizes if n in source.sizes]:
-            named = name in target_vocabularies and name in source_vocabularies
-            if not named and target.sizes[name] != source.sizes[name]:
+            by_value = name in target_vocabularies and name in source_vocabularies
+            if not by_value and target.sizes[name] != source.sizes[name]:
                 continue
             into = target.rows_of(name)
             out, variance = to_width(source.rows_of(name), target.dim)
-            if named:
+            if by_value:
                 here, there = target_vocabularies[name].values, source_vocabularies[name].values
                 places = {value: row for row, value in enumerate(there)}
                 pairs = [(row, places[value]) for row, value in enumerate(here) if value in places]
                 at = torch.tensor([a + FIRST for a, _ in pairs] + [UNKNOWN], dtype=torch.int64)
                 origin = torch.tensor([b + FIRST for _, b in pairs] + [UNKNOWN], dtype=torch.int64)
                 into[at] = out[origin]
-                kept = len(pairs)
-                report.append(Copied(name, kept, len(here) - kept, len(there) - kept, variance=variance))
+                shared = len(pairs)
+                report.append(Copied(name, shared, len(here) - shared, len(there) - shared, variance=variance))
             else:
                 into.copy_(out)
                 report.append(Copied(name, target.sizes[name] - FIRST, 0, 0, variance=variance))
@@ -174,9 +174,9 @@ def warm_start_ranker(ranker: Ranker, dataset: Dataset, retriever: Retriever) ->
         with torch.no_grad():
             for entry in copied:
                 rows = table.rows_of(entry.vocabulary)
-                wanted, found = fresh[entry.vocabulary], _spread(rows)
-                if np.isfinite(wanted) and np.isfinite(found) and found > 0:
-                    rows.mul_(wanted / found)
+                target, spread = fresh[entry.vocabulary], _spread(rows)
+                if np.isfinite(target) and np.isfinite(spread) and spread > 0:
+                    rows.mul_(target / spread)
         report += copied
     log_report("ranker", "the retriever", report)
     return report
@@ -189,9 +189,9 @@ def _spread(rows: Tensor) -> float:
 
 def log_report(what: str, source: str, report: Sequence[Copied], dense: int = 0) -> None:
     """Say what was copied: rows by vocabulary, and how many tensors outside the tables where only some were."""
-    told = [*map(str, report), *([f"{dense} dense tensors"] if dense else [])]
-    if told:
-        log.info("warm start of the %s from %s: %s", what, source, "; ".join(told))
+    sentences = [*map(str, report), *([f"{dense} dense tensors"] if dense else [])]
+    if sentences:
+        log.info("warm start of the %s from %s: %s", what, source, "; ".join(sentences))
 
 
 def as_json(source: str, report: Sequence[Copied]) -> dict[str, Any]:

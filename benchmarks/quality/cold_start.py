@@ -225,7 +225,7 @@ class ColdStart(Lab):
         asked = select_requests(self.dataset, retriever, config)
         trained = train_ranker(self.dataset, ranking, self.session.runtime(seed), seed, asked)
         trained.model.eval()
-        stages = TrainedRun(
+        whole = TrainedRun(
             config=config,
             dataset=self.dataset,
             retriever=retriever,
@@ -233,7 +233,7 @@ class ColdStart(Lab):
             ranker=trained.ranker,
             calibrators=trained.calibrators,
         )
-        funnel, fresh, moment = Funnel(stages), new_users(data, 0), int(Part.TEST)
+        funnel, fresh, moment = Funnel(whole), new_users(data, 0), int(Part.TEST)
         lists = []
         for begin in range(0, len(fresh.users), BLOCK):
             users = fresh.users[begin : begin + BLOCK]

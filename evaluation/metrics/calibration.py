@@ -63,10 +63,10 @@ def reliability_curve(
     check_probabilities(labels, probabilities)
     bins = assign_bins(probabilities, num_bins, binning)
     rows = np.bincount(bins, minlength=num_bins).astype(np.float64)
-    kept = rows > 0
-    rows = rows[kept]
-    predicted = np.bincount(bins, probabilities, minlength=num_bins)[kept] / rows
-    observed = np.bincount(bins, labels, minlength=num_bins)[kept] / rows
+    filled = rows > 0
+    rows = rows[filled]
+    predicted = np.bincount(bins, probabilities, minlength=num_bins)[filled] / rows
+    observed = np.bincount(bins, labels, minlength=num_bins)[filled] / rows
     low, high = wilson_interval(observed, rows)
     columns = {"predicted": predicted, "observed": observed, "rows": rows, "low": low, "high": high}
     return {name: [float(x) for x in column] for name, column in columns.items()}

@@ -22,11 +22,11 @@ def item_exposure(ranked: Ints, num_items: int, k: int) -> Ints:
         num_items: N, size of the catalogue.
         k: cut-off.
     """
-    shown = ranked[:, :k].reshape(-1)
-    shown = shown[shown >= 0]
-    if len(shown) and shown.max() >= num_items:
-        raise DataError(f"recommended item row {shown.max()} but the catalogue has {num_items} items; pass its size")
-    return np.bincount(shown, minlength=num_items)
+    items = ranked[:, :k].reshape(-1)
+    items = items[items >= 0]
+    if len(items) and items.max() >= num_items:
+        raise DataError(f"recommended item row {items.max()} but the catalogue has {num_items} items; pass its size")
+    return np.bincount(items, minlength=num_items)
 
 
 def coverage(ranked: Ints, num_items: int, k: int) -> float:
@@ -117,12 +117,12 @@ def category_diversity(ranked: Ints, categories: Ints, k: int) -> F64:
         k: cut-off.
     """
     lists = ranked[:, :k]
-    shown = np.where(lists >= 0, categories[lists], -1)
-    users = np.repeat(np.arange(len(lists)), lists.shape[1])[shown.reshape(-1) >= 0]
+    labels = np.where(lists >= 0, categories[lists], -1)
+    users = np.repeat(np.arange(len(lists)), lists.shape[1])[labels.reshape(-1) >= 0]
     width = int(categories.max(initial=0)) + 1
-    keys, counts = np.unique(users * width + shown[shown >= 0], return_counts=True)
+    keys, counts = np.unique(users * width + labels[labels >= 0], return_counts=True)
     same = np.bincount(keys // width, counts * (counts - 1), minlength=len(lists)).astype(np.float64)
-    length = (shown >= 0).sum(1).astype(np.float64)
+    length = (labels >= 0).sum(1).astype(np.float64)
     pairs = length * (length - 1)
     return _ratio(pairs - same, pairs)
 

@@ -192,8 +192,8 @@ def ideal_ndcg(num_retrieved: Ints, num_relevant: Ints, k: int) -> F64:
 def _sorted_ranks(ranks: Ragged) -> tuple[Ints, F64]:
     """User and rank of each recommended relevant item, by user and then by rank."""
     owner, rank = ranks.users, ranks.items
-    found = rank > 0
-    owner, rank = owner[found], rank[found]
+    hit = rank > 0
+    owner, rank = owner[hit], rank[hit]
     order = np.lexsort((rank, owner))
     return owner[order], rank[order].astype(np.float64)
 

@@ -51,8 +51,8 @@ def spearman(labels: Floats, values: Floats) -> float | None:
     """Spearman's rank correlation, ties at their mid-rank; None where labels or predictions do not vary."""
     check_values(labels, values)
     groups = tie_groups(labels), tie_groups(values)
-    found = weighted_spearman(*groups, np.ones(len(labels)))
-    return found if np.isfinite(found) else None
+    correlation = weighted_spearman(*groups, np.ones(len(labels)))
+    return correlation if np.isfinite(correlation) else None
 
 
 def tie_groups(values: Floats) -> I64:

@@ -69,8 +69,8 @@ def auc(labels: Floats, scores: Floats, weights: Floats | None = None) -> float 
         A number in [0, 1], or None when only one class has weight.
     """
     check_rows(labels, scores)
-    found = user_auc(labels, scores, np.zeros(len(labels), dtype=np.int64), weights)
-    return float(found.values[0]) if len(found.values) else None
+    areas = user_auc(labels, scores, np.zeros(len(labels), dtype=np.int64), weights)
+    return float(areas.values[0]) if len(areas.values) else None
 
 
 def user_auc(labels: Floats, scores: Floats, users: Ints, weights: Floats | None = None) -> UserAuc:

@@ -52,19 +52,19 @@ class UserBootstrap:
         if self._cached is not None:
             yield from self._cached
             return
-        kept: list[NDArray[np.uint8]] = []
+        blocks: list[NDArray[np.uint8]] = []
         small = (self.draws + 1) * self.num_users <= _CACHE_BYTES
         rows = int(np.clip(2**21 // self.num_users, 1, 128))
         for start in range(0, self.draws + 1, rows):
-            drawn = np.empty((min(rows, self.draws + 1 - start), self.num_users), dtype=np.uint8)
-            for row, draw in enumerate(range(start, start + len(drawn))):
-                drawn[row] = self._draw(draw)
-            block = np.ascontiguousarray(drawn.T)
+            counts = np.empty((min(rows, self.draws + 1 - start), self.num_users), dtype=np.uint8)
+            for row, draw in enumerate(range(start, start + len(counts))):
+                counts[row] = self._draw(draw)
+            block = np.ascontiguousarray(counts.T)
             if small:
-                kept.append(block)
+                blocks.append(block)
             yield block
         if small:
-            self._cached = kept
+            self._cached = blocks
 
     def sums(self, columns: Floats) -> F64:
         """Weighted sums over users of each column: float [U, M] -> float64 [draws + 1, M]."""
@@ -125,24 +125,24 @@ class UserBootstrap:
             hangs on one or two users and no interval can be told.
         """
         tails = np.array([(1 - self.level) / 2, (1 + self.level) / 2])
-        found: list[Interval | None] = []
+        intervals: list[Interval | None] = []
         for column in samples.T:
             valid = column[1:][np.isfinite(column[1:])]
             if self.draws == 0 or len(valid) < 0.9 * self.draws or not np.isfinite(column[0]):
-                found.append(None)
+                intervals.append(None)
                 continue
             low, high = np.quantile(valid, tails)
             if pivotal:
                 low, high = (max(2 * column[0] - end, 0.0) for end in (high, low))
                 low, high = min(low, column[0]), max(high, column[0])
-            found.append((float(low), float(high)))
-        return found
+            intervals.append((float(low), float(high)))
+        return intervals
 
     def _draw(self, draw: int) -> I64:
         if draw == 0:
             return np.ones(self.num_users, dtype=np.int64)
-        chosen = np.random.default_rng([self.seed, draw]).integers(0, self.num_users, self.num_users, dtype=np.int32)
-        return np.bincount(chosen, minlength=self.num_users)
+        sample = np.random.default_rng([self.seed, draw]).integers(0, self.num_users, self.num_users, dtype=np.int32)
+        return np.bincount(sample, minlength=self.num_users)
 
 
 def ratio(above: F64, below: F64) -> F64:

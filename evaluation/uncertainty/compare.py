@@ -112,11 +112,13 @@ def _compare_lists(a: UserMetrics, b: UserMetrics, config: EvaluationConfig) -> 
     p = permutation_test(difference, config.permutations, config.seed)
     visible = smallest_visible_difference(paired_standard_error(difference), config.level)
     rows = []
-    for one, name in enumerate(names):
-        low, high = intervals[one] or (None, None)
-        means = float(value_a[:, one].mean()), float(value_b[:, one].mean())
-        delta = float(difference[:, one].mean())
-        rows.append(Comparison(name, *means, delta, low, high, float(p[one]), 1.0, float(visible[one]), len(users)))
+    for column, name in enumerate(names):
+        low, high = intervals[column] or (None, None)
+        means = float(value_a[:, column].mean()), float(value_b[:, column].mean())
+        delta = float(difference[:, column].mean())
+        rows.append(
+            Comparison(name, *means, delta, low, high, float(p[column]), 1.0, float(visible[column]), len(users))
+        )
     return rows
 
 

@@ -62,8 +62,8 @@ def row_metric_samples(
     rows, positives, predicted, losses, user_rows, user_aucs = np.split(sums, len(columns), axis=1)
 
     bins = group * num_bins
-    for one in range(num_groups):
-        inside = group == one
+    for number in range(num_groups):
+        inside = group == number
         bins[inside] += assign_bins(probabilities[inside], num_bins)
     gaps = [
         np.abs(block).reshape(num_groups, num_bins, -1).sum(1).T

@@ -202,14 +202,14 @@ def test_a_duration_is_answered_in_its_own_unit(tiny_run: TinyRun, tmp_path: Pat
     config = run.config("blend.kind=task", "blend.task=dwell", "retrieval.fit.epochs=1")
     folder = train_run(config, tmp_path / "run", base=tiny_run.world)
     answerer = recsys.load(folder).funnel
-    assert answerer.stages.ranker is not None
+    assert answerer.trained.ranker is not None
     users = np.arange(20)
     for user, answer in zip(
         users, answerer.recommend([answerer.dataset.user_ids[u] for u in users], k=5).to_json(), strict=True
     ):
         rows = np.array([[answerer.dataset.item_rows[item["item"]] for item in answer["items"]]])
         with torch.no_grad():
-            logs = answerer.stages.ranker(answerer.dataset.candidates(np.array([user]), rows, NOW))["dwell"]
+            logs = answerer.trained.ranker(answerer.dataset.candidates(np.array([user]), rows, NOW))["dwell"]
         told = [item["tasks"]["dwell"] for item in answer["items"]]
         assert told == pytest.approx(np.expm1(logs.numpy()).tolist(), rel=1e-4, abs=1e-5)
         assert [item["score"] for item in answer["items"]] == told

@@ -235,7 +235,7 @@ def test_segments_hear_their_own_and_nothing_from_after_the_cut(served: Served, 
     scores = model.score(funnel.retriever.histories(row, 3))[0]
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-8)
     offer = funnel.ladder.offer(Rung.SEGMENT, row, 10, None)
-    assert scores[offer.found.rows[0]].tolist() == sorted(scores.tolist(), reverse=True)[:10]
+    assert scores[offer.candidates.rows[0]].tolist() == sorted(scores.tolist(), reverse=True)[:10]
 
 
 def test_a_filter_of_another_catalogue_is_refused(funnels: dict[str, Funnel]) -> None:
