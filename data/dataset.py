@@ -11,17 +11,20 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..base.arrays import F32, F64, I64, Bool
 from .batch import Batch, Block, Layout, SequenceField, SideLayout, join_blocks, join_layouts
+from .encoding.absent import absent_context
 from .encoding.attributes import Attribute, TextColumn, identities
 from .encoding.counts import CountTable, combine
 from .encoding.encoders import Encoders, stack
 from .feature_spec import FeatureSpec
 from .history import History
+from .ids import id_text
 from .pretrained import TableStart
 from .schema import DataConfig
 from .split import Part
@@ -248,21 +251,20 @@ class Dataset:
 
     @cached_property
     def _common_codes(self) -> dict[str, int]:
-        """Of each context count key, the code most training rows have: that of a request without a context."""
+        """Of each context count key, the code of a request without a context: its fill's, or most training rows'."""
         train = self.events.parts == Part.TRAIN
-        keys = [key for key in self.key_codes if self.config.feature(key).side == "context"]
-        return {key: int(np.bincount(self.key_codes[key][train]).argmax()) for key in keys}
+        keys = [spec for spec in self.config.features if spec.name in self.key_codes and spec.side == "context"]
+        common = {spec.name: int(np.bincount(self.key_codes[spec.name][train]).argmax()) for spec in keys}
+        keyed = self.encoders.keys
+        filled = {s.name: keyed[s.name].rows(pa.array([id_text(s.fill)])) for s in keys if s.fill is not None}
+        return common | {name: int(rows[0]) for name, rows in filled.items()}
 
     @cached_property
     def _default_context(self) -> Block:
         """Context of a request that nothing is known of: one row, see `candidates`."""
         layout, train = self.sides["context"], self.row_query.categorical[self.rows(Part.TRAIN)]
         common = [torch.bincount(train[:, column]).argmax() for column in range(len(layout.categorical))]
-        return replace(
-            self.row_query.map(lambda tensor: torch.zeros_like(tensor[:1])),
-            categorical=torch.stack(common).unsqueeze(0) if common else torch.empty(1, 0, dtype=torch.int64),
-            numeric=torch.full((1, len(layout.numeric)), float("nan")),
-        )
+        return absent_context(self.config.inputs("context"), layout, self.encoders, torch.tensor(common).long())
 
     def _with_sequences(
         self,

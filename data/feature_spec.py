@@ -5,6 +5,7 @@ One `[[data.features]]` entry of a run's configuration. `schema.DataConfig` chec
 
 from __future__ import annotations
 
+import math
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -35,6 +36,9 @@ class FeatureSpec(Settings):
     history, and is never an input of its own row."""
     min_count: int = Field(default=1, ge=1)
     """Values seen in fewer training rows share the 'unknown' row, which is thereby trained."""
+    fill: float | str | None = None
+    """What a missing value counts as, in training and in an answer: a number for a `numeric` column, text for a
+    `categorical` or `multi` one. Without it absence is a value of its own, whose embedding or number is learned."""
     max_length: int = Field(default=8, ge=1)
     """Most values kept of a `multi` column."""
     bins: int = Field(default=64, ge=0)
@@ -89,6 +93,8 @@ class FeatureSpec(Settings):
             raise ValueError(
                 f'"{self.name}": after_event is for categorical context features, found {self.side} {self.kind}'
             )
+        if self.fill is not None:
+            self._fits(self.fill)
         if self.pretrained and self.kind not in ("categorical", "multi", "vector"):
             raise ValueError(f'"{self.name}" is {self.kind}: pretrained is for categorical, multi and vector features')
         if self.frozen and (not self.pretrained or self.kind == "vector"):
@@ -99,3 +105,12 @@ class FeatureSpec(Settings):
         if self.kind != "sequence" and (self.of or self.where or self.prior):
             raise ValueError(f'"{self.name}" is {self.kind}: only a sequence takes of, where or prior')
         return self
+
+    def _fits(self, fill: float | str) -> None:
+        """Refuse a fill value that is none of the column's own values."""
+        if self.kind not in ("categorical", "multi", "numeric"):
+            raise ValueError(f'"{self.name}" is {self.kind}: fill is for categorical, multi and numeric features')
+        if self.kind == "numeric" and not (isinstance(fill, float) and math.isfinite(fill)):
+            raise ValueError(f'"{self.name}" is numeric: found fill = {fill!r}, expected a finite number')
+        if fill == "":
+            raise ValueError(f'"{self.name}": fill = "" fills nothing, for empty text is missing; leave it out')

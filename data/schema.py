@@ -12,7 +12,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ..base.settings import Settings
-from .feature_spec import FeatureSpec
+from .feature_spec import FeatureSpec, Side
 
 
 class TaskSpec(Settings):
@@ -23,8 +23,7 @@ class TaskSpec(Settings):
     column: str = ""
     """Label column of the events; the task's own name when empty."""
     kind: Literal["binary", "regression"] = "binary"
-    """`binary` labels are 0 or 1 (see `at_least`); `regression` labels are any number;
-    such a task is trained and enters the score, but no metric measures it yet."""
+    """`binary` labels are 0 or 1 (see `at_least`); `regression` labels are any number."""
     at_least: float | None = None
     """Turns a graded column into a binary label: 1 where the value is at least this."""
     equals: tuple[str, ...] = ()
@@ -239,6 +238,10 @@ class DataConfig(Settings):
             f.model_copy(update={"pretrained": change(f.pretrained)}) if f.pretrained else f for f in self.features
         )
         return self.model_copy(update=paths)
+
+    def inputs(self, side: Side) -> tuple[FeatureSpec, ...]:
+        """Features of a side that describe its rows; sequences and what is known only after the event are none."""
+        return tuple(s for s in self.features if s.side == side and s.kind != "sequence" and not s.after_event)
 
     def feature(self, name: str) -> FeatureSpec:
         """The feature called `name` (KeyError if there is none)."""

@@ -93,10 +93,7 @@ class Encoding:
     def dataset(self) -> Dataset:
         """Everything together."""
         config, events = self.config, self.events
-        sides: dict[Side, tuple[FeatureSpec, ...]] = {
-            side: tuple(s for s in config.features if s.side == side and s.kind != "sequence" and not s.after_event)
-            for side in SIDES
-        }
+        sides = {side: config.inputs(side) for side in SIDES}
         columns = {side: {spec.name: self.raw.column(spec) for spec in specs} for side, specs in sides.items()}
         vocabularies: dict[str, Vocabulary] = {}
         numerics: dict[str, NumericEncoder] = {} if self.old is None else dict(self.old.encoders.numerics)

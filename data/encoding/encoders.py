@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from ...base.arrays import I64, AnyArray
 from ..batch import Block, SideLayout
 from ..feature_spec import FeatureSpec
+from ..ids import id_text
 from ..reading.columns import split_values
 from ..vocabulary import FIRST, MISSING, UNKNOWN, Vocabulary
 from .numeric import NumericEncoder
@@ -56,6 +58,16 @@ class Encoders:
             {name: NumericEncoder.from_state(encoder) for name, encoder in state["numerics"].items()},
             {name: Vocabulary(tuple(values)) for name, values in state.get("keys", {}).items()},
         )
+
+
+def fill_missing(spec: FeatureSpec, column: Column) -> Column:
+    """A raw column with the feature's `fill` where it says nothing; unchanged where the feature has none."""
+    if spec.fill is None:
+        return column
+    if spec.kind == "numeric":
+        return np.where(np.isnan(column), np.float32(spec.fill), column)
+    known = pc.if_else(pc.equal(column, MISSING), None, column)
+    return pc.fill_null(known, id_text(spec.fill))
 
 
 def fit_vocabulary(spec: FeatureSpec, column: pa.Array, weights: I64) -> Vocabulary:

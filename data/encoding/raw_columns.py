@@ -18,7 +18,7 @@ from ..reading.vectors import parse_vectors
 from ..schema import DataConfig
 from ..split import Part
 from .attributes import Attribute, TextColumn, numbers_or_texts
-from .encoders import Column
+from .encoders import Column, fill_missing
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,15 @@ class RawColumns:
         id_column = {"user": self.config.user, "item": self.config.item, "context": ""}[spec.side]
         return bool(id_column) and spec.source == id_column
 
-    def column(self, spec: FeatureSpec, exact: bool = False) -> Column:
-        """Raw column of a feature, one entry per user row, item row or event row; numbers in float64 when `exact`."""
+    def column(self, spec: FeatureSpec) -> Column:
+        """Column of a feature as the models read it, missing values filled: one entry per user, item or event row."""
+        return fill_missing(spec, self.raw(spec))
+
+    def raw(self, spec: FeatureSpec, exact: bool = False) -> Column:
+        """Column of a feature as it stands in its table, brought to the same rows; numbers in float64 when `exact`."""
         if spec.pretrained and spec.kind == "vector":  # looked up in a file by the column's raw values
             return self.tables.vectors[spec.name].lookup(
-                self.column(FeatureSpec(name=spec.name, side=spec.side, column=spec.source))
+                self.raw(FeatureSpec(name=spec.name, side=spec.side, column=spec.source))
             )
         if self.is_id(spec):
             return self.user_ids if spec.side == "user" else self.item_ids
@@ -95,7 +99,7 @@ class RawColumns:
         for spec in self.config.features:
             if spec.side != "item" or spec.kind == "vector" or self.is_id(spec):
                 continue
-            column = self.column(spec, exact=True)
+            column = self.raw(spec, exact=True)
             if spec.kind == "multi":
                 found[spec.name] = TextColumn.several(column, spec.separator)
             else:
