@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ..base.settings import Settings
 from .feature_spec import FeatureSpec, Side
@@ -166,6 +166,8 @@ class DataConfig(Settings):
     the product counts."""
     propensity: str = ""
     """Event column with the logging policy's probability of the exposure, for off-policy estimates."""
+    scale: Literal["log", "standard", "equal_frequency"] = "log"
+    """How numeric features and counts that name no `scale` of their own are fed as numbers."""
     features: tuple[FeatureSpec, ...] = ()
     """Inputs of the models."""
     tasks: tuple[TaskSpec, ...] = ()
@@ -185,6 +187,30 @@ class DataConfig(Settings):
         if twice:
             raise ValueError(f"declared twice: {', '.join(twice)}; names must differ")
         return specs
+
+    @field_validator("features", "counts")
+    @classmethod
+    def _scaled(
+        cls, specs: tuple[FeatureSpec, ...] | tuple[CountSpec, ...], info: ValidationInfo
+    ) -> tuple[FeatureSpec | CountSpec, ...]:
+        """Numbers that name no scale take the section's: a file that extends another need not list them again."""
+        scale = info.data.get("scale", "log")
+        return tuple(
+            spec
+            if "scale" in spec.model_fields_set or (isinstance(spec, FeatureSpec) and spec.kind != "numeric")
+            else spec.model_copy(update={"scale": scale})
+            for spec in specs
+        )
+
+    @model_validator(mode="after")
+    def _used_scale(self) -> Self:
+        fed = [*(spec.scale for spec in self.features if spec.kind == "numeric"), *(spec.scale for spec in self.counts)]
+        if self.scale != "log" and self.scale not in fed:
+            raise ValueError(
+                f'scale = "{self.scale}" is the scale of no number: each numeric feature and count names its own; '
+                "take one of them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _references(self) -> Self:

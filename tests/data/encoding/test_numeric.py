@@ -10,6 +10,7 @@ import pytest
 from recsys.base.arrays import F32
 from recsys.data.encoding.numeric import EQUAL_FREQUENCY_BINS, NumericEncoder, equal_frequency
 from recsys.data.feature_spec import FeatureSpec, Scale
+from recsys.data.schema import DataConfig
 from recsys.data.vocabulary import FIRST, UNKNOWN
 
 
@@ -147,3 +148,22 @@ def test_equal_frequency_gives_the_share_of_bins_below() -> None:
     assert np.isnan(equal_frequency(values, edges)[-1])
     uniform = equal_frequency(np.arange(100, dtype=np.float32), np.arange(10, 100, 10, dtype=np.float64))
     assert np.unique(uniform, return_counts=True)[1].tolist() == [10] * 10
+
+
+def test_the_sections_scale_is_that_of_every_number_without_one_and_of_no_other() -> None:
+    numbers = [{"name": name, "side": "user", "kind": "numeric"} for name in ("age", "income")]
+    features = [{"name": "city", "side": "user"}, numbers[0], numbers[1] | {"scale": "standard"}]
+    counts = [{"keys": ["city"], "tasks": []}]
+
+    def config(**keys: object) -> DataConfig:
+        return DataConfig.model_validate({"features": features, "counts": counts, **keys})
+
+    for chosen in (
+        config(scale="equal_frequency"),
+        DataConfig.model_validate(config(scale="equal_frequency").model_dump()),
+    ):
+        assert [spec.scale for spec in chosen.features] == ["log", "equal_frequency", "standard"]
+        assert [spec.scale for spec in chosen.counts] == ["equal_frequency"]
+    assert config() == DataConfig.model_validate({"features": features, "counts": counts, "scale": "log"})
+    with pytest.raises(ValueError, match='"equal_frequency" is the scale of no number'):
+        config(scale="equal_frequency", features=features[2:], counts=[])
