@@ -52,11 +52,19 @@ class SideLayout:
 
 @dataclass(frozen=True)
 class Layout:
-    """Columns of both sides and the number of rows of every vocabulary (row 0 pads, row 1 is 'unknown')."""
+    """Columns of both sides, and what their codes are rows of.
+
+    Attributes:
+        query: columns of the query side.
+        item: columns of the item side.
+        sizes: column -> rows of its vocabulary (row 0 pads, row 1 is 'unknown').
+        shared: column -> the feature whose vocabulary, and rows of the embedding table, it has too.
+    """
 
     query: SideLayout
     item: SideLayout
     sizes: Mapping[str, int]
+    shared: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,7 @@ class Dataset:
         item = join_layouts((sides["item"], sides["item_counts"], matches), ())
         used = {*query.categorical, *query.bags, *item.categorical, *item.bags}
         used |= {name for field in fields for name in (*field.of, *field.properties)}
-        return Layout(query, item, {name: rows for name, rows in sizes.items() if name in used})
+        return Layout(query, item, *self.encoders.tables(used, sizes))
 
     def rows(self, part: str | Part) -> Tensor:
         """Event rows of a part, int64, in (user, time) order."""

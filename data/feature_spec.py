@@ -36,6 +36,9 @@ class FeatureSpec(Settings):
     history, and is never an input of its own row."""
     min_count: int = Field(default=1, ge=1)
     """Values seen in fewer training rows share the 'unknown' row, which is thereby trained."""
+    shared_with: str = ""
+    """Another `categorical` or `multi` feature, of any side, whose values are of the same kind (a user's favourite
+    category and an item's): the two have one vocabulary, learned from both, and one embedding per value."""
     fill: float | str | None = None
     """What a missing value counts as, in training and in an answer: a number for a `numeric` column, text for a
     `categorical` or `multi` one. Without it absence is a value of its own, whose embedding or number is learned."""
@@ -92,6 +95,10 @@ class FeatureSpec(Settings):
         if self.after_event and (self.side != "context" or self.kind != "categorical"):
             raise ValueError(
                 f'"{self.name}": after_event is for categorical context features, found {self.side} {self.kind}'
+            )
+        if self.shared_with and (self.pretrained or self.min_count > 1):
+            raise ValueError(
+                f'"{self.name}" has the table of "{self.shared_with}": set min_count and pretrained there, not here'
             )
         if self.fill is not None:
             self._fits(self.fill)

@@ -7,6 +7,7 @@ and counts are learned from the training part of the data.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -236,6 +237,8 @@ class DataConfig(Settings):
             for name in spec.properties:
                 if name != "gap" and name not in tasks:
                     raise ValueError(f'sequence "{spec.name}": property "{name}" is neither "gap" nor a task')
+            if spec.shared_with:
+                self._shares(spec, features.get(spec.shared_with))
             if spec.where and spec.where not in tasks:
                 raise ValueError(f'sequence "{spec.name}": where = "{spec.where}" is no task; tasks: {tasks}')
         for position, task in enumerate(self.tasks):
@@ -254,6 +257,20 @@ class DataConfig(Settings):
                 if task_name not in tasks:
                     raise ValueError(f'counts {count.name}: "{task_name}" is no task; tasks: {tasks}')
         return self
+
+    def _shares(self, spec: FeatureSpec, other: FeatureSpec | None) -> None:
+        """Refuse a feature that shares the table of one that has none of its own."""
+        tables = ("categorical", "multi")
+        if spec.kind not in tables or other is None or other.kind not in tables or other.shared_with or other is spec:
+            raise ValueError(
+                f'feature "{spec.name}": shared_with = "{spec.shared_with}" is for two categorical or multi features; '
+                "the named one has a table of its own"
+            )
+
+    @cached_property
+    def shared(self) -> dict[str, str]:
+        """Feature -> the other feature whose vocabulary and embeddings it has."""
+        return {spec.name: spec.shared_with for spec in self.features if spec.shared_with}
 
     def relocated(self, change: Callable[[str], str]) -> DataConfig:
         """The same section with every path that is not empty changed."""

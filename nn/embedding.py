@@ -49,15 +49,19 @@ class EmbeddingTable(nn.Module):
         sizes: vocabulary name -> number of rows, padding and unknown included.
         dim: embedding width K.
         std: standard deviation of the normal initialisation.
+        shared: name -> the vocabulary whose rows it has; such a name gets none of its own, whatever `sizes` says.
     """
 
     pad_rows: Tensor
     still_rows: Tensor
     """int64 [S], ascending: rows that no training moves, the padding rows and frozen ones."""
 
-    def __init__(self, sizes: Mapping[str, int], dim: int, std: float = 0.05) -> None:
+    def __init__(
+        self, sizes: Mapping[str, int], dim: int, std: float = 0.05, shared: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__()
-        self.sizes = dict(sizes)
+        self.shared = dict(shared or {})
+        self.sizes = {name: rows for name, rows in sizes.items() if name not in self.shared}
         self.dim = dim
         self.std = std
         self.offsets: dict[str, int] = {}
@@ -81,7 +85,8 @@ class EmbeddingTable(nn.Module):
 
     def offsets_of(self, vocabularies: Sequence[str]) -> Tensor:
         """First row of each vocabulary, int64 [F]; add it to vocabulary rows to get rows of `weight`."""
-        return torch.tensor([self.offsets[name] for name in vocabularies], dtype=torch.int64)
+        owners = [self.shared.get(name, name) for name in vocabularies]
+        return torch.tensor([self.offsets[name] for name in owners], dtype=torch.int64)
 
     def rows_of(self, vocabulary: str) -> Tensor:
         """View of one vocabulary's rows, float [V, K]."""

@@ -85,7 +85,7 @@ class SideEncoder(nn.Module):
         self.layout = layout
         self._table = (table,)  # a tuple hides it from the module tree: its parameters belong to the FeatureEncoder
         self.register_buffer("offsets", table.offsets_of(layout.categorical), persistent=False)
-        self.bag_offsets = [table.offsets[name] for name in layout.bags]
+        self.bag_offsets: list[int] = table.offsets_of(layout.bags).tolist()
         self.missing = MissingValue(len(layout.numeric))
         self.encoders = nn.ModuleDict()
         self.mean_pooled = config.history.encoder == "mean"
@@ -148,7 +148,7 @@ class FeatureEncoder(nn.Module):
 
     def __init__(self, layout: Layout, config: FeatureConfig) -> None:
         super().__init__()
-        self.table = EmbeddingTable(layout.sizes, config.embedding_dim, config.init_std)
+        self.table = EmbeddingTable(layout.sizes, config.embedding_dim, config.init_std, layout.shared)
         self.query = SideEncoder(layout.query, self.table, config)
         self.item = SideEncoder(layout.item, self.table, config)
 

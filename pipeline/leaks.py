@@ -77,7 +77,8 @@ def _vocabularies(dataset: Dataset) -> list[Finding]:
         training_rows = np.bincount(entity[train & (entity >= 0)], minlength=block.rows)
         for spec in dataset.config.features:
             own_id = dataset.config.user if side == "user" else dataset.config.item
-            if spec.side == side and spec.kind == "categorical" and spec.source == own_id:
+            lent = spec.shared_with or spec.name in dataset.encoders.shared.values()  # known from another column
+            if spec.side == side and spec.kind == "categorical" and spec.source == own_id and not lent:
                 column = dataset.sides[side].categorical.index(spec.name)
                 known = (block.categorical[:, column].numpy() >= FIRST).astype(np.int64)
                 findings += statistics_from_outside(f"vocabulary {spec.name}", known, training_rows)

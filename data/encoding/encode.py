@@ -25,7 +25,7 @@ from ..vocabulary import Vocabulary
 from .attributes import Attribute
 from .carry import ORDERED, Past
 from .counts import CountTable, combine
-from .encoders import Column, Encoders, encode_side, fit_vocabulary, side_layout
+from .encoders import Column, Encoders, encode_side, side_layout, weighed_values
 from .numeric import NumericEncoder
 from .overlay import overlay, overlay_attribute
 from .raw_columns import RawColumns
@@ -95,30 +95,26 @@ class Encoding:
         config, events = self.config, self.events
         sides = {side: config.inputs(side) for side in SIDES}
         columns = {side: {spec.name: self.raw.column(spec) for spec in specs} for side, specs in sides.items()}
-        vocabularies: dict[str, Vocabulary] = {}
+        after = {spec.name: self.raw.column(spec) for spec in config.features if spec.after_event}
+        vocabularies = self._vocabularies({name: c for side in (*columns.values(), after) for name, c in side.items()})
         numerics: dict[str, NumericEncoder] = {} if self.old is None else dict(self.old.encoders.numerics)
         for side, specs in sides.items():
             for spec in specs:
                 column = columns[side][spec.name]
-                if spec.kind in ("categorical", "multi"):
-                    vocabularies[spec.name] = self._vocabulary(spec, column)
-                elif spec.kind == "numeric" and spec.name not in numerics:
+                if spec.kind == "numeric" and spec.name not in numerics:
                     numerics[spec.name] = NumericEncoder.fit(column[self.weights[side] > 0], spec.bins, spec.scale)
-        event_codes: dict[str, I64] = {}
-        for spec in config.features:
-            if spec.after_event:
-                column = self.raw.column(spec)
-                vocabularies[spec.name] = self._vocabulary(spec, column)
-                event_codes[spec.name] = self._with_old(
-                    spec, vocabularies[spec.name].rows(column), None if self.old is None else self.old.event_codes
-                )
+        before = None if self.old is None else self.old.event_codes
+        event_codes = {
+            name: self._with_old(config.feature(name), vocabularies[name].rows(column), before)
+            for name, column in after.items()
+        }
         keys, key_codes = self._keys(columns)
         tables, statistics = self._counts(keys, key_codes)
         for name, values in statistics.items():
             if name not in numerics:
                 count = next(table.spec for table in tables if name in table.names)
                 numerics[name] = NumericEncoder.fit(values[events.parts == Part.TRAIN], count.bins, count.scale)
-        encoders = Encoders(vocabularies, numerics, keys)
+        encoders = Encoders(vocabularies, numerics, keys, config.shared)
         layouts: dict[str, SideLayout] = {side: side_layout(specs, columns[side]) for side, specs in sides.items()}
         self._refuse_other_vectors(layouts)
         blocks = {
@@ -201,10 +197,22 @@ class Encoding:
         weights = self.weights[spec.side]
         return weights if self.raw.is_id(spec) else np.where(self.kept[spec.side] >= 0, 0, weights)
 
-    def _vocabulary(self, spec: FeatureSpec, column: Column) -> Vocabulary:
-        """Values of a feature: those of the earlier data set in their rows, then the ones learned here."""
-        fitted = fit_vocabulary(spec, column, self._weights_of(spec))
-        return fitted if self.old is None else self.old.encoders.vocabularies[spec.name].grow(fitted.values)
+    def _vocabularies(self, columns: Mapping[str, Column]) -> dict[str, Vocabulary]:
+        """Values of every categorical and multi feature, one vocabulary for those that share a table.
+
+        Those of the earlier data set stand in their rows, the ones learned here behind them.
+        """
+        found: dict[str, Vocabulary] = {}
+        specs = [spec for spec in map(self.config.feature, columns) if spec.kind in ("categorical", "multi")]
+        for owner in [spec for spec in specs if not spec.shared_with]:
+            members = [owner, *(spec for spec in specs if spec.shared_with == owner.name)]
+            parts = [weighed_values(spec, columns[spec.name], self._weights_of(spec)) for spec in members]
+            values, weights = pa.concat_arrays([part for part, _ in parts]), np.concatenate([w for _, w in parts])
+            fitted = Vocabulary.fit(values, weights, owner.min_count)
+            if self.old is not None:
+                fitted = self.old.encoders.vocabularies[owner.name].grow(fitted.values)
+            found |= {spec.name: fitted for spec in members}
+        return found
 
     def _with_old(self, spec: FeatureSpec, codes: I64, before: Mapping[str, I64] | None) -> I64:
         """Vocabulary rows, with those an earlier data set knows taken from it."""

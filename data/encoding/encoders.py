@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,17 +25,39 @@ Column = Any
 
 @dataclass(frozen=True)
 class Encoders:
-    """Vocabularies of categorical and multi features, edges and scales of numbers, vocabularies of count keys."""
+    """What one data set learned.
+
+    Attributes:
+        vocabularies: of categorical and multi features.
+        numerics: edges and scales of numbers.
+        keys: vocabularies of count keys.
+        shared: feature -> the feature whose vocabulary it has too.
+    """
 
     vocabularies: Mapping[str, Vocabulary]
     numerics: Mapping[str, NumericEncoder]
     keys: Mapping[str, Vocabulary] = field(default_factory=dict)
+    shared: Mapping[str, str] = field(default_factory=dict)
 
     def sizes(self) -> dict[str, int]:
         """Table rows of every vocabulary, buckets included."""
         return {name: len(vocabulary) for name, vocabulary in self.vocabularies.items()} | {
             name: encoder.size for name, encoder in self.numerics.items()
         }
+
+    def tables(self, used: Collection[str], sizes: Mapping[str, int]) -> tuple[dict[str, int], dict[str, str]]:
+        """Rows of the vocabularies that some columns need, and which of these columns share one.
+
+        Args:
+            used: the columns.
+            sizes: rows of every vocabulary there is.
+
+        Returns:
+            Column -> rows, features that only lend their table included; and column -> the feature it shares with.
+        """
+        shared = {name: owner for name, owner in self.shared.items() if name in used}
+        needed = {*used, *shared.values()}
+        return {name: rows for name, rows in sizes.items() if name in needed}, shared
 
     def missing_row(self, name: str) -> int:
         """Row of a missing value in the vocabulary of a feature, -1 where training rows had none."""
@@ -45,18 +67,22 @@ class Encoders:
     def state(self) -> dict[str, Any]:
         """As JSON."""
         return {
-            "vocabularies": {name: list(vocabulary.values) for name, vocabulary in self.vocabularies.items()},
+            "vocabularies": {n: list(v.values) for n, v in self.vocabularies.items() if n not in self.shared},
             "numerics": {name: encoder.state() for name, encoder in self.numerics.items()},
             "keys": {name: list(vocabulary.values) for name, vocabulary in self.keys.items()},
+            **({"shared": dict(self.shared)} if self.shared else {}),
         }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Encoders:
         """From JSON."""
+        vocabularies = {name: Vocabulary(tuple(values)) for name, values in state["vocabularies"].items()}
+        shared = state.get("shared", {})
         return cls(
-            {name: Vocabulary(tuple(values)) for name, values in state["vocabularies"].items()},
+            vocabularies | {name: vocabularies[owner] for name, owner in shared.items()},
             {name: NumericEncoder.from_state(encoder) for name, encoder in state["numerics"].items()},
             {name: Vocabulary(tuple(values)) for name, values in state.get("keys", {}).items()},
+            shared,
         )
 
 
@@ -70,13 +96,19 @@ def fill_missing(spec: FeatureSpec, column: Column) -> Column:
     return pc.fill_null(known, id_text(spec.fill))
 
 
-def fit_vocabulary(spec: FeatureSpec, column: pa.Array, weights: I64) -> Vocabulary:
-    """Vocabulary of a categorical or multi feature; `weights` int [n] = training rows each entry stands for."""
+def weighed_values(spec: FeatureSpec, column: pa.Array, weights: I64) -> tuple[pa.Array, I64]:
+    """Values [m] of a categorical or multi feature that training rows have, and how many rows have each entry.
+
+    Args:
+        spec: the feature.
+        column: text [n].
+        weights: int [n] training rows each entry stands for.
+    """
     seen = pa.array(weights > 0)
     if spec.kind == "categorical":
-        return Vocabulary.fit(column.filter(seen), weights[weights > 0], spec.min_count)
+        return column.filter(seen).cast(pa.string()), weights[weights > 0]
     values, ptr = split_values(column.filter(seen), spec.separator)
-    return Vocabulary.fit(values, np.repeat(weights[weights > 0], np.diff(ptr)), spec.min_count)
+    return values.cast(pa.string()), np.repeat(weights[weights > 0], np.diff(ptr))
 
 
 def padded(rows: I64, ptr: I64, length: int) -> I64:

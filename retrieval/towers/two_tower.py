@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -92,6 +92,7 @@ class TowerLayout:
         events: vocabulary of each event feature.
         sizes: rows of every vocabulary.
         item_id: vocabulary of the item id, or "" when the tower does not read it.
+        shared: column -> the feature whose vocabulary it has too.
     """
 
     item: SideLayout
@@ -99,6 +100,7 @@ class TowerLayout:
     events: tuple[str, ...]
     sizes: Mapping[str, int]
     item_id: str
+    shared: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class ContentSum(nn.Module):
         super().__init__()
         self._table = (table,)  # held by reference: its parameters belong to the tower
         self.register_buffer("offsets", table.offsets_of(layout.categorical), persistent=False)
-        self.bag_offsets = [table.offsets[name] for name in layout.bags]
+        self.bag_offsets: list[int] = table.offsets_of(layout.bags).tolist()
         self.vectors = nn.ModuleList(
             init_linear(nn.Linear(width, table.dim), relu=False) for _, width in layout.vectors
         )
@@ -197,7 +199,7 @@ class TwoTower(nn.Module):
         self.config = config
         self.layout = layout
         width = config.dim
-        self.table = EmbeddingTable(layout.sizes, width, config.init_std)
+        self.table = EmbeddingTable(layout.sizes, width, config.init_std, layout.shared)
         self.item_content = ContentSum(layout.item, self.table, config.field_gate)
         has_user = bool(layout.user.categorical or layout.user.bags or layout.user.vectors)
         self.user_content = ContentSum(layout.user, self.table, config.field_gate) if has_user else None

@@ -108,12 +108,14 @@ class TowerData:
                 columns.append(_event_column(dataset, history, name))
         used = {*item_layout.categorical, *item_layout.bags, *user_layout.categorical, *user_layout.bags, *events}
         id_names = [s.name for s in dataset.config.features if s.side == "item" and s.source == dataset.config.item]
+        sizes, shared = dataset.encoders.tables(used, sizes)
         layout = TowerLayout(
             item_layout,
             user_layout,
             tuple(events),
-            {name: rows for name, rows in sizes.items() if name in used},
+            sizes,
             next((name for name in id_names if name in item_layout.categorical), ""),
+            shared,
         )
         properties = np.stack(columns, axis=1) if columns else np.empty((len(history.items), 0), dtype=np.int64)
         catalogue = items.select(torch.arange(dataset.num_catalogue))
