@@ -211,21 +211,24 @@ class Recommender:
             raise ConfigError(f"the run knows no user {user!r}, so nothing can be scored for them")
         return rows[id_text(user)]
 
-    def evaluate(self, stage: str = "all") -> Report:
+    def evaluate(self, stage: str = "all", slices: Sequence[str] = ()) -> Report:
         """Measure the run on its test part: retrieval, ranking and funnel, with intervals and baselines.
 
         A run in a folder keeps the result, for `recsys compare`.
 
         Args:
             stage: `retrieval`, `ranking`, `funnel` or `all`.
+            slices: columns whose values are also measured one by one: a feature, an attribute or id of the items, the
+                id of the users, `hour` or `weekday`. Users by activity and items by popularity always are.
 
         Raises:
+            ConfigError: the run keeps no such column.
             RunError: the run lacks the stage.
             DataError: the run's data leaks.
         """
         if self.folder is not None:
-            return Report(evaluate_run(self.folder, stage, self.trained))
-        return Report(evaluate(self.trained, stage).result)
+            return Report(evaluate_run(self.folder, stage, self.trained, slices))
+        return Report(evaluate(self.trained, stage, slices).result)
 
     def build_index(self, factory: str = "", target_recall: float = 0.0) -> IndexReport | Mapping[str, Any]:
         """Build an index of the item vectors, checked against exact search; published into the folder if there is one.

@@ -31,5 +31,9 @@ class EvaluationConfig(Settings):
     num_bins: int = Field(default=15, ge=1)
     """Bins of equal mass for the calibration error and the reliability curves."""
 
+    slices: tuple[str, ...] = ()
+    """Columns that the test part is also sliced by, beside the usual ones: a feature, an attribute or id of the items,
+    the id of the users, `hour` or `weekday`."""
+
     max_slices: int = Field(default=20, ge=2)
     """Values of a column that get a slice of their own, the most frequent first; the rest are gathered in one."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base.arrays import F64, AnyArray, Floats, Ints
+from ..base.arrays import F64, AnyArray, Bool, Floats, Ints
 from ..base.errors import ConfigError, DataError
 from ..base.ragged import Ragged, locate
 from .config import EvaluationConfig
@@ -25,6 +25,36 @@ from .uncertainty.row_samples import PIVOTAL, row_metric_samples
 
 LOWER_IS_BETTER = frozenset({"logloss", "ece"})
 OTHER = "(other)"
+NONE = "(none)"
+
+
+@dataclass(frozen=True, slots=True)
+class Several:
+    """A column whose entries have any number of values, such as the genres of films; each puts it into one slice.
+
+    Attributes:
+        names: the distinct values, V of them.
+        codes: places in `names`, one list for each of n entries; an entry with an empty list is in the slice "(none)".
+    """
+
+    names: tuple[str, ...]
+    codes: Ragged
+
+    def __len__(self) -> int:
+        """Number of entries."""
+        return len(self.codes)
+
+
+Column = AnyArray | Several
+"""One value per entry, or several."""
+
+
+def taken(column: Column, entries: Ints | Bool) -> Column:
+    """The column of chosen entries: row numbers, or a mask."""
+    if not isinstance(column, Several):
+        return column[entries]
+    rows: Ints = np.flatnonzero(entries) if entries.dtype == bool else entries.astype(np.int64)
+    return Several(column.names, column.codes.take(rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,37 +94,37 @@ class Slice:
 
 
 def user_slices(
-    metrics: UserMetrics, columns: Mapping[str, AnyArray], config: EvaluationConfig | None = None
+    metrics: UserMetrics, columns: Mapping[str, Column], config: EvaluationConfig | None = None
 ) -> list[Slice]:
     """Per-user metrics averaged within each value of each column.
 
     Args:
         metrics: per-user values.
-        columns: column name -> [U], one value per user of the arrays the metrics were computed from.
+        columns: column name -> [U], per user of the arrays the metrics were computed from; one value, or `Several`.
         config: draws, level, and how many values get a slice of their own.
     """
     config = config or EvaluationConfig()
     if len(metrics.users) == 0:
         return []
-    boot, row = bootstrap_of(len(metrics.users), config), np.arange(len(metrics.users))
+    boot = bootstrap_of(len(metrics.users), config)
     overall = metrics.means()
     slices: list[Slice] = []
     for column, values in columns.items():
         if len(values) <= metrics.users.max():
             raise DataError(f"column '{column}' has {len(values)} values, user row {metrics.users.max()} has none")
-        names, group = _groups(values[metrics.users], config.max_slices)
-        size = np.bincount(group, minlength=len(names))
-        count = boot.grouped_sums(group, row, np.ones(len(row)), len(names))
+        parts = _parts(column, taken(values, metrics.users), config.max_slices)
+        user, num = parts.entry, len(parts.names)
+        count = boot.grouped_sums(parts.group, user, np.ones(len(user)), num)
         for metric, value in metrics.values.items():
-            samples = ratio(boot.grouped_sums(group, row, value, len(names)), count)
-            slices += _slices(boot, column, names, metric=metric, samples=samples, size=size, overall=overall[metric])
+            samples = ratio(boot.grouped_sums(parts.group, user, value[user], num), count)
+            slices += _slices(boot, parts, metric=metric, samples=samples, overall=overall[metric])
     return slices
 
 
 def item_slices(
     ranked: Ints,
     truth: Ragged,
-    columns: Mapping[str, AnyArray],
+    columns: Mapping[str, Column],
     k: int,
     config: EvaluationConfig | None = None,
 ) -> list[Slice]:
@@ -117,13 +147,11 @@ def item_slices(
     boot, owner = bootstrap_of(len(truth), config), truth.users
     slices: list[Slice] = []
     for column, values in columns.items():
-        names, group = _groups(values[truth.items], config.max_slices)
-        count = boot.grouped_sums(group, owner, np.ones(len(owner)), len(names))
-        samples = ratio(boot.grouped_sums(group, owner, hit, len(names)), count)
-        size = np.bincount(group, minlength=len(names))
-        slices += _slices(
-            boot, column, names, metric=f"item_recall@{k}", samples=samples, size=size, overall=float(hit.mean())
-        )
+        parts = _parts(column, taken(values, truth.items), config.max_slices)
+        user, group, num = owner[parts.entry], parts.group, len(parts.names)
+        count = boot.grouped_sums(group, user, np.ones(len(user)), num)
+        samples = ratio(boot.grouped_sums(group, user, hit[parts.entry], num), count)
+        slices += _slices(boot, parts, metric=f"item_recall@{k}", samples=samples, overall=float(hit.mean()))
     return slices
 
 
@@ -131,7 +159,7 @@ def row_slices(
     labels: Floats,
     probabilities: Floats,
     users: Ints,
-    columns: Mapping[str, AnyArray],
+    columns: Mapping[str, Column],
     config: EvaluationConfig | None = None,
     *,
     task: str = "",
@@ -158,15 +186,20 @@ def row_slices(
     for column, values in columns.items():
         if len(values) != len(labels):
             raise DataError(f"column '{column}' has {len(values)} values for {len(labels)} rows; pass one per row")
-        names, group = _groups(values, config.max_slices)
+        parts = _parts(column, values, config.max_slices)
+        at = parts.entry
         samples = row_metric_samples(
-            boot, labels, probabilities, user, groups=group, num_groups=len(names), num_bins=config.num_bins
+            boot,
+            labels[at],
+            probabilities[at],
+            user[at],
+            groups=parts.group,
+            num_groups=len(parts.names),
+            num_bins=config.num_bins,
         )
-        size = np.bincount(group, minlength=len(names))
-        for metric, draws in samples.items():
-            overall = float(whole[metric][0, 0])
-            of_column = _slices(boot, column, names, metric=metric, samples=draws, size=size, overall=overall)
-            slices += [replace(part, metric=f"{task} {metric}") for part in of_column] if task else of_column
+        for metric, drawn in samples.items():
+            sliced = _slices(boot, parts, metric=metric, samples=drawn, overall=float(whole[metric][0, 0]))
+            slices += [replace(part, metric=f"{task} {metric}") for part in sliced] if task else sliced
     return slices
 
 
@@ -174,6 +207,21 @@ def worst_slices(slices: list[Slice], metric: str, limit: int = 10) -> list[Slic
     """The slices that cost most of a metric, by size x gap; only those worse than the whole."""
     costly = [part for part in slices if part.metric == metric and part.cost > 0]
     return sorted(costly, key=lambda part: -part.cost)[:limit]
+
+
+def quarters(values: Floats, distinct: int = 10) -> NDArray[np.str_]:
+    """Numbers as their own values where there are few different ones, else as ranges of a quarter of them each.
+
+    Args:
+        values: float [n]; NaN is "missing".
+        distinct: most different numbers that are shown as they are.
+    """
+    known = values[~np.isnan(values)]
+    different = np.unique(known)
+    if len(different) <= distinct:
+        names = np.array([*(f"{one:g}" for one in different), "missing"])
+        return names[np.where(np.isnan(values), len(different), np.searchsorted(different, values))]
+    return buckets(values, tuple(np.unique(np.quantile(known, (0.25, 0.5, 0.75), method="higher")).tolist()))
 
 
 def buckets(values: AnyArray, edges: tuple[float, ...]) -> NDArray[np.str_]:
@@ -194,22 +242,57 @@ def history_buckets(lengths: Ints) -> NDArray[np.str_]:
     return names[np.searchsorted(edges, lengths, side="right")]
 
 
-def popularity_buckets(counts: Ints, head: float = 0.5, torso: float = 0.4) -> NDArray[np.str_]:
-    """Items as "head", "torso", "tail" or "never seen" by their share of the events.
+def activity_buckets(lengths: Ints) -> NDArray[np.str_]:
+    """Users as "new", "light" and "heavy": without a history, with at most the median one, and with a longer one."""
+    old = lengths[lengths > 0]
+    middle = int(np.median(old)) if len(old) else 0
+    names = np.array(["new (no history)", f"light (1 to {middle})", f"heavy (more than {middle})"])
+    return names[np.where(lengths == 0, 0, np.where(lengths <= middle, 1, 2))]
+
+
+def popularity_buckets(counts: Ints, head: float = 0.5, middle: float = 0.4) -> NDArray[np.str_]:
+    """Items as "head", "middle", "tail" or "never seen" by their share of the events.
 
     Args:
         counts: int [N], training events of each item.
         head: the most popular items that together take this share of the events.
-        torso: the next ones that take this share.
+        middle: the next ones that take this share.
     """
     order = np.argsort(-counts, kind="stable")
     before = np.cumsum(counts[order]) - counts[order]  # events of the more popular items
     share = before / max(int(counts.sum()), 1)
-    names = np.array(["head", "torso", "tail", "never seen"])
-    kind = np.searchsorted(np.array([head, head + torso]), share, side="right")
+    names = np.array(["head", "middle", "tail", "never seen"])
+    kind = np.searchsorted(np.array([head, head + middle]), share, side="right")
     out = np.empty(len(counts), dtype=names.dtype)
     out[order] = names[np.where(counts[order] == 0, 3, kind)]
     return out
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """A column's slices: `names`, and pairs of an entry and the slice `group` that it belongs to, both int [M].
+
+    `whole` is the number of entries, whatever number of slices each is in.
+    """
+
+    column: str
+    names: list[str]
+    entry: Ints
+    group: Ints
+    whole: int
+
+
+def _parts(column: str, values: Column, limit: int) -> _Parts:
+    """Slices of a column; the rarest beyond `limit` share one."""
+    if not isinstance(values, Several):
+        names, group = _groups(values, limit)
+        return _Parts(column, names, np.arange(len(group)), group, len(values))
+    without = np.flatnonzero(values.codes.lengths == 0)
+    entry = np.concatenate([values.codes.users, without])
+    value = np.concatenate([values.codes.items, np.full(len(without), len(values.names))]).astype(np.int64)
+    names, group = _groups(np.array([*values.names, NONE])[value], limit)
+    pairs = np.unique(np.stack([entry, group]), axis=1)  # two rare values of one entry are one membership of "(other)"
+    return _Parts(column, names, pairs[0], pairs[1], len(values))
 
 
 def _groups(values: AnyArray, limit: int) -> tuple[list[str], Ints]:
@@ -228,24 +311,16 @@ def _comparable(values: AnyArray) -> AnyArray:
     return values.astype(str) if values.dtype == object else values
 
 
-def _slices(
-    boot: UserBootstrap,
-    column: str,
-    names: list[str],
-    *,
-    metric: str,
-    samples: F64,
-    size: Ints,
-    overall: float | None,
-) -> list[Slice]:
-    slices: list[Slice] = []
-    for group, interval in enumerate(boot.interval(samples, pivotal=metric in PIVOTAL)):
-        value = float(samples[0, group]) if np.isfinite(samples[0, group]) else None
+def _slices(boot: UserBootstrap, parts: _Parts, *, metric: str, samples: F64, overall: float | None) -> list[Slice]:
+    size = np.bincount(parts.group, minlength=len(parts.names))
+    found: list[Slice] = []
+    for one, interval in enumerate(boot.interval(samples, pivotal=metric in PIVOTAL)):
+        value = float(samples[0, one]) if np.isfinite(samples[0, one]) else None
         low, high = interval or (None, None)
         gap = None if value is None or overall is None or not np.isfinite(overall) else _gap(metric, value, overall)
-        share = float(size[group] / size.sum())
-        slices.append(Slice(column, names[group], metric, value, low, high, int(size[group]), share, gap))
-    return slices
+        share = float(size[one] / parts.whole)
+        found.append(Slice(parts.column, parts.names[one], metric, value, low, high, int(size[one]), share, gap))
+    return found
 
 
 def _gap(metric: str, value: float, overall: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,17 @@ from ..data.split import Part
 from ..evaluation.attribution import funnel_metrics
 from ..evaluation.gates import unused_experts
 from ..evaluation.guards import filters_drop_relevant, summary
+from ..evaluation.metrics.lists import list_metrics
 from ..evaluation.slices import Slice, worst_slices
 from ..funnel.folder import load_run
 from ..funnel.run import TrainedRun
+from ..retrieval.retriever import TOWER
 from .leaks import refuse_leaks
 from .off_policy import off_policy_report
 from .run_account import blend_account, example_lists, gate_account, protocol, training_account
-from .run_slices import list_slices, task_slices
-from .stage_metrics import index_figures, ranking_figures, remember, retrieval_figures
+from .run_slices import ITEMS, USERS, list_slices, task_slices
+from .slice_columns import SliceColumn, slice_columns
+from .stage_metrics import cutoffs, index_figures, ranking_figures, remember, retrieval_figures
 from .trace import Bench
 
 Json = dict[str, Any]
@@ -45,31 +49,36 @@ class Evaluation:
     per_user: dict[str, AnyArray]
 
 
-def evaluate_run(folder: Path, stage: str = "all", trained: TrainedRun | None = None) -> Json:
+def evaluate_run(
+    folder: Path, stage: str = "all", trained: TrainedRun | None = None, slices: Sequence[str] = ()
+) -> Json:
     """Measure a run folder on its test part, and keep the result in the run; see `evaluate`.
 
     Args:
         folder: the run folder.
         stage: `retrieval`, `ranking`, `funnel` or `all`.
         trained: what the folder holds; read from it when None.
+        slices: columns to slice by, beside the usual and the configured ones.
     """
     run = open_run(folder)
     try:
-        evaluation = evaluate(trained or load_run(run), stage)
+        evaluation = evaluate(trained or load_run(run), stage, slices)
     except RunError as error:
         raise RunError(f"{folder}: {error}") from None
     _keep(run, evaluation)
     return evaluation.result
 
 
-def evaluate(trained: TrainedRun, stage: str = "all") -> Evaluation:
+def evaluate(trained: TrainedRun, stage: str = "all", slices: Sequence[str] = ()) -> Evaluation:
     """Measure a run on its test part.
 
     Args:
         trained: the run.
         stage: `retrieval`, `ranking`, `funnel` or `all`.
+        slices: columns to slice by, beside the usual and the configured ones; see `slice_columns`.
 
     Raises:
+        ConfigError: the run keeps no such column.
         RunError: the run lacks the stage.
         DataError: the run's data leaks.
     """
@@ -77,11 +86,12 @@ def evaluate(trained: TrainedRun, stage: str = "all") -> Evaluation:
         raise RunError(f"there is no retriever, so --stage {stage} has nothing to measure; train with --stage all")
     if stage == "ranking" and trained.ranker is None:
         raise RunError("there is no ranker, so --stage ranking has nothing to measure; train with --stage all")
+    chosen = slice_columns(trained.dataset, [*trained.config.evaluation.slices, *slices])
     bench = Bench(trained, Part.TEST, max(trained.config.evaluation.ks))
     result: Json = {"title": f"Evaluation of {trained.config.name}", "protocol": protocol(trained, stage)}
     values: dict[str, AnyArray] = {}
     findings: list[Finding] = list(refuse_leaks(trained.dataset))
-    slices: list[Slice] = []
+    sliced: list[Slice] = []
     if trained.retriever is not None and stage in ("retrieval", "funnel", "all"):
         users = bench.asked[0]
         result["protocol"] |= {"users": len(users), "items": trained.dataset.num_catalogue}
@@ -90,10 +100,14 @@ def evaluate(trained: TrainedRun, stage: str = "all") -> Evaluation:
         result["retrieval"], faults = retrieval_figures(bench, values)
         result["index"] = index_figures(trained)
         findings += faults
+        if stage == "retrieval":
+            towers = bench.systems[TOWER]
+            depths = cutoffs(trained.config.evaluation, towers)
+            sliced += list_slices(bench, towers, list_metrics(towers, bench.asked[2], depths), chosen)
     if trained.ranker is not None and trained.dataset.config.tasks and stage in ("ranking", "all"):
         result["ranking"], faults = ranking_figures(bench, values)
         findings += faults
-        slices += task_slices(bench, values)
+        sliced += task_slices(bench, values, chosen)
         gates = gate_account(bench)
         if gates:
             result["gates"] = gates
@@ -105,22 +119,32 @@ def evaluate(trained: TrainedRun, stage: str = "all") -> Evaluation:
             trace, num_items=trained.dataset.num_catalogue, config=trained.config.evaluation
         )
         metrics = remember("funnel", trace.final, trace.truth, trained, values)
-        slices += list_slices(bench, trace.final, metrics)
+        sliced += list_slices(bench, trace.final, metrics, chosen)
         findings += filters_drop_relevant(result["funnel"]["stages"])
         result["examples"] = example_lists(bench, trace.final)
         if trained.dataset.events.propensities is not None and binary:
             result["off_policy"] = off_policy_report(bench, binary[0])
     if trained.model is not None:
         result["blend"] = blend_account(trained)
-    if slices:
-        judged_by = [f"ndcg@{trained.config.evaluation.list_k}", *(f"{task} auc" for task in binary)]
-        result["slices"] = [part.to_json() for metric in judged_by for part in worst_slices(slices, metric)]
-        result["all_slices"] = [part.to_json() for part in slices]
+    if sliced:
+        result |= _slices(sliced, chosen)
     result["training"] = training_account(trained)
     result["findings"] = summary(findings)
     result["config"] = dump_toml(trained.config)
     result["data"] = {"fingerprint": trained.dataset.fingerprint, "notes": list(trained.dataset.notes)}
     return Evaluation(result, values)
+
+
+def _slices(slices: list[Slice], chosen: Sequence[SliceColumn]) -> Json:
+    """All slices, the worst ones of the metrics that a slice is judged by, and what a reader looks at first."""
+    names = dict.fromkeys(one.metric for one in slices)
+    kinds = ("ndcg@", "item_recall@"), " auc"
+    judged = [name for name in names if name.startswith(kinds[0]) or name.endswith(kinds[1])]
+    return {
+        "slices": [one.to_json() for metric in judged for one in worst_slices(slices, metric)],
+        "all_slices": [one.to_json() for one in slices],
+        "sliced_by": {"metrics": judged, "columns": [USERS, ITEMS, *(column.name for column in chosen)]},
+    }
 
 
 def _keep(run: Run, evaluation: Evaluation) -> None:

@@ -1,55 +1,73 @@
-"""The metrics of a run on parts of its traffic: which columns of users, items and rows it is sliced by."""
+"""The metrics of a run on parts of its traffic: the usual columns of users, items and rows, and any that are chosen."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from ..base.arrays import AnyArray, Ints
+from ..base.arrays import I64, AnyArray, Ints
+from ..data.dataset import Dataset
 from ..data.split import Part
 from ..evaluation.metrics.lists import UserMetrics
-from ..evaluation.slices import Slice, history_buckets, item_slices, popularity_buckets, row_slices, user_slices
+from ..evaluation.slices import (
+    Column,
+    Slice,
+    activity_buckets,
+    history_buckets,
+    item_slices,
+    popularity_buckets,
+    row_slices,
+    taken,
+    user_slices,
+)
+from .slice_columns import SliceColumn
 from .trace import Bench
 
 MAX_SLICED_COLUMNS = 5
-"""Context columns that rows are sliced by, the last declared first."""
+"""Context columns that rows are sliced by without being asked for, the last declared first."""
+USERS, ITEMS = "activity", "popularity"
+"""Columns that every evaluation has: new, light and heavy users; head, middle and tail items."""
 
 
-def list_slices(bench: Bench, final: Ints, metrics: UserMetrics) -> list[Slice]:
-    """The final lists `[U, k]` by columns of the users and of the items."""
+def list_slices(bench: Bench, final: Ints, metrics: UserMetrics, chosen: Sequence[SliceColumn] = ()) -> list[Slice]:
+    """The final lists by columns of the users and of the items.
+
+    Args:
+        bench: the run's answers.
+        final: int [U, k], the lists that were delivered.
+        metrics: of these lists.
+        chosen: further columns; those of users and items count.
+    """
     trained, (users, seen, truth) = bench.trained, bench.asked
-    config = trained.config.evaluation
-    by_user = {"history": history_buckets(seen.lengths)}
-    layout = trained.dataset.sides["user"]
+    config, dataset = trained.config.evaluation, trained.dataset
+    by_user: dict[str, Column] = {USERS: activity_buckets(seen.lengths), "history": history_buckets(seen.lengths)}
+    layout = dataset.sides["user"]
     for column, name in enumerate(layout.categorical):
-        vocabulary = trained.dataset.encoders.vocabularies.get(name)
+        vocabulary = dataset.encoders.vocabularies.get(name)
         if vocabulary is not None and len(vocabulary) <= config.max_slices + 2:
-            codes = trained.dataset.users.categorical[:, column].numpy()[users]
+            codes = dataset.users.categorical[:, column].numpy()[users]
             by_user[name] = np.array(vocabulary.names(codes.tolist()))
-    counts = bench.retriever.data.popularity(Part.VALID).numpy().astype(np.int64)
-    by_item = {"popularity": popularity_buckets(counts)}
+    by_user |= {one.name: taken(one.values, users) for one in chosen if one.side == "user"}
+    by_item: dict[str, Column] = {ITEMS: popularity_buckets(_item_counts(bench))}
+    by_item |= {one.name: one.values for one in chosen if one.side == "item"}
     k = min(config.list_k, final.shape[1])
     return [*user_slices(metrics, by_user, config), *item_slices(final, truth, by_item, k, config)]
 
 
-def task_slices(bench: Bench, values: dict[str, AnyArray]) -> list[Slice]:
-    """Each task by the context columns of the rows, and by how much the user was seen in training."""
+def task_slices(bench: Bench, values: dict[str, AnyArray], chosen: Sequence[SliceColumn] = ()) -> list[Slice]:
+    """Each binary task by columns of the rows: their context, their user's activity, their item's popularity.
+
+    Args:
+        bench: the run's answers.
+        values: predictions and labels of every row, as `stage_metrics.ranking_figures` leaves them.
+        chosen: further columns, of users, items or rows.
+    """
     dataset, config = bench.trained.dataset, bench.trained.config.evaluation
     rows = dataset.rows(Part.TEST).numpy()
-    columns: dict[str, AnyArray] = {}
-    for column, name in enumerate(dataset.sides["context"].categorical):
-        vocabulary = dataset.encoders.vocabularies.get(name)
-        if vocabulary is not None and len(vocabulary) <= 4 * config.max_slices:
-            codes = dataset.row_query.categorical[:, column].numpy()[rows]
-            columns[name] = np.array(vocabulary.names(codes.tolist()))
-    if dataset.config.time:
-        columns["hour of day (UTC)"] = (dataset.events.times[rows] // 3600 % 24).astype(np.int64)
-    if dataset.config.user:
-        train = dataset.events.users[dataset.events.parts <= Part.TRAIN]
-        columns["training rows"] = history_buckets(
-            np.bincount(train, minlength=dataset.num_users)[values["rows/users"]]
-        )
-    if not columns or len(columns) > MAX_SLICED_COLUMNS:
-        columns = {name: columns[name] for name in list(columns)[-MAX_SLICED_COLUMNS:]}
+    columns = _row_columns(bench, rows)
+    entities = {"user": dataset.events.users, "item": dataset.events.items, "context": np.arange(len(dataset.events))}
+    columns |= {one.name: taken(one.values, entities[one.side][rows]) for one in chosen}
     slices: list[Slice] = []
     for task in bench.task_rows():
         mask = ~np.isnan(values[f"rows/{task}"])
@@ -57,8 +75,48 @@ def task_slices(bench: Bench, values: dict[str, AnyArray]) -> list[Slice]:
             values[f"rows/{task}/label"][mask],
             values[f"rows/{task}"][mask],
             values["rows/users"][mask],
-            {name: column[mask] for name, column in columns.items()},
+            {name: taken(column, mask) for name, column in columns.items()},
             config,
             task=task,
         )
     return slices
+
+
+def _row_columns(bench: Bench, rows: I64) -> dict[str, Column]:
+    """The usual columns of event rows `[R]`."""
+    dataset, config = bench.trained.dataset, bench.trained.config.evaluation
+    columns: dict[str, Column] = {}
+    for column, name in enumerate(dataset.sides["context"].categorical):
+        vocabulary = dataset.encoders.vocabularies.get(name)
+        if vocabulary is not None and len(vocabulary) <= 4 * config.max_slices:
+            codes = dataset.row_query.categorical[:, column].numpy()[rows]
+            columns[name] = np.array(vocabulary.names(codes.tolist()))
+    if dataset.config.time:
+        columns["hour of day (UTC)"] = (dataset.events.times[rows] // 3600 % 24).astype(np.int64)
+    lengths = _training_rows(dataset)
+    if dataset.config.user:
+        columns["training rows"] = history_buckets(lengths[dataset.events.users[rows]])
+    if len(columns) > MAX_SLICED_COLUMNS:
+        columns = {name: columns[name] for name in list(columns)[-MAX_SLICED_COLUMNS:]}
+    if dataset.config.user:
+        columns[USERS] = activity_buckets(lengths)[dataset.events.users[rows]]
+    if dataset.config.item:
+        columns[ITEMS] = popularity_buckets(_item_counts(bench))[dataset.events.items[rows]]
+    return columns
+
+
+def _training_rows(dataset: Dataset) -> I64:
+    """Rows of each user before validation, int64 [U]."""
+    return np.bincount(dataset.events.users[dataset.events.parts <= Part.TRAIN], minlength=dataset.num_users)
+
+
+def _item_counts(bench: Bench) -> I64:
+    """Training events of each item, int64 [N]: the positive ones where there is a retriever, else all."""
+    dataset = bench.trained.dataset
+    counts: I64 = np.zeros(len(dataset.item_ids), dtype=np.int64)
+    if bench.trained.retriever is not None:
+        found = bench.retriever.data.popularity(Part.VALID).numpy().astype(np.int64)
+        counts[: len(found)] = found
+        return counts
+    np.add.at(counts, dataset.events.items[dataset.events.parts <= Part.TRAIN], 1)
+    return counts

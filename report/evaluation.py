@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from .slices import slice_tables
 from .values import (
     Block,
     Cell,
@@ -61,6 +62,7 @@ def _blocks(result: Json) -> Iterator[Block]:
         yield from contributions_table(funnel.get("sources") or {})
         if funnel.get("verdict"):
             yield Line(str(funnel["verdict"]))
+    yield from slice_tables(result)
     for finding in result.get("findings") or ():
         yield Line(finding["sentence"], "error" if finding["severity"] == "error" else "warning", finding["severity"])
 

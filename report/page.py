@@ -24,8 +24,8 @@ from .sections import (
     properties,
     ranking_view,
     retrieval_view,
-    slices_view,
 )
+from .slices import slices_view
 from .training import training_curves
 from .values import Json, Line, scalar, words
 
@@ -50,6 +50,10 @@ SECTIONS: dict[str, Section] = {
 """Key of the evaluation -> heading on the page, and what its template shows; in the order of the page."""
 
 
+WHOLE = frozenset({"slices"})
+"""Sections that read further keys of the evaluation than their own."""
+
+
 def evaluation_page(report: Json) -> str:
     """Draw an evaluation.
 
@@ -57,12 +61,15 @@ def evaluation_page(report: Json) -> str:
         report: the JSON of `recsys evaluate`. Read are `title`, `protocol` and the keys of `SECTIONS`, all optional:
             `index` with `curve`: [{`label`, `recall`, `p50_ms`}], `ranking` per task with `reliability` and, before a
             calibrator, `reliability_before`, `gates` with `epochs`, `training` per stage with one record an epoch,
+            `slices` with `all_slices` and `sliced_by`,
             `examples` (`user`, `history`, `items` with `title`, `score`, `sources`, `hit`).
 
     Returns:
         A whole HTML document.
     """
-    views = {key: view(report[key]) for key, (_, view) in SECTIONS.items() if report.get(key)}
+    views = {
+        key: view(report if key in WHOLE else report[key]) for key, (_, view) in SECTIONS.items() if report.get(key)
+    }
     shown = {key: view for key, view in views.items() if view != []}
     protocol = report.get("protocol") or {}
     return _render(

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from .charts import curve_chart, funnel_chart, interval_chart
 from .evaluation import ranking_tables
 from .gates import LevelDrawing, gate_drawings
-from .values import Cell, Json, Table, cell, grid, interval, is_number, is_single, names_of, row, scalar, table, words
+from .values import Cell, Json, Table, cell, grid, is_number, is_single, names_of, row, scalar, table, words
 
 EXAMPLES = 10
 """Users shown with their lists."""
@@ -187,46 +187,6 @@ def _reliability(task: str, values: Json) -> Markup | None:
         diagonal=True,
         whiskers=(curve["low"], curve["high"]) if "low" in curve else None,
     )
-
-
-@dataclass(frozen=True)
-class MetricSlices:
-    """All slices of one metric, the costliest first."""
-
-    metric: str
-    slices: Table
-
-
-@dataclass(frozen=True)
-class SlicesView:
-    """The three worst slices of each metric, and all of them metric by metric."""
-
-    worst: Table
-    metrics: tuple[MetricSlices, ...]
-
-
-def slices_view(slices: Sequence[Json]) -> SlicesView:
-    """The section of `evaluation.slices`: `metric`, `column`, `value`, `estimate`, `share`, `gap`, `cost` of each."""
-    heads = ["slice", "value", "size", "gap", "size × gap"]
-    worst, metrics = [], []
-    for metric in dict.fromkeys(str(entry["metric"]) for entry in slices):
-        of_metric = [entry for entry in slices if entry["metric"] == metric]
-        ordered = sorted(of_metric, key=lambda entry: -(entry.get("cost") or 0.0))
-        costly = [entry for entry in ordered[:3] if entry.get("cost", 0) > 0]
-        worst += [row(Cell(_slice_name(entry), words(metric)), *_slice_cells(entry)) for entry in costly]
-        rows = [row(_slice_name(entry), *_slice_cells(entry)) for entry in ordered]
-        metrics.append(MetricSlices(words(metric), table(heads, rows)))
-    return SlicesView(table(heads, worst), tuple(metrics))
-
-
-def _slice_name(entry: Json) -> str:
-    return f"{words(str(entry['column']))}: {entry['value']}"
-
-
-def _slice_cells(entry: Json) -> list[Cell | str]:
-    low, high = entry.get("low"), entry.get("high")
-    note = "" if low is None or high is None else interval(low, high)
-    return [Cell(scalar(entry["estimate"]), note), f"{entry['share']:.0%}", cell(entry, "gap"), cell(entry, "cost")]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,6 +20,14 @@ def evaluate(
     stage: Annotated[
         Literal["retrieval", "ranking", "funnel", "all"], typer.Option(help="Which part to measure.")
     ] = "all",
+    slices: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slice",
+            metavar="COLUMN",
+            help="Also measure each value of this column: a feature, an item attribute, hour, weekday; repeatable.",
+        ),
+    ] = None,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FILE.html", help="Also write a page to read in a browser.")
     ] = None,
@@ -35,7 +44,7 @@ def evaluate(
 
     Or measure any recommender from two tables (CSV or Parquet), with the same metrics.
 
-    Example: recsys evaluate --report report.html
+    Example: recsys evaluate --report report.html --slice genres
 
     Example: recsys evaluate --predictions mine.csv --truth test.csv
     """
@@ -43,7 +52,11 @@ def evaluate(
         raise ConfigError(
             "--predictions and --truth go together: give a table of lists and a table of what was relevant"
         )
-    measured = _external(predictions, truth) if predictions is not None and truth is not None else _run(run, stage)
+    measured = (
+        _external(predictions, truth)
+        if predictions is not None and truth is not None
+        else _run(run, stage, slices or [])
+    )
 
     from ...report.evaluation import evaluation_blocks
     from .. import render
@@ -57,14 +70,14 @@ def evaluate(
         render.show(*evaluation_blocks(measured))
 
 
-def _run(run: Path | None, stage: str) -> Report:
+def _run(run: Path | None, stage: str, slices: Sequence[str]) -> Report:
     from ...artifacts.locate import find_run
 
     folder = find_run(run)
 
     from ... import api
 
-    return api.load(folder).evaluate(stage)
+    return api.load(folder).evaluate(stage, slices)
 
 
 def _external(predictions: Path, truth: Path) -> Report:

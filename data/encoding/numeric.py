@@ -86,6 +86,15 @@ class NumericEncoder:
         x = np.log1p(np.maximum(x, 0.0)) if self.log else x
         return np.clip((x - self.mean) / self.deviation, -8.0, 8.0).astype(np.float32)
 
+    def unscaled(self, scaled: F32) -> F64:
+        """The numbers behind scaled ones, float64 [n]: up to the clipping, or the lower edge of their bin."""
+        x = scaled.astype(np.float64)
+        if self.quantiles is None:
+            x = x * self.deviation + self.mean
+            return np.expm1(x) if self.log else x
+        below = np.nan_to_num(np.round(x * (len(self.quantiles) + 1)) - 1).astype(np.int64)
+        return np.where(np.isnan(x), np.nan, self.quantiles[np.maximum(below, 0)])
+
     def state(self) -> dict[str, object]:
         """As JSON."""
         return {

@@ -12,11 +12,15 @@ from recsys.evaluation.metrics.calibration import ece
 from recsys.evaluation.metrics.lists import list_metrics
 from recsys.evaluation.metrics.rows import auc, gauc, logloss
 from recsys.evaluation.slices import (
+    NONE,
     OTHER,
+    Several,
+    activity_buckets,
     buckets,
     history_buckets,
     item_slices,
     popularity_buckets,
+    quarters,
     row_slices,
     user_slices,
     worst_slices,
@@ -121,8 +125,8 @@ def test_buckets() -> None:
         "tail",
         "head",
         "never seen",
-        "torso",
-        "torso",
+        "middle",
+        "middle",
     ]
     with pytest.raises(ConfigError, match="must rise"):
         buckets(np.zeros(2), (5, 1))
@@ -134,3 +138,47 @@ def test_columns_of_the_wrong_length_are_refused() -> None:
         user_slices(list_metrics(ranked, truth, [10]), {"c": np.zeros(3)}, CONFIG)
     with pytest.raises(DataError, match="for 2 rows"):
         row_slices(np.array([0.0, 1.0]), np.array([0.1, 0.2]), np.arange(2), {"c": np.zeros(3)}, CONFIG)
+
+
+def test_an_entry_of_several_values_is_in_the_slice_of_each() -> None:
+    ranked, truth = lists(2)
+    genres = Ragged.from_lists([[0, 1] if item % 2 else [] if item % 3 else [2] for item in range(50)])
+    column = Several(("comedy", "drama", "noir"), genres)
+    found = {one.value: one for one in item_slices(ranked, truth, {"genres": column}, 10, CONFIG)}
+    assert found.keys() == {"comedy", "drama", "noir", NONE}
+    of_value = {"comedy": 0, "drama": 1, "noir": 2}
+    for value, one in nonempty(found.items()):
+        chosen = [
+            item in ranked[user]
+            for user, item in zip(truth.users, truth.items, strict=True)
+            if (of_value[value] in genres[item] if value in of_value else len(genres[item]) == 0)
+        ]
+        assert one.estimate == pytest.approx(np.mean(chosen))
+        assert one.size == len(chosen)
+        assert one.share == pytest.approx(len(chosen) / len(truth.items))
+    few = EvaluationConfig(draws=20, max_slices=2)
+    both = Several(
+        ("comedy", "drama", "noir"), Ragged.from_lists([[0, 1, 2] if item < 40 else [2] for item in range(50)])
+    )
+    rare = {one.value: one for one in item_slices(ranked, truth, {"genres": both}, 10, few)}
+    assert rare["noir"].size == len(truth.items)
+    assert rare[OTHER].size == (truth.items < 40).sum()  # an item with two rare values is in it once
+
+
+def test_users_are_new_light_or_heavy_about_the_median_history() -> None:
+    assert activity_buckets(np.array([0, 1, 3, 7, 90, 0])).tolist() == [
+        "new (no history)",
+        "light (1 to 5)",
+        "light (1 to 5)",
+        "heavy (more than 5)",
+        "heavy (more than 5)",
+        "new (no history)",
+    ]
+    assert activity_buckets(np.zeros(2, dtype=np.int64)).tolist() == ["new (no history)"] * 2
+
+
+def test_numbers_are_their_own_values_or_quarters() -> None:
+    assert quarters(np.array([2.0, 1.5, np.nan])).tolist() == ["2", "1.5", "missing"]
+    ranges, counts = np.unique(quarters(np.arange(100.0)), return_counts=True)
+    assert len(ranges) == 4
+    assert counts.min() >= 24

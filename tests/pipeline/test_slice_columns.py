@@ -1,0 +1,85 @@
+"""Any column of a run can be sliced by, under its raw values."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+
+from recsys.artifacts.folder import open_run
+from recsys.base.errors import ConfigError
+from recsys.data.dataset import Dataset
+from recsys.data.split import Part
+from recsys.evaluation.slices import Several
+from recsys.funnel.folder import load_run
+from recsys.funnel.run import TrainedRun
+from recsys.pipeline.evaluate import evaluate
+from recsys.pipeline.slice_columns import slice_columns
+from recsys.tests.support.nonempty import nonempty
+from recsys.tests.support.tiny import TinyRun
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_run: TinyRun) -> TrainedRun:
+    return load_run(open_run(tiny_run.folder))
+
+
+@pytest.fixture(scope="module")
+def dataset(trained: TrainedRun) -> Dataset:
+    return trained.dataset
+
+
+def test_a_column_of_users_has_the_values_of_the_table(tiny_run: TinyRun, dataset: Dataset) -> None:
+    with (tiny_run.world / "users.csv").open(encoding="utf-8") as file:
+        raw = {row["user_id"]: row["region"] for row in csv.DictReader(file)}
+    (found,) = slice_columns(dataset, ["region"])
+    assert found.side == "user"
+    assert not isinstance(found.values, Several)
+    for row, value in nonempty(enumerate(found.values)):
+        assert value in (raw[dataset.user_ids[row]], "<unknown>")
+    assert (found.values != "<unknown>").mean() > 0.9
+
+
+def test_every_feature_and_attribute_has_as_many_entries_as_its_side(dataset: Dataset) -> None:
+    names = [spec.name for spec in dataset.config.features if spec.kind not in ("sequence", "vector")]
+    rows = {"user": dataset.num_users, "item": len(dataset.item_ids), "context": len(dataset.events)}
+    for column in nonempty(slice_columns(dataset, [*names, *dataset.attributes, "hour", "weekday"])):
+        assert len(column.values) == rows[column.side], column.name
+
+
+def test_times_are_named_in_utc(dataset: Dataset) -> None:
+    hour, weekday = slice_columns(dataset, ["hour", "weekday"])
+    moment = np.datetime64(int(dataset.events.times[5]), "s").item()
+    assert not isinstance(hour.values, Several)
+    assert not isinstance(weekday.values, Several)
+    assert (hour.values[5], weekday.values[5]) == (moment.hour, moment.strftime("%A"))
+
+
+def test_a_column_the_run_lacks_is_refused_with_the_nearest_name(dataset: Dataset) -> None:
+    with pytest.raises(ConfigError, match='no column "regoin" to slice by; did you mean "region"'):
+        slice_columns(dataset, ["regoin"])
+
+
+def test_a_chosen_column_is_measured_for_lists_and_rows(trained: TrainedRun) -> None:
+    result = evaluate(trained, slices=["region"]).result
+    assert result["sliced_by"]["columns"] == ["activity", "popularity", "region"]
+    dataset = trained.dataset
+    (column,) = slice_columns(dataset, ["region"])
+    assert not isinstance(column.values, Several)
+    region = column.values[dataset.events.users[dataset.rows(Part.TEST).numpy()]]
+    sizes = {
+        entry["value"]: entry["size"]
+        for entry in result["all_slices"]
+        if (entry["column"], entry["metric"]) == ("region", "click auc")
+    }
+    assert sizes == {value: int((region == value).sum()) for value in np.unique(region)}
+    shown = {entry["column"] for entry in result["all_slices"] if entry["metric"].startswith("ndcg@")}
+    assert {"activity", "history", "region"} <= shown
+    tiers = {entry["value"] for entry in result["all_slices"] if entry["metric"].startswith("item_recall@")}
+    assert {"head", "middle", "tail"} <= tiers
+
+
+def test_the_towers_alone_are_sliced_too(trained: TrainedRun) -> None:
+    result = evaluate(trained, "retrieval").result
+    assert {entry["column"] for entry in result["all_slices"]} >= {"activity", "popularity"}
