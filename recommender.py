@@ -13,14 +13,17 @@ from .artifacts.folder import open_run
 from .base.errors import ConfigError, RunError
 from .configs.run import RunConfig
 from .data.ids import id_text
+from .funnel.bulk import ListReport, write_lists
 from .funnel.folder import load_run, save_run
 from .funnel.funnel import Funnel
 from .funnel.recommendations import Recommendations
 from .funnel.run import TrainedRun
+from .funnel.vectors import write_vectors
 from .pipeline.evaluate import evaluate, evaluate_run
 from .pipeline.index import build_run_index, indexed
 from .report.report import Report
 from .retrieval.index.base import IndexReport
+from .retrieval.index.bitmap import Bitmap
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,9 +128,52 @@ class Recommender:
         Args:
             explain: also name the items of the user's history that are nearest to each item.
         """
+        return self.funnel.recommend(_ids(users), k, explain=explain, allowed=self._allowed(where, allow, block))
+
+    def _allowed(self, where: str, allow: Iterable[Any] | None, block: Iterable[Any] | None) -> Bitmap | None:
         lists = (None if ids is None else [id_text(raw) for raw in ids] for ids in (allow, block))
-        allowed = self.funnel.select(where, *lists)
-        return self.funnel.recommend(_ids(users), k, explain=explain, allowed=allowed)
+        return self.funnel.select(where, *lists)
+
+    def write_lists(
+        self,
+        file: str | Path,
+        k: int = 10,
+        where: str = "",
+        *,
+        users: Any = None,
+        allow: Iterable[Any] | None = None,
+        block: Iterable[Any] | None = None,
+    ) -> ListReport:
+        """What `recommend` answers to every user of the run, as a table on disk: in blocks, in bounded memory.
+
+        Threads are those of torch (`torch.set_num_threads`). When the process is killed, the same call goes on behind
+        what is finished; the file is there when all of it is.
+
+        Args:
+            file: its suffix is the format: `.parquet`, `.csv` or `.jsonl`, one row per item.
+            k: items per user.
+            where: see `recommend`.
+            users: raw ids; every user of the run when None.
+            allow: see `recommend`.
+            block: see `recommend`.
+
+        Raises:
+            ConfigError: the file's suffix is no format, or see `recommend`.
+            RunError: another process writes the same file.
+        """
+        asked = None if users is None else _ids(users)
+        return write_lists(self.funnel, Path(file), asked, k, self._allowed(where, allow, block))
+
+    def export_vectors(self, folder: str | Path) -> dict[str, Any]:
+        """Write the vectors of all items and of all users as they are now, a Parquet file each (`write_vectors`).
+
+        Args:
+            folder: gets `item_vectors.parquet` (`item, vector`) and `user_vectors.parquet` (`user, events, vector`).
+
+        Returns:
+            `files`, and the numbers of `items`, `users`, `interests` and the `width`.
+        """
+        return write_vectors(self.funnel, Path(folder))
 
     def rank(self, user: Any, candidates: Iterable[Any]) -> pd.DataFrame:
         """Given items for one user, best first: `user, rank, item, score`, a column per task.

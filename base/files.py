@@ -53,7 +53,7 @@ def _lock(folder: Path, create: bool) -> int:
                 return handle
         except BlockingIOError as error:
             os.close(handle)
-            raise RunError(f"another process is writing {folder}; let it end, or choose another --run") from error
+            raise RunError(f"another process is writing {folder}; let it end, or write to another place") from error
         except FileNotFoundError:
             pass
         os.close(handle)  # we locked a folder that its holder had just renamed or removed

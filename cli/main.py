@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..base.errors import RecsysError
-from .commands import build_index, compare, data, demo, doctor, evaluate, init, models, recommend, train
+from .commands import build_index, compare, data, demo, doctor, evaluate, export, init, models, recommend, train
 
 
 class _InOrder(TyperGroup):
@@ -46,6 +46,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "train": train.train,
     "build-index": build_index.build_index,
     "recommend": recommend.recommend,
+    "export": export.export,
     "evaluate": evaluate.evaluate,
     "compare": compare.compare,
     "models": models.models,

@@ -33,7 +33,7 @@ from .run import TrainedRun
 from .selection import select_items
 
 BLOCK = 32
-"""Users answered at once; larger blocks leave the processor's caches."""
+"""Users ranked at once; larger blocks leave the processor's caches."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,15 @@ class Funnel:
             logits = model(requests if isinstance(model, RequestRanker) else requests.batch)
         return {name: values.view(candidates.rows.shape).numpy() for name, values in logits.items()}
 
+    def _ranked_in_blocks(self, users: I64, candidates: CandidateSet) -> Ranked:
+        """As `rank`, now, `BLOCK` requests at a time."""
+        blocks = [slice(start, start + BLOCK) for start in range(0, len(users), BLOCK)]
+        parts = [self.rank(users[block], candidates.select(block), NOW) for block in blocks]
+        if len(parts) == 1:
+            return parts[0]
+        tasks = {name: np.concatenate([part.tasks[name] for part in parts]) for name in parts[0].tasks}
+        return Ranked(candidates.rows, np.concatenate([part.scores for part in parts]), tasks)
+
     def select(
         self, where: str = "", allow: Sequence[str] | None = None, block: Sequence[str] | None = None
     ) -> Bitmap | None:
@@ -138,7 +147,13 @@ class Funnel:
         return select_items(self.dataset, where, allow, block)
 
     def recommend(
-        self, users: Sequence[Any], k: int = 10, explain: bool = False, allowed: Bitmap | None = None
+        self,
+        users: Sequence[Any],
+        k: int = 10,
+        explain: bool = False,
+        allowed: Bitmap | None = None,
+        *,
+        block: int = BLOCK,
     ) -> Recommendations:
         """The best items for each user, in the order asked.
 
@@ -149,29 +164,47 @@ class Funnel:
             k: items per answer.
             explain: also name the items of the history that are nearest to each item.
             allowed: items that may be named (see `select`); all of the catalogue when None.
+            block: users retrieved for at once; more are faster where thousands are asked about.
 
         Raises:
             ConfigError: no user was named, `k` exceeds the catalogue, or the filter speaks about another catalogue.
         """
-        size = self.retriever.data.num_items
-        if not len(users):
-            raise ConfigError("no user was named; give at least one user id")
-        if k > size:
-            raise ConfigError(f"k={k} exceeds the {size} items of the catalogue; lower k")
-        if allowed is not None:
-            check_allowed(allowed, size)
+        self.check(len(users), k, allowed)
         rows = np.array([self.dataset.user_rows.get(id_text(user), -1) for user in users], dtype=np.int64)
         rungs = [self.ladder.rung(int(row)) for row in rows]
         blocks: list[Recommendations] = []
         order: list[int] = []
         for rung in Rung:
             places = [place for place, other in enumerate(rungs) if other is rung]
-            for start in range(0, len(places), BLOCK):
-                block = places[start : start + BLOCK]
-                order += block
-                blocks.append(self._answers([users[place] for place in block], rows[block], rung, k, allowed))
+            for start in range(0, len(places), block):
+                chosen = places[start : start + block]
+                order += chosen
+                blocks.append(self._answers([users[place] for place in chosen], rows[chosen], rung, k, allowed))
         answers = Recommendations.gathered(blocks, np.argsort(order))
         return self._explained(answers) if explain else answers
+
+    def check(self, users: int, k: int, allowed: Bitmap | None = None) -> None:
+        """Refuse what cannot be answered: see `recommend` for the arguments and the errors.
+
+        Args:
+            users: how many are asked about.
+            k: items per answer.
+            allowed: items that may be named.
+        """
+        size = self.retriever.data.num_items
+        if not users:
+            raise ConfigError("no user was named; give at least one user id")
+        if k > size:
+            raise ConfigError(f"k={k} exceeds the {size} items of the catalogue; lower k")
+        if allowed is not None:
+            check_allowed(allowed, size)
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Every task that a ranked answer has a value of, `select` last."""
+        selects = self.trained.model is None or isinstance(self.trained.model, RequestRanker)
+        ranked = () if self.trained.model is None else self.dataset.task_names
+        return (*ranked, *((SELECT,) if selects else ()))
 
     def _answers(
         self, users: Sequence[Any], user_rows: I64, rung: Rung, k: int, allowed: Bitmap | None
@@ -192,7 +225,7 @@ class Funnel:
             width = max(k, self.trained.config.retrieval.num_candidates)
             offer = self.ladder.offer(rung, user_rows, width, allowed)
             retrieved = time.perf_counter()
-            ranked = self.rank(user_rows, offer.candidates, NOW)
+            ranked = self._ranked_in_blocks(user_rows, offer.candidates)
             order = ranked.order()[:, :k]
             filled = slice(0, order.shape[1])
             rows[:, filled] = np.take_along_axis(ranked.rows, order, axis=1)

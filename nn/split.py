@@ -72,7 +72,21 @@ class SplitInput:
         once = F.linear(self.query, weight[:, :width], bias)
         if once.shape[0] == 1:  # one query's part is a bias of its items: added within the product, not after it
             return F.linear(self.item, weight[:, width:], once[0])
-        return F.linear(self.item, weight[:, width:]).add_(self.spread(once))
+        product = F.linear(self.item, weight[:, width:])
+        if not torch.is_grad_enabled() and self._even:  # added to a query's rows without being written out for each
+            product.view(once.shape[0], -1, once.shape[1]).add_(once.unsqueeze(1))
+            return product
+        return product.add_(self.spread(once))
+
+    @cached_property
+    def _even(self) -> bool:
+        """Whether every query has equally many rows, one query behind the other."""
+        queries, rows = self.query.shape[0], self.item.shape[0]
+        if self.owner is None or queries == 0 or rows % queries:
+            return False
+        return bool(
+            torch.equal(self.owner, torch.arange(queries, device=self.owner.device).repeat_interleave(rows // queries))
+        )
 
     def linears(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> list[Tensor]:
         """Several layers of the same input, `[x W^T + b for W, b]`, each [R, H_j].

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -54,6 +54,10 @@ class CandidateSet:
     def proposed(self) -> Bool:
         """Which proposers named each candidate, bool [B, C, S]."""
         return self.ranks > 0
+
+    def select(self, requests: slice) -> CandidateSet:
+        """Some of the requests."""
+        return CandidateSet(*(getattr(self, field.name)[requests] for field in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -309,7 +313,7 @@ def _standardised(scores: F32, present: Bool, served: int) -> tuple[F32, F32]:
     standardised = np.where(present, scores - mean, 0.0) / deviation
     rank = np.zeros(scores.shape, dtype=np.int64)
     best = np.where(kept, standardised[:, :served], -np.inf)
-    order = np.argsort(-best, axis=1, kind="stable")
+    order = np.argsort(-best, axis=1)  # equal scores share a rank, so any order among them will do
     falling = np.take_along_axis(best, order, axis=1)
     with np.errstate(invalid="ignore"):
         lower = falling[:, :-1] - falling[:, 1:] > TIED

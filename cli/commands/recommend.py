@@ -19,6 +19,15 @@ def recommend(
     users: Annotated[
         Path | None, typer.Option("--users", metavar="FILE", help="Text file, one user id a line.")
     ] = None,
+    all_users: Annotated[bool, typer.Option("--all-users", help="Every user of the run; needs --out.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="Write a table instead: .parquet, .csv or .jsonl, one row an item. Killed, the same call goes on.",
+        ),
+    ] = None,
     run: RunOption = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many items each user gets.")] = 10,
     where: Annotated[
@@ -43,10 +52,19 @@ def recommend(
     A condition compares columns of the items with values: = != < <= > >= in (...), joined by and, or, not, ( ).
 
     Example: recsys recommend --user 42 -k 5 --where "genres = 'Comedy' and year < 1995"
+    Everybody: recsys recommend --all-users --out lists.parquet
     """
     asked = [*(user or []), *(_read_ids(users, "--users", "user") if users else [])]
-    if not asked:
-        raise ConfigError("no user was named; give --user ID, or many with --users FILE")
+    if all_users and asked:
+        raise ConfigError("--all-users names everybody; leave --user and --users out")
+    if all_users and out is None:
+        raise ConfigError("--all-users writes a table; say where with --out FILE.parquet")
+    if not asked and not all_users:
+        raise ConfigError(
+            "no user was named; give --user ID, or many with --users FILE; all with --all-users --out FILE"
+        )
+    if explain and out is not None:
+        raise ConfigError("--explain has no column in a table; leave it out, or leave --out out")
     if where and not where.strip():
         raise ConfigError("--where is blank; give a condition, such as \"genres = 'Comedy' and year < 1995\"")
     allowed_ids = _read_ids(allow, "--allow", "item") if allow else None
@@ -59,7 +77,17 @@ def recommend(
     from ... import api
     from .. import render
 
-    funnel = api.load(folder).funnel
+    recommender = api.load(folder)
+    if out is not None:
+        written = recommender.write_lists(
+            out, k, where, users=None if all_users else asked, allow=allowed_ids, block=blocked_ids
+        )
+        if json:
+            render.print_json(written.to_json())
+        else:
+            render.print_facts("lists", written.to_json())
+        return
+    funnel = recommender.funnel
     allowed = funnel.select(where, allowed_ids, blocked_ids)
     funnel.warm_up()
     for start in range(0, len(asked), CHUNK):

@@ -7,6 +7,7 @@ window, which ends before the moment it is asked at.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -45,6 +46,7 @@ class Trending(Baseline):
     def _take(self, items: I32, times: F64) -> None:
         """Interactions sorted by item, then time."""
         self.items, self.times = items, times
+        self.__dict__.pop("_now", None)
         self._first = times.min(initial=np.inf)
         self._last = times.max(initial=-np.inf)
         self._starts = np.searchsorted(items, np.arange(self.num_items + 1))
@@ -72,7 +74,17 @@ class Trending(Baseline):
         """log(1 + count) of items [B, C] in the windows that end before the moments [B]."""
         if not len(self.items):
             return np.zeros(items.shape, dtype=np.float32)
-        end = np.where(np.isfinite(moments), moments, self._last + 1.0)
+        if not np.isfinite(moments).any():
+            return self._now[items]
+        return self._counted_at(np.where(np.isfinite(moments), moments, self._last + 1.0), items)
+
+    @cached_property
+    def _now(self) -> F32:
+        """Every item's score at the end of the data, float32 [N]: what all requests of today share."""
+        return self._counted_at(np.array([self._last + 1.0]), np.arange(self.num_items)[None, :]).reshape(-1)
+
+    def _counted_at(self, end: F64, items: I64) -> F32:
+        """The same of windows that end at known moments."""
         begin = end - self.settings.window_days * DAY
         found = [self._before(items, edge) for edge in (end, begin)]
         return np.asarray(np.log1p(found[0] - found[1]), dtype=np.float32)

@@ -29,6 +29,16 @@ def test_linear_equals_the_linear_of_the_concatenation(queries: int, bias: bool)
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("owner", [[0, 0, 1, 1, 2, 2], [0, 1, 2, 0, 1, 2], [0, 0, 0, 0, 1, 2], [0, 1, 1, 2, 2]])
+def test_answering_adds_the_query_part_to_its_own_rows(owner: list[int]) -> None:
+    """Without gradients, rows that stand query by query take a shorter way; others must not."""
+    x = SplitInput(torch.randn(3, 4), torch.randn(len(owner), 5), torch.tensor(owner))
+    weight, bias = torch.randn(7, 9), torch.randn(7)
+    wanted = torch.cat([x.query[x.owner], x.item], dim=1) @ weight.T + bias
+    with torch.no_grad():
+        torch.testing.assert_close(x.linear(weight, bias), wanted, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("queries", [1, 3, 12])
 @pytest.mark.parametrize("shared", [False, True])
 def test_layers_read_together_are_the_layers_one_by_one(queries: int, shared: bool) -> None:

@@ -1,0 +1,86 @@
+"""The towers' vectors as tables, for whoever searches, clusters or joins them elsewhere.
+
+A user's inner product with an item is what the retriever orders the items by; of a user with several interests, the
+highest of their products.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..artifacts.tables import write_table
+from ..base.arrays import F32
+from ..data.dataset import NOW
+from ..data.ids import TEXT, ids_as_given
+from ..training.progress import track
+from .bulk import user_column
+from .funnel import Funnel
+
+ITEMS, USERS = "item_vectors.parquet", "user_vectors.parquet"
+BLOCK = 8192
+"""Users embedded and written at once."""
+
+
+def write_vectors(funnel: Funnel, folder: Path) -> dict[str, Any]:
+    """Write the vectors of all items and of all users as they are now, a Parquet file each, whole or not at all.
+
+    `item_vectors.parquet` has the columns `item, vector`. `user_vectors.parquet` has `user, events, vector`: `events`
+    is the number of positive events the vector rests on, 0 where it is made of the user's features alone; with M > 1
+    interests a user has M rows, numbered in the column `interest`. Vectors are lists of `width` float32 numbers.
+
+    Args:
+        funnel: whose retriever.
+        folder: made when missing.
+
+    Returns:
+        `files`, and the numbers of `items`, `users`, `interests` and the `width`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    data, retriever = funnel.dataset, funnel.retriever
+    interests, width = retriever.model.config.interests, retriever.model.width
+    vector = pa.list_(pa.float32(), width)
+    about = {"run": funnel.trained.config.name, "data": data.fingerprint, "score": "inner product"}
+    metadata = {"recsys": json.dumps(about)}
+    ids = pa.array(ids_as_given(data.item_ids[: data.num_catalogue], data.id_types.get("item", TEXT)))
+    schema = pa.schema([("item", ids.type), ("vector", vector)], metadata)
+    write_table(folder / ITEMS, schema, [_table(schema, ids, _lists(retriever.item_vectors))])
+
+    users = user_column(funnel)
+    events = retriever.data.ends(NOW) - retriever.data.history.ptr[:-1]
+    numbered = [("interest", pa.int64())] if interests > 1 else []
+    columns = [("user", users.type), *numbered, ("events", pa.int64()), ("vector", vector)]
+    of_users = pa.schema(columns, metadata)
+
+    def blocks() -> Iterator[pa.Table]:
+        starts = range(0, data.num_users, BLOCK)
+        for start in track(starts, "embedding users", len(starts)):
+            rows = np.arange(start, min(start + BLOCK, data.num_users))
+            queries = retriever.queries(rows, NOW).reshape(-1, width)
+            repeated = pa.array(np.repeat(rows, interests))
+            number = [pa.array(np.tile(np.arange(interests), len(rows)))] if interests > 1 else []
+            counts = pa.array(events[rows].repeat(interests))
+            yield _table(of_users, users.take(repeated), *number, counts, _lists(queries))
+
+    write_table(folder / USERS, of_users, blocks())
+    return {
+        "files": [str(folder / ITEMS), str(folder / USERS)],
+        "items": data.num_catalogue,
+        "users": data.num_users,
+        "interests": interests,
+        "width": width,
+    }
+
+
+def _lists(vectors: F32) -> pa.Array:
+    """Vectors [n, D] as a column of lists of D."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(vectors).reshape(-1)), vectors.shape[1])
+
+
+def _table(schema: pa.Schema, *columns: pa.Array) -> pa.Table:
+    return pa.Table.from_arrays(list(columns), schema=schema)
