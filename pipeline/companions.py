@@ -24,8 +24,11 @@ def fit_companions(config: RunConfig, dataset: Dataset, data: TowerData) -> dict
     known = history.parts < Part.VALID
     times = np.where(np.isfinite(history.times), history.times, np.nanmin(dataset.events.times) - 1.0)
     companions = unfitted_companions(config, dataset)
+    fitted: list[Baseline] = []
     for name, baseline in companions.items():
-        baseline.fit(owner[known], history.items[known], times[known], history.num_users, data.num_items)
+        if not any(baseline.adopt(other) for other in fitted):
+            baseline.fit(owner[known], history.items[known], times[known], history.num_users, data.num_items)
+        fitted.append(baseline)
         log.info("fitted %s on %d events", name, int(known.sum()))
     return companions
 

@@ -144,6 +144,17 @@ class Baseline(ABC):
         self._fit(users[order], items[order], None if times is None else seconds[order], num_users)
         return self
 
+    def adopt(self, fitted: Baseline) -> bool:
+        """Take over what another baseline has learned from the same events, where it would learn the same.
+
+        Args:
+            fitted: a fitted baseline.
+
+        Returns:
+            Whether it did; if not, `fit` has to.
+        """
+        return False
+
     @abstractmethod
     def _fit(self, users: I64, items: I64, times: F64 | None, num_users: int) -> None:
         """Learn from interactions sorted by user, then time, then given order."""

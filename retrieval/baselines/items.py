@@ -34,6 +34,16 @@ class ItemToItem(Baseline):
     settings: HistoryWeighting
     matrix: csr_array | F32
 
+    def adopt(self, fitted: Baseline) -> bool:
+        """See `Baseline.adopt`; the weighting of a history enters scores only, so models that differ in it share."""
+        weighting = set(HistoryWeighting.model_fields)
+        if type(fitted) is not type(self) or fitted.settings.model_dump(exclude=weighting) != self.settings.model_dump(
+            exclude=weighting
+        ):
+            return False
+        self.num_items, self.matrix = fitted.num_items, fitted.matrix
+        return True
+
     def score(self, histories: Histories) -> F32:
         """See `Baseline.score`."""
         weights = histories.weights(self.num_items, self.settings.last, self.settings.decay)

@@ -211,3 +211,21 @@ def test_factor_models_prefer_the_items_of_ones_own_group(name: str) -> None:
     np.testing.assert_allclose(model.score_pairs(queries, pairs), np.take_along_axis(scores, pairs, 1), rtol=1e-4)
     again = baseline_from_state(model.state())
     np.testing.assert_array_equal(again.score(queries), scores)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_models_that_learn_the_same_share_it_and_others_do_not(name: str) -> None:
+    """What is adopted scores as what is fitted would; whoever refuses says so."""
+    queries, settings = histories(), build_baseline(name).settings
+    weightings: list[dict[str, object]] = [{}]
+    if {"last", "decay"} <= set(type(settings).model_fields):
+        weightings += [{"last": 2}, {"decay": 0.5}]
+    for weighting in weightings:
+        learned, asked = fitted(name), unfitted(name, **weighting)
+        if asked.adopt(learned):
+            expected = fitted(name, **weighting).score(queries)
+            np.testing.assert_array_equal(asked.score(queries), expected)
+    assert unfitted("ease", decay=0.5).adopt(fitted("ease"))
+    assert not unfitted("ease", regularisation=20.0).adopt(fitted("ease"))
+    assert not unfitted("transition", orders=2).adopt(fitted("transition"))
+    assert not unfitted("ease").adopt(fitted("item_knn"))
