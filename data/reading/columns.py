@@ -23,10 +23,16 @@ from .tables import BadRows, Tables, quote
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
 LabelKind = Literal["binary", "duration", "number"]
 
+_LARGEST = float(np.finfo(np.float32).max)
+_FINITE = "a number within ±3.4e38, or an empty value where there is none"
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _LATEST_MS = 7_258_118_400_000
 """2200-01-01: a later time is taken for one in another unit."""
+_EARLIEST_MS = _LATEST_MS // 1_000
+"""1970-03-26: seconds up to the year 2200, read as milliseconds, lie before it."""
+_MODERN_MS = 473_385_600_000
+"""1985-01-01: a column whose median is later counts from 1970, and not from its own beginning."""
 
 
 def require_columns(tables: Tables, name: str, columns: Iterable[str]) -> None:
@@ -117,7 +123,8 @@ def as_float32(
     minimum: float | None = None,
     expected: str = "a number",
 ) -> F32:
-    """A numeric column as float32 `[rows]`; missing values (null, "nan") become NaN, infinity is an error.
+    """A numeric column as float32 `[rows]`; missing values (null, "nan") become NaN; infinity, and what float32 makes
+    infinite, is an error.
 
     Args:
         allow_missing: False makes a missing value a bad row.
@@ -125,11 +132,12 @@ def as_float32(
         expected: what the message says should have stood there.
     """
     numbers, wrong = _finite(tables, name, column)
+    report_wrong(bad, tables, name, column, wrong=_too_large(numbers), expected=_FINITE)
     if not allow_missing:
         wrong |= np.isnan(numbers)
     if minimum is not None:
         wrong |= numbers < minimum
-    report_wrong(bad, tables, name, column, wrong=wrong, expected=expected)
+    report_wrong(bad, tables, name, column, wrong=wrong & ~_too_large(numbers), expected=expected)
     return np.where(wrong, np.nan, numbers).astype(np.float32)
 
 
@@ -142,7 +150,12 @@ def as_float64(tables: Tables, name: str, column: str) -> F64:
 def _finite(tables: Tables, name: str, column: str) -> tuple[F64, Bool]:
     """Numbers `[rows]`, NaN where missing, and the mask of values that are no finite number."""
     numbers, wrong = _numbers(_number_values(tables, name, column), float, pa.float64())
-    return numbers, wrong | np.isinf(numbers)
+    return numbers, wrong | _too_large(numbers)
+
+
+def _too_large(numbers: F64) -> Bool:
+    """Infinite, or so in float32: 1.8e308 stands for "nothing" in many tables."""
+    return np.abs(numbers) > _LARGEST
 
 
 def as_labels(
@@ -162,7 +175,7 @@ def as_labels(
     values = _number_values(tables, name, column)
     parse: Callable[[str], float] = _parse_flag if kind == "binary" else float
     numbers, wrong = _numbers(values, parse, pa.float64())
-    wrong |= np.isinf(numbers)
+    wrong |= _too_large(numbers)
     if not allow_missing:
         wrong |= np.isnan(numbers)
     if kind == "binary":
@@ -179,7 +192,8 @@ def as_time(tables: Tables, name: str, column: str, bad: BadRows, *, unit: TimeU
     Numbers count from 1970 in `unit`; "auto" reads seconds, milliseconds, microseconds or nanoseconds off the size
     of the column's median, and takes a column of calendar days (20240131) for days. Text is an ISO
     date or date-time, UTC where it names no zone. A time before 1970 or after 2200 is bad: it is a time in another
-    unit more often than a time.
+    unit more often than a time. So is one of the first weeks of 1970 where the median is later than 1985: seconds among
+    milliseconds, or 0 for no time.
     """
     values = _values(tables, name, column)
     expected = "a whole number of seconds or an ISO date"
@@ -203,7 +217,13 @@ def as_time(tables: Tables, name: str, column: str, bad: BadRows, *, unit: TimeU
     report_wrong(
         bad, tables, name, column, wrong=outside, expected=f"a time between 1970 and 2200 in {_UNIT_NAMES[unit]}"
     )
-    return np.where(wrong | outside, 0, milliseconds).astype(np.int64)
+    wrong |= outside
+    if not wrong.all() and np.median(milliseconds[~wrong]) >= _MODERN_MS:
+        early = ~wrong & (milliseconds < _EARLIEST_MS)
+        expected = f"a time in {_UNIT_NAMES[unit]} like most others (in that unit it lies in early 1970)"
+        report_wrong(bad, tables, name, column, wrong=early, expected=expected)
+        wrong |= early
+    return np.where(wrong, 0, milliseconds).astype(np.int64)
 
 
 def _values(tables: Tables, name: str, column: str) -> pa.Array:

@@ -64,6 +64,17 @@ def test_numbers_take_missing_values_but_no_infinity(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("value", ["1.7976931348623157e308", "-3.5e38", "inf", "-Infinity"])
+def test_what_float32_makes_infinite_is_no_number(tmp_path: Path, value: str) -> None:
+    expected = f'ratings.csv, line 3, column "x": found "{value}", expected a number within ±3.4e38, or an empty value'
+    column = csv_of(tmp_path, "x", ["1", value, "3.4e38"])
+    assert sentence(as_float32, column, "x").startswith(expected)
+    assert f'found "{value}", expected a number' in sentence(as_labels, column, "x", kind="number")
+    dropped = BadRows("drop")
+    np.testing.assert_allclose(as_float32(column, "events", "x", dropped), [1, np.nan, 3.4e38])
+    assert dropped.count() == 1
+
+
 def test_labels_stay_in_their_range(tmp_path: Path) -> None:
     tables = csv_of(tmp_path, "click", ["0", "1", "1.0", "true", "False"])
     assert as_labels(tables, "events", "click", STRICT).tolist() == [0, 1, 1, 1, 0]
@@ -130,6 +141,32 @@ def test_a_time_that_is_no_time(tmp_path: Path) -> None:
     )
     assert 'found "-5", expected a time between 1970' in sentence(as_time, csv_of(tmp_path, "t", ["5", "-5"]), "t")
     assert "found nothing" in sentence(as_time, csv_of(tmp_path, "t", ["5", ""]), "t")
+
+
+SECONDS = MOMENT // 1000
+
+
+@pytest.mark.parametrize(
+    ("values", "found", "unit"),
+    [
+        ([str(MOMENT), str(MOMENT + 1), str(SECONDS)], f'"{SECONDS}"', "milliseconds"),
+        ([MOMENT * 1000, MOMENT * 1000, SECONDS], str(SECONDS), "microseconds"),
+        ([MOMENT * 10**6, MOMENT * 10**6, MOMENT], str(MOMENT), "nanoseconds"),
+        ([str(SECONDS), str(SECONDS), "0"], '"0"', "seconds"),
+        (["2022-05-03", "2022-05-03T04:00+08:00", "1970-01-01"], '"1970-01-01"', "milliseconds"),
+        ([dt.datetime(2022, 5, 3), dt.datetime(2022, 5, 4), dt.datetime(1970, 1, 1)], "1970-01-01 00:00:00", "micro"),
+    ],
+)
+def test_a_smaller_unit_and_a_zero_among_times_are_no_times_of_1970(values: list[Any], found: str, unit: str) -> None:
+    expected = f'the events frame, row 3, column "t": found {found}, expected a time in {unit}'
+    assert sentence(as_time, frame_of("t", values), "t").startswith(expected)
+    dropped = BadRows("drop")
+    assert (as_time(frame_of("t", values), "events", "t", dropped)[:2] > MOMENT - 86_400_000).all()
+    assert dropped.count() == 1
+
+
+def test_times_from_a_beginning_of_their_own_may_be_small() -> None:
+    assert as_time(frame_of("t", [0, 5, 86_400]), "events", "t", STRICT).tolist() == [0, 5000, 86_400_000]
 
 
 def test_ids_are_text_and_never_missing_or_doubled(tmp_path: Path) -> None:
