@@ -18,6 +18,7 @@ from .encoding.carry import Past, places
 from .encoding.encode import Carried, Encoding
 from .encoding.raw_columns import RawColumns
 from .ids import id_type
+from .joins import join_notes
 from .reading.columns import as_strings
 from .reading.keys import RawEvents, clean, label_matrix, read_configured
 from .reading.tables import BadRows, Tables
@@ -52,6 +53,7 @@ def build_dataset(
     """Encode raw tables; see `load_dataset`."""
     bad = bad or BadRows(config.on_bad_rows)
     tables, raw = clean(tables, config, bad)
+    unlisted = join_notes(tables, config, refuse=source is None)
     past = None if source is None else Past.of(source, config, raw)
     by_time = pa.array(np.argsort(raw.times, kind="stable"))
     seen = None if raw.users is None else raw.users.take(by_time)
@@ -82,7 +84,7 @@ def build_dataset(
     dataset = Encoding(RawColumns(tables, config, events, user_ids, item_ids, bad), num_catalogue, carried).dataset()
     named = {"user": config.user, "item": config.item}
     types = {name: id_type(tables.events.column(column)) for name, column in named.items() if column}
-    return replace(dataset, id_types=types)
+    return replace(dataset, id_types=types, notes=(*dataset.notes, *unlisted))
 
 
 def _entities(tables: Tables, name: str, column: str, seen: pa.Array | None, known: pa.Array | None) -> pa.Array:

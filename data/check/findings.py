@@ -8,6 +8,7 @@ from typing import Any
 
 from ...base.column_auc import SUSPICIOUS
 from ...base.finding import Finding, worst_first
+from ..joins import Joined
 
 DRIFT = 0.2
 """Total variation from which a drift is worth a sentence."""
@@ -39,12 +40,8 @@ def _all(report: Mapping[str, Any]) -> Iterable[Finding]:
         )
     for name, about in report["entities"].items():
         if about.get("unlisted"):
-            yield Finding(
-                "warning",
-                name,
-                f"{about['unlisted']:,} of the {about['seen']:,} {name} with events are not in the {name} table; "
-                "their features are missing.",
-            )
+            join = Joined(name, about["seen"], about["listed"], about["unlisted"], about["unlisted_because"])
+            yield Finding("problem" if join.unlisted == join.seen else "warning", name, join.sentence)
     for pair in report["overlap"]:
         yield Finding(
             "note",

@@ -15,6 +15,8 @@ from ...base.arrays import F64, I64, Floats
 
 _BINS = 10
 _CATEGORIES = 50
+_NAMES = r"^\s*(0\d+|\d{17,})\s*$"
+"""Whole numbers that name something: float64 would make two names one."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,15 @@ class Profile:
         return Profile(np.where(rows < 0, 0, self.codes[rows]), self.values, self.numbers)
 
 
-def profile(column: pa.Array | pa.ChunkedArray) -> Profile:
-    """Encode a column; text that is all numbers counts as numbers, lists count as text."""
+def profile(column: pa.Array | pa.ChunkedArray, *, names: bool = False) -> Profile:
+    """Encode a column; text that is all numbers counts as numbers, lists count as text.
+
+    Numbers that name things stay text: those with leading zeros, and those too long to differ as float64.
+
+    Args:
+        column: as read.
+        names: the column holds ids, which are text whatever they look like.
+    """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
@@ -47,6 +56,8 @@ def profile(column: pa.Array | pa.ChunkedArray) -> Profile:
     coded = pc.dictionary_encode(array)
     codes = pc.fill_null(coded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64) + 1
     values = coded.dictionary
+    if names or (pa.types.is_string(values.type) and pc.any(pc.match_substring_regex(values, _NAMES)).as_py()):
+        return Profile(codes, values, None)
     try:
         numbers: F64 = pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):

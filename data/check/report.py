@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from ...base.arrays import I64, Floats
 from ...base.column_auc import column_auc
+from ..joins import joined
 from ..reading.columns import as_strings
 from ..reading.tables import BadRows, Tables
 from .findings import findings
@@ -57,7 +58,7 @@ def data_report(
     events = tables.events
     given = [name for name in ("events", "users", "items") if getattr(tables, name) is not None]
     ids = {name: as_strings(tables, "events", key) for name, key in (("users", user), ("items", item)) if key}
-    codes = {name: profile(column) for name, column in ids.items()}
+    codes = {name: profile(column, names=True) for name, column in ids.items()}
     report: dict[str, Any] = {
         "rows": {name: tables.table(name).num_rows for name in given},
         "files": {name: str(tables.origin[name]) for name in given},
@@ -74,7 +75,9 @@ def data_report(
     wanted = None if features is None else set(features)
     skip = {user, item, *ignore} if wanted is None else set()
     report["columns"] = [
-        _column(tables, table, column, rows=rows_of.get(table), parts=parts, labels=labels, used=used)
+        _column(
+            tables, table, column, keys=(user, item), rows=rows_of.get(table), parts=parts, labels=labels, used=used
+        )
         for table in given
         for column in tables.table(table).column_names
         for used in [(table, column) in wanted if wanted is not None else column not in skip]
@@ -125,9 +128,9 @@ def _entity(tables: Tables, name: str, key: str, seen: Profile) -> dict[str, Any
         "share_of_top_percent": float(top / max(counts.sum(), 1)),
     }
     if getattr(tables, name) is not None:
-        listed = pc.unique(as_strings(tables, name, key))
-        known = pc.is_in(seen.values, value_set=listed).to_numpy(zero_copy_only=False)
-        about |= {"listed": len(listed), "unlisted": int((~known).sum()), "silent": len(listed) - int(known.sum())}
+        join = joined(tables, name, key)
+        silent = join.listed - (join.seen - join.unlisted)
+        about |= {"listed": join.listed, "unlisted": join.unlisted, "silent": silent, "unlisted_because": join.why}
     return about
 
 
@@ -169,9 +172,17 @@ def _lookup(tables: Tables, name: str, key: str, ids: pa.Array) -> I64 | None:
 
 
 def _column(
-    tables: Tables, table: str, name: str, *, rows: I64 | None, parts: Mapping[str, I64], labels: Labels, used: bool
+    tables: Tables,
+    table: str,
+    name: str,
+    *,
+    keys: Iterable[str],
+    rows: I64 | None,
+    parts: Mapping[str, I64],
+    labels: Labels,
+    used: bool,
 ) -> dict[str, Any]:
-    column = profile(tables.table(table).column(name))
+    column = profile(tables.table(table).column(name), names=name in keys)
     counts = np.bincount(column.codes, minlength=len(column.values) + 1)
     about: dict[str, Any] = {
         "table": table,

@@ -45,6 +45,18 @@ def test_a_list_shows_each_score_and_where_an_item_comes_from(capsys: pytest.Cap
         assert expected in shown
 
 
+@pytest.mark.parametrize("title", ["[rec] (2007)", "Alive [live]", "Go :smile: now", "Best of [/b]", "[/x]", "\\[red]"])
+def test_text_of_the_data_is_no_markup(title: str, capsys: pytest.CaptureFixture[str]) -> None:
+    item = {"item": "7", "title": title, "score": 0.5, "tasks": {"[/like]": 0.4}, "sources": ["popular"]}
+    render.print_recommendation(
+        {"user": "[/u]", "known": True, "rung": "history", "candidates": 1, "short": 0, "items": [item]}
+    )
+    shown = capsys.readouterr().out
+    assert f" {title} " in shown
+    assert "[/like]" in shown
+    assert "For user [/u]" in shown
+
+
 def test_models_name_each_kind_once(capsys: pytest.CaptureFixture[str]) -> None:
     entries = [
         {"kind": kind, "name": name, "summary": "A model.", "paper": "Ma 2018"}

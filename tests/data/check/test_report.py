@@ -207,6 +207,29 @@ def test_numbers_are_numbers_whatever_their_spelling() -> None:
     assert profile(pa.array(["4", "x", None])).kind == "text"
 
 
+def test_numbers_that_are_names_stay_apart() -> None:
+    assert profile(pa.array(["007", "7"])).kind == "text"
+    long = profile(pa.array(["1234567890123456788", "1234567890123456789"]))
+    assert (long.kind, len(long.values)) == ("text", 2)
+    assert len(profile(pa.array(["7", "7.0"]), names=True).values) == 2
+    assert profile(pa.array(["0", "0.5", "-7"])).kind == "number"
+
+
+@pytest.mark.parametrize("first", [0, 1 << 62], ids=["leading zeros", "19 digits"])
+def test_ids_are_counted_as_training_reads_them(log: Log, first: int) -> None:
+    """Ids are names: 19 digits differ in the last one, and "007" is not "7"."""
+    events = {**log.events}
+    for key in ("user_id", "item_id"):
+        numbers = [str(first + int(value)) for value in events[key]]
+        events[key] = [text.zfill(3) if row % 2 and not first else text for row, text in enumerate(numbers)]
+    report = data_report(read_tables(pa.table(events)), user="user_id", item="item_id")
+    for name, key in (("users", "user_id"), ("items", "item_id")):
+        assert report["entities"][name]["seen"] == len(set(events[key]))
+    pairs = len(set(zip(events["user_id"], events["item_id"], strict=True)))
+    assert report["duplicates"]["user_item"] == len(events["user_id"]) - pairs
+    assert not [message for message in messages(report, "warning") if "only one value" in message]
+
+
 def test_drift_by_hand() -> None:
     codes = np.array([0, 0, 0, 1, 0, 1, 1, 1])
     variation, psi = drift(codes, np.arange(4), np.arange(4, 8))
