@@ -218,7 +218,7 @@ def test_numbers_that_are_names_stay_apart() -> None:
 @pytest.mark.parametrize("first", [0, 1 << 62], ids=["leading zeros", "19 digits"])
 def test_ids_are_counted_as_training_reads_them(log: Log, first: int) -> None:
     """Ids are names: 19 digits differ in the last one, and "007" is not "7"."""
-    events = {**log.events}
+    events: dict[str, Any] = {**log.events}
     for key in ("user_id", "item_id"):
         numbers = [str(first + int(value)) for value in events[key]]
         events[key] = [text.zfill(3) if row % 2 and not first else text for row, text in enumerate(numbers)]
