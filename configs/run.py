@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -34,6 +34,10 @@ class RunConfig(Settings):
     """Name of the run's folder; the configuration file's own name when left out."""
     seed: int = Field(default=0, ge=0)
     """Of everything random: splits, initial weights, batches, sampled negatives."""
+    start: Literal["run", "rows"] = "run"
+    """What a training takes from the run named with --from. `run`: all of it, as a new day goes on; `rows`: the
+    embedding rows of values both know, copied as they are, and nothing else, as a stage of GemNN's chain does. A ranker
+    with `frozen = true` takes its encoder instead."""
     data: DataConfig
     """Where the tables are and what their columns mean."""
     retrieval: RetrievalConfig = RetrievalConfig()
@@ -66,6 +70,16 @@ class RunConfig(Settings):
             raise ValueError(
                 f"retrieval.num_candidates = {self.retrieval.num_candidates} is less than "
                 f"evaluation.list_k = {self.evaluation.list_k}; a list cannot be longer than its candidates"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_width_for_plain_rows(self) -> Self:
+        towers, ranker = self.retrieval.tower.dim, self.ranking.model.input.embedding_dim
+        if self.ranking.warm_start and self.ranking.warm_start_rows == "plain" and towers != ranker:
+            raise ValueError(
+                f'ranking.warm_start_rows = "plain" copies embeddings as they are, and retrieval.tower.dim = {towers} '
+                f"is not ranking.model.input.embedding_dim = {ranker}; give both one width"
             )
         return self
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..base.arrays import I64
 from ..base.errors import ConfigError
 from .dataset import Dataset, EventLog
-from .encoding.carry import Past, places
+from .encoding.carry import Past, places, refuse_known_answers
 from .encoding.encode import Carried, Encoding
 from .encoding.raw_columns import RawColumns
 from .ids import id_type
@@ -77,7 +77,7 @@ def build_dataset(
     )
     carried: Carried | None = None
     if past is not None:
-        past.refuse_known_answers(events, config, user_ids, item_ids)
+        refuse_known_answers(past.source, events, config, user_ids, item_ids)
         events, at, rows = past.merged(events, user_ids, item_ids)
         users_there, items_there = places(user_ids, past.source.user_ids), places(item_ids, past.source.item_ids)
         carried = Carried(past, at, rows, users_there, items_there)

@@ -4,8 +4,9 @@
 Rows of values both tables know are copied, values only the target knows keep their fresh rows, and what only the source
 knew is dropped; the counts are reported. Copied rows are an initialisation; training updates them.
 
-In the chain, tables of another width are copied too. A narrower one gets the principal directions of the retriever's
-rows, the linear map that keeps most of what tells them apart; a wider one gets the rows and zeros beside them.
+Rows are copied plainly, as published, where the configuration says so and the widths agree. By default a ranker's are
+brought to its own width and spread: a narrower table gets the principal directions of the retriever's rows, the linear
+map that keeps most of what tells them apart; a wider one gets the rows and zeros beside them.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..base.errors import RunError
 from ..data.dataset import Dataset
 from ..data.vocabulary import FIRST, UNKNOWN, Vocabulary
+from ..funnel.run import TrainedRun
 from ..nn.embedding import EmbeddingTable
 from ..ranking.ranker import Ranker
 from ..retrieval.retriever import Retriever
@@ -160,23 +163,69 @@ def copy_ranker(ranker: Ranker, dataset: Dataset, old: Ranker, old_dataset: Data
     return report
 
 
-def warm_start_ranker(ranker: Ranker, dataset: Dataset, retriever: Retriever) -> list[Copied]:
-    """Begin the ranker's rows of the features both stages read with the retriever's, in its own width.
+def copy_plainly(tables: Sequence[EmbeddingTable], dataset: Dataset, source: TrainedRun) -> list[Copied]:
+    """Begin tables with a run's rows of the values both know, as they are (GemNN's chain as published).
 
-    They are rescaled to the spread the ranker's table starts with: the towers' scale means nothing here, the directions
-    do.
+    Args:
+        tables: of fresh towers or a fresh ranker.
+        dataset: whose vocabularies they have.
+        source: a run of any stage; its ranker's rows where it has a ranker, else its towers'.
+
+    Returns:
+        One entry per table and vocabulary.
+
+    Raises:
+        RunError: the two share no vocabulary, or their embeddings differ in width.
+    """
+    theirs, known = tables_of(source), source.dataset.encoders.vocabularies
+    report = []
+    for position, table in enumerate(tables):
+        other = theirs[position if len(theirs) == len(tables) else 0]
+        if table.dim != other.dim:
+            raise RunError(
+                f"plain rows need one width, and embeddings are {other.dim} wide in the source run and {table.dim} "
+                f"here; set retrieval.tower.dim or ranking.model.input.embedding_dim to {other.dim}"
+            )
+        report += copy_rows(table, dataset.encoders.vocabularies, other, known)
+    if not report:
+        raise RunError("the source run has none of the features here, so that there are no rows to copy")
+    return report
+
+
+def tables_of(run: TrainedRun) -> list[EmbeddingTable]:
+    """Embedding tables of a run's last stage: the ranker's, else the towers'."""
+    if run.ranker is not None:
+        return run.ranker.tables()
+    assert run.retriever is not None  # a run without any stage is not written
+    return [run.retriever.model.table]
+
+
+def warm_start_ranker(
+    ranker: Ranker, dataset: Dataset, retriever: Retriever, rows: Literal["rescaled", "plain"] = "rescaled"
+) -> list[Copied]:
+    """Begin the ranker's rows of the features both stages read with the retriever's.
+
+    Args:
+        ranker: with fresh weights.
+        dataset: of both stages.
+        retriever: trained.
+        rows: `plain`: as they are, the widths being equal. `rescaled`: in the ranker's width and at the spread its
+            table starts with, for the towers' scale means nothing to a ranker and their directions do.
     """
     mine = dataset.encoders.vocabularies
     report = []
     for table in ranker.tables():
+        if rows == "plain":
+            report += copy_rows(table, mine, retriever.model.table, mine)
+            continue
         fresh = {name: _spread(table.rows_of(name)) for name in table.sizes}
         copied = copy_rows(table, mine, retriever.model.table, mine, resize=True)
         with torch.no_grad():
             for entry in copied:
-                rows = table.rows_of(entry.vocabulary)
-                target, spread = fresh[entry.vocabulary], _spread(rows)
+                copies = table.rows_of(entry.vocabulary)
+                target, spread = fresh[entry.vocabulary], _spread(copies)
                 if np.isfinite(target) and np.isfinite(spread) and spread > 0:
-                    rows.mul_(target / spread)
+                    copies.mul_(target / spread)
         report += copied
     log_report("ranker", "the retriever", report)
     return report

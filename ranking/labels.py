@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 import numpy as np
 from torch import Tensor
@@ -20,16 +21,32 @@ def label_values(task: TaskSpec, outputs: Floats) -> F64:
     return np.expm1(values) if task.log1p else values
 
 
-def base_rates(dataset: Dataset, rows: Tensor) -> dict[str, float]:
-    """Task -> the mean of its labels on logged rows, of a `log1p` task the mean logarithm, as its output is trained."""
-    chosen = rows.numpy()
-    labels, mask = dataset.events.labels[chosen], dataset.events.mask[chosen]
-    count = np.maximum(mask.sum(0), 1)
-    targets = {
-        task.name: np.where(mask[:, i], np.log1p(labels[:, i]), 0.0) if task.log1p else labels[:, i]
-        for i, task in enumerate(dataset.config.tasks)
-    }
-    return {name: float(column.sum() / count[i]) for i, (name, column) in enumerate(targets.items())}
+def base_rates(dataset: Dataset, rows: Tensor, positive_weight: Mapping[str, float] | None = None) -> dict[str, float]:
+    """Task -> the mean of its labels on logged rows, of a `log1p` task the mean logarithm, as its output is trained.
+
+    Rows that weigh differently count by their weights, as in the loss, so that a weighted task starts at the weighted
+    rate that its output is trained to.
+
+    Args:
+        dataset: encoded data.
+        rows: int64 [R] event rows.
+        positive_weight: see `LossConfig.positive_weight`.
+    """
+    events, chosen = dataset.events, rows.numpy()
+    labels, mask, weights = events.labels[chosen], events.mask[chosen], events.weights[chosen]
+    count, weighted = np.maximum(mask.sum(0), 1), bool((weights != 1.0).any())
+    rates = {}
+    for i, task in enumerate(dataset.config.tasks):
+        inside, positive = mask[:, i], (positive_weight or {}).get(task.name, 1.0)
+        targets = np.where(inside, np.log1p(labels[:, i]), 0.0) if task.log1p else labels[:, i]
+        if weighted or positive != 1.0:
+            own, seen = weights[inside].astype(np.float64), targets[inside].astype(np.float64)
+            # a label between 0 and 1 (a teacher's) is partly of either class, as in `task_loss`
+            total = (own * (1.0 + (positive - 1.0) * seen)).sum()
+            rates[task.name] = float(positive * (own * seen).sum() / total) if total > 0 else float("nan")
+        else:
+            rates[task.name] = float(targets.sum() / count[i])
+    return rates
 
 
 def row_metric(dataset: Dataset, valid_rows: Tensor) -> str:

@@ -99,6 +99,9 @@ class RankingConfig(Settings):
     warm_start: bool = True
     """Begin with the retriever's embeddings of the features both stages read; where the widths differ, with their
     principal directions."""
+    warm_start_rows: Literal["rescaled", "plain"] = "rescaled"
+    """How those embeddings are taken. `rescaled`: at the spread that the ranker's own start with; `plain`: as they are,
+    as in GemNN's chain, which needs `input.embedding_dim` to be `retrieval.tower.dim`."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +200,7 @@ def build_training(
     seed_everything(seed)
     train_rows = dataset.rows(Part.TRAIN)
     if tasks:
-        ranker.set_base_rates(base_rates(dataset, train_rows))
+        ranker.set_base_rates(base_rates(dataset, train_rows, config.loss.positive_weight))
     start_tables(ranker.tables(), dataset.table_starts)
     valid_rows = dataset.rows(Part.VALID)
     held: RequestSet | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,7 @@ from ..reading.keys import RawEvents
 from ..schema import DataConfig
 from ..split import Part
 
+Ids: TypeAlias = pa.Array | tuple[str, ...]
 ORDERED = ("time", "leave_last")
 """Splits under which a user's held-out events are later than those trained on."""
 
@@ -127,36 +128,6 @@ class Past:
         carried = np.flatnonzero(order < len(self.rows))
         return log, carried, self.rows[order[carried]]
 
-    def refuse_known_answers(self, new: EventLog, config: DataConfig, user_ids: pa.Array, item_ids: pa.Array) -> None:
-        """Stop where the source's weights have seen what the new run is to be judged by.
-
-        Raises:
-            DataError: a row the source learned from is held out here, or is later than the cut of a `time` split.
-        """
-        old = self.source.events
-        if not config.time:
-            return
-        for learned, judged in ((Part.TRAIN, Part.VALID), (Part.VALID, Part.TEST)):
-            known, asked = old.parts <= learned, new.parts >= judged
-            if not known.any() or not asked.any():
-                continue
-            last, first = old.times[known].max(), new.times[asked].min()
-            if config.split.kind == "time" and last >= first:
-                raise DataError(
-                    f"the source run learned from rows up to {last:.0f}, and the {judged.name.lower()} part begins at "
-                    f"{first:.0f}: it knows answers; move data.split, or train without --from"
-                )
-            if not (config.user and config.item):
-                continue
-            users, items = places(self.source.user_ids, user_ids), places(self.source.item_ids, item_ids)
-            theirs = _keys(_moved(old.users[known], users), _moved(old.items[known], items), old.times[known])
-            count = int(np.isin(_keys(new.users[asked], new.items[asked], new.times[asked]), theirs).sum())
-            if count:
-                raise DataError(
-                    f"the source run learned from {count:,} rows of the {judged.name.lower()} part: it knows answers; "
-                    "split as it did, or train without --from"
-                )
-
     def prior(self, name: str, item_ids: pa.Array) -> tuple[I64, I64]:
         """(user rows, item rows) of a sequence that the source's users had before its log began."""
         history = self.source.sequences[name]
@@ -165,7 +136,45 @@ class Past:
         return owner, places(self.source.item_ids, item_ids)[history.items[early]]
 
 
-def places(ids: pa.Array | tuple[str, ...], among: pa.Array | tuple[str, ...]) -> I64:
+def refuse_known_answers(source: Dataset, new: EventLog, config: DataConfig, user_ids: Ids, item_ids: Ids) -> None:
+    """Stop where the source's weights have seen what the new run is to be judged by.
+
+    Args:
+        source: data set that the weights were learned from.
+        new: events of the new run.
+        config: the new run's `[data]` section.
+        user_ids: raw ids of the new run's users.
+        item_ids: raw ids of its items.
+
+    Raises:
+        DataError: a row the source learned from is held out here, or is later than the cut of a `time` split.
+    """
+    old = source.events
+    if not config.time:
+        return
+    for learned, judged in ((Part.TRAIN, Part.VALID), (Part.VALID, Part.TEST)):
+        known, asked = old.parts <= learned, new.parts >= judged
+        if not known.any() or not asked.any():
+            continue
+        last, first = old.times[known].max(), new.times[asked].min()
+        if config.split.kind == "time" and last >= first:
+            raise DataError(
+                f"the source run learned from rows up to {last:.0f}, and the {judged.name.lower()} part begins at "
+                f"{first:.0f}: it knows answers; move data.split, or train without --from"
+            )
+        if not (config.user and config.item):
+            continue
+        users, items = places(source.user_ids, user_ids), places(source.item_ids, item_ids)
+        theirs = _keys(_moved(old.users[known], users), _moved(old.items[known], items), old.times[known])
+        count = int(np.isin(_keys(new.users[asked], new.items[asked], new.times[asked]), theirs).sum())
+        if count:
+            raise DataError(
+                f"the source run learned from {count:,} rows of the {judged.name.lower()} part: it knows answers; "
+                "split as it did, or train without --from"
+            )
+
+
+def places(ids: Ids, among: Ids) -> I64:
     """Position of each raw id among others, -1 where it is not among them."""
     wanted, known = (pa.array(one, pa.string()) if isinstance(one, tuple) else one for one in (ids, among))
     found = pc.fill_null(pc.index_in(wanted, value_set=known), -1)

@@ -11,12 +11,25 @@ import torch
 
 from recsys.artifacts.folder import open_run
 from recsys.artifacts.names import WARM_START
+from recsys.base.errors import ConfigError, DataError, RunError
+from recsys.cli.main import main
+from recsys.configs.packaged import FOLDER
 from recsys.data.build import load_dataset
 from recsys.data.vocabulary import FIRST, UNKNOWN, Vocabulary
 from recsys.funnel.folder import load_run
 from recsys.funnel.run import TrainedRun
 from recsys.nn.embedding import EmbeddingTable
-from recsys.pipeline.warm_start import Copied, copy_dense, copy_rows, copy_towers, to_width, warm_start_ranker
+from recsys.pipeline.publish import train_run
+from recsys.pipeline.warm_start import (
+    Copied,
+    copy_dense,
+    copy_plainly,
+    copy_rows,
+    copy_towers,
+    tables_of,
+    to_width,
+    warm_start_ranker,
+)
 from recsys.ranking.ranker import Ranker, build_ranker
 from recsys.retrieval.towers.train import build_two_tower
 from recsys.retrieval.towers.windows import TowerData
@@ -215,3 +228,89 @@ def test_towers_move_to_other_data_by_raw_id(tiny_run: TinyRun, stages: TrainedR
     kept = next(entry for entry in report if entry.vocabulary == "item_id")
     assert kept.kept == len(set(mine) & set(theirs))
     assert torch.equal(towers.output.weight, old.output.weight)
+
+
+SMALL = ("runtime.threads=1", "retrieval.fit.epochs=1", "ranking.fit.epochs=1", "ranking.batch_size=512")
+STILL = 1e-30
+"""A rate too small for float32: a table after the training is the table before the first step."""
+
+
+@pytest.fixture(scope="module")
+def chain(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainedRun]:
+    """GemNN's three packaged stages, each trained by the command that its file begins with."""
+    world = tmp_path_factory.mktemp("chain")
+    for name in ("users.csv", "items.csv", "events.csv"):
+        shutil.copy(tiny_run.world / name, world / name)
+    rates = {"retrieval": [], "matching": [f"retrieval.optim.lr={STILL}"], "ranking": [f"ranking.optim.lr={STILL}"]}
+    trained = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(world)
+        for stage, rate in rates.items():
+            file = FOLDER / f"gemnn-{stage}.toml"
+            recsys, *words = file.read_text().splitlines()[0].removeprefix("# ").split()
+            tables = [f'data.{name}="{world / name}.csv"' for name in ("events", "users", "items")]
+            settings = [word for key in (*tables, *SMALL, *rate) for word in ("--set", key)]
+            assert recsys == "recsys"
+            assert main([*words, *settings]) == 0
+            trained[stage] = load_run(open_run(Path(words[words.index("--run") + 1])), with_index=False)
+    return trained
+
+
+@pytest.mark.parametrize(("stage", "source"), [("matching", "retrieval"), ("ranking", "matching")])
+def test_a_stage_of_the_chain_begins_with_the_rows_of_the_one_before_as_they_are(
+    chain: dict[str, TrainedRun], stage: str, source: str
+) -> None:
+    (mine,), (theirs,) = tables_of(chain[stage]), tables_of(chain[source])
+    own, old = (chain[name].dataset.encoders.vocabularies for name in (stage, source))
+    shared = [name for name in mine.sizes if name in theirs.sizes and name in own]
+    assert {"user_id", "item_id", "category"} <= set(shared)
+    assert len(mine.sizes) > len(theirs.sizes)
+    for name in shared:
+        assert len(own[name].values) > 1
+        for row, value in enumerate(own[name].values):
+            there = theirs.rows_of(name)[FIRST + old[name].values.index(value)]
+            assert torch.equal(mine.rows_of(name)[FIRST + row], there)
+    report = chain[stage].warm_start["retrieval" if stage == "matching" else "ranking"]
+    assert report["from"] == ("gemnn" if source == "retrieval" else "gemnn-matching")
+    assert {entry["vocabulary"] for entry in report["vocabularies"]} >= set(shared)
+
+
+def test_the_last_stage_joins_the_towers_of_the_first(chain: dict[str, TrainedRun]) -> None:
+    first, last = chain["retrieval"].retriever, chain["ranking"].retriever
+    assert first is not None
+    assert last is not None
+    assert torch.equal(first.model.table.weight, last.model.table.weight)
+    assert chain["ranking"].ranker is not None
+    assert chain["retrieval"].ranker is None
+
+
+def test_within_a_run_rows_are_plain_where_the_configuration_says_so(stages: TrainedRun) -> None:
+    assert stages.retriever is not None
+    theirs = stages.retriever.model.table
+    ranker = ranker_of_width(stages, theirs.dim)
+    (mine,) = ranker.tables()
+    warm_start_ranker(ranker, stages.dataset, stages.retriever, "plain")
+    for name in ("user_id", "item_id", "category"):
+        assert torch.equal(mine.rows_of(name), theirs.rows_of(name))
+
+
+def test_plain_rows_need_one_width_and_a_run_to_take_them_from(
+    tiny_run: TinyRun, stages: TrainedRun, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"retrieval\.tower\.dim = 8 is not ranking\.model\.input\.embedding_dim = 4"):
+        tiny_run.config('ranking.warm_start_rows="plain"', "ranking.model.input.embedding_dim=4")
+    assert tiny_run.config('ranking.warm_start_rows="plain"').ranking.warm_start_rows == "plain"
+    with pytest.raises(ConfigError, match="name that run with --from"):
+        train_run(tiny_run.config('start="rows"'), tmp_path / "run", base=tiny_run.world)
+    (other,) = ranker_of_width(stages, 5).tables()
+    with pytest.raises(RunError, match="8 wide in the source run and 5 here"):
+        copy_plainly([other], stages.dataset, stages)
+    with pytest.raises(RunError, match="none of the features here"):
+        copy_plainly([EmbeddingTable({"elsewhere": 4}, 8, 1.0)], stages.dataset, stages)
+
+
+def test_rows_of_a_run_that_knows_the_answers_are_refused(tiny_run: TinyRun, tmp_path: Path) -> None:
+    """The source was trained up to 90 % less the test part; a split that cuts earlier is judged by what it learned."""
+    config = tiny_run.config('start="rows"', "data.split.valid=0.2", "data.split.test=0.3")
+    with pytest.raises(DataError, match="it knows answers"):
+        train_run(config, tmp_path / "run", source_run=tiny_run.folder, base=tiny_run.world)

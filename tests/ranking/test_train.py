@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,7 @@ from recsys.data.split import Part
 from recsys.funnel.folder import load_run
 from recsys.pipeline.requests import select_requests
 from recsys.ranking.labels import base_rates, label_values, row_metric
+from recsys.ranking.losses import LossConfig, task_loss
 from recsys.ranking.requests import SELECT, RequestSet
 from recsys.ranking.scoring import row_metrics, score_rows, select_metrics
 from recsys.ranking.train import (
@@ -198,6 +200,31 @@ def test_a_regression_task_starts_at_its_mean_label() -> None:
     assert rates == {"hours": pytest.approx(np.log1p(labels).mean(), rel=1e-5)}
     ranker = train_ranker(dataset, ranking(), RUNTIME, 0).ranker
     assert ranker.output_bias("hours").item() == pytest.approx(rates["hours"], abs=0.2)
+
+
+def test_a_weighted_task_starts_where_its_weighted_loss_is_least_over_constants(
+    world: tuple[Dataset, RequestSet],
+) -> None:
+    """The constant logit of least `task_loss`, found by descent, has the rate that the output starts with."""
+    plain = world[0]
+    rows = plain.rows(Part.TRAIN)
+    drawn = np.random.default_rng(0).uniform(0.0, 3.0, len(plain.events)).astype(np.float32)
+    heavy = replace(plain, events=replace(plain.events, weights=np.where(drawn < 0.3, 0.0, drawn).astype(np.float32)))
+    for dataset, positive in ((plain, {}), (plain, {"click": 4.0}), (heavy, {}), (heavy, {"click": 4.0})):
+        rates, loss = base_rates(dataset, rows, positive), LossConfig(positive_weight=positive)
+        batch = dataset.batch(rows)
+        for column, task in enumerate(dataset.config.tasks):
+            logit = torch.tensor(math.log(rates[task.name]) - math.log1p(-rates[task.name]), requires_grad=True)
+            label, mask = batch.labels[:, column], batch.mask[:, column]
+            task_loss(logit.expand(len(rows)), label, mask, batch.weight, task, loss).backward()
+            assert logit.grad is not None
+            assert abs(float(logit.grad)) < 1e-5, (task.name, positive)
+    assert base_rates(plain, rows, {"click": 4.0})["click"] > 1.5 * base_rates(plain, rows)["click"]
+    config = ranking()
+    config = config.model_copy(update={"loss": LossConfig(positive_weight={"click": 4.0})})
+    fresh = build_training(plain, config, RUNTIME, 0).ranker
+    rate = base_rates(plain, rows, {"click": 4.0})["click"]
+    assert torch.sigmoid(fresh.output_bias("click")).item() == pytest.approx(rate, rel=1e-5)
 
 
 def test_where_a_task_has_one_class_only_the_least_logloss_picks_the_epoch() -> None:
