@@ -1,91 +1,248 @@
-"""Everything that can be named in a configuration, with its paper and one line: what `recsys models` prints."""
+"""Everything that can be named in a configuration, with its paper and one line: what `recsys models` prints.
+
+Paper and summary are read from the classes and functions themselves; what stands here is how each is switched on.
+"""
 
 from __future__ import annotations
 
-import inspect
+import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..base.cited import paper_of, summary_of
+from ..base.errors import ConfigError
+from ..base.settings import Settings
 
 Entry = dict[str, str]
+Table = Mapping[str, Any]
+ENTRY = ("kind", "name", "paper", "summary")
+
+
+@dataclass(frozen=True)
+class Model:
+    """One row of the list.
+
+    Attributes:
+        kind: retriever, history encoder, ranker, gate, loss, balance, or a system of several of them.
+        name: how a configuration, or a person, calls it.
+        paper: its source.
+        summary: one line.
+        code: the class or function that computes it.
+        settings: what a configuration says to have it; tables in tables.
+        keys: dotted section -> the class of its keys, or that class and the names among them that matter here.
+    """
+
+    kind: str
+    name: str
+    paper: str
+    summary: str
+    code: Any
+    settings: Table
+    keys: Mapping[str, tuple[type[Settings], tuple[str, ...]]]
+
+    @classmethod
+    def of(
+        cls,
+        kind: str,
+        name: str,
+        code: Any,
+        settings: Table,
+        *keys: tuple[str, type[Settings], tuple[str, ...]],
+        summary: str = "",
+        paper: str = "",
+    ) -> Model:
+        """A row whose paper and summary are those of its code, unless others are given."""
+        said = summary or summary_of(code)
+        return cls(
+            kind, name, paper or paper_of(code), said, code, settings, {at: (of, names) for at, of, names in keys}
+        )
+
+    @property
+    def entry(self) -> Entry:
+        """The row as `recsys models --json` prints it."""
+        return {name: str(getattr(self, name)) for name in ENTRY}
 
 
 def catalogue() -> list[Entry]:
-    """`{"kind", "name", "paper", "summary"}` of every retriever, encoder, ranker, gate, loss and balance."""
+    """`{"kind", "name", "paper", "summary"}` of every retriever, encoder, ranker, gate, loss, balance and system."""
+    return [model.entry for model in models()]
+
+
+def models() -> list[Model]:
+    """Every row of the list."""
     return [*_retrievers(), *_encoders(), *_rankers(), *_gates(), *_losses(), *_balances(), *_systems()]
 
 
-def _entry(kind: str, name: str, described: object, paper: str = "") -> Entry:
-    """Summary from the first sentence of a docstring, unless `described` is the summary itself."""
-    text = described if isinstance(described, str) else inspect.getdoc(described) or ""
-    first = re.split(r"(?<=\.)\s|\n\n", " ".join(text.split("\n\n")[0].split()))[0]
-    return {"kind": kind, "name": name, "paper": paper, "summary": first.rstrip(".")}
+def named(name: str) -> list[Model]:
+    """The rows of that name; large and small letters, spaces, hyphens and underscores are the same.
+
+    Raises:
+        ConfigError: there is none; the message names the nearest.
+    """
+    rows = models()
+    found = [row for row in rows if _plain(row.name) == _plain(name)]
+    if not found:
+        known = {_plain(row.name): row.name for row in rows}
+        alike = difflib.get_close_matches(_plain(name), known, n=1, cutoff=0.5)
+        hint = f'did you mean "{known[alike[0]]}"?' if alike else "`recsys models` lists the names"
+        raise ConfigError(f'nothing is called "{name}"; {hint}')
+    return found
 
 
-def _retrievers() -> Iterator[Entry]:
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", "", name).lower()
+
+
+def _nested(path: str, value: object) -> dict[str, Any]:
+    """`a.b` and a value as tables in tables."""
+    first, _, rest = path.partition(".")
+    return {first: _nested(rest, value) if rest else value}
+
+
+def _retrievers() -> Iterator[Model]:
     from ..retrieval.baselines import BASELINES
-    from ..retrieval.towers.two_tower import TwoTower
+    from ..retrieval.towers.two_tower import TwoTower, TwoTowerConfig
 
-    yield _entry("retriever", "two_tower", TwoTower, "Huang et al. CIKM 2013 (DSSM)")
+    tower = "retrieval.tower"
+    names = tuple(name for name in TwoTowerConfig.model_fields if name not in ("history", "hidden_gate"))
+    yield Model.of("retriever", "two_tower", TwoTower, _nested(tower, {"dim": 32}), (tower, TwoTowerConfig, names))
     for name, baseline in BASELINES.entries().items():
-        yield _entry("retriever", name, baseline, baseline.paper)
+        settings = {"retrieval": {"proposers": ["two_tower", name]}}
+        options = (f"retrieval.baseline_options.{name}", baseline.settings_class, ())
+        yield Model.of("retriever", name, baseline, settings, options)
 
 
-def _encoders() -> Iterator[Entry]:
-    from ..nn.sequence import ENCODERS
+def _encoders() -> Iterator[Model]:
+    from ..nn.sequence import ENCODERS, SequenceConfig
 
+    at = "retrieval.tower.history"
     for name, encoder in ENCODERS.entries().items():
-        yield _entry("history encoder", name, encoder, encoder.paper)
+        yield Model.of("history encoder", name, encoder, _nested(at, {"encoder": name}), (at, SequenceConfig, ()))
 
 
-def _rankers() -> Iterator[Entry]:
+def _rankers() -> Iterator[Model]:
     from ..ranking.ranker import ranker_kinds
 
+    at = "ranking.model"
     for name, ranker in ranker_kinds().items():
-        yield _entry("ranker", name, ranker.summary, ranker.paper)
+        names = tuple(key for key in ranker.Config.model_fields if key not in ("kind", "input"))
+        yield Model.of("ranker", name, ranker, _nested(at, {"kind": name}), (at, ranker.Config, names))
 
 
-def _gates() -> Iterator[Entry]:
+def _gates() -> Iterator[Model]:
     from ..nn.activation import HiddenGate
-    from ..nn.gates import JointGate
+    from ..nn.gates import FieldGate, FieldGateConfig, JointGate, JointGateConfig
+    from ..ranking.ranker import RankerConfig
 
-    gatenet, gemnn = "Huang et al. 2020 (GateNet)", "Fei et al. SIGIR 2021 (GemNN)"
-    yield _entry("gate", "field_gate vector", "one gate per field, computed from that field's embedding", gatenet)
-    yield _entry("gate", "field_gate bit", "one gate per coordinate, computed from its field's embedding", gatenet)
-    yield _entry("gate", "hidden_gate", HiddenGate, gatenet)
-    yield _entry("gate", "joint_gate", JointGate, gemnn)
+    field, joint = "ranking.model.input.field_gate", "ranking.model.input.joint_gate"
+    for kind, one in (("vector", "one gate per field"), ("bit", "one gate per coordinate")):
+        about = f"{one}, computed from {'that' if kind == 'vector' else 'its'} field's embedding"
+        settings = _nested(field, {"kind": kind})
+        yield Model.of("gate", f"field_gate {kind}", FieldGate, settings, (field, FieldGateConfig, ()), summary=about)
+    hidden = ("ranking.model", RankerConfig, ("hidden_gate",))
+    yield Model.of("gate", "hidden_gate", HiddenGate, _nested("ranking.model.hidden_gate", "tanh"), hidden)
+    yield Model.of("gate", "joint_gate", JointGate, _nested(joint, {"enabled": True}), (joint, JointGateConfig, ()))
 
 
-def _losses() -> Iterator[Entry]:
+def _losses() -> Iterator[Model]:
     from ..ranking import losses as ranking
+    from ..ranking.requests import SelectConfig
     from ..retrieval.towers import losses as retrieval
+    from ..retrieval.towers.exposures import Exposures
+    from ..retrieval.towers.step import TowerLossConfig
 
-    yield _entry("retrieval loss", "in_batch", retrieval.in_batch_softmax_loss, "Yi et al. RecSys 2019")
-    yield _entry("retrieval loss", "mixed", retrieval.mixed_negative_softmax_loss, "Yang et al. WWW 2020")
-    yield _entry("retrieval loss", "full_softmax", retrieval.full_softmax_loss, "softmax regression")
-    yield _entry("retrieval loss", "sampled", retrieval.sampled_softmax_loss, "Huang et al. CIKM 2013")
-    yield _entry("retrieval loss", "bce", retrieval.bce_loss, "Huang et al. CIKM 2013")
-    exposures = "each logged exposure against its 0/1 label, by itself"
-    yield _entry("retrieval loss", "exposures", exposures, "Huang et al. CIKM 2013")
-    yield _entry("ranking loss", "task", ranking.task_loss, "Tang et al. RecSys 2020, eq. 9")
-    yield _entry("ranking loss", "select", ranking.listwise_loss, "Cao et al. ICML 2007 (ListNet)")
+    towers: dict[str, Any] = {
+        "in_batch": retrieval.in_batch_softmax_loss,
+        "mixed": retrieval.mixed_negative_softmax_loss,
+        "full_softmax": retrieval.full_softmax_loss,
+        "sampled": retrieval.sampled_softmax_loss,
+        "bce": retrieval.bce_loss,
+        "exposures": Exposures,
+    }
+    for name, loss in towers.items():
+        settings = {"retrieval": {"loss": name, **({"positive": "click"} if name == "exposures" else {})}}
+        yield Model.of("retrieval loss", name, loss, settings, ("retrieval", TowerLossConfig, ()))
+    mean = _nested("ranking.loss.reduction", "weighted_mean")
+    yield Model.of("ranking loss", "task", ranking.task_loss, mean, ("ranking.loss", ranking.LossConfig, ()))
+    select = _nested("ranking.select.enabled", True)
+    yield Model.of("ranking loss", "select", ranking.listwise_loss, select, ("ranking.select", SelectConfig, ()))
 
 
-def _balances() -> Iterator[Entry]:
-    from ..ranking.balance import balance_kinds
+def _balances() -> Iterator[Model]:
+    from ..ranking.balance import BalanceConfig, balance_kinds
 
+    at = "ranking.balance"
     for name, balance in balance_kinds().items():
-        yield _entry("balance", name, balance.summary, balance.paper)
+        yield Model.of("balance", name, balance, _nested(at, {"kind": name}), (at, BalanceConfig, ()))
 
 
-def _systems() -> Iterator[Entry]:
+def _systems() -> Iterator[Model]:
     """Names that people look for, where the configuration calls the thing otherwise."""
-    meituan = "Meituan technology blog 2018"
-    yield _entry("system", "DSSM", "two_tower with hidden layers on both sides", "Huang et al. CIKM 2013")
-    yield _entry("system", "GateNet", "field_gate on embeddings, hidden_gate on layers", "Huang et al. 2020")
-    chain = "joint_gate over all embeddings, and ranking.warm_start from the retriever"
-    yield _entry("system", "GemNN", chain, "Fei et al. SIGIR 2021")
-    yield _entry("system", "missing-value layer", "a learned value for each missing number, in every model", meituan)
-    yield _entry("system", "KL bound", "ranking.loss.kl_bound holds p(click) p(conversion) to p(order)", meituan)
-    weights = "data.weight, data.weights, ranking.loss.positive_weight; undone by ranking.calibration"
-    yield _entry("system", "sample reweighting", weights, "baseline")
-    yield _entry("system", "equal-frequency", 'scale = "equal_frequency" of a number or a count', meituan)
+    from ..data.encoding.numeric import equal_frequency
+    from ..data.schema import DataConfig
+    from ..nn.gates import FieldGate, FieldGateConfig, JointGate, JointGateConfig
+    from ..nn.numeric import MissingValue
+    from ..ranking.losses import LossConfig, symmetric_kl, task_loss
+    from ..ranking.ranker import RankerConfig
+    from ..ranking.train import RankingConfig
+    from ..retrieval.towers.two_tower import TwoTower, TwoTowerConfig
+
+    layers = {"user_hidden": [64], "item_hidden": [64], "activation": "tanh", "similarity": "cosine"}
+    yield Model.of(
+        "system",
+        "DSSM",
+        TwoTower,
+        {"retrieval": {"positive": "click", "loss": "exposures", "tower": layers}},
+        ("retrieval.tower", TwoTowerConfig, tuple(layers)),
+        summary="two_tower with hidden layers on both sides",
+    )
+    yield Model.of(
+        "system",
+        "GateNet",
+        FieldGate,
+        _nested("ranking.model", {"hidden_gate": "tanh", "input": {"field_gate": {"kind": "vector"}}}),
+        ("ranking.model", RankerConfig, ("hidden_gate",)),
+        ("ranking.model.input.field_gate", FieldGateConfig, ()),
+        summary="field_gate on embeddings, hidden_gate on layers",
+    )
+    inputs = {"embedding_dim": 32, "joint_gate": {"enabled": True}}
+    yield Model.of(
+        "system",
+        "GemNN",
+        JointGate,
+        {"retrieval": {"tower": {"dim": 32}}, "ranking": {"warm_start_rows": "plain", "model": {"input": inputs}}},
+        ("ranking", RankingConfig, ("warm_start", "warm_start_rows")),
+        ("ranking.model.input.joint_gate", JointGateConfig, ()),
+        summary="joint_gate over all embeddings, and ranking.warm_start from the retriever",
+    )
+    yield Model.of("system", "missing-value layer", MissingValue, _nested("ranking.model.kind", "meituan"))
+    bound = ["click", "conversion", "order"]
+    tasks = [{"name": "click"}, {"name": "conversion", "where": "click"}, {"name": "order", "column": "conversion"}]
+    yield Model.of(
+        "system",
+        "KL bound",
+        symmetric_kl,
+        {"data": {"tasks": tasks}, "ranking": {"loss": {"kl_bound": bound}}},
+        ("ranking.loss", LossConfig, ("kl_bound", "kl_weight")),
+        summary="ranking.loss.kl_bound holds p(click) p(conversion) to p(order)",
+    )
+    yield Model.of(
+        "system",
+        "sample reweighting",
+        task_loss,
+        {"ranking": {"loss": {"positive_weight": {"conversion": 10.0}}, "calibration": {"kind": "reweighting"}}},
+        ("data", DataConfig, ("weight", "weights")),
+        ("ranking.loss", LossConfig, ("reduction", "positive_weight")),
+        summary="data.weight, data.weights, ranking.loss.positive_weight; undone by ranking.calibration",
+        paper="baseline",
+    )
+    yield Model.of(
+        "system",
+        "equal-frequency",
+        equal_frequency,
+        {"data": {"scale": "equal_frequency"}},
+        ("data", DataConfig, ("scale",)),
+        summary='scale = "equal_frequency" of a number or a count, or of all by data.scale',
+    )

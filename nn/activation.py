@@ -6,7 +6,7 @@ gate on embeddings, is in `nn.gates`.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,8 @@ class HiddenGate(nn.Module):
         activation: of the gate; tanh in the paper.
         num_experts: E; None for a plain layer.
     """
+
+    paper: ClassVar[str] = "Huang et al. 2020 (GateNet)"
 
     def __init__(self, width: int, activation: str = "tanh", num_experts: int | None = None) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ fields say together. GateNet's bit-wise private gate is GemNN's with a block-dia
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -57,6 +57,8 @@ class FieldGate(nn.Module):
         shared: one weight for all fields instead of one per field.
         activation: of the gate.
     """
+
+    paper: ClassVar[str] = "Huang et al. 2020 (GateNet)"
 
     def __init__(
         self, num_fields: tuple[int, int], dim: int, *, bitwise: bool, shared: bool, activation: str = "sigmoid"
@@ -109,6 +111,8 @@ class JointGate(nn.Module):
         rank: rank of W; 0 for full.
         scale: factor on the gate.
     """
+
+    paper: ClassVar[str] = "Fei et al. SIGIR 2021 (GemNN)"
 
     def __init__(
         self, width: int, *, activation: str = "sigmoid", bias: bool = True, rank: int = 0, scale: float = 1.0

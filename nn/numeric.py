@@ -6,6 +6,8 @@ for a network what a learned default branch does for boosted trees.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +19,9 @@ class MissingValue(nn.Module):
         features: number of numeric features n.
         init: float [n] initial defaults, e.g. training medians; zeros when None (features are standardised).
     """
+
+    paper: ClassVar[str] = "Meituan technology blog 2018"
+    summary: ClassVar[str] = "a learned value for each missing number, in every model"
 
     def __init__(self, features: int, init: Tensor | None = None) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..base.cited import cited
 from ..base.errors import ConfigError, DataError
 from ..base.settings import Settings
 from ..data.batch import Batch
@@ -77,10 +78,14 @@ def masked_mean(losses: Tensor, mask: Tensor, weight: Tensor | None, reduction: 
     return torch.dot(losses, weights / torch.where(total > 0, total, torch.ones_like(total)))
 
 
+@cited("Tang et al. RecSys 2020, eq. 9")
 def task_loss(
     prediction: Tensor, label: Tensor, mask: Tensor, weight: Tensor | None, task: TaskSpec, config: LossConfig
 ) -> Tensor:
     """Masked, weighted loss of one task.
+
+    `L = sum_i m_i w_i l(y_i, logit_i) / sum_i m_i w_i`, m the sample space and w the row's weight; the divisor is
+    `sum_i m_i` for `reduction = "mean"`.
 
     Args:
         prediction: [R] logits or values.
@@ -170,8 +175,9 @@ def product_logit(a: Tensor, b: Tensor) -> Tensor:
     return -torch.logsumexp(torch.stack([-a, -b, -a - b]), dim=0)
 
 
+@cited("Meituan technology blog 2018")
 def symmetric_kl(p_logit: Tensor, q_logit: Tensor) -> Tensor:
-    """KL(p||q) + KL(q||p) of two Bernoulli variables: `(p - q)(logit p - logit q)`, [R]; finite for finite logits."""
+    """`KL(p||q) + KL(q||p) = (p - q)(logit p - logit q)` of two Bernoulli variables, [R]; finite for finite logits."""
     return (torch.sigmoid(p_logit) - torch.sigmoid(q_logit)) * (p_logit - q_logit)
 
 
@@ -206,8 +212,11 @@ def doubly_robust(error: Tensor, imputed: Tensor, observed: Tensor, propensity: 
     return estimate, inverse_propensity((error.detach() - imputed).square(), observed, propensity)
 
 
+@cited("Cao et al. ICML 2007 (ListNet)")
 def listwise_loss(scores: Tensor, owner: Tensor, target_row: Tensor) -> Tensor:
     """Softmax cross-entropy of each query's positive among its own candidates.
+
+    `L = -mean_q log softmax(scores of q's candidates)[positive]`.
 
     Args:
         scores: [R] one per candidate row.

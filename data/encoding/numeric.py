@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...base.arrays import F32, F64, I64
+from ...base.cited import cited
 from ..feature_spec import Scale
 from ..vocabulary import FIRST, UNKNOWN
 
@@ -121,8 +122,9 @@ class NumericEncoder:
         )
 
 
+@cited("Meituan technology blog 2018")
 def equal_frequency(values: F32, edges: F64) -> F32:
-    """Meituan's equal-frequency normaliser: value in bin b of n -> b/n, in [0, (n-1)/n].
+    """Meituan's equal-frequency normaliser: a value in bin b of n equally full ones, b = 0..n-1, becomes b/n.
 
     Args:
         values: float [m]; NaN stays NaN; values outside the fitted range clamp to the end bins.

@@ -23,7 +23,10 @@ def _joined(events: Tensor, properties: Tensor | None) -> Tensor:
 
 @register_encoder("mean")
 class MeanEncoder(SequenceEncoder):
-    """Mean of the last `window` events (all of them by default), by differences of cumulative sums."""
+    """Mean of the last `window` events (all of them by default), by differences of cumulative sums.
+
+    `h_t = sum_s e_s / n` over the last n = min(t, window) events.
+    """
 
     def __init__(self, config: SequenceConfig, event_width: int, property_width: int = 0, query_width: int = 0) -> None:
         super().__init__(config, event_width, property_width, query_width)
@@ -46,6 +49,8 @@ class MeanEncoder(SequenceEncoder):
 @register_encoder("decayed_mean")
 class DecayedMeanEncoder(SequenceEncoder):
     """Averages with weight rate^age, one per learned rate, side by side.
+
+    `h_t = sum_s rate^(t-s) e_s / sum_s rate^(t-s)` over events s <= t, rate in (0, 1).
 
     Linear in the length: chunks of events are averaged by one triangular product each, and what came before a chunk
     reaches it through the last sum of the chunk before. Every weight is a power of a rate below 1, so nothing

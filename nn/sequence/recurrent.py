@@ -22,7 +22,10 @@ WIDEST_SPAN = 60.0
 
 @register_encoder("lstm")
 class LSTMEncoder(SequenceEncoder):
-    """Layer norm, dropout, LSTM layers, dropout; properties are part of the input. No positions, no attention."""
+    """Layer norm, dropout, LSTM layers, dropout; properties are part of the input. No positions, no attention.
+
+    `c_t = f_t c_(t-1) + i_t tanh(W [x_t, h_(t-1)] + b)`, `h_t = o_t tanh(c_t)`, gates sigmoids of x_t and h_(t-1).
+    """
 
     paper = "Hochreiter and Schmidhuber 1997"
 

@@ -80,7 +80,10 @@ class _Block(nn.Module):
 
 @register_encoder("transformer")
 class TransformerEncoder(SequenceEncoder):
-    """Pre-norm causal transformer with relative position bias and, given times, relative time bias."""
+    """Pre-norm causal transformer with relative position bias and, given times, relative time bias.
+
+    `softmax_s(<q_t, k_s> / sqrt(width) + b[t - s] + c[log gap of times])` over s <= t, b and c learned per head.
+    """
 
     paper = "Kang and McAuley ICDM 2018 (SASRec)"
 

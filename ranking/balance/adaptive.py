@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 class Uncertainty(Balance, kind="uncertainty"):
     """Homoscedastic uncertainty: each task's weight is learned as `e^-s`, s the log-variance of its noise.
 
-    `w_k (e^-s L + s / 2)` for binary tasks, `w_k (e^-s L / 2 + s / 2)` for regression, with the fixed weight w_k. s
-    starts at 0 and is free: below 0 it weighs a task above its fixed weight. A task without rows in a batch leaves s
+    `L = sum_k w_k (e^-s_k L_k + s_k / 2)`, for regression `w_k (e^-s_k L_k / 2 + s_k / 2)`, with the fixed weight w_k.
+    s starts at 0 and is free: below 0 it weighs a task above its fixed weight. A task without rows in a batch leaves s
     alone.
     """
 
@@ -114,9 +114,9 @@ class GradNorm(Balance, kind="gradnorm"):
 class PCGrad(Balance, kind="pcgrad"):
     """PCGrad: where two tasks' gradients point against each other, each gives up its part along the other.
 
-    For each task i, over the other tasks j in random order: if `g_i . g_j < 0`, subtract from g_i its projection on
-    the original g_j; then sum. Done on the dense parameters that several tasks train; everything else, tables
-    included, gets the plain weighted sum. One backward pass per task.
+    For each task i, over the other tasks j in random order: if `g_i . g_j < 0`, then
+    `g_i := g_i - (g_i . g_j) / |g_j|^2 g_j` with the original g_j; then sum. Done on the dense parameters that several
+    tasks train; everything else, tables included, gets the plain weighted sum. One backward pass per task.
     """
 
     paper = "Yu et al. NeurIPS 2020, arXiv 2001.06782"

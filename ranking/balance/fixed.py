@@ -12,13 +12,13 @@ from .base import Balance, BalanceConfig
 
 
 class Static(Balance, kind="static"):
-    """Fixed weights, from the tasks or from the configuration."""
+    """Fixed weights, from the tasks or from the configuration: `L = sum_k w_k L_k`."""
 
     summary = "fixed weights"
 
 
 class Schedule(Balance, kind="schedule"):
-    """PLE's schedule: the weight of task k in epoch t is `w_k gamma_k^t`."""
+    """PLE's schedule: `L = sum_k w_k gamma_k^t L_k` in epoch t."""
 
     paper = "Tang et al. RecSys 2020, section 5.1"
     summary = "fixed weights times gamma^epoch"

@@ -3,7 +3,8 @@
 Level j has experts of each task, which read that task's stream of level j-1, and shared experts, which read the
 shared stream. A task's gate reads its own stream of level j-1 and mixes its own and the shared experts; the shared
 gate reads the shared stream and mixes *all* experts. At level 1 every stream is the model input x. The last level has
-no shared stream, because nothing would read it. Towers read the tasks' last streams.
+no shared stream, because nothing would read it. Towers read the tasks' last streams. Of task k at level j, E_k and E_s
+its own and the shared experts: `g_kj = softmax(W_kj g_k(j-1)) [E_k(g_k(j-1)), E_s(g_s(j-1))]`, `y_k = t_k(g_kL)`.
 
 Hence tasks are separated progressively: through the shared gate each task still trains the other tasks' lower
 experts; at the last level it does not. Shapes per level: experts [R, sum m_k + m_s, H], streams (T + 1) x [R, H] (T

@@ -1,8 +1,9 @@
 """STEM-Net: an embedding table per task beside a shared one, all experts forward, own experts backward (AAAI 2024).
 
 Every task k has tables and experts of its own; a shared table feeds shared experts. Task k's gate reads the sum of
-its own and the shared embeddings and weighs *all* experts, but the other tasks' experts enter without gradient: a
-task may use what another knows and cannot disturb it. arXiv 2308.13537; the gate's input follows the authors' code.
+its own and the shared embeddings and weighs *all* experts, but the experts of the other tasks j enter without gradient:
+`y_k = t_k(softmax(W_k (x_k + x_s)) [E_k(x_k), E_s(x_s), stop(E_j(x_j))])`. So a task may use what another knows and
+cannot disturb it. arXiv 2308.13537; the gate's input follows the authors' code.
 
 Shapes: x_k, x_s [R, D] -> experts [R, sum m_k + m_s, H], gates T x [R, E], mixtures T x [R, H], logits T x [R].
 Siblings: CGC has one table and hides other tasks' experts altogether; single-task shares nothing.

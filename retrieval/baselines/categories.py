@@ -42,9 +42,10 @@ class CategorySettings(HistoryWeighting, PopularitySettings):
 class SameCategory(Baseline):
     """Popular items of the categories that the recent history is made of.
 
-    An item of c categories is 1 / c in each. The history's categories are the sum of its items', newer ones counting
-    more. An item scores, over its categories, the history's part in the category times the item's events there, divided
-    by the category's events to the power `damping`.
+    `score(i) = sum_c history_c (events of i in c) / (events of c)^damping`.
+
+    An item of c categories is 1 / c in each. The history's part in a category is the sum of its items' parts, newer
+    ones counting more; an item's events in one are its events times its part.
     """
 
     name = "same_category"

@@ -82,7 +82,11 @@ class _Factors(Baseline):
 
 
 class ALS(_Factors):
-    """Alternating least squares for implicit feedback."""
+    """Alternating least squares for implicit feedback.
+
+    `min sum_ui c_ui (p_ui - <x_u, y_i>)^2 + lambda (|x_u|^2 + |y_i|^2)`, p = 1 where u met i and 0 elsewhere,
+    met pairs with the higher confidence c.
+    """
 
     paper = "Hu et al. ICDM 2008"
     name = "als"
@@ -102,7 +106,10 @@ class ALS(_Factors):
 
 
 class BPR(_Factors):
-    """Bayesian personalised ranking; the item bias is a factor beside a constant one."""
+    """Bayesian personalised ranking; the item bias is a factor beside a constant one.
+
+    `L = -sum log sigmoid(<x_u, y_i> - <x_u, y_j>)` over items i that u met and items j drawn at random.
+    """
 
     paper = "Rendle et al. UAI 2009"
     name = "bpr"

@@ -88,7 +88,7 @@ class ItemKNNSettings(HistoryWeighting):
 
 
 class ItemKNN(ItemToItem):
-    """Cosine of the items' user sets, shrunk: `|A and B| / (sqrt(|A| |B|) + shrinkage)`, best neighbours only."""
+    """Cosine of the items' user sets, shrunk: `|A and B| / (sqrt(|A| |B|) + shrinkage) = W_AB`, the best ones only."""
 
     paper = "Sarwar et al. WWW 2001"
     name = "item_knn"
@@ -162,7 +162,12 @@ class TransitionSettings(HistoryWeighting):
 
 
 class Transition(ItemToItem):
-    """What tends to come next: smoothed probability of item j a few events after item i."""
+    """What tends to come next: smoothed probability of item j a few events after item i.
+
+    `W_ij = sum_o order_decay^(o-1) n_ij(o) / (sum_j sum_o order_decay^(o-1) n_ij(o) + shrinkage)`,
+    n_ij(o) how often j is the o-th event after i; a history's score is the sum of its events' rows, newer ones counting
+    more.
+    """
 
     name = "transition"
     settings_class: ClassVar[type[Settings]] = TransitionSettings

@@ -25,7 +25,10 @@ class PopularitySettings(Settings):
 
 
 class Popularity(Baseline):
-    """Number of interactions of each item, the same for everybody; optionally recent ones only, or more."""
+    """Number of interactions of each item, the same for everybody; optionally recent ones only, or more.
+
+    `score(i) = sum over the interactions of i of w`; w = 1, `0.5^(age / half_life_days)`, or 0 outside `window_days`.
+    """
 
     name = "popularity"
     settings_class: ClassVar[type[Settings]] = PopularitySettings
@@ -68,7 +71,10 @@ class RecentPopularitySettings(PopularitySettings):
 
 
 class RecentPopularity(Popularity):
-    """Popularity in which old interactions fade."""
+    """Popularity in which old interactions fade.
+
+    `score(i) = sum over the interactions of i of 0.5^(age / half life)`.
+    """
 
     name = "recent_popularity"
     settings_class: ClassVar[type[Settings]] = RecentPopularitySettings

@@ -30,7 +30,7 @@ class SegmentSettings(Settings):
 class SegmentPopularity(Baseline):
     """Mean over the user's traits (age, gender, ...) of each item's share among those who have the trait, shrunk.
 
-    Share of item i among those with value v: `(n_iv + s p_i) / (n_v + s)`, p being the shares among everybody. Traits
+    Share of item i among those with value v: `p_iv = (n_iv + s p_i) / (n_v + s)`, p the shares of all. Traits
     are averaged rather than crossed: few people share every trait, and each cell would have next to nothing to say.
     The score is a probability over the catalogue. Without known traits it is overall popularity.
     """

@@ -29,7 +29,10 @@ class TrendingSettings(Settings):
 
 
 class Trending(Baseline):
-    """log(1 + interactions of the item in the days before the request), the same for all requests of a moment."""
+    """Interactions of the item in the days before the request, the same for all requests of a moment.
+
+    `score(i) = log(1 + number of interactions of i in the window_days before the request)`.
+    """
 
     name = "trending"
     settings_class: ClassVar[type[Settings]] = TrendingSettings

@@ -7,6 +7,7 @@ page. Only rows of the training part are exposures, so no label of a later part 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ from .two_tower import Shown
 class Exposures:
     """Training rows of R exposures, by user and pointer.
 
+    `L = sum_i w_i l(y_i, scale <u_i, v_i> + bias) / sum_i w_i`, l the cross-entropy of the logged label.
+
     Attributes:
         items: int64 [R] item row that was shown.
         labels: float32 [R] 0 or 1.
@@ -32,6 +35,8 @@ class Exposures:
         ptr: int64 [U + 1] user u's exposures are `ptr[u]:ptr[u + 1]`.
     """
 
+    paper: ClassVar[str] = "Huang et al. CIKM 2013"
+    summary: ClassVar[str] = "each logged exposure against its 0/1 label, by itself"
     items: I64
     labels: F32
     weights: F32

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ...base.cited import cited
 from ...nn.precision import reduced_matmul
 
 BLOCK_ROWS = 512
@@ -110,6 +111,7 @@ def row_weights(like: Tensor, weight: Tensor | None) -> Tensor:
     return weight / torch.where(total > 0, total, 1.0)
 
 
+@cited("softmax regression")
 def full_softmax_loss(
     user: Tensor,
     items: Tensor,
@@ -124,7 +126,7 @@ def full_softmax_loss(
 ) -> Tensor:
     """Mean cross-entropy of a softmax over all items, one positive per row, in bounded memory.
 
-    `-log softmax(scale * user @ items.T + bias)[target]`, averaged over rows with `weight`. Differentiable once, in
+    `L = -log softmax(scale * user @ items.T + bias)[target]`, averaged over rows with `weight`. Differentiable once, in
     user, items, bias and scale. Of several vectors per row, an item's score is the log of the summed exponentials of
     its products with each: the smooth form of the highest one.
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...base.cited import cited
 from .full_softmax import full_softmax_loss, row_weights
 from .negatives import NegativeColumns, NegativeMemory, mine_hard_negatives
 
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 
+@cited("Huang et al. CIKM 2013")
 def bce_loss(
     user: Tensor,
     item: Tensor,
@@ -44,6 +46,8 @@ def bce_loss(
     weight: Tensor | None = None,
 ) -> Tensor:
     """Binary cross-entropy of `scale * <user, item> + bias` against 0/1 labels.
+
+    `L = -mean(y log p + (1 - y) log(1 - p))`, p = sigmoid(scale <u, v> + bias).
 
     With unit vectors a learned (or large) scale is a must: the sigmoid of a cosine never leaves [0.27, 0.73].
 
@@ -70,6 +74,7 @@ def _pair_scores(user: Tensor, item: Tensor, scale: Tensor | float) -> Tensor:
     return torch.logsumexp(scale * (user * item[:, None]).sum(-1), 1)
 
 
+@cited("Huang et al. CIKM 2013")
 def sampled_softmax_loss(
     user: Tensor,
     positive: Tensor,
@@ -82,6 +87,8 @@ def sampled_softmax_loss(
     weight: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of the positive among itself and m sampled negatives.
+
+    `L = -mean_i log softmax(scale <u_i, [v_i, v_i1, ..., v_im]>)[0]`.
 
     Args:
         user: `[P, D]`.
@@ -114,6 +121,7 @@ def sampled_softmax_loss(
     return losses @ row_weights(losses, weight)
 
 
+@cited("Yi et al. RecSys 2019")
 def in_batch_softmax_loss(
     user: Tensor,
     item: Tensor,
@@ -127,6 +135,8 @@ def in_batch_softmax_loss(
     reduced: bool | None = None,
 ) -> Tensor:
     """Softmax over the batch: the positives of the other rows are the negatives of each.
+
+    `L = -mean_i log softmax_j(scale <u_i, v_j> - log q_j)[i]` over the items j of the batch.
 
     Every column's score is lowered by its log-q; columns that hold the row's own item again are left out.
 
@@ -160,6 +170,7 @@ def in_batch_softmax_loss(
     return _corrected_softmax(user, columns, ids, corrections, scale, weight, correct_positive, reduced)
 
 
+@cited("Yang et al. WWW 2020")
 def mixed_negative_softmax_loss(
     user: Tensor,
     item: Tensor,
@@ -176,6 +187,8 @@ def mixed_negative_softmax_loss(
     reduced: bool | None = None,
 ) -> Tensor:
     """Softmax over the batch's items and B' items drawn evenly from the catalogue.
+
+    `L = -mean_i log softmax_j(scale <u_i, v_j> - log q_j)[i]` over the items j of both.
 
     The even draws make negatives of items that no row has as its positive. A column is met with the probability of
     the mixture, `q = (B * frequency + B' / V) / (B + B')`, whichever half it came from.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -187,11 +187,15 @@ class ContentSum(nn.Module):
 class TwoTower(nn.Module):
     """User tower and item tower over one stacked table.
 
+    `score(u, i) = <f(history, features of u), g(features of i)>`, of unit vectors where `similarity =
+    "cosine"`; nothing crosses user and item, so item vectors are made once and searched.
+
     Args:
         config: see `TwoTowerConfig`.
         layout: columns and vocabulary sizes.
     """
 
+    paper: ClassVar[str] = "Huang et al. CIKM 2013 (DSSM)"
     event_offsets: Tensor
 
     def __init__(self, config: TwoTowerConfig, layout: TowerLayout) -> None:
