@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import evaluate_predictions, load, train
+    from .api import evaluate_folds, evaluate_predictions, load, train
     from .base.errors import ConfigError, DataError, RecsysError, RunError
     from .configs.run import RunConfig
     from .data.dataset import Dataset
@@ -26,6 +26,7 @@ _WHERE = {
     "train": "api",
     "load": "api",
     "Recommender": "recommender",
+    "evaluate_folds": "api",
     "evaluate_predictions": "api",
     "Report": "report.report",
     "Dataset": "data.dataset",
@@ -47,6 +48,7 @@ __all__ = [
     "RunConfig",
     "RunError",
     "__version__",
+    "evaluate_folds",
     "evaluate_predictions",
     "load",
     "train",

@@ -15,12 +15,14 @@ from .data.reading.readers import Source
 from .data.reading.tables import BadRows
 from .pipeline.continuation import SourceRun
 from .pipeline.external import evaluate_predictions
+from .pipeline.folds import evaluate_folds as folds_in
 from .pipeline.publish import encode, train_run
 from .pipeline.train import Stages
 from .pipeline.train import train as train_in_memory
 from .recommender import Recommender
+from .report.report import Report
 
-__all__ = ["Recommender", "evaluate_predictions", "load", "train"]
+__all__ = ["Recommender", "evaluate_folds", "evaluate_predictions", "load", "train"]
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +115,53 @@ def _source(source: Recommender | str | Path | None) -> SourceRun | None:
     if source.folder is not None:
         return SourceRun.open(source.folder)
     return SourceRun(source.trained, source.config.name)
+
+
+def evaluate_folds(
+    config: RunConfig | str | Path,
+    folds: int = 4,
+    run: str | Path | None = None,
+    *,
+    events: Source | None = None,
+    items: Source | None = None,
+    users: Source | None = None,
+    settings: Sequence[str] = (),
+    stage: Stages = "all",
+    slices: Sequence[str] = (),
+) -> Report:
+    """Train and test on successive time cuts: how much do the figures depend on the days they were measured on?
+
+    The tests follow one another and end with the log; each fold trains on all rows before its own validation, and knows
+    nothing of later ones. A fold is a run folder, kept whole: called again, only the missing ones are trained.
+
+    Args:
+        config: a TOML file, the name of a packaged configuration, or a `RunConfig` such as `Recommender.config`.
+        folds: number of cuts, 2 or more.
+        run: folder that holds the folds; `runs/<name>-folds` when None.
+        events: read instead of what the configuration names.
+        items: read instead of what the configuration names.
+        users: read instead of what the configuration names.
+        settings: `a.b.c=VALUE` each, on top of the configuration.
+        stage: what is trained and measured: `retrieval`, `ranking` or `all`.
+        slices: columns that each fold's own evaluation is also sliced by.
+
+    Returns:
+        A report whose numbers are means over folds; `report["folds"]` holds the cuts and the systems compared.
+
+    Raises:
+        ConfigError: the events have no times, or a fold would have nothing to train on.
+        DataError: a table is not what the schema says.
+        RunError: `run` holds folds of another configuration or other data.
+    """
+    base = Path()
+    if isinstance(config, RunConfig):
+        settled = with_settings(config, settings)
+    else:
+        settled, base = open_config(Path(config), settings)
+    given = {"events": events, "items": items, "users": users}
+    tables = {name: table for name, table in given.items() if table is not None}
+    folder = None if run is None else Path(run)
+    return Report(folds_in(settled, folds, folder, stage=stage, base=base, tables=tables, slices=slices))
 
 
 def load(run: str | Path | None = None) -> Recommender:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ..base.arrays import I64
-from ..base.errors import ConfigError
 from .dataset import Dataset, EventLog
 from .encoding.carry import Past, places, refuse_known_answers
 from .encoding.encode import Carried, Encoding
@@ -23,7 +21,7 @@ from .reading.columns import as_strings
 from .reading.keys import RawEvents, clean, label_matrix, read_configured
 from .reading.tables import BadRows, Tables
 from .schema import DataConfig
-from .split import Part, assign_parts
+from .split import Part, assign_parts, moment
 
 
 def load_dataset(
@@ -145,22 +143,5 @@ def _parts(
         strata=strata,
         rows=len(raw),
         seed=seed,
-        cuts=(_moment("valid_from", spec.valid_from), _moment("test_from", spec.test_from)),
+        cuts=(moment("valid_from", spec.valid_from), moment("test_from", spec.test_from)),
     )
-
-
-def _moment(key: str, text: str) -> float | None:
-    """Epoch seconds of a configured date; None when empty."""
-    if not text:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(
-            f'data.split.{key} = "{text}" is no date; expected ISO (2022-05-04 or 2022-05-04T00:00+08:00) or seconds'
-        ) from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from enum import IntEnum
 
 import numpy as np
@@ -81,6 +82,23 @@ def assign_parts(
                 "change [data.split]"
             )
     return parts
+
+
+def moment(key: str, text: str) -> float | None:
+    """Epoch seconds of a configured date; None when empty."""
+    if not text:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(
+            f'data.split.{key} = "{text}" is no date; expected ISO (2022-05-04 or 2022-05-04T00:00+08:00) or seconds'
+        ) from None
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
 def _by_time(spec: SplitSpec, times: F64, cuts: tuple[float | None, float | None]) -> NDArray[np.int8]:

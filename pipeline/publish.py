@@ -65,6 +65,28 @@ def train_run(
         rejected = path.with_name(f"{path.name}.bad-rows.csv")
         bad.write(rejected)
         log.warning("%d bad rows were left out; they are listed in %s", bad.count(), rejected)
+    train_dataset(dataset, config, path, start, stage=stage, resume=resume, source=source, base=base)
+    return path
+
+
+def train_dataset(
+    dataset: Dataset,
+    config: RunConfig,
+    path: Path,
+    start: Start,
+    *,
+    stage: Stages = "all",
+    resume: bool = False,
+    source: SourceRun | None = None,
+    base: Path = Path(),
+) -> TrainedRun:
+    """Train on encoded data and publish the run folder; arguments as of `train_run`.
+
+    Args:
+        start: where the first weights come from.
+        source: the run that `start` was made of.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     checkpoints = path.with_name(f".{path.name}.checkpoints")
     if not resume:
         shutil.rmtree(checkpoints, ignore_errors=True)
@@ -73,7 +95,7 @@ def train_run(
     trained = train(dataset, config, stage=stage, source=source, previous=previous, checkpointer=keeper)
     save_run(trained, path, base)
     shutil.rmtree(checkpoints, ignore_errors=True)
-    return path
+    return trained
 
 
 def encode(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from .folds import fold_blocks
 from .slices import slice_tables
 from .values import (
     Block,
@@ -47,6 +48,7 @@ def _blocks(result: Json) -> Iterator[Block]:
     if settings:
         yield Line("protocol: " + ", ".join(settings), "soft")
     yield from (Line(f"note: {note}", "soft") for note in protocol.get("notes") or ())
+    yield from fold_blocks(result)
     if result.get("retrieval"):
         yield retrieval_table(result["retrieval"])
     if result.get("index"):

@@ -14,6 +14,7 @@ import jinja2
 
 from .data_check import data_blocks
 from .evaluation import differences_table, evaluation_blocks
+from .folds import fold_blocks
 from .sections import (
     config_text,
     estimates,
@@ -33,6 +34,7 @@ Section = tuple[str, Callable[[Any], Any]]
 
 SECTIONS: dict[str, Section] = {
     "findings": ("Findings", list),
+    "folds": ("Time folds", lambda report: list(fold_blocks(report))),
     "funnel": ("The funnel", funnel_view),
     "retrieval": ("Retrieval", retrieval_view),
     "index": ("Index", index_view),
@@ -50,7 +52,7 @@ SECTIONS: dict[str, Section] = {
 """Key of the evaluation -> heading on the page, and what its template shows; in the order of the page."""
 
 
-WHOLE = frozenset({"slices"})
+WHOLE = frozenset({"folds", "slices"})
 """Sections that read further keys of the evaluation than their own."""
 
 

@@ -9,14 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ...base.errors import ConfigError
-from ..options import JsonOption, RunOption
+from ..options import JsonOption, RunOption, SetOption
 
 if TYPE_CHECKING:
     from ...report.report import Report
 
 
 def evaluate(
+    config: Annotated[
+        Path | None,
+        typer.Argument(metavar="[CONFIG]", help="With --folds: what to train and test.", show_default=False),
+    ] = None,
     run: RunOption = None,
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="Train and test CONFIG on so many successive time cuts.")
+    ] = None,
+    set_: SetOption = None,
     stage: Annotated[
         Literal["retrieval", "ranking", "funnel", "all"], typer.Option(help="Which part to measure.")
     ] = "all",
@@ -42,9 +50,14 @@ def evaluate(
 ) -> None:
     """Measure a run on its test part: retrieval, ranking and the whole funnel, with 95 % intervals and baselines.
 
+    Or train and test a configuration on several time cuts: mean and spread of every figure. Each fold is kept in
+    --run (runs/NAME-folds), so an interrupted call goes on where it stopped.
+
     Or measure any recommender from two tables (CSV or Parquet), with the same metrics.
 
     Example: recsys evaluate --report report.html --slice genres
+
+    Example: recsys evaluate movielens-1m --folds 4 --set data.path=ml-1m.zip
 
     Example: recsys evaluate --predictions mine.csv --truth test.csv
     """
@@ -52,11 +65,16 @@ def evaluate(
         raise ConfigError(
             "--predictions and --truth go together: give a table of lists and a table of what was relevant"
         )
-    measured = (
-        _external(predictions, truth)
-        if predictions is not None and truth is not None
-        else _run(run, stage, slices or [])
-    )
+    if (config is None) != (folds is None) or (set_ and folds is None):
+        raise ConfigError("CONFIG, --set and --folds go together; a run has its configuration: name it with --run")
+    if predictions is not None and folds is not None:
+        raise ConfigError("--folds trains and tests a configuration; leave --predictions and --truth out")
+    if predictions is not None and truth is not None:
+        measured = _external(predictions, truth)
+    elif config is not None and folds is not None:
+        measured = _folds(config, folds, run, set_ or [], stage, slices or [])
+    else:
+        measured = _run(run, stage, slices or [])
 
     from ...report.evaluation import evaluation_blocks
     from .. import render
@@ -78,6 +96,21 @@ def _run(run: Path | None, stage: str, slices: Sequence[str]) -> Report:
     from ... import api
 
     return api.load(folder).evaluate(stage, slices)
+
+
+def _folds(
+    config: Path, folds: int, run: Path | None, settings: Sequence[str], stage: str, slices: Sequence[str]
+) -> Report:
+    if stage == "funnel":
+        raise ConfigError("each fold trains before it measures; with --folds, --stage is retrieval, ranking or all")
+
+    from ... import api
+    from ...training.runtime import keep_memory
+
+    keep_memory()
+    trained: Literal["retrieval", "ranking", "all"]
+    trained = "retrieval" if stage == "retrieval" else "ranking" if stage == "ranking" else "all"
+    return api.evaluate_folds(config, folds, run, settings=settings, stage=trained, slices=slices)
 
 
 def _external(predictions: Path, truth: Path) -> Report:
