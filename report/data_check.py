@@ -42,6 +42,9 @@ def _blocks(report: Json) -> Iterator[Block]:
             for part, about in parts.items()
         )
         yield table(heads, rows, title="Parts")
+    split = report.get("split") or {}
+    if split.get("why"):
+        yield Line(f"split that suits: {split['kind']}; {split['why']}")
     if entities:
         marks = list(next(iter(entities.values()))["events_each"])
         rows = (
@@ -49,6 +52,13 @@ def _blocks(report: Json) -> Iterator[Block]:
             for name, about in entities.items()
         )
         yield table(["", *marks], rows, title="Activity")
+    outliers = report.get("outliers") or {}
+    if outliers.get("worst"):
+        rows = (row(one["user"], f"{one['events']:,}", "; ".join(one["why"])) for one in outliers["worst"])
+        more = outliers["users"] - len(outliers["worst"])
+        caption = f"{outliers['share']:.1%} of the events" + (f"; {more:,} more such users" if more else "")
+        heads = ["user", "events", "why"]
+        yield table(heads, rows, title="Users that do not act like a person", caption=caption, left=[2])
     rows = (
         row(
             f"{about['table']}.{about['column']}",

@@ -12,6 +12,7 @@ from typing import Any
 
 import jinja2
 
+from .data_charts import data_charts
 from .data_check import data_blocks
 from .evaluation import differences_table, evaluation_blocks
 from .folds import fold_blocks
@@ -95,7 +96,7 @@ def data_page(report: Json, title: str) -> str:
     Returns:
         A whole HTML document.
     """
-    return _render("blocks.html.j2", title=title, blocks=data_blocks(report))
+    return _render("data.html.j2", title=title, blocks=data_blocks(report), charts=data_charts(report))
 
 
 def evaluation_snippet(report: Json, title: str) -> str:

@@ -50,4 +50,5 @@ def check_data(config: DataConfig, base: Path, seed: int) -> dict[str, Any]:
             if spec.kind != "sequence" and not spec.after_event
         ],
         dropped=bad,
+        split=config.split.kind,
     )

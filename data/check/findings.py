@@ -10,6 +10,10 @@ from ...base.column_auc import SUSPICIOUS
 from ...base.finding import Finding, worst_first
 from ..joins import Joined
 
+SINGLE = 0.2
+"""Share of users or items with one event from which it is worth a sentence."""
+GAPS = 3
+"""Gaps in time that get a sentence each, the longest first."""
 DRIFT = 0.2
 """Total variation from which a drift is worth a sentence."""
 
@@ -38,6 +42,16 @@ def _all(report: Mapping[str, Any]) -> Iterable[Finding]:
             "rows",
             f"{repeated:,} rows ({share:.1%}) repeat the user, item and time of another row.",
         )
+    if report["duplicates"].get("contradictory"):
+        yield Finding(
+            "warning",
+            "rows",
+            f"{report['duplicates']['contradictory']:,} rows share user, item and time with a row of another label: "
+            "which one holds?",
+        )
+    yield from _activity_findings(report)
+    yield from _time_findings(report.get("timeline"))
+    yield from _split_findings(report["split"])
     for name, about in report["entities"].items():
         if about.get("unlisted"):
             join = Joined(name, about["seen"], about["listed"], about["unlisted"], about["unlisted_because"])
@@ -70,12 +84,72 @@ def _task_findings(task: str, about: Mapping[str, Any]) -> Iterable[Finding]:
         if about["positives"] in (0, about["rows"]):
             only = 1 if about["positives"] else 0
             yield Finding("problem", task, f'Task "{task}" is {only} in every row: there is nothing to learn.')
+        first = next(iter(about["parts"].values()), None)
         for part, rates in about["parts"].items():
+            if first is not None and _shifted(first, rates):
+                yield Finding(
+                    "warning",
+                    task,
+                    f'Task "{task}" is 1 in {rates["rate"]:.2%} of the {part} rows, in train in {first["rate"]:.2%}: '
+                    "probabilities learned on train will be off by as much.",
+                )
             positives = round((rates["rate"] or 0) * rates["rows"])
             if rates["rows"] and 0 < positives < 100:
                 yield Finding(
                     "note", task, f'Task "{task}" has only {positives} positives in {part}; its metrics will be loose.'
                 )
+
+
+def _activity_findings(report: Mapping[str, Any]) -> Iterable[Finding]:
+    outliers = report.get("outliers") or {"users": 0}
+    if outliers["users"]:
+        worst = outliers["worst"][0]
+        many = outliers["users"] > 1
+        yield Finding(
+            "warning" if outliers["share"] > 0.01 else "note",
+            "users",
+            f"{outliers['users']:,} user{'s' if many else ''} with {outliers['share']:.1%} of the events "
+            f'{"do" if many else "does"} not act like a person: "{worst["user"]}" has {"; ".join(worst["why"])}.',
+        )
+    for name, about in report["entities"].items():
+        if about["single_share"] > SINGLE:
+            yield Finding(
+                "note",
+                name,
+                f"{about['single']:,} of the {about['seen']:,} {name} with events ({about['single_share']:.0%}) have "
+                "one event only: their own rows of a table can learn next to nothing; give them features.",
+            )
+
+
+def _time_findings(timeline: Mapping[str, Any] | None) -> Iterable[Finding]:
+    for gap in sorted((timeline or {"gaps": ()})["gaps"], key=lambda one: -one["steps"])[:GAPS]:
+        what = f"are only {gap['events']:,} events" if gap["events"] else "is no event"
+        start, end = (gap[edge][:16].replace("T", " ") for edge in ("from", "to"))
+        yield Finding("warning", "time", f"From {start} to {end} UTC there {what}: did the logging stop?")
+
+
+def _split_findings(split: Mapping[str, Any]) -> Iterable[Finding]:
+    configured, suits = split["configured"], split["kind"]
+    if configured in ("", suits, "column"):
+        return
+    if configured == "random" and split.get("time"):
+        yield Finding(
+            "warning",
+            "split",
+            "A random split of rows with times trains on what came after the test rows; "
+            f'kind = "{suits}" suits: {split["why"]}.',
+        )
+    else:
+        yield Finding("note", "split", f'Split kind "{suits}" suits better than "{configured}": {split["why"]}.')
+
+
+def _shifted(train: Mapping[str, Any], later: Mapping[str, Any]) -> bool:
+    """Whether a rate moved by more than a fifth, and by more than chance."""
+    if not train["rows"] or not later["rows"] or train["rate"] is None or later["rate"] is None:
+        return False
+    rate, moved = train["rate"], abs(later["rate"] - train["rate"])
+    deviation = (rate * (1 - rate) * (1 / train["rows"] + 1 / later["rows"])) ** 0.5
+    return bool(moved > 0.2 * rate and moved > 4 * deviation)
 
 
 def _column_findings(about: Mapping[str, Any]) -> Iterable[Finding]:

@@ -20,8 +20,11 @@ from ...base.column_auc import column_auc
 from ..joins import joined
 from ..reading.columns import as_strings
 from ..reading.tables import BadRows, Tables
+from .activity import concentration, outlier_users
+from .advice import split_advice
 from .findings import findings
 from .profile import Profile, buckets, comes_only_with, drift, profile
+from .timeline import timeline
 
 Labels = Mapping[str, Floats]
 
@@ -37,6 +40,7 @@ def data_report(
     features: Iterable[tuple[str, str]] | None = None,
     ignore: Iterable[str] = (),
     dropped: BadRows | None = None,
+    split: str = "",
 ) -> dict[str, Any]:
     """Look the tables over.
 
@@ -50,6 +54,7 @@ def data_report(
         features: (table, column) pairs the models read; by default every column but ids and `ignore`.
         ignore: event columns that are no input, such as label columns, when `features` is not given.
         dropped: rows that were dropped while reading.
+        split: kind of the split that made the parts; empty where none was configured.
 
     Returns:
         A dict of plain numbers, strings, lists and dicts; `findings` holds {level, about, message}, worst first.
@@ -66,10 +71,16 @@ def data_report(
         "notes": list(tables.notes),
         "dropped_rows": dropped.count() if dropped else 0,
         "tasks": {name: _task(values, parts) for name, values in labels.items()},
-        "duplicates": _duplicates(codes, times, events.num_rows),
+        "duplicates": _duplicates(codes, times, labels, events.num_rows),
         "entities": {name: _entity(tables, name, {"users": user, "items": item}[name], codes[name]) for name in codes},
         "parts": {name: _part(rows, parts, codes, times) for name, rows in parts.items()},
         "overlap": _overlap(parts, times),
+        "timeline": timeline(times, labels) if times is not None and len(times) else None,
+        "outliers": outlier_users(codes["users"], times) if "users" in codes else None,
+        "split": {
+            "configured": split,
+            **split_advice(_codes(codes, "users"), _codes(codes, "items"), times),
+        },
     }
     rows_of = {name: _lookup(tables, name, {"users": user, "items": item}[name], ids[name]) for name in codes}
     wanted = None if features is None else set(features)
@@ -89,6 +100,10 @@ def data_report(
     return report
 
 
+def _codes(columns: Mapping[str, Profile], name: str) -> I64 | None:
+    return columns[name].codes if name in columns else None
+
+
 def _task(values: Floats, parts: Mapping[str, I64]) -> dict[str, Any]:
     def rates(chosen: Floats) -> dict[str, Any]:
         seen = chosen[~np.isnan(chosen)]
@@ -104,8 +119,8 @@ def _task(values: Floats, parts: Mapping[str, I64]) -> dict[str, Any]:
     return {**about, "parts": {name: rates(values[rows]) for name, rows in parts.items()}}
 
 
-def _duplicates(codes: Mapping[str, Profile], times: Floats | None, rows: int) -> dict[str, int]:
-    """Rows beyond the first of their kind."""
+def _duplicates(codes: Mapping[str, Profile], times: Floats | None, labels: Labels, rows: int) -> dict[str, int]:
+    """Rows beyond the first of their kind; with times also `contradictory`, repeated rows whose labels differ."""
     if set(codes) != {"users", "items"}:
         return {}
     pair = codes["users"].codes * (len(codes["items"].values) + 1) + codes["items"].codes
@@ -113,7 +128,16 @@ def _duplicates(codes: Mapping[str, Profile], times: Floats | None, rows: int) -
     found = {"user_item": rows - len(distinct)}
     if times is not None:
         moments, moment = np.unique(times, return_inverse=True)
-        found["user_item_time"] = rows - len(np.unique(pair.astype(np.int64) * len(moments) + moment))
+        kinds, kind = np.unique(pair.astype(np.int64) * len(moments) + moment, return_inverse=True)
+        found["user_item_time"] = rows - len(kinds)
+        differs = np.zeros(len(kinds), dtype=bool)
+        for values in labels.values() if len(kinds) < rows else ():
+            seen = ~np.isnan(values)
+            low, high = np.full(len(kinds), np.inf), np.full(len(kinds), -np.inf)
+            np.minimum.at(low, kind[seen], values[seen])
+            np.maximum.at(high, kind[seen], values[seen])
+            differs |= low < high
+        found["contradictory"] = int(differs[kind].sum())
     return found
 
 
@@ -126,6 +150,7 @@ def _entity(tables: Tables, name: str, key: str, seen: Profile) -> dict[str, Any
         "seen": len(counts),
         "events_each": {mark: float(np.quantile(counts, at)) for mark, at in marks.items()},
         "share_of_top_percent": float(top / max(counts.sum(), 1)),
+        **concentration(counts),
     }
     if getattr(tables, name) is not None:
         join = joined(tables, name, key)

@@ -268,3 +268,50 @@ def test_the_real_kuairand_log(datasets: Datasets) -> None:
     assert report["entities"]["users"]["seen"] == 25_156
     assert report["entities"]["items"]["seen"] == 6_361
     assert [f["about"] for f in report["findings"] if f["level"] == "problem"] == ["play_time_ms"]
+
+
+def test_a_bot_is_a_finding_with_its_reason(log: Log) -> None:
+    bot = log.events["user_id"].copy()
+    bot[:900] = 7
+    log.events["user_id"] = bot
+    assert any('"7" has' in message and "not act like a person" in message for message in messages(log.report()))
+
+
+def test_a_stop_of_the_logging_is_found(log: Log) -> None:
+    log.times[1500:] += 4 * 86_400
+    assert any("there is no event: did the logging stop?" in message for message in messages(log.report(), "warning"))
+
+
+def test_a_label_that_moves_between_the_parts_is_a_warning(log: Log) -> None:
+    log.click[3500:] = (np.arange(500) % 2).astype(np.float32)
+    assert any('Task "click" is 1 in 50.00% of the test rows' in text for text in messages(log.report(), "warning"))
+
+
+def test_repeated_rows_of_other_labels_are_told(log: Log) -> None:
+    for column in ("user_id", "item_id"):
+        log.events[column][1] = log.events[column][0]
+    log.times[1] = log.times[0]
+    log.click[:2] = 0, 1
+    report = log.report()
+    assert report["duplicates"]["contradictory"] == 2
+    assert any("another label" in message for message in messages(report, "warning"))
+    log.click[:2] = 1
+    assert log.report()["duplicates"]["contradictory"] == 0
+
+
+def test_items_of_one_event_are_told(log: Log) -> None:
+    log.events["item_id"] = np.where(np.arange(ROWS) % 20 == 0, 1_000 + np.arange(ROWS), log.events["item_id"])
+    assert log.report()["entities"]["items"]["single"] == ROWS // 20
+    assert any("items with events (80%) have one event only" in message for message in messages(log.report()))
+
+
+def test_a_random_split_of_rows_with_times_is_a_warning(log: Log) -> None:
+    assert any('kind = "time" suits' in message for message in messages(log.report(split="random"), "warning"))
+    assert messages(log.report(split="time"), "warning") == []
+
+
+def test_the_page_draws_what_it_says(log: Log) -> None:
+    page = data_page(log.report(), "Data")
+    for title in ("click per day", "Events per day", "Who holds the events", "Drift from train"):
+        assert title in page
+    assert page.count("<svg") >= 4
