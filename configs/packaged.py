@@ -37,6 +37,7 @@ def open_config(given: Path, overrides: Sequence[str] = ()) -> tuple[RunConfig, 
         ConfigError: there is neither such a file nor such a name, a key is wrong, or the data set of a packaged
             configuration is not where the configuration says.
     """
+    from .file import parse_override
     from .run import load_config
 
     if given.suffix or len(given.parts) > 1 or given.is_file():
@@ -56,9 +57,16 @@ def open_config(given: Path, overrides: Sequence[str] = ()) -> tuple[RunConfig, 
 
     load_config(file).data.relocated(note)
     config = load_config(file, overrides)
-    data = config.data.relocated(lambda path: shipped.get(path, path))
+    typed = {str(path) for override in overrides for path in _listed(parse_override(override).value)}
+    # a typed path starts from the present folder, though the package may name its own file alike
+    data = config.data.relocated(lambda path: path if path in typed else shipped.get(path, path))
     _refuse_absent(name, data, {path for path in shipped.values() if not Path(path).exists()})
     return config.model_copy(update={"data": data}), Path()
+
+
+def _listed(value: object) -> list[object]:
+    """A list as it is, anything else as the list of itself."""
+    return value if isinstance(value, list) else [value]
 
 
 def _refuse_absent(name: str, data: DataConfig, absent: Set[str]) -> None:

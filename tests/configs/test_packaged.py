@@ -44,6 +44,17 @@ def test_data_beside_the_package_is_found_from_any_folder(elsewhere: Path) -> No
     assert base / config.data.events == packaged.FOLDER / "events.csv"  # type: ignore[operator]
 
 
+def test_a_typed_path_starts_from_the_present_folder_though_the_package_names_one_alike(elsewhere: Path) -> None:
+    tables = [f'data.{name}="{name}.csv"' for name in ("users", "items")]
+    config, base = open_config(Path("demo"), ['data.events=["events.csv"]', *tables])
+    assert (config.data.events, config.data.users, config.data.items, base) == (
+        ("events.csv",),
+        "users.csv",
+        "items.csv",
+        Path(),
+    )
+
+
 def test_a_file_goes_before_a_name(elsewhere: Path) -> None:
     shutil.copy(FOLDER / "demo.toml", elsewhere / "kuairand")
     config, base = open_config(Path("kuairand"))
