@@ -8,8 +8,9 @@ default values of arguments, and the bodies of classes outside their methods (th
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 COMPARISONS: dict[type[ast.cmpop], tuple[str, ...]] = {
@@ -98,6 +99,7 @@ class Mutant:
         end: byte offset behind it.
         before: replaced text.
         after: text in its place.
+        nth: of the mutants of its scope that read alike, from 0.
     """
 
     line: int
@@ -107,6 +109,7 @@ class Mutant:
     end: int
     before: str
     after: str
+    nth: int = 0
 
     def apply(self, source: bytes) -> bytes:
         """The file's text with the change."""
@@ -121,9 +124,14 @@ def mutants_of(source: bytes) -> list[Mutant]:
     """
     found = _Finder(source)
     found.visit(ast.parse(source))
-    return [
-        mutant for mutant in sorted(found.mutants, key=lambda m: (m.start, m.end, m.after)) if _compiles(mutant, source)
-    ]
+    seen: Counter[tuple[str, str, str, str]] = Counter()
+    numbered = []
+    for mutant in sorted(found.mutants, key=lambda m: (m.start, m.end, m.after)):
+        words = (mutant.scope, mutant.operator, mutant.before, mutant.after)
+        if _compiles(mutant, source):
+            numbered.append(replace(mutant, nth=seen[words]))
+            seen[words] += 1
+    return numbered
 
 
 def _compiles(mutant: Mutant, source: bytes) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from recsys.benchmarks.harness.provenance import ROOT
-from recsys.benchmarks.mutation import key_of, relevant_tests, summary
+from recsys.benchmarks.mutation import key_of, summary
 from recsys.benchmarks.mutation_operators import Mutant, mutants_of
+from recsys.benchmarks.mutation_tests import relevant_tests
 
 SOURCE = b'''"""Words."""
 
@@ -56,7 +57,7 @@ def test_the_tests_of_a_file_begin_with_those_of_its_name() -> None:
 
 def test_the_table_counts_who_died_and_who_is_explained() -> None:
     def entry(after: str, first: bool, now: bool, why: str = "") -> dict[str, object]:
-        fields = {"line": 1, "scope": "f", "operator": "constant", "before": "1", "after": after}
+        fields = {"line": 1, "scope": "f", "operator": "constant", "before": "1", "after": after, "nth": 0}
         return {**fields, "killed_at_first": first, "killed": now, **({"why": why} if why else {})}
 
     tried = [
@@ -69,3 +70,8 @@ def test_the_table_counts_who_died_and_who_is_explained() -> None:
     assert "| nn | 9 | 4 | 25.0% | 50.0% | 1 | 1 |" in table
     assert len({key_of(one) for one in tried}) == len(tried)
     assert isinstance(mutants_of(b"x = 1\n")[0], Mutant)
+
+
+def test_mutants_that_read_alike_stay_apart() -> None:
+    alike = [mutant.nth for mutant in mutants_of(b"x = [7, 7]\ny = 7\n")]
+    assert alike == [0, 1, 2]
