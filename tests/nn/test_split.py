@@ -83,6 +83,43 @@ def test_an_empty_side_is_allowed(query: int, item: int) -> None:
     torch.testing.assert_close(requests.linear(weight), requests.flat() @ weight.T, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("query", "item"), [(1, 5), (4, 1), (6, 6), (1, 1)])
+@pytest.mark.parametrize("queries", [None, 1, 2])
+def test_parts_of_any_width_are_concatenated(query: int, item: int, queries: int | None) -> None:
+    owner = None if queries is None else torch.arange(6) % queries
+    x = SplitInput(torch.randn(queries or 6, query), torch.randn(6, item), owner)
+    rows = torch.cat([x.query if owner is None else x.query[owner], x.item], dim=1)
+    assert torch.equal(x.flat(), rows)
+    weight = torch.randn(3, x.width)
+    torch.testing.assert_close(x.linear(weight), rows @ weight.T, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("shared", "products"), [(False, 1), (True, 2 * 3)])
+def test_layers_read_together_are_one_product_where_no_query_is_shared(shared: bool, products: int) -> None:
+    x = several(3) if shared else SplitInput(torch.randn(12, 4), torch.randn(12, 5))
+    seen: list[object] = []
+    original = torch.nn.functional.linear
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recsys.nn.split.F.linear", lambda *given: seen.append(given) or original(*given))
+        x.linears([torch.randn(7, 9) for _ in range(3)], [None] * 3)
+    assert len(seen) == products
+
+
+def test_layers_without_any_bias_have_none() -> None:
+    x, weights = SplitInput(torch.randn(6, 4), torch.randn(6, 5)), [torch.randn(3, 9), torch.randn(2, 9)]
+    for part, weight in nonempty(zip(x.linears(weights, [None, None]), weights, strict=True)):
+        torch.testing.assert_close(part, x.flat() @ weight.T, rtol=1e-5, atol=1e-5)
+
+
+def test_values_per_query_are_spread_to_their_rows() -> None:
+    x, values = several(3), torch.randn(3, 2, 5)
+    assert torch.equal(x.spread(values), values[x.owner])
+    assert x.spread(values[:1]).shape == (1, 2, 5), "one query broadcasts"
+    own = SplitInput(torch.randn(6, 4), torch.randn(6, 5))
+    each = torch.randn(6, 2)
+    assert own.spread(each) is each
+
+
 def test_a_flat_tensor_is_an_input_and_comes_back_as_it_is() -> None:
     flat = torch.randn(6, 5)
     assert SplitInput.of(flat).flat() is flat
