@@ -82,6 +82,8 @@ SYMMETRIC = frozenset(
         "tuple",
         "torch.maximum",
         "torch.minimum",
+        "np.maximum",
+        "np.minimum",
     )
 )
 """Functions whose first two arguments are not swapped."""

@@ -213,3 +213,26 @@ def test_the_summary_puts_errors_first() -> None:
     assert [one["severity"] for one in summary([*warning, *error])] == ["error", "warning"]
     assert set(summary(error)[0]) == {"severity", "name", "sentence"}
     assert summarised(summary([*warning, *error])) == [*error, *warning]
+
+
+def test_a_model_that_only_equals_popularity_is_no_better() -> None:
+    popular = np.random.default_rng(0).random(50)
+    found = worse_than_popularity(per_user(popular), per_user(popular), "ndcg@10", CONFIG)
+    assert [(one.about, one.level) for one in found] == [("worse_than_popularity", "problem")]
+    nobody = UserMetrics(np.arange(100, 110), {"ndcg@10": np.ones(10)}, 0)
+    assert worse_than_popularity(nobody, per_user(popular), "ndcg@10", CONFIG) == []
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.8, 1.25, 2.0])
+def test_predictions_off_by_any_factor_are_miscalibrated_though_each_bin_is_small(factor: float) -> None:
+    """Twice too many or half too few: the ratio tells it, on either side of 1, and a limit above it stays silent."""
+    rng = np.random.default_rng(0)
+    p, users = rng.beta(2, 20, 20_000), rng.integers(0, 2000, 20_000)
+    labels = (rng.random(20_000) < p).astype(float)
+    off = np.minimum(p * factor, 1)
+    assert names(miscalibrated("click", labels, off, users, config=CONFIG)) == ["miscalibrated"]
+    assert miscalibrated("click", labels, off, users, limit=1.5, config=CONFIG) == []
+
+
+def test_without_positives_nothing_is_said_of_calibration() -> None:
+    assert miscalibrated("click", np.zeros(50), np.full(50, 0.1), np.arange(50), config=CONFIG) == []

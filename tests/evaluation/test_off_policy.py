@@ -104,3 +104,16 @@ def test_no_propensities_no_estimate() -> None:
         off_policy_value(ones, ones[:2], ones)
     with pytest.raises(DataError, match="reward inf"):
         off_policy_value(np.array([1, np.inf, 0]), ones, ones)
+
+
+@pytest.mark.parametrize("clip", [0.5, 1.0, 2.0])
+def test_weights_may_be_clipped_anywhere_above_0(clip: float) -> None:
+    reward, p, target = np.array([1.0, 0.0, 1.0]), np.array([0.5, 0.25, 0.1]), np.array([0.25, 0.5, 0.3])
+    found = off_policy_value(reward, p, target, clip=clip, config=CONFIG)
+    weights = np.array([0.5, 2.0, 3.0])
+    assert found["ips"] == pytest.approx((np.minimum(weights, clip) * reward).mean())
+    assert found["clipped"] == pytest.approx((weights > clip + 1e-9).mean())
+    assert found["largest_weight"] == pytest.approx(3.0)
+    for refused in (0.0, -1.0):
+        with pytest.raises(ConfigError, match="leaves no weight"):
+            off_policy_value(reward, p, target, clip=refused, config=CONFIG)

@@ -11,6 +11,8 @@ from recsys.base.errors import DataError
 from recsys.base.ragged import Ragged
 from recsys.evaluation.attribution import FunnelTrace, funnel_metrics
 from recsys.evaluation.config import EvaluationConfig
+from recsys.evaluation.retriever_worth import source_metrics
+from recsys.evaluation.uncertainty.bootstrap import UserBootstrap
 from recsys.tests.support.nonempty import nonempty
 
 USERS, ITEMS, C, K = 60, 50, 12, 4
@@ -146,3 +148,28 @@ def test_proposers_of_another_shape_are_refused() -> None:
         )
     with pytest.raises(DataError, match="lists 'all but towers' of shape"):
         FunnelTrace(trace.truth, trace.retrieved, trace.final, without={"towers": trace.final[:3]})
+
+
+def test_empty_places_of_short_lists_count_for_nobody() -> None:
+    """One user with two candidates of six places: pads are neither shared nor credited."""
+    candidates = np.array([[3, 5, -1, -1, -1, -1]])
+    proposed = np.zeros((1, 6, 2), dtype=bool)
+    proposed[0, 0] = True, True
+    proposed[0, 1] = True, False
+    found = source_metrics(
+        Ragged.from_lists([[3]]),
+        ["a", "b"],
+        candidates,
+        proposed,
+        np.array([[5, 3, -1]]),
+        {"a": np.array([[3, 5]]), "b": np.array([[3, -1]])},
+        {},
+        np.array([0]),
+        UserBootstrap(1, draws=0),
+    )
+    assert (found["a"]["credit_of_candidates"], found["b"]["credit_of_candidates"]) == (0.75, 0.25)
+    assert (found["a"]["share_of_candidates"], found["b"]["share_of_candidates"]) == (1.0, 0.5)
+    assert (found["a"]["share_of_candidates_alone"], found["b"]["share_of_candidates_alone"]) == (0.5, 0.0)
+    assert (found["a"]["credit_of_list@3"], found["b"]["credit_of_list@3"]) == (0.75, 0.25)
+    assert (found["a"]["credit_of_hits@3"], found["b"]["credit_of_hits@3"]) == (0.5, 0.5)
+    assert (found["a"]["recall"], found["b"]["recall"]) == (1.0, 1.0)

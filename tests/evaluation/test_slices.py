@@ -182,3 +182,19 @@ def test_numbers_are_their_own_values_or_quarters() -> None:
     ranges, counts = np.unique(quarters(np.arange(100.0)), return_counts=True)
     assert len(ranges) == 4
     assert counts.min() >= 24
+
+
+def test_a_column_needs_a_value_for_the_last_user() -> None:
+    ranked, truth = lists()
+    metrics = list_metrics(ranked, truth, [10])
+    last = int(metrics.users.max())
+    with pytest.raises(DataError, match=f"has {last} values, user row {last} has none"):
+        user_slices(metrics, {"c": np.zeros(last)}, CONFIG)
+    assert user_slices(metrics, {"c": np.zeros(last + 1)}, CONFIG)
+
+
+def test_nobody_and_nothing_have_no_slices() -> None:
+    ranked, empty = lists(users=3)[0], Ragged.from_lists([[], [], []])
+    assert item_slices(ranked, empty, {"c": np.zeros(50)}, 10, CONFIG) == []
+    assert user_slices(list_metrics(ranked, empty, [10]), {"c": np.zeros(3)}, CONFIG) == []
+    assert row_slices(np.empty(0), np.empty(0), np.empty(0), {"c": np.empty(0)}, CONFIG) == []

@@ -11,7 +11,8 @@ from recsys.base.errors import ConfigError, DataError
 from recsys.base.ragged import Ragged
 from recsys.evaluation.config import EvaluationConfig
 from recsys.evaluation.metrics.rows import auc, gauc, logloss
-from recsys.evaluation.summary import combine, ranking_metrics, retrieval_metrics
+from recsys.evaluation.summary import combine, ranking_metrics, retrieval_metrics, with_intervals
+from recsys.evaluation.uncertainty.bootstrap import UserBootstrap
 
 CONFIG = EvaluationConfig(ks=(2, 5, 50), draws=60)
 
@@ -97,3 +98,14 @@ def test_sampled_metrics_say_so_and_are_not_tabled_beside_full_ones() -> None:
     for wrong in (full, other):
         with pytest.raises(ConfigError, match=r"100 sampled negatives.*not comparable"):
             combine({"ours": sampled, "theirs": wrong})
+
+
+def test_errors_of_calibration_have_reflected_intervals_and_all_others_plain_ones() -> None:
+    rng = np.random.default_rng(0)
+    boot = UserBootstrap(50, draws=200)
+    samples = np.abs(rng.normal(0.3, 0.1, (201, 2)))
+    samples[0] = 0.2  # noise raises the draws above the estimate
+    found = with_intervals(["ece", "auc"], samples, boot)
+    assert found["ece_ci"] == list(boot.interval(samples, pivotal=True)[0])
+    assert found["auc_ci"] == list(boot.interval(samples)[1])
+    assert found["ece_ci"][1] < found["auc_ci"][1]

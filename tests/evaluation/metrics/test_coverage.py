@@ -94,3 +94,18 @@ def test_category_diversity_equals_one_hot_diversity() -> None:
     np.testing.assert_allclose(
         category_diversity(lists, categories, 5), diversity(lists, np.eye(3)[categories], 5), atol=1e-12
     )
+
+
+@pytest.mark.parametrize("users", [2, 3, 7])
+def test_the_coverage_interval_is_the_jackknife_of_its_definition(users: int) -> None:
+    ranked = np.stack(
+        [np.random.default_rng(u).permutation(40)[: 2 + u % 3].tolist() + [-1] * (2 - u % 3) for u in range(users)]
+    )
+    left_out = np.array([coverage(np.delete(ranked, u, axis=0), 40, 4) for u in range(users)])
+    error = np.sqrt((users - 1) / users * np.square(left_out - left_out.mean()).sum())
+    covered = coverage(ranked, 40, 4)
+    low, high = coverage_interval(ranked, 40, 4)
+    assert error > 0
+    assert low == pytest.approx(max(covered - 1.959964 * error, 0))
+    assert high == pytest.approx(min(covered + 1.959964 * error, 1))
+    assert coverage_interval(ranked[:1], 40, 4) == (coverage(ranked[:1], 40, 4),) * 2

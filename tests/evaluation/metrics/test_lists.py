@@ -198,3 +198,7 @@ def test_pairs_keep_their_order_and_lists_round_trip() -> None:
     assert all((np.diff(many[user]) > 0).all() for user in range(3))
     assert Ragged.from_padded(np.array([[4, 7], [-1, -1], [9, 1]])).items.tolist() == [4, 7, 9, 1]
     assert lists.select(lists.items > 4).lengths.tolist() == [1, 0, 1]
+
+
+def test_with_nothing_retrieved_even_a_perfect_order_is_worth_nothing() -> None:
+    assert ideal_ndcg(np.array([0, 1, 3]), np.array([2, 1, 3]), 10).tolist() == [0.0, 1.0, 1.0]

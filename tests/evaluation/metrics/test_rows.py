@@ -171,3 +171,15 @@ def test_bad_rows_are_named() -> None:
         gauc(np.zeros(2), np.zeros(2), np.zeros(3, int))
     with pytest.raises(ConfigError, match="1 or more bins"):
         ece(np.zeros(2), np.zeros(2), 0)
+
+
+def test_rounding_takes_no_auc_out_of_its_range() -> None:
+    rng = np.random.default_rng(0)
+    labels, users = np.tile([0.0, 0.0, 1.0, 1.0, 1.0], 400), np.repeat(np.arange(400), 5)
+    weights = rng.random(2000)
+    perfect = user_auc(labels, labels, users, weights).values
+    worst = user_auc(labels, -labels, users, weights).values
+    assert perfect.max() <= 1.0
+    assert worst.min() >= 0.0
+    np.testing.assert_allclose(perfect, 1.0)
+    np.testing.assert_allclose(worst, 0.0, atol=1e-9)

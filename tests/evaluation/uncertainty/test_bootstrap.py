@@ -182,3 +182,26 @@ def test_the_smallest_visible_difference_is_seen_eighty_times_in_a_hundred() -> 
     seen = permutation_test(rng.normal(visible, 1.0, (250, 300)), 1000) < 0.05
     assert seen.mean() == pytest.approx(0.8, abs=0.07)
     assert paired_standard_error(rng.normal(0, 1, (4000, 1)))[0] == pytest.approx(1 / np.sqrt(4000), rel=0.05)
+
+
+def test_every_user_can_be_drawn_and_none_other() -> None:
+    boot = UserBootstrap(4, draws=300, seed=1)
+    drawn = np.concatenate([block.T for block in boot.weights()])
+    assert (drawn.sum(1) == 4).all()
+    np.testing.assert_allclose(drawn[1:].mean(0), 1.0, atol=0.15)  # about 3 standard errors
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_a_reflected_interval_holds_its_estimate_and_no_number_below_0(side: int) -> None:
+    boot = UserBootstrap(50, draws=200)
+    samples = np.full((201, 1), 1.0)
+    samples[1:, 0] += side * np.linspace(0.3, 0.6, 200)  # every draw lies to one side
+    [(low, high)] = boot.interval(samples, pivotal=True)  # type: ignore[misc]
+    assert low <= 1.0 <= high
+    if side > 0:
+        assert (low, high) == (pytest.approx(2 - 1 - 0.6 + 0.0075, abs=1e-3), 1.0)
+    else:
+        assert (low, high) == (1.0, pytest.approx(1 + 0.6 - 0.0075, abs=1e-3))
+    far = samples * 0.01
+    far[1:] += 5.0
+    assert boot.interval(far, pivotal=True)[0] == (0.0, pytest.approx(0.01))

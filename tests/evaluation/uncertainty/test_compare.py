@@ -11,6 +11,7 @@ from recsys.base.errors import DataError
 from recsys.evaluation.config import EvaluationConfig
 from recsys.evaluation.metrics.lists import UserMetrics
 from recsys.evaluation.metrics.rows import auc
+from recsys.evaluation.uncertainty.bootstrap import UserBootstrap, auc_samples
 from recsys.evaluation.uncertainty.compare import TaskRows, compare
 from recsys.evaluation.uncertainty.significance import holm
 
@@ -73,3 +74,23 @@ def test_tasks_are_compared_and_holm_runs_over_everything() -> None:
     swapped = compare(None, {"click": TaskRows(labels, p, noisy, users)}, CONFIG)
     assert swapped[0].difference == pytest.approx(-better.difference)
     assert swapped[0].high == pytest.approx(-better.low)
+
+
+def test_what_could_be_seen_of_a_task_comes_from_the_spread_of_the_draws_alone() -> None:
+    """The estimate is no draw: with few draws it would shift the standard error."""
+    rng = np.random.default_rng(3)
+    users, p = rng.integers(0, 30, 300), rng.beta(2, 2, 300)
+    labels = (rng.random(300) < p).astype(float)
+    noisy = np.clip(p + rng.normal(0, 0.3, 300), 0.01, 0.99)
+    config = EvaluationConfig(draws=5)
+    row = compare(None, {"click": TaskRows(labels, noisy, p, users)}, config)[0]
+    boot = UserBootstrap(30, draws=5, seed=config.seed)
+    first, second = (auc_samples(boot, labels, side, users)[:, 0] for side in (noisy, p))
+    assert row.metric == "click auc"
+    assert row.smallest_visible == pytest.approx(2.801585 * np.std((second - first)[1:]), rel=1e-5)
+    assert row.users == 30
+
+
+def test_a_task_that_is_undefined_in_either_run_is_left_out() -> None:
+    rows = TaskRows(np.zeros(20), np.full(20, 0.2), np.full(20, 0.3), np.arange(20))
+    assert {row.metric for row in compare(None, {"click": rows}, CONFIG)} == {"click logloss", "click ece"}
