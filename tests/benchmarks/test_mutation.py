@@ -51,6 +51,7 @@ def test_a_mutant_changes_its_own_bytes_only() -> None:
 
 def test_the_tests_of_a_file_begin_with_those_of_its_name() -> None:
     assert relevant_tests("nn/gates.py")[0] == "tests/nn/test_gates.py"
+    assert "tests/nn/sequence/test_encoders.py" in relevant_tests("nn/sequence/recurrent.py"), "by way of the package"
     assert "tests/ranking/test_losses.py" in relevant_tests("ranking/losses.py")
     assert all((ROOT / test).exists() for test in relevant_tests("ranking/models/ple.py"))
 
