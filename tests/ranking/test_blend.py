@@ -88,3 +88,27 @@ def test_a_single_task_has_nothing_to_search() -> None:
     table, relevance = planted()
     config = BlendConfig(kind="task", task="like")
     assert search_blend_weights(table, rank_correlation(relevance), config, seed=0)[0] == config
+
+
+@pytest.mark.parametrize("tries", [1, 5, 6, 12, 31])
+def test_the_search_looks_at_as_many_weights_as_it_may_and_at_every_start(tries: int) -> None:
+    table, relevance = planted(60)
+    objective, seen = rank_correlation(relevance), []
+
+    def counting(scores: Any) -> float:
+        seen.append(scores)
+        return float(objective(scores))
+
+    search_blend_weights(table, counting, BlendConfig(), seed=0, tries=tries)
+    assert len(seen) == max(tries, 2 + len(table))
+
+
+@pytest.mark.parametrize("kind", ["product", "linear"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_weights_found_are_shares(kind: str, seed: int) -> None:
+    table, relevance = planted()
+    config, _ = search_blend_weights(
+        table, rank_correlation(relevance), BlendConfig.model_validate({"kind": kind}), seed=seed
+    )
+    assert sum(config.weights.values()) == pytest.approx(1.0)
+    assert min(config.weights.values()) >= 0.0

@@ -136,3 +136,12 @@ def test_arrays_of_different_length_are_refused() -> None:
 def test_huge_logits_do_not_overflow() -> None:
     with np.errstate(over="raise"):
         np.testing.assert_allclose(Calibrator()(np.array([-800.0, 0.0, 800.0])), [0.0, 0.5, 1.0])
+
+
+@pytest.mark.parametrize(("positives", "negatives"), [(1, 1), (3, 5), (20, 2)])
+def test_platts_targets_keep_one_row_of_each_class_away_from_certainty(positives: int, negatives: int) -> None:
+    """Of rows that all look alike the fit is the mean of the targets, (P + 1) / (P + 2) and 1 / (N + 2)."""
+    labels = np.r_[np.ones(positives), np.zeros(negatives)]
+    found = fit("platt", np.zeros(len(labels)), labels)(np.zeros(1))[0]
+    targets = positives * (positives + 1) / (positives + 2) + negatives / (negatives + 2)
+    assert found == pytest.approx(targets / (positives + negatives), abs=1e-6)

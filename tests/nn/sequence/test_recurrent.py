@@ -236,3 +236,38 @@ def test_rankers_and_towers_have_the_same_encoder(toy: Toy) -> None:
     assert inside.state_dict().keys() == tower.encoder.state_dict().keys()
     assert tower.encoder.property_width == DE  # event features steer the gates in the tower, too
     assert inside.property_width == 4
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_an_lstm_is_torchs_stack_over_events_and_properties(layers: int) -> None:
+    config = SequenceConfig(encoder="lstm", hidden=H, layers=layers, dropout=0.0)
+    encoder = build_sequence_encoder(config, DE, DP).eval()
+    stack = nn.LSTM(DE + DP, H, num_layers=layers, batch_first=True)
+    for depth, layer in enumerate(encoder.layers):
+        for name, parameter in layer.named_parameters():
+            stack.get_parameter(name.replace("l0", f"l{depth}")).data.copy_(parameter.data)
+    e, p = torch.randn(B, L, DE), torch.randn(B, L, DP)
+    torch.testing.assert_close(encoder(e, p), stack(torch.cat([encoder.input.norm(e), p], -1))[0])
+    assert len(encoder.layers) == layers
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_layers_of_dupn_stand_on_each_other_and_each_reads_the_properties(layers: int) -> None:
+    config = SequenceConfig(encoder="dupn", hidden=H, attention_hidden=7, layers=layers, dropout=0.0)
+    encoder = build_sequence_encoder(config, DE, DP).eval()
+    e, p = torch.randn(B, L, DE), torch.randn(B, L, DP)
+    states = e
+    assert len(encoder.layers) == layers
+    for layer in encoder.layers:
+        states = layer(torch.cat([states, p], -1))
+    weights = encoder.attention(e, p, torch.full((B,), L))
+    expected = torch.einsum("bl,blh->bh", weights, states)
+    torch.testing.assert_close(encoder.last(e, p, torch.full((B,), L)), expected)
+
+
+def test_weights_start_within_one_over_the_root_of_the_width_on_both_sides() -> None:
+    lstm, bound = PropertyGatedLSTM(50, 40, 64), 1 / 8
+    for weight in (lstm.weight_event, lstm.weight_hidden, lstm.weight_property):
+        assert weight.max().item() == pytest.approx(bound, rel=0.01)
+        assert weight.min().item() == pytest.approx(-bound, rel=0.01)
+        assert abs(weight.mean().item()) < 0.05 * bound

@@ -229,3 +229,52 @@ def test_auxiliary_losses_reach_parameters_outside_the_ranker(toy: Toy) -> None:
         losses = {**ranker.losses(batch, LOSS), "aux/head": outside(torch.ones(1, 1)).sum()}
         build_balance(BalanceConfig(kind=kind), toy.tasks).backward(losses, ranker)
         assert outside.weight.grad is not None, kind
+
+
+def test_uncertainty_starts_at_the_fixed_weights_halved_for_regression() -> None:
+    found = balance("uncertainty")
+    assert found.weights() == {"a": 2.0, "b": 1.0, "c": 0.5}
+    losses = losses_of({"loss/a": 3.0, "loss/b": 5.0, "loss/c": 7.0})
+    found.total(losses).backward()
+    assert [float(loss.grad) for loss in losses.values()] == [2.0, 1.0, 0.5]
+
+
+def test_gradnorm_leaves_out_tasks_without_rows_and_tasks_without_weight(toy: Toy) -> None:
+    """What does not train moves nobody's weight: the others' are those of a training without it."""
+    ranker, batch = toy.ranker("mmoe"), toy.batch(48)
+    config = BalanceConfig(kind="gradnorm", alpha=1.0, lr=0.1, weights={"click": 1.0, "conversion": 2.0, "watch": 0.0})
+    with_it, without = (
+        build_balance(config, toy.tasks),
+        build_balance(
+            BalanceConfig(kind="gradnorm", alpha=1.0, lr=0.1, weights={"click": 1.0, "conversion": 2.0}), toy.tasks[:2]
+        ),
+    )
+    for factor in (1.0, 0.3, 0.2):
+        losses = ranker.losses(batch, LOSS)
+        losses["loss/click"] = losses["loss/click"] * factor
+        with_it.backward(dict(losses), ranker)
+        losses = ranker.losses(batch, LOSS)
+        losses["loss/click"] = losses["loss/click"] * factor
+        without.backward({name: losses[name] for name in ("loss/click", "loss/conversion")}, ranker)
+    found, expected = with_it.weights(), without.weights()
+    assert found["watch"] == 0.0
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert found["click"] != pytest.approx(1.0, rel=1e-3)
+
+    empty = build_balance(BalanceConfig(kind="gradnorm", alpha=1.0, lr=0.1), toy.tasks)
+    losses = ranker.losses(batch, LOSS)
+    losses["loss/conversion"] = losses["loss/conversion"] * 0.0
+    empty.backward(losses, ranker)
+    assert all(math.isfinite(weight) for weight in empty.weights().values())
+    assert isinstance(empty, GradNorm)
+    assert [value > 0 for value in empty.first_losses.tolist()] == [True, False, True]
+
+
+def test_gradnorm_says_once_that_a_ranker_shares_no_layer(toy: Toy, caplog: pytest.LogCaptureFixture) -> None:
+    shares, alone = toy.ranker("mmoe"), toy.ranker("dupn", frozen=True)
+    for ranker, warnings in ((shares, 0), (alone, 1)):
+        caplog.clear()
+        gradnorm = build_balance(BalanceConfig(kind="gradnorm"), toy.tasks)
+        for _ in range(3):
+            gradnorm.backward(ranker.losses(toy.batch(24), LOSS), ranker)
+        assert len([record for record in caplog.records if "shares no layer" in record.message]) == warnings
