@@ -12,7 +12,7 @@ import torch
 from recsys.data.dataset import Dataset
 from recsys.data.split import Part
 from recsys.ranking import gate_log
-from recsys.ranking.gate_log import read_gates, warn_of_unused
+from recsys.ranking.gate_log import mixture_report, read_gates, warn_of_unused
 from recsys.ranking.mixture import MixtureRanker
 from recsys.ranking.ranker import build_ranker, ranker_class, ranker_kinds
 from recsys.ranking.train import RankingConfig, TrainedRanker, build_training, fit_ranker, train_ranker
@@ -121,3 +121,11 @@ def test_a_training_ends_with_a_warning_that_says_where(dataset: Dataset, caplog
     caplog.clear()
     warn_of_unused({})
     assert not caplog.records
+
+
+def test_a_report_of_rows_that_still_have_gradients_is_the_same(dataset: Dataset) -> None:
+    ranker = fresh(dataset, "mmoe").eval()
+    rows = dataset.rows(Part.VALID)[:20]
+    with_gradients = ranker.batch_mixtures(dataset.batch(rows))
+    assert with_gradients[0].weights.requires_grad
+    assert mixture_report(with_gradients) == read_gates(ranker, dataset, rows)
