@@ -3,7 +3,7 @@
     python benchmarks/mutation.py --sample 400 --seed 1            # of all rooms below, at random
     python benchmarks/mutation.py nn/gates.py retrieval/towers     # every mutant of these
     python benchmarks/mutation.py --sample 400 --seed 1 --untried  # those of the same draw that have no result yet
-    python benchmarks/mutation.py --survivors                      # those that lived last time, again
+    python benchmarks/mutation.py --survivors                      # those that lived last time without a reason, again
     python benchmarks/mutation.py --list nn/gates.py               # what would be tried
 
 A mutant is killed when a test fails, or when the tests take many times as long. The tests of a file are those of its
@@ -130,7 +130,7 @@ def main() -> None:
     options.add_argument("paths", nargs="*", help=f"rooms or files (default: {' '.join(ROOMS)})")
     options.add_argument("--sample", type=int, default=0, help="mutants drawn from all of them (default: every one)")
     options.add_argument("--seed", type=int, default=1, help="of the draw (default: %(default)s)")
-    options.add_argument("--survivors", action="store_true", help="only those that lived last time")
+    options.add_argument("--survivors", action="store_true", help="only those that lived last time, without a reason")
     options.add_argument("--untried", action="store_true", help="only those of the draw without a result in the record")
     options.add_argument("--list", action="store_true", help="print the mutants and try none")
     options.add_argument("--summary", action="store_true", help="print the table of the record and try none")
@@ -150,7 +150,7 @@ def main() -> None:
             (file, *key_of(entry))
             for file, kept in record["files"].items()
             for entry in kept["tried"]
-            if not entry["killed"]
+            if not entry["killed"] and "why" not in entry
         }
         drawn = [(file, mutant) for file, mutant in drawn if (file, *key_of(entry_of(mutant))) in alive]
     if asked.sample and asked.sample < len(drawn):

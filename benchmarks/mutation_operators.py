@@ -1,7 +1,7 @@
 """Small changes of a Python file that a test should notice: the operators of `benchmarks/mutation.py`.
 
 Each mutant replaces one expression or statement of the file's text. Left alone, as no property of a computation:
-annotations, docstrings and other words, messages of errors and logs, assertions for the type checker, decorators,
+annotations, docstrings and other words, messages of errors and logs, assertions for the type checker, `strict` of `zip`, decorators,
 default values of arguments, and the bodies of classes outside their methods (the defaults of a configuration).
 """
 
@@ -297,7 +297,12 @@ class _Finder(ast.NodeVisitor):
             kept = plain[0] if function else node.func.value if isinstance(node.func, ast.Attribute) else None
             if kept is not None:
                 self.add(node, f"{name} left out", f"({self.text(kept)})")
-        self.generic_visit(node)
+        self.visit(node.func)
+        for argument in node.args:
+            self.visit(argument)
+        for keyword in node.keywords:
+            if keyword.arg != "strict":
+                self.visit(keyword.value)
 
 
 def describe(mutants: list[Mutant]) -> Iterator[str]:

@@ -97,10 +97,15 @@ def test_parts_of_any_width_are_concatenated(query: int, item: int, queries: int
 @pytest.mark.parametrize(("shared", "products"), [(False, 1), (True, 2 * 3)])
 def test_layers_read_together_are_one_product_where_no_query_is_shared(shared: bool, products: int) -> None:
     x = several(3) if shared else SplitInput(torch.randn(12, 4), torch.randn(12, 5))
-    seen: list[object] = []
+    seen: list[torch.Tensor] = []
     original = torch.nn.functional.linear
+
+    def spy(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        seen.append(weight)
+        return original(x, weight, bias)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("recsys.nn.split.F.linear", lambda *given: seen.append(given) or original(*given))
+        patch.setattr("recsys.nn.split.F.linear", spy)
         x.linears([torch.randn(7, 9) for _ in range(3)], [None] * 3)
     assert len(seen) == products
 

@@ -177,3 +177,12 @@ def test_an_mlp_is_linear_then_relu_at_every_layer() -> None:
     expected = torch.relu(torch.relu(x @ first.weight.T + first.bias) @ second.weight.T + second.bias)
     torch.testing.assert_close(mlp(x), expected)
     assert mlp.last_weight is second.weight
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.7])
+def test_expert_dropout_drops_the_share_it_is_told_to(rate: float) -> None:
+    gate = Gate(6, 8, GateConfig(dropout=rate)).train()
+    weights = gate(SplitInput.of(torch.randn(3000, 6)))
+    kept_all = rate**8  # rows that would lose every expert keep them
+    assert (weights == 0).float().mean().item() == pytest.approx(rate - kept_all, abs=0.02)
+    torch.testing.assert_close(weights.sum(1), torch.ones(3000))

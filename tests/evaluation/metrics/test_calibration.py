@@ -45,5 +45,6 @@ def test_impossible_bins_are_refused(bins: int, binning: str) -> None:
 def test_the_curve_of_one_bin_is_the_whole() -> None:
     labels, p = np.array([0.0, 1.0, 1.0, 0.0]), np.array([0.1, 0.2, 0.6, 0.7])
     curve = reliability_curve(labels, p, 1)
-    assert (curve["predicted"], curve["observed"], curve["rows"]) == ([pytest.approx(0.4)], [0.5], [4.0])
+    assert curve["predicted"] == pytest.approx([0.4])
+    assert (curve["observed"], curve["rows"]) == ([0.5], [4.0])
     assert 0 < curve["low"][0] < 0.5 < curve["high"][0] < 1
