@@ -1,8 +1,9 @@
 """Small changes of a Python file that a test should notice: the operators of `benchmarks/mutation.py`.
 
 Each mutant replaces one expression or statement of the file's text. Left alone, as no property of a computation:
-annotations, docstrings and other words, messages of errors and logs, assertions for the type checker, `strict` of `zip`, decorators,
-default values of arguments, and the bodies of classes outside their methods (the defaults of a configuration).
+annotations, docstrings and other words, messages of errors and logs, assertions for the type checker, `strict` of
+`zip`, decorators, default values of arguments, and the bodies of classes outside their methods (the defaults of a
+configuration).
 """
 
 from __future__ import annotations
