@@ -204,3 +204,19 @@ def test_without_its_own_term_escm2_is_esmm(toy: Toy) -> None:
     batch = labelled(toy, [1, 1, 0, 0], [1, 0, 0, 0])
     for name, loss in nonempty(esmm.losses(batch, LOSS).items()):
         torch.testing.assert_close(escm2.losses(batch, LOSS)[name], loss)
+
+
+def test_a_purchase_counts_behind_a_click_alone_and_unknown_ones_are_left_out(toy: Toy) -> None:
+    """Label y z: 0 without a click whatever is told of the purchase; unknown without click label or, clicked, without
+    purchase label."""
+    labels = torch.tensor([[1, 1], [1, 0], [0, 1], [0, 0], [1, 1], [1, 1], [0, 1]], dtype=torch.float32)
+    mask = torch.ones(7, 2, dtype=torch.bool)
+    mask[4, 1] = mask[5, 0] = mask[6, 1] = False
+    unseen = torch.where(mask, labels, torch.nan)
+    batch = replace(toy.batch(7), labels=unseen, mask=mask, weight=torch.empty(0))
+    ranker = toy.ranker("esmm", tasks=PAIR)
+    label, space, weight = ranker.end_to_end(batch)
+    assert space.tolist() == [True, True, True, True, False, False, True]
+    assert label[space].tolist() == [1.0, 0.0, 0.0, 0.0, 0.0]
+    assert weight is None
+    assert torch.isfinite(torch.stack(list(ranker.losses(batch, LOSS).values()))).all()
