@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from recsys.nn.sequence import SequenceConfig, build_sequence_encoder
 from recsys.nn.sequence.transformer import time_bucket
+from recsys.tests.support.nonempty import nonempty
 
 B, L, DE, H = 3, 7, 5, 8
 
@@ -70,7 +71,7 @@ def test_gradients_of_the_biases_are_those_of_plain_lookups(times: bool) -> None
     encoder = build_sequence_encoder(config, 3).double()
     when = torch.rand(2, 4, dtype=torch.float64).mul(40).sort(1).values if times else None
     events, direction = torch.randn(2, 4, 3).double(), torch.randn(2, 4, 4).double()
-    for bias in (encoder.position_bias, encoder.time_bias) if times else (encoder.position_bias,):
+    for bias in nonempty((encoder.position_bias, encoder.time_bias) if times else (encoder.position_bias,)):
         (found,) = torch.autograd.grad((encoder(events, times=when) * direction).sum(), bias)
         for place in ((0, 0), (1, 2)):
             step = torch.zeros_like(bias)
