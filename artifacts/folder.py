@@ -117,6 +117,10 @@ class Run:
                 shutil.rmtree(staging, ignore_errors=True)
 
 
+_READABLE = (".toml", ".json", ".jsonl")
+"""Ends of the names of files that people open."""
+
+
 class RunWriter:
     """Writes a run: a context manager whose `folder` becomes the run when the block ends without an error.
 
@@ -261,6 +265,7 @@ def _adopt(staging: Path, folder: Path, manifest: RunManifest) -> RunManifest:
     os.replace(staging / MANIFEST, folder / MANIFEST)
     sync(folder)
     _sweep(folder, manifest, {_unit(name) for name in before})
+    _link_plain_names(folder, manifest)
     return manifest
 
 
@@ -277,6 +282,20 @@ def _sweep(folder: Path, manifest: RunManifest, before: set[str]) -> None:
     for place in {_unit(path) for path in visible_files(folder)} - present:
         if HASHED_NAME.search(place) or place in known:
             _remove(folder / place)
+
+
+def _link_plain_names(folder: Path, manifest: RunManifest) -> None:
+    """Keep `config.toml` and the like under their own names, for people: links to the files that replaced them.
+
+    The manifest lists the hashed names alone, so that a run is whole at every moment.
+    """
+    for name, entry in manifest.files.items():
+        if entry.path != name and _unit(name) == name and name.endswith(_READABLE):
+            (folder / name).unlink(missing_ok=True)
+            try:
+                (folder / name).symlink_to(Path(entry.path).name)
+            except (OSError, NotImplementedError):
+                shutil.copyfile(folder / entry.path, folder / name)
 
 
 def _unit(name: str) -> str:

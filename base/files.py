@@ -13,24 +13,25 @@ from .errors import RunError
 
 
 @contextlib.contextmanager
-def locked(folder: Path, create: bool = False) -> Iterator[None]:
+def locked(folder: Path, create: bool = False, shown: Path | None = None) -> Iterator[None]:
     """Hold `folder` against other writers; the system lets go when this process ends, however it ends.
 
     Args:
         folder: what is held.
         create: make it when it does not exist.
+        shown: what the message names as being written; the folder itself by default.
 
     Raises:
         RunError: another process holds it, there is no such folder, or the system has no file locks of POSIX.
     """
-    handle = _lock(folder, create)
+    handle = _lock(folder, create, shown or folder)
     try:
         yield
     finally:
         os.close(handle)
 
 
-def _lock(folder: Path, create: bool) -> int:
+def _lock(folder: Path, create: bool, shown: Path) -> int:
     try:
         import fcntl
     except ImportError as error:
@@ -53,7 +54,7 @@ def _lock(folder: Path, create: bool) -> int:
                 return handle
         except BlockingIOError as error:
             os.close(handle)
-            raise RunError(f"another process is writing {folder}; let it end, or write to another place") from error
+            raise RunError(f"another process is writing {shown}; let it end, or write to another place") from error
         except FileNotFoundError:
             pass
         os.close(handle)  # we locked a folder that its holder had just renamed or removed

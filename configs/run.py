@@ -6,6 +6,7 @@ out, is written into the run, where it is itself a file that can be trained from
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ from ..base.settings import Settings
 from ..data.schema import DataConfig
 from ..evaluation.config import EvaluationConfig
 from ..ranking.blend import BlendConfig
+from ..ranking.requests import SELECT
 from ..ranking.train import RankingConfig
 from ..retrieval.index.tuning import IndexConfig
 from ..retrieval.towers.train import RetrievalConfig
@@ -81,6 +83,37 @@ class RunConfig(Settings):
                 f'ranking.warm_start_rows = "plain" copies embeddings as they are, and retrieval.tower.dim = {towers} '
                 f"is not ranking.model.input.embedding_dim = {ranker}; give both one width"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _rows_to_choose_by(self) -> Self:
+        split = self.data.split
+        if split.kind not in ("time", "random") or split.valid > 0 or split.valid_from:
+            return self
+        chosen = {"ranking.fit.metric": self.ranking.fit.metric}
+        if self.data.user and self.data.item:
+            chosen["retrieval.fit.metric"] = self.retrieval.fit.metric
+        if keys := [f'{key} = ""' for key, metric in chosen.items() if metric]:
+            raise ValueError(
+                f"data.split.valid = 0 leaves no rows to choose an epoch by; set {' and '.join(sorted(keys))}, so that "
+                "the last epoch's weights are kept, or a share above 0"
+            )
+        if self.blend.search:
+            raise ValueError("data.split.valid = 0 leaves no rows to search the blend on; set blend.search = false")
+        return self
+
+    @model_validator(mode="after")
+    def _blend_of_tasks(self) -> Self:
+        tasks = [task.name for task in self.data.tasks]
+        if self.data.user and self.data.item and self.ranking.select.enabled:
+            tasks.append(SELECT)
+        asked = {"weights": list(self.blend.weights), "task": [self.blend.task] if self.blend.kind == "task" else []}
+        for key, names in asked.items():
+            for name in names:
+                if name and name not in tasks:
+                    close = difflib.get_close_matches(name, tasks, n=1)
+                    hint = f'; did you mean "{close[0]}"?' if close else ""
+                    raise ValueError(f'blend.{key} names "{name}", which is no task; tasks: {", ".join(tasks)}{hint}')
         return self
 
 

@@ -65,7 +65,8 @@ def joined(tables: Tables, name: str, column: str) -> Joined:
     seen = pc.unique(as_strings(tables, "events", column).drop_null())
     listed = pc.unique(as_strings(tables, name, column).drop_null())
     strangers = seen.filter(pc.invert(pc.is_in(seen, value_set=listed)))
-    return Joined(name, len(seen), len(listed), len(strangers), _spelling(tables, name, strangers, listed))
+    names = str(tables.origin["events"]), str(tables.origin[name])
+    return Joined(name, len(seen), len(listed), len(strangers), spelling(strangers, listed, *names))
 
 
 def join_notes(tables: Tables, config: DataConfig, *, refuse: bool = True) -> list[str]:
@@ -94,12 +95,20 @@ def join_notes(tables: Tables, config: DataConfig, *, refuse: bool = True) -> li
     return notes
 
 
-def _spelling(tables: Tables, name: str, strangers: pa.Array, listed: pa.Array) -> str:
+def spelling(strangers: pa.Array, listed: pa.Array, here: str, there: str) -> str:
+    """How two tables spell one id, where that keeps most of the strangers apart from the listed; else empty.
+
+    Args:
+        strangers: ids of one table that the other does not list, each once.
+        listed: ids of the other.
+        here: name of the table the strangers are from.
+        there: name of the other.
+    """
     for plain, mend in _SPELLINGS:
         at = pc.index_in(plain(strangers), value_set=plain(listed))
-        there = pc.is_valid(at)
-        if 2 * (pc.sum(there).as_py() or 0) > len(strangers):
-            first = pc.index(there, True).as_py()
-            here, other = strangers[first].as_py(), listed[at[first].as_py()].as_py()
-            return f"{tables.origin['events']} says {quote(here)} and {tables.origin[name]} {quote(other)}; {mend}"
+        found = pc.is_valid(at)
+        if 2 * (pc.sum(found).as_py() or 0) > len(strangers):
+            first = pc.index(found, True).as_py()
+            one, other = strangers[first].as_py(), listed[at[first].as_py()].as_py()
+            return f"{here} says {quote(one)} and {there} {quote(other)}; {mend}"
     return ""

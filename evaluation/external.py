@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from ..base.arrays import F64, I64, AnyArray
+from ..base.finding import Finding
 from ..base.ragged import Ragged, offsets
 from .config import EvaluationConfig
+from .guards import summary
 from .metrics.coverage import coverage
 from .metrics.lists import LIST_METRICS, UserMetrics, graded_ndcg, list_metrics
 from .summary import name_sample, user_metrics_json
@@ -34,6 +36,7 @@ class ExternalLists:
         gains: float [E], their relevance.
         unjudged_users: users with predictions but no truth; they are not evaluated.
         unanswered_users: users with truth but no prediction; they count as 0.
+        findings: about ids that only one of the tables has.
     """
 
     user_ids: AnyArray
@@ -43,6 +46,7 @@ class ExternalLists:
     gains: F64
     unjudged_users: int
     unanswered_users: int
+    findings: tuple[Finding, ...] = ()
 
 
 def external_metrics(lists: ExternalLists, config: EvaluationConfig) -> UserMetrics:
@@ -65,11 +69,12 @@ def external_json(
         sampled: number of negatives each list was drawn from, when it was not the whole catalogue.
 
     Returns:
-        As `summary.retrieval_metrics`, with `users_without_predictions` and `predictions_without_truth`.
+        As `summary.retrieval_metrics`, with `users_without_predictions`, `predictions_without_truth` and `findings`.
     """
     out = user_metrics_json(external_metrics(lists, config), config)
     out["users_without_predictions"] = lists.unanswered_users
     out["predictions_without_truth"] = lists.unjudged_users
+    out["findings"] = summary(lists.findings)
     size = num_items or len(lists.item_ids)
     for k in config.ks:
         out[f"coverage@{k}"] = coverage(lists.ranked, size, k) if size else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ from .run_slices import ITEMS, USERS, list_slices, task_slices
 from .slice_columns import SliceColumn, slice_columns
 from .stage_metrics import cutoffs, index_figures, ranking_figures, remember, retrieval_figures
 from .trace import Bench
+
+log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
@@ -65,7 +68,10 @@ def evaluate_run(
         evaluation = evaluate(trained or load_run(run), stage, slices)
     except RunError as error:
         raise RunError(f"{folder}: {error}") from None
-    _keep(run, evaluation)
+    try:
+        _keep(run, evaluation)
+    except OSError as error:
+        log.warning("%s cannot be written (%s): the evaluation is shown and not kept in it", folder, error.strerror)
     return evaluation.result
 
 

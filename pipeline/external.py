@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 
 from ..base.arrays import F64, I64
 from ..base.errors import DataError
+from ..base.finding import Finding
+from ..data.joins import spelling
 from ..data.reading.readers import read
 from ..data.reading.tables import Origin, RawTable, Span
 from ..evaluation.config import EvaluationConfig
@@ -40,7 +42,8 @@ def evaluate_predictions(
         sampled: number of negatives each list was drawn from, when it was not the whole catalogue.
 
     Returns:
-        As `evaluation.summary.retrieval_metrics`, with `users_without_predictions` and `predictions_without_truth`.
+        As `evaluation.summary.retrieval_metrics`, with `users_without_predictions`, `predictions_without_truth`, and
+        `findings` about ids that only one of the tables has.
 
     Raises:
         DataError: a missing file or column, a null or duplicate id, a rank or score that is no number; says the line.
@@ -72,6 +75,10 @@ def read_lists(predictions: Table, truth: Table, k: int) -> ExternalLists:
     priority = numbers[0] if order == "rank" else -numbers[0]
     ranked = best_first(user[known], item[known], priority[known], len(users), k)
     return ExternalLists(
+        findings=(
+            *_strangers("users", "users", users, list_users, judged, lists),
+            *_strangers("items", "relevant items", pc.unique(truth_items), list_items, judged, lists),
+        ),
         user_ids=users.to_numpy(zero_copy_only=False),
         item_ids=items.to_numpy(zero_copy_only=False),
         ranked=ranked,
@@ -80,6 +87,22 @@ def read_lists(predictions: Table, truth: Table, k: int) -> ExternalLists:
         unjudged_users=unjudged,
         unanswered_users=int((ranked[:, 0] < 0).sum()),
     )
+
+
+def _strangers(
+    name: str, shown: str, wanted: pa.Array, given: pa.Array, judged: RawTable, lists: RawTable
+) -> list[Finding]:
+    """What to say of the ids of the truth that no list names; each id of `wanted` stands there once."""
+    strangers = wanted.filter(pc.invert(pc.is_in(wanted, value_set=given)))
+    if not len(strangers) or (name == "items" and len(strangers) < len(wanted)):
+        return []  # a system need not recommend every item
+    why = spelling(strangers, pc.unique(given), str(judged.origin), str(lists.origin))
+    because = f": {why}" if why else ""
+    if len(strangers) == len(wanted):
+        sentence = f"none of the {len(wanted):,} {shown} of {judged.origin} is in {lists.origin}{because}."
+        return [Finding("problem", f"{name}_do_not_join", sentence[0].upper() + sentence[1:])]
+    sentence = f"{len(strangers):,} of the {len(wanted):,} {shown} of {judged.origin} have no list in {lists.origin}"
+    return [Finding("warning", f"{name}_without_list", f"{sentence} and count as 0{because}.")]
 
 
 def _read(table: Table, name: str) -> RawTable:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from ..artifacts.folder import open_run
 from ..artifacts.locate import RUNS
-from ..artifacts.manifest import MANIFEST
+from ..artifacts.manifest import MANIFEST, read_run_manifest
 from ..base.errors import RunError
+from ..base.files import empty, locked
 from ..configs.run import RunConfig, config_hash
 from ..data.build import build_dataset
 from ..data.dataset import Dataset
@@ -55,7 +56,7 @@ def train_run(
     Returns:
         The run's folder.
     """
-    path = run or RUNS / config.name
+    path = _place(run or RUNS / config.name)
     source = SourceRun.open(source_run) if source_run else None
     start = Start.of(source, config, stage)
     bad = BadRows(config.data.on_bad_rows)
@@ -85,17 +86,37 @@ def train_dataset(
     Args:
         start: where the first weights come from.
         source: the run that `start` was made of.
+
+    Raises:
+        RunError: another process trains the run, or something that is no run is in its place.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoints = path.with_name(f".{path.name}.checkpoints")
-    if not resume:
-        shutil.rmtree(checkpoints, ignore_errors=True)
-    previous = _kept_towers(path, config, dataset) if stage == "ranking" else None
-    keeper = _checkpointer(checkpoints, config, dataset, start, resume)
-    trained = train(dataset, config, stage=stage, source=source, previous=previous, checkpointer=keeper)
-    save_run(trained, path, base)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    with locked(checkpoints, create=True, shown=path):
+        if not resume:
+            empty(checkpoints)
+        previous = _kept_towers(path, config, dataset) if stage == "ranking" else None
+        keeper = _checkpointer(checkpoints, config, dataset, start, resume)
+        if (path / MANIFEST).exists():
+            log.info("%s, a run of %s, is replaced when this training ends", path, read_run_manifest(path).created[:19])
+        trained = train(dataset, config, stage=stage, source=source, previous=previous, checkpointer=keeper)
+        save_run(trained, path, base)
+        shutil.rmtree(checkpoints)
     return trained
+
+
+def _place(path: Path) -> Path:
+    """The folder of the run, which has a name of its own.
+
+    Raises:
+        RunError: it is the folder that the process stands in, which cannot be replaced by a run.
+    """
+    named = path if path.name not in ("", "..") else path.resolve()
+    if named.resolve() == Path.cwd() and not (named / MANIFEST).exists():
+        raise RunError(
+            f"{path} is the folder you stand in, which a run cannot replace; name another --run, such as runs/t"
+        )
+    return named
 
 
 def encode(

@@ -10,11 +10,26 @@ from ..base.arrays import Bool, Ints
 from ..configs.run import RunConfig
 from ..data.dataset import Dataset
 from ..data.split import Part
-from ..ranking.requests import RequestSet
+from ..ranking.requests import SELECT, RequestSet
 from ..retrieval.retriever import Retriever
-from ..retrieval.towers.train import requests
+from ..retrieval.towers.train import asks, requests
 
 log = logging.getLogger(__name__)
+
+
+def with_possible_select(config: RunConfig, retriever: Retriever) -> RunConfig:
+    """The configuration, without the listwise task where the validation part has no request to learn it from.
+
+    Raises:
+        DataError: nothing else is to be learned, or the blend needs the task.
+    """
+    if not config.ranking.select.enabled or asks(retriever.data, Part.VALID):
+        return config
+    if not config.data.tasks or SELECT in (*config.blend.weights, config.blend.task):
+        requests(retriever.data, Part.VALID)  # says why there are none
+    log.warning('nobody takes a new item in the validation part, so the ranker is trained without "%s"', SELECT)
+    select = config.ranking.select.model_copy(update={"enabled": False})
+    return config.model_copy(update={"ranking": config.ranking.model_copy(update={"select": select})})
 
 
 def select_requests(dataset: Dataset, retriever: Retriever, config: RunConfig) -> RequestSet:

@@ -28,7 +28,7 @@ from ..training.checkpoint import Checkpointer
 from ..training.runtime import Runtime, runtime_session
 from .companions import fit_companions, unfitted_companions
 from .continuation import SourceRun, remember
-from .requests import select_requests
+from .requests import select_requests, with_possible_select
 from .start import Start
 
 log = logging.getLogger(__name__)
@@ -80,6 +80,8 @@ def train(
             retriever, first = _train_retriever(dataset, config, runtime, start, checkpointer("retrieval"))
         elif two_stages and previous is not None:
             retriever, first = previous.retriever, Trained.of(previous, "retrieval")
+        if retriever is not None and stage != "retrieval":
+            config = with_possible_select(config, retriever)
         if stage != "retrieval" and (config.data.tasks or retriever is not None):
             exact = None if retriever is None else retriever.searching(None)
             ranked, second = _train_ranker(dataset, config, runtime, start, exact, checkpointer("ranking"))

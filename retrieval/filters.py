@@ -3,6 +3,7 @@
     expression := all ("or" all)*                all := test ("and" test)*
     test       := "not" test | "(" expression ")" | column operator value | column ["not"] "in" "(" value, ... ")"
     operator   := =  ==  !=  <  <=  >  >=        value := number | "text" | 'text' | true | false
+    column     := name | `any name` | "any name"
 
 A column is one value per item row, or several (tags, genres), a [N, M] array or a `TextColumn`: then a row passes when
 any of its values does. A missing value (NaN, None, NaT, no text at all) passes no comparison; `!=`, `not in` and `not`
@@ -32,7 +33,7 @@ Column = TextColumn | AnyArray
 _DEEPEST = 100
 _TOKEN = re.compile(
     r"""\s*(?:(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?![\w.])"""
-    r"""|(?P<text>"[^"]*"|'[^']*')|(?P<name>[^\W\d][\w.]*)|(?P<sign><=|>=|!=|==|[=<>(),\[\]])|(?P<end>$))"""
+    r"""|(?P<text>"[^"]*"|'[^']*')|`(?P<quoted>[^`]+)`|(?P<name>[^\W\d][\w.]*)|(?P<sign><=|>=|!=|==|[=<>(),\[\]])|(?P<end>$))"""
 )
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "=": operator.eq,
@@ -41,6 +42,7 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+_NAME_HINT = " (a column of several words, or one called like a keyword, stands in backticks: `release year`)"
 _KEYWORDS = {"and", "or", "not", "in", "true", "false"}
 
 
@@ -205,7 +207,7 @@ class _Parser:
         match = _TOKEN.match(self.text, self.next_at)
         if match is None or match.lastgroup is None:
             start = len(self.text) - len(self.text[self.next_at :].lstrip())
-            if self.text[start] in "\"'":
+            if self.text[start] in "\"'`":
                 _fail(self.text, start, f"the text that starts with {self.text[start]} has no end; close the quotes")
             found = re.split(r"\s", self.text[start:], maxsplit=1)[0]
             _fail(self.text, start, f"{found!r} is no column, value or operator; put text into quotes")
@@ -213,6 +215,8 @@ class _Parser:
         self.next_at = match.end()
         if self.kind == "name" and self.token.lower() in _KEYWORDS:
             self.kind = self.token.lower()
+        if self.kind == "quoted":
+            self.kind = "name"
 
     def take(self, *tokens: str) -> str | None:
         """Step over the next token if it is one of these."""
@@ -254,8 +258,10 @@ class _Parser:
 
     def comparison(self) -> _Condition:
         name, at = self.token, self.at
+        if self.kind == "text":  # nothing but a column can stand here
+            self.kind, name = "name", name[1:-1]
         if self.kind != "name":
-            self.fail("a column name")
+            self.fail(f"a column name{_NAME_HINT if self.kind in _KEYWORDS else ''}")
         self.advance()
         negated = self.take("not") is not None
         if self.take("in"):
@@ -265,7 +271,7 @@ class _Parser:
             self.fail("'in'")
         sign = self.take("=", "==", "!=", "<", "<=", ">", ">=")
         if sign is None:
-            self.fail("one of =, !=, <, <=, >, >=, in")
+            self.fail(f"one of =, !=, <, <=, >, >=, in{_NAME_HINT if self.kind == 'name' else ''}")
         value, value_at = self.value()
         equal = _Compare(name, "=" if sign in {"==", "!="} else sign, value, at, value_at)
         return _Not(equal) if sign == "!=" else equal

@@ -119,4 +119,5 @@ def _external(predictions: Path, truth: Path) -> Report:
 
     metrics = evaluate_predictions(predictions, truth)
     protocol = {"ranking": "as given", "predictions": predictions.name, "truth": truth.name, "users": metrics["users"]}
-    return Report({"protocol": protocol, "retrieval": {predictions.stem: metrics}}, f"Evaluation of {predictions.stem}")
+    found = {"protocol": protocol, "retrieval": {predictions.stem: metrics}, "findings": metrics.pop("findings")}
+    return Report(found, f"Evaluation of {predictions.stem}")

@@ -183,21 +183,39 @@ def requests(data: TowerData, part: Part) -> tuple[I64, Ragged, Ragged]:
         users: int64 [B] user rows.
         seen: item rows before the part, per request.
         truth: new item rows of the part, per request; never empty.
+
+    Raises:
+        DataError: no user has any.
     """
     history = data.history
     starts, stops = history.ends(part), history.ends(Part(part + 1)) if part < Part.TEST else history.ptr[1:]
     users = np.flatnonzero(stops > starts)
-    if not len(users):
-        raise DataError(f"no user has a positive event in the {part.name.lower()} part; change [data.split]")
     seen, later = history.until(users, starts[users]), history.between(starts[users], stops[users])
     width = data.num_items
     pairs = np.unique(pair_keys(later.users, later.items, width))
     known = pair_keys(seen.users, seen.items, width)
     pairs = pairs[~np.isin(pairs, known)]
+    if not len(pairs):
+        what = (
+            f"every positive event of the {part.name.lower()} part is of an item that its user had before, and such "
+            "repeats are no truth, for what was taken is left out of the answers"
+            if len(users)
+            else f"no user has a positive event in the {part.name.lower()} part"
+        )
+        raise DataError(f"{what}; change [data.split], or train and evaluate the ranker alone (--stage ranking)")
     owner, items = pairs // width, pairs % width
     kept = np.unique(owner)
     renumbered = np.searchsorted(kept, owner)
     return users[kept], seen.take(kept), Ragged.from_pairs(renumbered, items, len(kept))
+
+
+def asks(data: TowerData, part: Part) -> bool:
+    """Whether any user has something to predict in a part; see `requests`."""
+    try:
+        requests(data, part)
+    except DataError:
+        return False
+    return True
 
 
 def validation_metrics(model: TwoTower, data: TowerData, part: Part = Part.VALID) -> dict[str, float]:
@@ -287,7 +305,7 @@ def fit_towers(
         training.loader,
         training.optimizer,
         config.fit,
-        evaluate=lambda: validation_metrics(model, data),
+        evaluate=(lambda: validation_metrics(model, data)) if config.fit.metric or asks(data, Part.VALID) else None,
         checkpointer=checkpointer,
         runtime=runtime,
         generators={"negatives": step.generator},

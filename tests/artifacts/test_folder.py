@@ -37,6 +37,11 @@ def generation(path: Path) -> int:
     return numbers.pop()
 
 
+def generation_of(file: Path) -> int:
+    """The number one file holds."""
+    return int(file.read_text().split()[1])
+
+
 @pytest.fixture(autouse=True)
 def _no_git(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recsys.artifacts.folder.git_commit", lambda: "")
@@ -254,6 +259,22 @@ def test_a_folder_that_is_no_run_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="photos exists and is no run; choose another --run"):
         write(tmp_path / "photos", 1)
     assert os.listdir(tmp_path / "photos") == ["cat.jpg"]
+
+
+def test_a_file_that_people_open_keeps_its_name_however_often_it_is_replaced(run: Path) -> None:
+    for number in (1, 2):
+        write(run, number)
+        assert (run / "config.toml").read_text() == open_run(run).file("config.toml").read_text()
+        assert (run / "config.toml").read_text().startswith(f"generation {number}\n")
+    opened = open_run(run)
+    with opened.add_files() as folder:
+        (folder / "metrics").mkdir()
+        (folder / "metrics/evaluation.json").write_text("{}")
+    assert generation_of(run / "config.toml") == 2
+    assert sorted(path.name for path in run.glob("config*")) == [
+        "config.toml",
+        opened.manifest.files["config.toml"].path,
+    ]
 
 
 def test_files_a_user_put_into_a_run_stay(run: Path) -> None:

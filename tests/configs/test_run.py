@@ -239,6 +239,23 @@ def test_a_name_that_is_no_folder_name_is_refused(tmp_path: Path, name: str) -> 
         load_config(tmp_path / "a.toml", [f'name="{name}"'])
 
 
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("blend.weights={clik=1.0}", 'blend.weights names "clik", which is no task; tasks: click'),
+        ("blend.weights={selct=1.0}", 'did you mean "select"?'),
+        ('blend={kind="task", task="lik"}', 'blend.task names "lik", which is no task'),
+    ],
+)
+def test_a_blend_of_no_task_is_refused_when_it_is_read(tmp_path: Path, override: str, sentence: str) -> None:
+    file = tmp_path / "t.toml"
+    file.write_text('[data]\nevents = "e.csv"\n[[data.tasks]]\nname = "click"\n[[data.tasks]]\nname = "like"\n')
+    assert load_config(file, ["blend.weights={click=1.0, select=2.0}"]).blend.weights == {"click": 1.0, "select": 2.0}
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, [override])
+    assert sentence in str(caught.value)
+
+
 def test_every_section_is_documented() -> None:
     for name, field in nonempty(RunConfig.model_fields.items()):
         assert field.description, name

@@ -299,6 +299,17 @@ def test_the_result_is_kept_in_the_run(folder: Path, result: dict[str, Any]) -> 
     assert open_run(folder).read_json(EVALUATION) == json.loads(json.dumps(result))
 
 
+def test_a_run_that_cannot_be_written_is_judged_all_the_same(
+    folder: Path, result: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = tmp_path / "kept"
+    shutil.copytree(folder, copy)
+    (copy / ".adding").write_text("a file in the way: no folder can be made here, for root neither")
+    assert evaluate_run(copy, "ranking")["ranking"] == result["ranking"]
+    assert f"{copy} cannot be written" in caplog.text
+    assert open_run(copy).read_json(EVALUATION) == json.loads(json.dumps(result))
+
+
 def test_evaluating_twice_gives_the_same_numbers(folder: Path, result: dict[str, Any]) -> None:
     again = evaluate_run(folder)
     for section in ("retrieval", "ranking", "funnel", "protocol"):

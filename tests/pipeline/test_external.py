@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.base.errors import DataError
+from recsys.cli.main import main
 from recsys.evaluation.config import EvaluationConfig
 from recsys.evaluation.external import external_metrics
 from recsys.pipeline.external import evaluate_predictions, read_lists
@@ -130,6 +131,41 @@ def test_no_file_and_no_table() -> None:
         evaluate_predictions("nowhere.csv", {"user": ["a"], "item": ["b"]})
     with pytest.raises(DataError, match="predictions is a int"):
         evaluate_predictions(3, {"user": ["a"], "item": ["b"]})
+
+
+@pytest.mark.parametrize(
+    ("guessed", "sentence"),
+    [
+        (
+            "1.0",
+            'None of the 2 users of truth.csv is in guess.csv: truth.csv says "1" and guess.csv "1.0"; write whole',
+        ),
+        (" 1", 'None of the 2 users of truth.csv is in guess.csv: truth.csv says "1" and guess.csv " 1"; write them'),
+        ("x", "None of the 2 users of truth.csv is in guess.csv."),
+    ],
+)
+def test_ids_that_match_nothing_are_a_finding_on_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], guessed: str, sentence: str
+) -> None:
+    (tmp_path / "guess.csv").write_text(f"user,item,rank\n{guessed},a,1\n{guessed}9,b,1\n")
+    (tmp_path / "truth.csv").write_text("user,item\n1,a\n2,b\n")
+    files = [str(tmp_path / name) for name in ("guess.csv", "truth.csv")]
+    found = evaluate_predictions(*files)
+    assert [finding["severity"] for finding in found["findings"]] == ["error"]
+    assert found["findings"][0]["sentence"].startswith(sentence)
+    assert main(["evaluate", "--predictions", files[0], "--truth", files[1]]) == 0
+    assert sentence in " ".join(capsys.readouterr().out.split())
+
+
+def test_users_without_a_list_are_told_and_items_nobody_recommends_are_not() -> None:
+    guess, truth = random_tables(3)
+    assert evaluate_predictions(guess, truth, config=CONFIG)["findings"] == []
+    fewer = guess[guess["user"] != guess["user"].iloc[0]]
+    (finding,) = evaluate_predictions(fewer, truth, config=CONFIG)["findings"]
+    assert (finding["severity"], finding["name"]) == ("warning", "users_without_list")
+    assert "1 of the " in finding["sentence"]
+    none = evaluate_predictions({"user": [1], "item": [7], "rank": [1]}, {"user": [1], "item": ["7.0"]}, config=CONFIG)
+    assert none["findings"][0]["name"] == "items_do_not_join"
 
 
 def test_no_row_at_all() -> None:

@@ -19,13 +19,15 @@ import recsys
 from recsys.artifacts.folder import open_run
 from recsys.artifacts.locate import find_run
 from recsys.artifacts.names import INDEX, INDEX_REPORT, RETRIEVAL_HISTORY
-from recsys.base.errors import RecsysError, RunError
+from recsys.base.errors import ConfigError, RecsysError, RunError
+from recsys.base.files import locked
 from recsys.cli.main import main
 from recsys.configs.run import load_config
 from recsys.data.build import load_dataset
 from recsys.data.split import Part
 from recsys.funnel.folder import OPTIMIZERS, RANKER, TOWERS, VECTORS, load_run
 from recsys.pipeline.companions import fit_companions
+from recsys.pipeline.evaluate import evaluate_run
 from recsys.pipeline.index import build_run_index
 from recsys.pipeline.publish import train_run
 from recsys.pipeline.requests import select_requests
@@ -210,6 +212,50 @@ def test_a_run_trains_again_from_its_own_configuration(tiny_run: TinyRun, tmp_pa
     config = load_config(file)
     again = train_run(config, tmp_path / "again", base=file.parent)
     assert_equal(weights(again), weights(tiny_run.folder))
+
+
+def test_two_trainings_of_one_run_do_not_meet(tiny_run: TinyRun, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "t"
+    checkpoints = run.with_name(".t.checkpoints")
+    checkpoints.mkdir(parents=True)
+    with (
+        locked(checkpoints),
+        pytest.raises(RunError, match=rf"another process is writing {run}; let it end, or write"),
+    ):
+        train_run(tiny_run.config(), run, base=tiny_run.world)
+    assert not run.exists()
+
+
+def test_a_run_does_not_replace_the_folder_one_stands_in(
+    tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in (Path(), Path("..") / tmp_path.name):
+        with pytest.raises(
+            RunError, match="is the folder you stand in, which a run cannot replace; name another --run"
+        ):
+            train_run(tiny_run.config(), path, base=tiny_run.world)
+    assert not list(tmp_path.iterdir())
+
+
+LAST_EPOCH = ("data.split.valid=0", "data.split.valid_from=", "data.split.test_from=", "retrieval.fit.metric=")
+
+
+def test_without_a_validation_part_the_last_epoch_is_kept_and_the_ranker_has_no_requests(
+    tiny_run: TinyRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ConfigError, match=r'data.split.valid = 0 leaves no rows .* set ranking.fit.metric = ""'):
+        tiny_run.config(*LAST_EPOCH)
+    config = tiny_run.config(*LAST_EPOCH, "ranking.fit.metric=", "retrieval.fit.epochs=1", "ranking.fit.epochs=1")
+    folder = train_run(config, tmp_path / "run", base=tiny_run.world)
+    assert 'the ranker is trained without "select"' in caplog.text
+    trained = load_run(open_run(folder))
+    parts = trained.dataset.events.parts
+    assert set(np.unique(parts)) == {Part.TRAIN, Part.TEST}
+    assert not trained.config.ranking.select.enabled
+    result = evaluate_run(folder)
+    assert result["ranking"]
+    assert result["retrieval"]["two_tower"]["users"] > 0
 
 
 @pytest.mark.parametrize("kind", ["time", "leave_last"])

@@ -18,6 +18,8 @@ COLUMNS = {
     "new": np.array([True, False, True, False, False]),
     "brand": np.array(["x", None, "y", "x", float("nan")], dtype=object),
     "released": np.array(["2020-01-01", "2021-06-01", "NaT", "1999-12-31", "2024-01-01"], dtype="datetime64[D]"),
+    "release year": np.array([1999, 2016, 2020, 2001, 2016]),
+    "in": np.array([1, 2, 3, 4, 5]),
     "tags": np.array([["red", "big"], ["blue", ""], ["", ""], ["red", "blue"], ["big", ""]]),
 }
 
@@ -52,6 +54,10 @@ COLUMNS = {
         ("not tags = 'red'", [1, 2, 4]),
         ("price > -1e0 and price < +2.5", [0]),
         ("  price\n<\t5  ", [0, 3]),
+        ('"release year" > 2015', [1, 2, 4]),
+        ("`release year` in (1999, 2001) or not 'release year' < 2020", [0, 2, 3]),
+        ("`in` < 3 and \"category\" = 'a'", [0]),
+        ("`release year` not in (2016)", [0, 2, 3]),
     ],
 )
 def test_expressions_mean_what_they_say(text: str, rows: list[int]) -> None:
@@ -72,6 +78,10 @@ def test_expressions_mean_what_they_say(text: str, rows: list[int]) -> None:
         ("(price < 5", 11, "expected ')', found the end"),
         ("category in 'a'", 13, "expected '('"),
         ("category in ('a' 'b')", 18, "expected ',' or ')'"),
+        ("release year > 2015", 9, "one of =, !=, <, <=, >, >=, in (a column of several words, or one called like"),
+        ("in > 3", 1, "expected a column name (a column of several words, or one called like a keyword, stands in"),
+        ("`release year > 3", 1, "has no end; close the quotes"),
+        ("`release yaer` > 3", 2, "no column 'release yaer'; the items have"),
         ("category in ()", 14, "expected a number"),
         ("category not 'a'", 14, "expected 'in'"),
         ("category = 'a", 12, "close the quotes"),
