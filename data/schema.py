@@ -6,6 +6,7 @@ and counts are learned from the training part of the data.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable
 from functools import cached_property
 from typing import Literal, Self
@@ -14,6 +15,8 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ..base.settings import Settings
 from .feature_spec import FeatureSpec, Side
+
+TableName = Literal["events", "users", "items"]
 
 
 class TaskSpec(Settings):
@@ -134,13 +137,18 @@ class DataConfig(Settings):
     path: str = ""
     """Zip or folder of a public data set, relative to the configuration file."""
     events: str | tuple[str, ...] = ""
-    """Event table for `files` (CSV, CSV.gz or Parquet), relative to the configuration file; a list of files is read as
-    one table, with their names in a column `file`."""
-    header: tuple[str, ...] = ()
-    """Column names of text event files that have no header line."""
-    delimiter: str = ""
-    """Between the values of text files; a comma, or a tab in .tsv files, when empty. Several characters, such as
-    `, ` or `::`, are allowed where values are never quoted."""
+    """Event table for `files` (text such as CSV, Parquet or Feather; each may be compressed), relative to the
+    configuration file; a list of files is read as one table, with their names in a column `file`."""
+    header: tuple[str, ...] | dict[TableName, tuple[str, ...]] = ()
+    """Column names of text event files that have no header line; of other tables too as
+    `{ events = ["a", "b"], items = ["c", "d"] }`."""
+    delimiter: str | dict[TableName, str] = ""
+    """Between the values of text files, where a file's first line has it; found from the first lines when empty.
+    Several characters, such as `, ` or `::`, are allowed where values are never quoted. By table:
+    `{ events = "\\t", items = "|" }`."""
+    encoding: str | dict[TableName, str] = "utf-8"
+    """Of text files that begin with no byte order mark, such as `latin-1` or `utf-16-le`; by table:
+    `{ items = "latin-1" }`."""
     decimal: Literal[".", ","] = "."
     """What stands before the decimals of numbers in text files: with a comma, "3,5" is three and a half."""
     users: str = ""
@@ -179,6 +187,24 @@ class DataConfig(Settings):
     """How rows are parted."""
     on_bad_rows: Literal["error", "drop"] = "error"
     """`drop` leaves bad rows out, counts them and writes them beside the run."""
+
+    @field_validator("delimiter")
+    @classmethod
+    def _tab_as_written(cls, given: str | dict[TableName, str]) -> str | dict[TableName, str]:
+        """In a literal string of TOML a tab is the two characters that stand for it."""
+        if isinstance(given, str):
+            return given.replace("\\t", "\t")
+        return {table: one.replace("\\t", "\t") for table, one in given.items()}
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, given: str | dict[TableName, str]) -> str | dict[TableName, str]:
+        for name in [given] if isinstance(given, str) else given.values():
+            try:
+                codecs.lookup(name)
+            except LookupError:
+                raise ValueError(f'"{name}" is no encoding; expected such as utf-8, latin-1, cp1252, gb18030') from None
+        return given
 
     @field_validator("features", "tasks")
     @classmethod

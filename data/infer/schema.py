@@ -18,12 +18,12 @@ from ...base.errors import ConfigError, DataError
 from ..feature_spec import FeatureSpec, Side
 from ..reading.columns import as_time
 from ..reading.readers import Source, read_tables
+from ..reading.sniff import require_header, sniff_delimiter
 from ..reading.tables import BadRows, Tables
 from ..schema import CountSpec, DataConfig, SplitSpec, TaskSpec
 from .features import Features, describe_entities, describe_moments, owner_of
 from .labels import Labels, infer_labels
 from .roles import Roles, find_roles
-from .sniff import require_header, sniff_delimiter
 from .splitting import choose_split
 from .summary import Summaries, summarise
 
@@ -164,21 +164,15 @@ def _require_choice(log: Summaries, roles: Roles) -> None:
 
 
 def _delimiter(events: Any, items: Any, users: Any, headless: bool) -> str:
-    """What parts the values of all text files among the sources; empty where the readers know it themselves."""
+    """What parts the values of all text files among the sources; empty where the readers find it themselves."""
     paths = [source for source in (*_several(events), items, users) if isinstance(source, str | Path)]
     marks = {}
     for path in paths:
         marks[Path(path)] = sniff_delimiter(Path(path))
         if not (headless and any(path is source for source in _several(events))):
-            require_header(Path(path), marks[Path(path)])
+            require_header(Path(path))
     written = {mark for path, mark in marks.items() if not path.name.endswith(".parquet")}
-    if len(written) > 1:
-        (first, one), (second, other) = next((a, b) for a in marks.items() for b in marks.items() if a[1] != b[1])
-        raise DataError(
-            f"{first.name} is parted by {one or ','!r} and {second.name} by {other or ','!r}; "
-            "write the text files with the same delimiter"
-        )
-    return written.pop() if written else ""
+    return written.pop() if len(written) == 1 else ", " if ", " in written else ""
 
 
 def _several(source: Any) -> list[Any]:

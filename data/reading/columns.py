@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from ...base.arrays import F32, F64, I64, AnyArray, Bool
 from ...base.errors import DataError
 from .tables import BadRows, Tables, quote
+from .text import missing_column_mend
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
 LabelKind = Literal["binary", "duration", "number"]
@@ -41,7 +42,7 @@ def require_columns(tables: Tables, name: str, columns: Iterable[str]) -> None:
     for column in columns:
         if column not in present:
             close = difflib.get_close_matches(column, present, n=1, cutoff=0.5)
-            hint = f'; did you mean "{close[0]}"?' if close else "; add it or correct the config"
+            hint = f'; did you mean "{close[0]}"?' if close else f"; {missing_column_mend(present)}"
             raise DataError(
                 f'{tables.origin[name]}: no column "{column}" in the {name} table, which has {", ".join(present)}{hint}'
             )

@@ -60,6 +60,7 @@ def _read_tables(config: DataConfig, base: Path, bad: BadRows, given: Mapping[st
         bad=bad,
         header=config.header or None,
         delimiter=config.delimiter or None,
+        encoding=config.encoding,
     )
     return _with_files(tables) if len(names) > 1 and "events" not in given else tables
 

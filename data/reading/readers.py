@@ -7,17 +7,19 @@ Text files are read as text only: no type is guessed and nothing but an empty va
 from __future__ import annotations
 
 import difflib
-import gzip
 import hashlib
-import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import feather
 
 from ...base.errors import DataError
+from .one_type import one_type
+from .packed import unpacked
+from .sniff import as_utf8, delimiter_of
 from .tables import BadRows, Origin, RawTable, Span, Tables
 from .text import check_columns, parse_text
 
@@ -36,15 +38,32 @@ def read_tables(
     items: Source | Sequence[Source] | None = None,
     *,
     bad: BadRows | None = None,
-    delimiter: str | None = None,
-    encoding: str = "utf-8",
-    header: Sequence[str] | None = None,
+    delimiter: str | Mapping[Any, str] | None = None,
+    encoding: str | Mapping[Any, str] = "utf-8",
+    header: Sequence[str] | Mapping[Any, Sequence[str]] | None = None,
 ) -> Tables:
-    """Read events and, where given, users and items; `header` names the events' columns. One fingerprint over all."""
+    """Read events and, where given, users and items. One fingerprint over all.
+
+    Args:
+        events: the events, see `read`.
+        users: the users.
+        items: the items.
+        bad: see `read`.
+        delimiter: of every text file that has it in its first line, or by table (`events`, `users`, `items`).
+        encoding: of every text file, or by table.
+        header: column names of the events, or by table, where the files have no header line.
+    """
     given = {"events": events, "users": users, "items": items}
-    headers = {"events": header}
+    headers = header if isinstance(header, Mapping) else {"events": header}
     raw = {
-        name: read(source, table=name, bad=bad, delimiter=delimiter, encoding=encoding, header=headers.get(name))
+        name: read(
+            source,
+            table=name,
+            bad=bad,
+            delimiter=delimiter.get(name) if isinstance(delimiter, Mapping) else delimiter,
+            encoding=encoding.get(name, "utf-8") if isinstance(encoding, Mapping) else encoding,
+            header=headers.get(name),
+        )
         for name, source in given.items()
         if source is not None
     }
@@ -71,12 +90,13 @@ def read(
     """Read one source, or several of the same columns one after the other.
 
     Args:
-        source: a .csv, .tsv or .parquet file (text may be gzipped), an Arrow table, or a pandas or polars frame.
+        source: a text file, a Parquet or a Feather file (each may be compressed, see `packed`), an Arrow table, or a
+            pandas or polars frame.
         columns: the columns to keep, in this order; all by default.
         table: what the table is called in messages (`events`, `users`, `items`, or the name of a frame).
-        delimiter: between the values of a text file; tab for .tsv, else a comma. With several characters, quotation
-            marks are ordinary characters.
-        encoding: of a text file.
+        delimiter: between the values of a text file; found from its first lines by default. With several characters,
+            quotation marks are ordinary characters.
+        encoding: of a text file that begins with no byte order mark.
         header: column names of a text file without a header line.
         bad: where lines with too few or too many values go; by default the first of them is an error.
 
@@ -91,19 +111,20 @@ def read(
         return _read_frame(source, wanted, f"the {table} frame")
     path = Path(source)
     data = file_bytes(path)
-    if data[:4] == b"PAR1":
-        return _read_parquet(path, data, wanted)
     digest = hashlib.sha256(data).hexdigest()
-    stem = path.name.removesuffix(".gz")
+    data = unpacked(data, path.name)
+    if data.startswith((b"PAR1", b"ARROW1")):
+        return _read_typed(path, data, wanted, digest)
+    data = as_utf8(data, path.name, encoding)
+    mark = delimiter_of(data, path.name, delimiter or "", len(header or ()))
     return parse_text(
-        unzipped(data, path.name),
+        data,
         path.name,
         columns=wanted,
         header=header,
         table=table,
-        delimiter=delimiter or ("\t" if stem.endswith((".tsv", ".tab")) else ","),
-        quoting=delimiter is None or len(delimiter) == 1,
-        encoding=encoding,
+        delimiter=mark,
+        quoting=len(mark) == 1,
         bad=bad,
         digest=digest,
     )
@@ -121,9 +142,10 @@ def concatenate(parts: Sequence[RawTable]) -> RawTable:
                 f"{first.origin} and {part.origin} do not have the same columns: {', '.join(sorted(odd))} "
                 "only in one of them; give both the same columns"
             )
+    tables = one_type([part.table for part in parts], [str(part.origin) for part in parts])
     origin = Origin(tuple(p for part in parts for p in part.origin.parts))
     digest = first.digest if len(parts) == 1 else combined_digest(p.digest for p in parts)
-    return RawTable(pa.concat_tables([part.table for part in parts], promote_options="permissive"), origin, digest)
+    return RawTable(pa.concat_tables(tables, promote_options="permissive"), origin, digest)
 
 
 def combined_digest(digests: Iterable[str]) -> str:
@@ -146,27 +168,15 @@ def file_bytes(path: Path) -> bytes:
     return data
 
 
-def unzipped(data: bytes, name: str) -> bytes:
-    """The bytes inside gzip, or the bytes themselves when they are not gzip."""
-    if data[:2] != b"\x1f\x8b":
-        return data
+def _read_typed(path: Path, data: bytes, columns: Sequence[str] | None, digest: str) -> RawTable:
+    kind = "Parquet" if data.startswith(b"PAR1") else "Feather"
     try:
-        return gzip.decompress(data)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        reason = "ends too early" if isinstance(error, EOFError) else "is damaged"
-        raise DataError(
-            f"{name}: the gzip data {reason}, expected a complete file; copy or download it again"
-        ) from None
-
-
-def _read_parquet(path: Path, data: bytes, columns: Sequence[str] | None) -> RawTable:
-    try:
-        table = pq.read_table(pa.BufferReader(data))
+        table = (pq.read_table if kind == "Parquet" else feather.read_table)(pa.BufferReader(data))
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(
-            f"{path.name} is no complete Parquet file ({str(error).splitlines()[0]}); write or copy it again"
+            f"{path.name} is no complete {kind} file ({str(error).splitlines()[0]}); write or copy it again"
         ) from None
-    return _from_arrow(table, path.name, columns, hashlib.sha256(data).hexdigest())
+    return _from_arrow(table, path.name, columns, digest)
 
 
 def _read_frame(frame: Any, columns: Sequence[str] | None, name: str) -> RawTable:

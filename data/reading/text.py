@@ -6,6 +6,7 @@ import csv
 import difflib
 import hashlib
 import io
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow.csv as pacsv
 
 from ...base.arrays import I64
 from ...base.errors import DataError
+from .sniff import as_utf8, is_number
 from .tables import BadRow, BadRows, Origin, RawTable, Span
 
 _BLOCK = 8 << 20
@@ -49,12 +51,7 @@ def parse_text(
         digest: sha256 of the source file, if it is not simply that of `data`.
     """
     digest = digest or hashlib.sha256(data).hexdigest()
-    if encoding.lower().replace("_", "-") not in ("utf-8", "utf8"):
-        try:
-            data = data.decode(encoding).encode("utf-8")
-        except (UnicodeDecodeError, LookupError):
-            raise DataError(f"{name} is not {encoding} text; set encoding to what it was written in") from None
-    data = data.removeprefix(b"\xef\xbb\xbf")
+    data = as_utf8(data, name, encoding)
     if len(delimiter) > 1:
         data, delimiter = data.replace(delimiter.encode(), b"\x1f"), "\x1f"
     body_at, first_line = 0, 1
@@ -78,8 +75,20 @@ def check_columns(present: Sequence[str], wanted: Sequence[str], name: str) -> N
     for column in wanted:
         if column not in present:
             close = difflib.get_close_matches(column, present, n=1, cutoff=0.5)
-            hint = f'did you mean "{close[0]}"?' if close else "add it or correct the config"
+            hint = f'did you mean "{close[0]}"?' if close else missing_column_mend(present)
             raise DataError(f'{name}: no column "{column}", only {", ".join(present)}; {hint}')
+
+
+HEADLESS = (
+    'write a header line, or name the columns in order: header = ["user_id", ...] or { users = ["user_id", ...] }'
+)
+"""How to mend a file whose first line is a row."""
+
+
+def missing_column_mend(present: Sequence[str]) -> str:
+    """What to do about a column that is not among those present, which may be the values of a first row."""
+    headless = any(map(is_number, present))
+    return f"the first line looks like a row: {HEADLESS}" if headless else "add it or correct the config"
 
 
 def _end_of_header(data: bytes, quoting: bool) -> tuple[int, int]:
@@ -102,16 +111,24 @@ def _header(line: bytes, name: str, delimiter: str, quoting: bool) -> list[str]:
     lines = csv.reader(text, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE)
     header = [value.strip() for value in next(lines, [])]
     twice = next((value for i, value in enumerate(header) if value in header[:i]), None)
+    if twice is not None and any(map(is_number, header)):
+        raise DataError(
+            f'{name}, line 1: "{text.getvalue().strip()[:60]}" looks like a row, expected the names of the columns; '
+            f"{HEADLESS}"
+        )
     if twice is not None:
         raise DataError(f'{name}, line 1: column "{twice}" stands twice in the header; rename one of them')
     if not header or "" in header:
         at = header.index("") + 1 if header else 1
-        raise DataError(f"{name}, line 1: column {at} of the header has no name, expected one; name it")
+        raise DataError(
+            f"{name}, line 1: column {at} of the header has no name, expected one; name it (row numbers that pandas "
+            "wrote are left out with index=False)"
+        )
     other = next((mark for mark in ";\t|" if len(header) == 1 and mark in header[0]), None)
     if other is not None:
         raise DataError(
             f'{name}, line 1: one single column "{header[0]}" found when split at "{delimiter}"; '
-            f"set delimiter = {other!r}"
+            f"set delimiter = {json.dumps(other)}"
         )
     return header
 

@@ -113,7 +113,7 @@ def test_replacing_a_run_drops_the_files_it_no_longer_has(run: Path) -> None:
     write(run, 1, NAMES[:2])
     assert set(open_run(run).manifest.files) == set(NAMES[:2])
     assert generation(run) == 1
-    assert sum(path.is_file() for path in run.rglob("*")) == 3
+    assert sum(path.is_file() and not path.is_symlink() for path in run.rglob("*")) == 3
 
 
 def test_killed_before_any_change_on_disk_a_writer_leaves_the_last_whole_run(run: Path) -> None:
@@ -271,10 +271,7 @@ def test_a_file_that_people_open_keeps_its_name_however_often_it_is_replaced(run
         (folder / "metrics").mkdir()
         (folder / "metrics/evaluation.json").write_text("{}")
     assert generation_of(run / "config.toml") == 2
-    assert sorted(path.name for path in run.glob("config*")) == [
-        "config.toml",
-        opened.manifest.files["config.toml"].path,
-    ]
+    assert {path.name for path in run.glob("config*")} == {"config.toml", opened.manifest.files["config.toml"].path}
 
 
 def test_files_a_user_put_into_a_run_stay(run: Path) -> None:

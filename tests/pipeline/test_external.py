@@ -67,7 +67,7 @@ def test_equal_to_ir_measures_on_random_tables(seed: int, grades: bool) -> None:
 
 def test_every_kind_of_table_gives_the_same_numbers(tmp_path: Path) -> None:
     guess, truth = random_tables(3)
-    want = evaluate_predictions(guess, truth, config=CONFIG)
+    want = {**evaluate_predictions(guess, truth, config=CONFIG), "findings": []}  # they name the files
     guess.to_csv(tmp_path / "guess.csv", index=False)
     truth.to_csv(tmp_path / "truth.tsv", index=False, sep="\t")
     guess.to_parquet(tmp_path / "guess.parquet")
@@ -79,8 +79,8 @@ def test_every_kind_of_table_gives_the_same_numbers(tmp_path: Path) -> None:
         {name: guess[name].tolist() for name in guess.columns},
         untied(guess)[["user", "item", "rank"]],
     ):
-        assert evaluate_predictions(predictions, tmp_path / "truth.tsv", config=CONFIG) == want
-    assert evaluate_predictions(guess, truth[["user", "item"]], config=CONFIG) == want
+        assert {**evaluate_predictions(predictions, tmp_path / "truth.tsv", config=CONFIG), "findings": []} == want
+    assert {**evaluate_predictions(guess, truth[["user", "item"]], config=CONFIG), "findings": []} == want
 
 
 def test_counts_of_users_and_coverage() -> None:
@@ -141,13 +141,13 @@ def test_no_file_and_no_table() -> None:
             'None of the 2 users of truth.csv is in guess.csv: truth.csv says "1" and guess.csv "1.0"; write whole',
         ),
         (" 1", 'None of the 2 users of truth.csv is in guess.csv: truth.csv says "1" and guess.csv " 1"; write them'),
-        ("x", "None of the 2 users of truth.csv is in guess.csv."),
+        ("x1", "None of the 2 users of truth.csv is in guess.csv."),
     ],
 )
 def test_ids_that_match_nothing_are_a_finding_on_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], guessed: str, sentence: str
 ) -> None:
-    (tmp_path / "guess.csv").write_text(f"user,item,rank\n{guessed},a,1\n{guessed}9,b,1\n")
+    (tmp_path / "guess.csv").write_text(f"user,item,rank\n{guessed},a,1\n{guessed.replace('1', '2')},b,1\n")
     (tmp_path / "truth.csv").write_text("user,item\n1,a\n2,b\n")
     files = [str(tmp_path / name) for name in ("guess.csv", "truth.csv")]
     found = evaluate_predictions(*files)
@@ -158,12 +158,17 @@ def test_ids_that_match_nothing_are_a_finding_on_the_terminal(
 
 
 def test_users_without_a_list_are_told_and_items_nobody_recommends_are_not() -> None:
-    guess, truth = random_tables(3)
+    truth = {"user": [1, 2, 3], "item": ["a", "b", "c"]}
+    guess = {"user": [1, 2, 3], "item": ["a", "a", "a"], "rank": [1, 1, 1]}
     assert evaluate_predictions(guess, truth, config=CONFIG)["findings"] == []
-    fewer = guess[guess["user"] != guess["user"].iloc[0]]
-    (finding,) = evaluate_predictions(fewer, truth, config=CONFIG)["findings"]
-    assert (finding["severity"], finding["name"]) == ("warning", "users_without_list")
-    assert "1 of the " in finding["sentence"]
+    fewer = {name: values[1:] for name, values in guess.items()}
+    assert evaluate_predictions(fewer, truth, config=CONFIG)["findings"] == [
+        {
+            "severity": "warning",
+            "name": "users_without_list",
+            "sentence": "1 of the 3 users of the truth frame have no list in the predictions frame and count as 0.",
+        }
+    ]
     none = evaluate_predictions({"user": [1], "item": [7], "rank": [1]}, {"user": [1], "item": ["7.0"]}, config=CONFIG)
     assert none["findings"][0]["name"] == "items_do_not_join"
 

@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ....base.errors import DataError
-from ..readers import combined_digest, file_bytes, unzipped
+from ..packed import unpacked
+from ..readers import combined_digest, file_bytes
 from ..tables import RawTable
 from ..text import parse_text
 
@@ -83,9 +84,9 @@ class SourceFiles:
         if self._zip is None:
             data = file_bytes(self.path / name)
             self._digests.append(hashlib.sha256(data).hexdigest())
-            return unzipped(data, name)
+            return unpacked(data, name)
         try:
-            return unzipped(self._zip.read(name), f"{self.path.name}/{name}")
+            return unpacked(self._zip.read(name), f"{self.path.name}/{name}")
         except (zipfile.BadZipFile, EOFError) as error:
             raise DataError(f"{self.path.name}: {name} in it is damaged ({error}); download it again") from None
 

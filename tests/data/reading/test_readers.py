@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import io
+import lzma
 import time
 import uuid
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -141,9 +146,23 @@ BROKEN = {
     "doubled column": (b"a,b,a\n1,2,3\n", 'events.csv, line 1: column "a" stands twice in the header; rename one'),
     "unnamed column": (b"a,,c\n1,2,3\n", "events.csv, line 1: column 2 of the header has no name, expected one"),
     "another delimiter": (
-        b"user;item\n1;2\n",
-        'events.csv, line 1: one single column "user;item" found when split at ","; set delimiter = \';\'',
+        b"user\titem\n1\t2\t3\n",
+        'events.csv, line 1: one single column "user\titem" found when split at ","; set delimiter = "\\t"',
     ),
+    "no header": (b"7,7,0\n8,9,0\n", 'events.csv, line 1: "7,7,0" looks like a row, expected the names of the columns'),
+    "utf-16 without a mark": (
+        "a,b\n1,2\n".encode("utf-16-le"),
+        'events.csv is not UTF-8 text, but looks like UTF-16; set encoding = "utf-16-le"',
+    ),
+    "7-zip": (b"7z\xbc\xaf\x27\x1c\x00", "events.csv is a 7-Zip archive; unpack it"),
+    "cut feather": (b"ARROW1" + b"x" * 50, "events.csv is no complete Feather file"),
+    **{
+        f"truncated {kind}": (
+            pack(GOOD.encode() * 1000)[:-20],
+            f"events.csv: the {kind} data ends too early, expected a complete file",
+        )
+        for kind, pack in (("xz", lzma.compress), ("bzip2", bz2.compress))
+    },
     "truncated gzip": (
         gzip.compress(GOOD.encode() * 100)[:-20],
         "events.csv: the gzip data ends too early, expected a complete file; copy or download it again",
@@ -166,6 +185,120 @@ def test_the_encoding_can_be_named(tmp_path: Path) -> None:
     path = write(tmp_path, "a,title\n1,Amélie\n".encode("latin-1"))
     assert read_table(path, encoding="latin-1")["title"].to_pylist() == ["Amélie"]
     assert message(path, encoding="klingon").startswith("events.csv is not klingon text")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_says_the_encoding(tmp_path: Path, encoding: str) -> None:
+    path = write(tmp_path, "a,title\r\n1,Amélie\r\n2,Das Böse\r\n".encode(encoding))
+    assert read_table(path).to_pydict() == {"a": ["1", "2"], "title": ["Amélie", "Das Böse"]}
+    assert read_table(path, encoding="latin-1")["title"].to_pylist() == ["Amélie", "Das Böse"]
+
+
+def test_lines_that_end_in_carriage_returns_are_lines(tmp_path: Path) -> None:
+    raw = read(write(tmp_path, GOOD.replace("\n", "\r")))
+    assert raw.table["item_id"].to_pylist() == ["10", "20", "30"]
+    assert raw.origin.find(2) == ("events.csv", "line 4")
+
+
+def zipped(data: bytes, *more: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("data/", "")
+        archive.writestr("data/inside.csv", data)
+        archive.writestr("__MACOSX/data/._inside.csv", b"x")
+        for name in more:
+            archive.writestr(name, b"x")
+    return buffer.getvalue()
+
+
+PACKERS = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": lambda data: bytes(pa.Codec("zstd").compress(data, asbytes=True)),
+    ".zip": zipped,
+}
+
+
+@pytest.mark.parametrize("suffix", PACKERS)
+def test_every_compression_holds_the_same_table(tmp_path: Path, suffix: str) -> None:
+    text = GOOD.replace(",", "\t") + "\n".join(f"{row}\t7\tb" for row in range(20_000))
+    plain = read_table(write(tmp_path, text, "events.tsv"))
+    assert read_table(write(tmp_path, PACKERS[suffix](text.encode()), "events.tsv" + suffix)).equals(plain)
+    assert read_table(write(tmp_path, PACKERS[suffix](text.encode()), "no-ending")).equals(plain)
+    frame = io.BytesIO()
+    pq.write_table(plain, frame)
+    assert read_table(write(tmp_path, PACKERS[suffix](frame.getvalue()), "events.parquet" + suffix)).equals(plain)
+
+
+def test_an_archive_of_several_files_names_them(tmp_path: Path) -> None:
+    assert message(write(tmp_path, zipped(b"a\n1\n", "users.csv"), "all.zip")) == (
+        "all.zip holds 2 files (inside.csv, users.csv), expected a zip with one table; unpack it and name one"
+    )
+    book = zipped(b"a\n1\n", "[Content_Types].xml", "xl/workbook.xml")
+    assert message(write(tmp_path, book, "log.xlsx")) == "log.xlsx is an Excel workbook; save the sheet as CSV"
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|", "::"])
+def test_the_delimiter_is_found_from_the_first_lines(tmp_path: Path, mark: str) -> None:
+    path = write(tmp_path, GOOD.replace(",", mark), "events.txt")
+    assert read_table(path).to_pydict() == {
+        "user_id": ["1", "2", "3"],
+        "item_id": ["10", "20", "30"],
+        "note": ["a", " NA", None],
+    }
+    rows = write(tmp_path, GOOD.partition("\n")[2].replace(",", mark), "rows.txt")
+    assert read_table(rows, header=["u", "i", "n"])["i"].to_pylist() == ["10", "20", "30"]
+
+
+def test_one_delimiter_for_all_tables_is_no_order_to_a_file_that_has_it_not(tmp_path: Path) -> None:
+    events = write(tmp_path, GOOD.replace(",", ";"))
+    users = write(tmp_path, "user_id,tags\n1,a|b\n2,c|d\n", "users.csv")
+    items = write(tmp_path, "10|Titel, zwei\n20|B\n30|C\n", "u.item")
+    for delimiter in (";", {"items": "|"}, None):
+        tables = read_tables(
+            events,
+            users,
+            items,
+            delimiter=delimiter,
+            header={"items": ["item_id", "title"]},
+            encoding={"users": "cp1252"},
+        )
+        assert tables.events["item_id"].to_pylist() == ["10", "20", "30"]
+        assert tables.users is not None
+        assert tables.users.to_pydict() == {"user_id": ["1", "2"], "tags": ["a|b", "c|d"]}
+        assert tables.items is not None
+        assert tables.items["title"].to_pylist() == ["Titel, zwei", "B", "C"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "values"),
+    [
+        ([7, 8], ["7", "x"], ["7", "8", "7", "x"]),
+        ([7.0, None], ["7", "x"], ["7", None, "7", "x"]),
+        ([7, 8], [7.0, None], [7, 8, 7, None]),
+        ([2**60 + 1, 8], [7.0, None], [2**60 + 1, 8, 7, None]),
+        ([7, 8], [7.5, 8.0], [7.0, 8.0, 7.5, 8.0]),
+        ([7, 8], [None, None], [7, 8, None, None]),
+        (pa.array(["a", "b"]).dictionary_encode(), ["b", "c"], ["a", "b", "b", "c"]),
+        (pa.array(["a", "b"]).dictionary_encode(), pa.array(["c", "a"]).dictionary_encode(), ["a", "b", "c", "a"]),
+        ([True, False], ["true", "x"], ["true", "false", "true", "x"]),
+        (pa.array([1, 2], pa.uint8()), pa.array([300, 4], pa.int16()), [1, 2, 300, 4]),
+        (pa.array([2**64 - 1, 1], pa.uint64()), [1, 2], [str(2**64 - 1), "1", "1", "2"]),
+        ([["a"], []], [["b", "c"], None], [["a"], [], ["b", "c"], None]),
+    ],
+)
+def test_files_that_hold_a_column_in_different_types_are_one_table(first: Any, second: Any, values: list[Any]) -> None:
+    frames = [pa.table({"n": [1, 2], "id": pa.array(column)}) for column in (first, second)]
+    assert read(frames).table["id"].to_pylist() == values
+
+
+def test_lists_beside_single_values_are_named(tmp_path: Path) -> None:
+    frames = [pa.table({"id": [["a"], ["b"]]}), pa.table({"id": ["a", "b"]})]
+    assert message(frames) == (
+        'column "id" holds list<item: string> in the events frame and string in the events frame; write it the '
+        "same way in both"
+    )
 
 
 def test_missing_things_are_missed_by_name(tmp_path: Path) -> None:
