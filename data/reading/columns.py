@@ -8,6 +8,7 @@ fails. Bad values go to a `BadRows`, which raises or collects; under "drop" the 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -25,6 +26,9 @@ TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
 LabelKind = Literal["binary", "duration", "number"]
 
 _LARGEST = float(np.finfo(np.float32).max)
+_SLASHES = re.compile(r"^(\d{4})/(\d\d)/(\d\d)")
+_NAMED_UTC = re.compile(r" ?(UTC|GMT)$")
+_FLAGS = {"true": 1.0, "yes": 1.0, "t": 1.0, "y": 1.0, "false": 0.0, "no": 0.0, "f": 0.0, "n": 0.0}
 _FINITE = "a number within ±3.4e38, or an empty value where there is none"
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
@@ -138,7 +142,10 @@ def as_float32(
         wrong |= np.isnan(numbers)
     if minimum is not None:
         wrong |= numbers < minimum
-    report_wrong(bad, tables, name, column, wrong=wrong & ~_too_large(numbers), expected=expected)
+    wrong &= ~_too_large(numbers)
+    expected += _comma(tables, _values(tables, name, column), wrong) if expected == "a number" else ""
+    report_wrong(bad, tables, name, column, wrong=wrong, expected=expected)
+    wrong |= _too_large(numbers)
     return np.where(wrong, np.nan, numbers).astype(np.float32)
 
 
@@ -168,7 +175,8 @@ def as_labels(
     kind: LabelKind = "binary",
     allow_missing: bool = False,
 ) -> F32:
-    """A label column as float32 `[rows]`; `binary` must be 0 or 1 (or true, false), `duration` not negative.
+    """A label column as float32 `[rows]`; `binary` must be 0 or 1 (or true, false, yes, no, their first
+    letters), `duration` not negative.
 
     With `allow_missing` a null is an unobserved label and becomes NaN; else it is a bad row.
     """
@@ -183,6 +191,8 @@ def as_labels(
         wrong |= ~np.isnan(numbers) & (numbers != 0) & (numbers != 1)
     elif kind == "duration":
         wrong |= numbers < 0
+    mend = "; for grades set at_least, for other words equals"
+    expected += mend if kind == "binary" else _comma(tables, _values(tables, name, column), wrong)
     report_wrong(bad, tables, name, column, wrong=wrong, expected=expected)
     return np.where(wrong, np.nan, numbers).astype(np.float32)
 
@@ -240,7 +250,20 @@ def _number_values(tables: Tables, name: str, column: str) -> pa.Array:
     values = _values(tables, name, column)
     if tables.decimal == "." or not _is_text(values):
         return values
-    return pc.replace_substring_regex(values, r"^(\s*[-+]?\d+),(\d+\s*)$", r"\1.\2")
+    grouped = pc.match_substring_regex(values, r"^\s*[-+]?[1-9]\d{0,2}(\.\d{3})+\s*$")  # 1.234 may be a thousand
+    return pc.if_else(grouped, "", pc.replace_substring_regex(values, r"^(\s*[-+]?\d+),(\d+\s*)$", r"\1.\2"))
+
+
+def _comma(tables: Tables, values: pa.Array, wrong: Bool) -> str:
+    """What to say of wrong values (a mask over `values`) that would be numbers with the other decimal mark."""
+    if not wrong.any() or not _is_text(values):
+        return ""
+    odd = pc.match_substring_regex(values.filter(pa.array(wrong)), r"^\s*[-+]?[\d.,]*\d[.,]\d+\s*$")
+    if not pc.any(odd).as_py():
+        return ""
+    if tables.decimal == ",":
+        return ", its decimals behind a comma and its thousands not parted"
+    return ', its thousands not parted; where decimals stand behind a comma set decimal = ","'
 
 
 def _is_text(values: pa.Array) -> bool:
@@ -310,7 +333,7 @@ def _parse_int(text: str) -> int:
 
 
 def _parse_flag(text: str) -> float:
-    flag = {"true": 1.0, "false": 0.0}.get(text.strip().lower())
+    flag = _FLAGS.get(text.strip().lower())
     return float(text) if flag is None else flag
 
 
@@ -328,8 +351,9 @@ def _iso_stamps(values: pa.Array) -> pa.Array | None:
 def _iso_stamp(text: str | None) -> int | None:
     if text is None or text.strip().isdigit():
         return None
+    text = _SLASHES.sub(r"\1-\2-\3", text.strip())
     try:
-        moment = datetime.fromisoformat(text.strip())
+        moment = datetime.fromisoformat(_NAMED_UTC.sub("+00:00", text))
     except ValueError:
         return None
     return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +76,34 @@ def test_what_float32_makes_infinite_is_no_number(tmp_path: Path, value: str) ->
     assert dropped.count() == 1
 
 
+def test_decimals_behind_a_comma_are_read_or_told_and_thousands_are_never_guessed(tmp_path: Path) -> None:
+    def prices(*values: str, decimal: str = ",") -> Tables:
+        return replace(csv_of(tmp_path, "x", [f'"{value}"' for value in values]), decimal=decimal)
+
+    numbers = as_float32(prices("3,5", "-0,25", "7", "1e3", "0.125", ""), "events", "x", STRICT)
+    np.testing.assert_array_equal(numbers, [3.5, -0.25, 7, 1000, 0.125, np.nan])
+    for value in ("1.234", "1.234,5", "1.234.567"):
+        assert f'found "{value}", expected a number, its decimals behind a comma and its thousands not parted' in (
+            sentence(as_float32, prices("3,5", value), "x")
+        )
+    for value in ("3,5", "1,234.5", "1.234,5"):
+        told = f'found "{value}", expected a number, its thousands not parted; where decimals stand behind a comma'
+        assert told in sentence(as_float32, prices("1", value, decimal="."), "x")
+        assert told in sentence(as_labels, prices("1", value, decimal="."), "x", kind="number")
+    assert as_float32(prices("1.234", decimal="."), "events", "x", STRICT).tolist() == pytest.approx([1.234])
+
+
 def test_labels_stay_in_their_range(tmp_path: Path) -> None:
     tables = csv_of(tmp_path, "click", ["0", "1", "1.0", "true", "False"])
     assert as_labels(tables, "events", "click", STRICT).tolist() == [0, 1, 1, 1, 0]
+    words = csv_of(tmp_path, "click", ["yes", "No", " TRUE", "t", "f", "Y", "n", "0"])
+    assert as_labels(words, "events", "click", STRICT).tolist() == [1, 0, 1, 1, 0, 1, 0, 0]
+    assert 'found "Ja", expected 0 or 1; for grades set at_least, for other words equals' in (
+        sentence(as_labels, csv_of(tmp_path, "click", ["Ja", "Nein"]), "click")
+    )
     assert sentence(as_labels, csv_of(tmp_path, "click", ["0", "2", "1", "-1"]), "click") == (
-        'ratings.csv, line 3, column "click": found "2", expected 0 or 1; mend it and 1 more like it or set '
+        'ratings.csv, line 3, column "click": found "2", expected 0 or 1; for grades set at_least, for '
+        "other words equals; mend it and 1 more like it or set "
         'on_bad_rows = "drop"'
     )
     assert "found nothing, expected 0 or 1" in sentence(as_labels, csv_of(tmp_path, "click", ["0", ""]), "click")
@@ -106,6 +130,11 @@ MOMENT = 1_651_550_400_000  # 2022-05-03 04:00 UTC in milliseconds
         "2022-05-03T04:00:00Z",
         "2022-05-03T12:00:00+08:00",
         "2022-05-03 04:00:00.000",
+        "2022-05-03 04:00:00 UTC",
+        "2022-05-03 06:00:00.000000+02",
+        "2022/05/03 04:00:00",
+        " 2022-05-03T00:00:00-04:00 ",
+        "20220503T040000Z",
     ],
 )
 def test_one_moment_in_every_spelling(tmp_path: Path, value: str) -> None:
@@ -255,5 +284,5 @@ def test_dropping_everything_is_an_error(tmp_path: Path) -> None:
         bad.mask("events", 2)
     assert str(caught.value) == (
         'all 2 rows of the events table are bad, nothing remains; the first: ratings.csv, line 2, column "click": '
-        'found "7", expected 0 or 1'
+        'found "7", expected 0 or 1; for grades set at_least, for other words equals'
     )
