@@ -39,6 +39,10 @@ class FeatureSpec(Settings):
     shared_with: str = ""
     """Another `categorical` or `multi` feature, of any side, whose values are of the same kind (a user's favourite
     category and an item's): the two have one vocabulary, learned from both, and one embedding per value."""
+    hash_buckets: int = Field(default=0, ge=0)
+    """Rows of the table of a `categorical` or `multi` feature whose values are too many for a row each, or never end:
+    the hash of a value names its row, and values share rows. With `min_count`, rarer values have the 'unknown' row;
+    without it every value has a row, new ones too. 0: a row per value."""
     fill: float | str | None = None
     """What a missing value counts as, in training and in an answer: a number for a `numeric` column, text for a
     `categorical` or `multi` one. Without it absence is a value of its own, whose embedding or number is learned."""
@@ -96,9 +100,14 @@ class FeatureSpec(Settings):
             raise ValueError(
                 f'"{self.name}": after_event is for categorical context features, found {self.side} {self.kind}'
             )
-        if self.shared_with and (self.pretrained or self.min_count > 1):
+        if self.shared_with and (self.pretrained or self.min_count > 1 or self.hash_buckets):
             raise ValueError(
-                f'"{self.name}" has the table of "{self.shared_with}": set min_count and pretrained there, not here'
+                f'"{self.name}" has the table of "{self.shared_with}": set min_count, hash_buckets and pretrained '
+                "there, not here"
+            )
+        if self.hash_buckets and (self.kind not in ("categorical", "multi") or self.pretrained):
+            raise ValueError(
+                f'"{self.name}": hash_buckets is for categorical and multi features without pretrained vectors'
             )
         if self.fill is not None:
             self._fits(self.fill)

@@ -75,7 +75,7 @@ def _vocabularies(dataset: Dataset) -> list[Finding]:
     train = events.parts <= Part.TRAIN
     for side, entity, block in (("user", events.users, dataset.users), ("item", events.items, dataset.items)):
         training_rows = np.bincount(entity[train & (entity >= 0)], minlength=block.rows)
-        for spec in dataset.config.features:
+        for spec in [spec for spec in dataset.config.features if spec.name not in dataset.encoders.hashed]:
             own_id = dataset.config.user if side == "user" else dataset.config.item
             lent = spec.shared_with or spec.name in dataset.encoders.shared.values()  # known from another column
             if spec.side == side and spec.kind == "categorical" and spec.source == own_id and not lent:

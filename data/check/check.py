@@ -31,7 +31,8 @@ def check_data(config: DataConfig, base: Path, seed: int) -> dict[str, Any]:
     """
     bad = BadRows(config.on_bad_rows)
     tables, raw = clean(read_configured(config, base, bad), config, bad)
-    events = build_dataset(tables, config, seed).events
+    dataset = build_dataset(tables, config, seed)
+    events = dataset.events
     labels, mask = label_matrix(config.tasks, raw, tables)
     observed = np.where(mask, labels, np.nan)
     parts = {
@@ -51,4 +52,5 @@ def check_data(config: DataConfig, base: Path, seed: int) -> dict[str, Any]:
         ],
         dropped=bad,
         split=config.split.kind,
+        hashed={n: h.collisions for n, h in dataset.encoders.hashed.items() if n not in dataset.encoders.shared},
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...base.column_auc import SUSPICIOUS
 from ...base.finding import Finding, worst_first
+from ..hashing import Collisions
 from ..joins import Joined
 
 SINGLE = 0.2
@@ -16,6 +17,9 @@ GAPS = 3
 """Gaps in time that get a sentence each, the longest first."""
 DRIFT = 0.2
 """Total variation from which a drift is worth a sentence."""
+
+CROWDED = 0.5
+"""Share of training rows whose hashed value shares its table row, from which a collision report is a warning."""
 
 _AFTERWARDS = re.compile(
     r"(play|watch|view|stay|dwell|listen|read|spent)[a-z]*_?(time|ms|sec|seconds|duration)|dwell|profile_stay"
@@ -73,6 +77,11 @@ def _all(report: Mapping[str, Any]) -> Iterable[Finding]:
                     f"{rows:.0%} of the {part} rows are of {name} unseen in train ({about[f'unseen_{name}']:.0%} of "
                     f"its {name}).",
                 )
+    for name, numbers in report["hashed"].items():
+        collisions = Collisions(**numbers)
+        crowded = collisions.rows_sharing > CROWDED
+        mend = "; raise hash_buckets or min_count" if crowded else ""
+        yield Finding("warning" if crowded else "note", name, f'Hashed feature "{name}": {collisions}{mend}.')
     for about in report["columns"]:
         yield from _column_findings(about)
 

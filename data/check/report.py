@@ -8,6 +8,7 @@ it are sentences, worst first.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 
 from ...base.arrays import I64, Floats
 from ...base.column_auc import column_auc
+from ..hashing import Collisions
 from ..joins import joined
 from ..reading.columns import as_strings
 from ..reading.tables import BadRows, Tables
@@ -41,6 +43,7 @@ def data_report(
     ignore: Iterable[str] = (),
     dropped: BadRows | None = None,
     split: str = "",
+    hashed: Mapping[str, Collisions] | None = None,
 ) -> dict[str, Any]:
     """Look the tables over.
 
@@ -55,6 +58,7 @@ def data_report(
         ignore: event columns that are no input, such as label columns, when `features` is not given.
         dropped: rows that were dropped while reading.
         split: kind of the split that made the parts; empty where none was configured.
+        hashed: feature with a fixed number of table rows -> how often its training values share one.
 
     Returns:
         A dict of plain numbers, strings, lists and dicts; `findings` holds {level, about, message}, worst first.
@@ -81,6 +85,7 @@ def data_report(
             "configured": split,
             **split_advice(_codes(codes, "users"), _codes(codes, "items"), times),
         },
+        "hashed": {name: asdict(collisions) for name, collisions in (hashed or {}).items()},
     }
     rows_of = {name: _lookup(tables, name, {"users": user, "items": item}[name], ids[name]) for name in codes}
     wanted = None if features is None else set(features)

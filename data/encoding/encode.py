@@ -6,6 +6,7 @@ stays as it was: values keep their rows and new ones come behind them, numbers k
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from ...base.errors import RunError
 from ..batch import SideLayout, join_blocks
 from ..dataset import Dataset, EventLog, encode_counts
 from ..feature_spec import FeatureSpec, Side
+from ..hashing import HashedVocabulary
 from ..history import History
 from ..pretrained import TableStart
 from ..schema import DataConfig
@@ -29,6 +31,8 @@ from .encoders import Column, Encoders, encode_side, side_layout, weighed_values
 from .numeric import NumericEncoder
 from .overlay import overlay, overlay_attribute
 from .raw_columns import RawColumns
+
+log = logging.getLogger(__name__)
 
 SIDES: tuple[Side, ...] = ("user", "item", "context")
 
@@ -96,25 +100,26 @@ class Encoding:
         sides = {side: config.inputs(side) for side in SIDES}
         columns = {side: {spec.name: self.raw.column(spec) for spec in specs} for side, specs in sides.items()}
         after = {spec.name: self.raw.column(spec) for spec in config.features if spec.after_event}
-        vocabularies = self._vocabularies({name: c for side in (*columns.values(), after) for name, c in side.items()})
+        read = {name: column for side in (*columns.values(), after) for name, column in side.items()}
+        vocabularies, hashed = self._vocabularies(read)
         numerics: dict[str, NumericEncoder] = {} if self.old is None else dict(self.old.encoders.numerics)
         for side, specs in sides.items():
             for spec in specs:
                 column = columns[side][spec.name]
                 if spec.kind == "numeric" and spec.name not in numerics:
                     numerics[spec.name] = NumericEncoder.fit(column[self.weights[side] > 0], spec.bins, spec.scale)
-        before = None if self.old is None else self.old.event_codes
-        event_codes = {
-            name: self._with_old(config.feature(name), vocabularies[name].rows(column), before)
-            for name, column in after.items()
-        }
         keys, key_codes = self._keys(columns)
         tables, statistics = self._counts(keys, key_codes)
         for name, values in statistics.items():
             if name not in numerics:
                 count = next(table.spec for table in tables if name in table.names)
                 numerics[name] = NumericEncoder.fit(values[events.parts == Part.TRAIN], count.bins, count.scale)
-        encoders = Encoders(vocabularies, numerics, keys, config.shared)
+        encoders = Encoders(vocabularies, numerics, keys, config.shared, hashed)
+        before = None if self.old is None else self.old.event_codes
+        event_codes = {
+            name: self._with_old(config.feature(name), encoders.codes(name, column), before)
+            for name, column in after.items()
+        }
         layouts: dict[str, SideLayout] = {side: side_layout(specs, columns[side]) for side, specs in sides.items()}
         self._refuse_other_vectors(layouts)
         blocks = {
@@ -197,22 +202,29 @@ class Encoding:
         weights = self.weights[spec.side]
         return weights if self.raw.is_id(spec) else np.where(self.kept[spec.side] >= 0, 0, weights)
 
-    def _vocabularies(self, columns: Mapping[str, Column]) -> dict[str, Vocabulary]:
+    def _vocabularies(self, columns: Mapping[str, Column]) -> tuple[dict[str, Vocabulary], dict[str, HashedVocabulary]]:
         """Values of every categorical and multi feature, one vocabulary for those that share a table.
 
         Those of the earlier data set stand in their rows, the ones learned here behind them.
         """
         found: dict[str, Vocabulary] = {}
+        hashed: dict[str, HashedVocabulary] = {}
         specs = [spec for spec in map(self.config.feature, columns) if spec.kind in ("categorical", "multi")]
         for owner in [spec for spec in specs if not spec.shared_with]:
             members = [owner, *(spec for spec in specs if spec.shared_with == owner.name)]
             parts = [weighed_values(spec, columns[spec.name], self._weights_of(spec)) for spec in members]
             values, weights = pa.concat_arrays([part for part, _ in parts]), np.concatenate([w for _, w in parts])
+            if owner.hash_buckets:
+                before = None if self.old is None else self.old.encoders.hashed[owner.name]
+                folded = HashedVocabulary.fit(values, weights, owner.hash_buckets, owner.min_count, before)
+                log.info('"%s": %s', owner.name, folded.collisions)
+                hashed |= {spec.name: folded for spec in members}
+                continue
             fitted = Vocabulary.fit(values, weights, owner.min_count)
             if self.old is not None:
                 fitted = self.old.encoders.vocabularies[owner.name].grow(fitted.values)
             found |= {spec.name: fitted for spec in members}
-        return found
+        return found, hashed
 
     def _with_old(self, spec: FeatureSpec, codes: I64, before: Mapping[str, I64] | None) -> I64:
         """Vocabulary rows, with those an earlier data set knows taken from it."""

@@ -14,6 +14,7 @@ import torch
 from ...base.arrays import I64, AnyArray
 from ..batch import Block, SideLayout
 from ..feature_spec import FeatureSpec
+from ..hashing import HashedVocabulary
 from ..ids import id_text
 from ..reading.columns import split_values
 from ..vocabulary import FIRST, MISSING, UNKNOWN, Vocabulary
@@ -32,18 +33,24 @@ class Encoders:
         numerics: edges and scales of numbers.
         keys: vocabularies of count keys.
         shared: feature -> the feature whose vocabulary it has too.
+        hashed: of categorical and multi features with a fixed number of rows.
     """
 
     vocabularies: Mapping[str, Vocabulary]
     numerics: Mapping[str, NumericEncoder]
     keys: Mapping[str, Vocabulary] = field(default_factory=dict)
     shared: Mapping[str, str] = field(default_factory=dict)
+    hashed: Mapping[str, HashedVocabulary] = field(default_factory=dict)
+
+    def codes(self, name: str, values: pa.Array) -> I64:
+        """Rows of a categorical or multi feature's raw values, int64 [n]."""
+        return (self.hashed[name] if name in self.hashed else self.vocabularies[name]).rows(values)
 
     def sizes(self) -> dict[str, int]:
         """Table rows of every vocabulary, buckets included."""
-        return {name: len(vocabulary) for name, vocabulary in self.vocabularies.items()} | {
-            name: encoder.size for name, encoder in self.numerics.items()
-        }
+        values = {name: len(vocabulary) for name, vocabulary in self.vocabularies.items()}
+        hashed = {name: len(vocabulary) for name, vocabulary in self.hashed.items()}
+        return values | hashed | {name: encoder.size for name, encoder in self.numerics.items()}
 
     def tables(self, used: Collection[str], sizes: Mapping[str, int]) -> tuple[dict[str, int], dict[str, str]]:
         """Rows of the vocabularies that some columns need, and which of these columns share one.
@@ -66,23 +73,27 @@ class Encoders:
 
     def state(self) -> dict[str, Any]:
         """As JSON."""
+        hashed = {name: vocabulary.state() for name, vocabulary in self.hashed.items() if name not in self.shared}
         return {
             "vocabularies": {n: list(v.values) for n, v in self.vocabularies.items() if n not in self.shared},
             "numerics": {name: encoder.state() for name, encoder in self.numerics.items()},
             "keys": {name: list(vocabulary.values) for name, vocabulary in self.keys.items()},
             **({"shared": dict(self.shared)} if self.shared else {}),
+            **({"hashed": hashed} if hashed else {}),
         }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Encoders:
         """From JSON."""
         vocabularies = {name: Vocabulary(tuple(values)) for name, values in state["vocabularies"].items()}
+        hashed = {name: HashedVocabulary.from_state(one) for name, one in state.get("hashed", {}).items()}
         shared = state.get("shared", {})
         return cls(
-            vocabularies | {name: vocabularies[owner] for name, owner in shared.items()},
+            vocabularies | {name: vocabularies[owner] for name, owner in shared.items() if owner in vocabularies},
             {name: NumericEncoder.from_state(encoder) for name, encoder in state["numerics"].items()},
             {name: Vocabulary(tuple(values)) for name, values in state.get("keys", {}).items()},
             shared,
+            hashed | {name: hashed[owner] for name, owner in shared.items() if owner in hashed},
         )
 
 
@@ -135,7 +146,7 @@ def side_layout(specs: Sequence[FeatureSpec], columns: Mapping[str, Column]) -> 
 
 def encode_side(specs: Sequence[FeatureSpec], columns: Mapping[str, Column], encoders: Encoders, rows: int) -> Block:
     """Raw columns of one table -> its block of `rows` rows, in the order of `side_layout`."""
-    categorical = [encoders.vocabularies[s.name].rows(columns[s.name]) for s in specs if s.kind == "categorical"]
+    categorical = [encoders.codes(s.name, columns[s.name]) for s in specs if s.kind == "categorical"]
     numeric = []
     for spec in specs:
         if spec.kind == "numeric":
@@ -148,7 +159,7 @@ def encode_side(specs: Sequence[FeatureSpec], columns: Mapping[str, Column], enc
     for spec in specs:
         if spec.kind == "multi":
             values, ptr = split_values(columns[spec.name], spec.separator)
-            known = encoders.vocabularies[spec.name].rows(values)
+            known = encoders.codes(spec.name, values)
             bags.append(torch.from_numpy(padded(known, ptr, spec.max_length)))
     vectors = tuple(torch.from_numpy(columns[spec.name]) for spec in specs if spec.kind == "vector")
     return Block(stack(categorical, rows, torch.int64), stack(numeric, rows, torch.float32), tuple(bags), (), vectors)
