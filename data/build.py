@@ -11,12 +11,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ..base.arrays import I64
-from .dataset import Dataset, EventLog
+from .dataset import Dataset
 from .encoding.carry import Past, places, refuse_known_answers
 from .encoding.encode import Carried, Encoding
 from .encoding.raw_columns import RawColumns
 from .ids import id_type
 from .joins import join_notes
+from .log import EventLog
 from .reading.columns import as_strings
 from .reading.keys import RawEvents, clean, label_matrix, read_configured
 from .reading.tables import BadRows, Tables

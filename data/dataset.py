@@ -6,6 +6,7 @@ and item blocks hold what does not. Candidates nobody logged are assembled from 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,18 +14,19 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from ..base.arrays import F32, F64, I64, Bool
+from ..base.arrays import F32, F64, I64
 from .batch import Batch, Block, Layout, SequenceField, SideLayout, join_blocks, join_layouts
 from .encoding.absent import absent_context
 from .encoding.attributes import Attribute, TextColumn, identities
 from .encoding.counts import CountTable, combine
+from .encoding.derived import Derived, Situation, request_blocks
 from .encoding.encoders import Encoders, stack
 from .feature_spec import FeatureSpec
 from .history import History
 from .ids import id_text
+from .log import EventLog
 from .pretrained import TableStart
 from .schema import DataConfig
 from .split import Part
@@ -33,36 +35,6 @@ from .vocabulary import FIRST, UNKNOWN
 NOW = 3
 """A moment after every logged event: what serving asks for (see `Dataset.candidates`)."""
 GAP_BUCKETS = 40
-
-
-@dataclass(frozen=True)
-class EventLog:
-    """Events sorted by (user, time, file order); columns of length R.
-
-    Attributes:
-        users: int64 user row, -1 without users.
-        items: int64 item row, -1 without items.
-        times: float64 seconds.
-        parts: int8, see `Part`.
-        labels: float32 [R, T], 0 where masked.
-        mask: bool [R, T], whether the row lies in the task's sample space.
-        weights: float32 training weight.
-        propensities: float32 logging probability, or None.
-        source_rows: int64 row of the event table each came from.
-    """
-
-    users: I64
-    items: I64
-    times: F64
-    parts: NDArray[np.int8]
-    labels: F32
-    mask: Bool
-    weights: F32
-    propensities: F32 | None
-    source_rows: I64
-
-    def __len__(self) -> int:
-        return len(self.times)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +51,10 @@ class Dataset:
         events: the log.
         users: encoded user columns, U rows.
         items: encoded item columns, N rows.
-        row_query: context columns and query-side counts of each event row.
-        row_item: item and pair counts of each event row.
-        sides: layout of (users, context, query counts) and of (items, item counts) before they are joined.
+        row_query: context columns, query-side counts and derived features of each event row.
+        row_item: item and pair counts, and derived features of the pair, of each event row.
+        sides: layout of (users, context, query counts, query derived) and of (items, item counts, item derived) before
+            they are joined; the derived ones are absent in data sets of earlier versions.
         key_codes: count-key feature -> vocabulary row of each user, item, or event row (whichever the feature is of).
         counts: tables frozen at the end of training.
         event_codes: `after_event` feature -> vocabulary row of each event row, int64 [R].
@@ -90,6 +63,7 @@ class Dataset:
         fingerprint: sha256 of the source files.
         notes: sentences every report repeats.
         attributes: raw values of the item features and of `config.attributes`, N rows.
+        derived: features that are computed for each row and request.
         id_types: `user` and `item` -> type of the ids in the tables (see `ids.id_type`); text where absent.
         table_starts: vocabulary -> vectors its embedding rows start from; empty in a data set that was loaded back,
             whose models are trained.
@@ -117,6 +91,7 @@ class Dataset:
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     table_starts: Mapping[str, TableStart] = field(default_factory=dict)
     id_types: Mapping[str, str] = field(default_factory=dict)
+    derived: tuple[Derived, ...] = ()
 
     @property
     def num_users(self) -> int:
@@ -169,8 +144,9 @@ class Dataset:
         matches = SideLayout(
             numeric=tuple(f"{s.name}.{name}.matches" for s in self.sequence_specs for name in s.matches)
         )
-        query = join_layouts((sides["user"], sides["context"], sides["query_counts"], lengths), fields)
-        item = join_layouts((sides["item"], sides["item_counts"], matches), ())
+        of_query, of_pair = (sides.get(name, SideLayout()) for name in ("query_derived", "item_derived"))
+        query = join_layouts((sides["user"], sides["context"], sides["query_counts"], of_query, lengths), fields)
+        item = join_layouts((sides["item"], sides["item_counts"], of_pair, matches), ())
         used = {*query.categorical, *query.bags, *item.categorical, *item.bags}
         used |= {name for field in fields for name in (*field.of, *field.properties)}
         return Layout(query, item, *self.encoders.tables(used, sizes))
@@ -211,7 +187,7 @@ class Dataset:
             query, item = self._with_sequences(query, item, None, self.events.users[taken], ends)
         return Batch(query, item, None, tensors["labels"][rows], tensors["mask"][rows], tensors["weights"][rows])
 
-    def candidates(self, users: I64, items: I64, moment: int) -> Batch:
+    def candidates(self, users: I64, items: I64, moment: int, times: F64 | None = None) -> Batch:
         """Unlogged (user, item) pairs at the start of a part, or now.
 
         Context is the user's latest before the moment. A user without any gets the commonest: of every category, and of
@@ -221,6 +197,7 @@ class Dataset:
             users: int [Q] user rows.
             items: int [Q, C] item rows (all valid).
             moment: a `Part` whose rows, and all later ones, are not yet known; or `NOW`.
+            times: float64 [Q] seconds, when each is asked; see `request_times` where absent. Derived features read it.
 
         Returns:
             A batch of Q query rows and Q * C item rows, request by request, without labels.
@@ -233,11 +210,31 @@ class Dataset:
         query_counts, item_counts = self._pair_counts(users, context_rows, owner, flat)
         query = join_blocks((self.users.select(torch.from_numpy(users)), context, query_counts))
         item = join_blocks((self.items.select(torch.from_numpy(flat)), item_counts))
+        if self.derived:
+            asked = self.request_times(users, moment) if times is None else times
+            last = np.where(context_rows >= 0, self.events.times[context_rows], np.nan)
+            at = Situation({"user": users, "context": context_rows}, asked, last)
+            of_query, of_pair = request_blocks(self.derived, at, owner, flat, self.encoders)
+            query, item = join_blocks((query, of_query)), join_blocks((item, of_pair))
         asked_by = torch.from_numpy(owner)
         if self.sequence_specs:
             ends = {s.name: self.sequence_bounds(s.name, moment)[users] for s in self.sequence_specs}
             query, item = self._with_sequences(query, item, asked_by, users, ends)
         return Batch(query, item, asked_by)
+
+    def request_times(self, users: I64, moment: int) -> F64:
+        """When requests of users are asked, float64 seconds [B].
+
+        For a part: at the user's first event of it or later, of others at the first event of all; for `NOW`: by the
+        clock.
+        """
+        if moment == NOW:
+            return np.full(len(users), time.time())
+        rows = np.flatnonzero(self.events.parts >= moment)[::-1]
+        times = self.events.times[rows]
+        first = np.full(self.num_users, times.min() if len(rows) else self.events.times.max(initial=0.0))
+        first[self.events.users[rows]] = times  # backwards: the earliest one wins
+        return first[users]
 
     def _context(self, rows: I64) -> Block:
         """Context columns of event rows; the default ones where the row is -1."""

@@ -51,6 +51,9 @@ class FeatureSpec(Settings):
     bins: int = Field(default=64, ge=0)
     """Equal-frequency buckets of a `numeric` column, its most frequent value apart; each bucket has an embedding.
     0 keeps the scaled number only."""
+    edges: tuple[float, ...] = ()
+    """Edges of the buckets of a `numeric` column where you choose them, ascending: a value belongs to the bucket that
+    begins with the last edge at or below it. They take the place of `bins`."""
     scale: Scale = "log"
     """How a `numeric` column is also fed as a number: `log`: log1p where it is never negative in the training rows,
     then standardised; `standard`: standardised; `equal_frequency`: b/100 for a value in bin b of 100 that hold equally
@@ -89,6 +92,11 @@ class FeatureSpec(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.edges and (self.kind != "numeric" or not self.bins or list(self.edges) != sorted(set(self.edges))):
+            raise ValueError(
+                f'"{self.name}": edges are ascending numbers of a numeric feature with bins above 0; found '
+                f"{list(self.edges)} of a {self.kind} one"
+            )
         if self.kind == "numeric" and self.scale == "none" and not self.bins:
             raise ValueError(f'"{self.name}": bins = 0 and scale = "none" leave nothing of the number; set one of them')
         if self.kind == "sequence" and (self.side != "user" or not self.of):

@@ -70,19 +70,23 @@ class HashedVocabulary:
 
     @classmethod
     def fit(
-        cls, values: pa.Array, weights: I64, buckets: int, min_count: int = 1, before: HashedVocabulary | None = None
+        cls,
+        values: pa.Array | U64,
+        weights: I64,
+        buckets: int,
+        min_count: int = 1,
+        before: HashedVocabulary | None = None,
     ) -> HashedVocabulary:
         """Count the values, and keep those seen at least `min_count` times where that is more than once.
 
         Args:
-            values: text [n]; null and empty text are missing.
+            values: text [n], null and empty text are missing; or hashes uint64 [n], 0 is missing.
             weights: int [n] training rows each entry stands for.
             buckets: rows.
             min_count: rarer values get the unknown row, which they train.
             before: of an earlier data set; what it kept stays.
         """
-        texts, _, counts = _counted(values, weights)
-        hashes = text_hashes(texts)
+        hashes, _, counts = _counted(values, weights)
         frequent = counts >= min_count
         kept: U64 | None = None
         if min_count > 1:
@@ -103,10 +107,9 @@ class HashedVocabulary:
         )
         return cls(buckets, collisions, kept)
 
-    def rows(self, values: pa.Array) -> I64:
-        """Rows of raw values, int64 [n]."""
-        texts, place, _ = _counted(values, None)
-        hashes = text_hashes(texts)
+    def rows(self, values: pa.Array | U64) -> I64:
+        """Rows of raw values, or of their hashes, int64 [n]."""
+        hashes, place, _ = _counted(values, None)
         found = (hashes % np.uint64(self.buckets)).astype(np.int64) + FIRST
         if self.kept is not None:
             found = np.where(np.isin(hashes, self.kept), found, UNKNOWN)
@@ -124,15 +127,27 @@ class HashedVocabulary:
         return cls(state["buckets"], Collisions(**state["collisions"]), kept)
 
 
-def _counted(values: pa.Array, weights: I64 | None) -> tuple[list[str], I64, F64]:
-    """Distinct texts [m], the place of each entry among them (m where missing), and rows of each text [m]."""
-    plain = pc.if_else(pc.equal(values, MISSING), None, values)
-    encoded = plain.combine_chunks() if isinstance(plain, pa.ChunkedArray) else plain
-    encoded = encoded.dictionary_encode()
-    texts: list[str] = encoded.dictionary.to_pylist()
-    place = pc.fill_null(encoded.indices, len(texts)).to_numpy(zero_copy_only=False).astype(np.int64)
-    counts = np.bincount(place, weights=weights, minlength=len(texts) + 1)[: len(texts)]
-    return texts, place, counts.astype(np.float64)
+def _counted(values: pa.Array | U64, weights: I64 | None) -> tuple[U64, I64, F64]:
+    """Distinct hashes [m], the place of each entry among them (m where missing), and rows of each of them [m]."""
+    if isinstance(values, np.ndarray):
+        hashes, place = np.unique(values, return_inverse=True)
+        missing = int(bool(len(hashes)) and hashes[0] == 0)
+        hashes = hashes[missing:]
+        place = np.where(place >= missing, place - missing, len(hashes))
+    else:
+        plain = pc.if_else(pc.equal(values, MISSING), None, values)
+        encoded = plain.combine_chunks() if isinstance(plain, pa.ChunkedArray) else plain
+        encoded = encoded.dictionary_encode()
+        hashes = text_hashes(encoded.dictionary.to_pylist())
+        place = pc.fill_null(encoded.indices, len(hashes)).to_numpy(zero_copy_only=False).astype(np.int64)
+    counts = np.bincount(place, weights=weights, minlength=len(hashes) + 1)[: len(hashes)]
+    return hashes, place, counts.astype(np.float64)
+
+
+def hash_column(values: pa.Array) -> U64:
+    """Hash of each text, uint64 [n]; 0 where it is missing."""
+    hashes, place, _ = _counted(values, None)
+    return np.append(np.maximum(hashes, np.uint64(1)), np.uint64(0))[place]
 
 
 def text_hashes(texts: list[str]) -> U64:

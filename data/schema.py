@@ -14,9 +14,13 @@ from typing import Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ..base.settings import Settings
+from .derived_spec import DerivedSpec
 from .feature_spec import FeatureSpec, Side
 
 TableName = Literal["events", "users", "items"]
+
+ORDERED_SPLITS = ("time", "leave_last")
+"""Splits under which a user's held-out events are later than those trained on."""
 
 
 class TaskSpec(Settings):
@@ -181,6 +185,8 @@ class DataConfig(Settings):
     """Inputs of the models."""
     tasks: tuple[TaskSpec, ...] = ()
     """Objectives of the ranker."""
+    derived: tuple[DerivedSpec, ...] = ()
+    """Inputs of the ranker that are computed from columns and from the moment."""
     counts: tuple[CountSpec, ...] = ()
     """As-of statistics fed as numeric features."""
     split: SplitSpec = SplitSpec()
@@ -206,9 +212,9 @@ class DataConfig(Settings):
                 raise ValueError(f'"{name}" is no encoding; expected such as utf-8, latin-1, cp1252, gb18030') from None
         return given
 
-    @field_validator("features", "tasks")
+    @field_validator("features", "tasks", "derived")
     @classmethod
-    def _unique(cls, specs: tuple[FeatureSpec, ...] | tuple[TaskSpec, ...]) -> object:
+    def _unique(cls, specs: tuple[FeatureSpec | TaskSpec | DerivedSpec, ...]) -> object:
         names = [spec.name for spec in specs]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -270,6 +276,8 @@ class DataConfig(Settings):
         for position, task in enumerate(self.tasks):
             if task.where and task.where not in tasks[:position]:
                 raise ValueError(f'task "{task.name}": where = "{task.where}" must be an earlier task')
+        for derived in self.derived:
+            self._derives(derived)
         for name in self.attributes:
             if name in features and features[name].side == "item" and features[name].kind != "vector":
                 raise ValueError(f'attributes: "{name}" is an item feature, so it is kept already; leave it out')
@@ -291,6 +299,26 @@ class DataConfig(Settings):
             raise ValueError(
                 f'feature "{spec.name}": shared_with = "{spec.shared_with}" is for two categorical or multi features; '
                 "the named one has a table of its own"
+            )
+
+    def _derives(self, spec: DerivedSpec) -> None:
+        """Refuse a derived feature whose inputs are not there, or are known only after the event."""
+        about = f'derived "{spec.name}"'
+        if spec.name in {feature.name for feature in self.features}:
+            raise ValueError(f"{about}: a feature has this name too; names must differ")
+        after = {task.source for task in self.tasks} | {f.source for f in self.features if f.after_event}
+        for side, column in spec.sources:
+            if side != "context" and not getattr(self, side):
+                raise ValueError(f"{about} reads a column of the {side}, but data.{side} is empty")
+            if side == "context" and column in after:
+                raise ValueError(f'{about} reads "{column}", which is known only after the event; read another column')
+        at_moment = spec.kind == "since" or not spec.inputs
+        if at_moment and not self.time:
+            raise ValueError(f"{about}: {spec.kind} asks for the moment, but data.time is empty; name the time column")
+        if spec.kind == "since" and not spec.inputs and (not self.user or self.split.kind not in ORDERED_SPLITS):
+            raise ValueError(
+                f"{about}: since the user's row before asks for data.user and a split in time "
+                f'({" or ".join(ORDERED_SPLITS)}); found split "{self.split.kind}"'
             )
 
     @cached_property

@@ -12,11 +12,13 @@ import torch
 
 from ..base.arrays import AnyArray
 from .batch import Block, SideLayout
-from .dataset import Dataset, EventLog
+from .dataset import Dataset
 from .encoding.attributes import Attribute, TextColumn
 from .encoding.counts import CountTable
+from .encoding.derived import Derived
 from .encoding.encoders import Encoders
 from .history import History
+from .log import EventLog
 from .schema import DataConfig
 
 ARRAYS, ENCODERS, IDS, SCHEMA = "arrays.safetensors", "encoders.json", "ids.json", "schema.json"
@@ -38,6 +40,8 @@ def save_dataset(dataset: Dataset, folder: Path) -> None:
         arrays |= {f"{group}/{name}": values for name, values in getattr(dataset, group).items()}
     for place, table in enumerate(dataset.counts):
         arrays |= {f"counts/{place}/{n}": getattr(table, n) for n in ("keys", "seen", "rows", "positives", "prior")}
+    for place, one in enumerate(dataset.derived):
+        arrays |= {f"derived/{place}/{i}": values for i, values in enumerate(one.inputs)}
     texts: dict[str, tuple[str, ...]] = {}
     for name, attribute in dataset.attributes.items():
         if isinstance(attribute, TextColumn):
@@ -112,6 +116,10 @@ def load_dataset_files(arrays_file: Path, encoders_file: Path, ids_file: Path, s
         notes=tuple(schema["notes"]),
         attributes=attributes,
         id_types=ids.get("types", {}),
+        derived=tuple(
+            Derived(spec, tuple(arrays[f"derived/{place}/{i}"] for i in range(len(spec.sources))))
+            for place, spec in enumerate(config.derived)
+        ),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..build import build_dataset
-from ..reading.keys import clean, home_table, label_matrix, read_configured
+from ..reading.keys import clean, home_table, label_matrix, read_configured, side_table
 from ..reading.tables import BadRows
 from ..schema import DataConfig
 from ..split import Part
@@ -49,7 +49,8 @@ def check_data(config: DataConfig, base: Path, seed: int) -> dict[str, Any]:
             (home_table(tables, spec), spec.source)
             for spec in config.features
             if spec.kind != "sequence" and not spec.after_event
-        ],
+        ]
+        + [(side_table(tables, side), column) for spec in config.derived for side, column in spec.sources],
         dropped=bad,
         split=config.split.kind,
         hashed={n: h.collisions for n, h in dataset.encoders.hashed.items() if n not in dataset.encoders.shared},

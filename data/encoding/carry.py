@@ -19,14 +19,13 @@ from numpy.typing import NDArray
 
 from ...base.arrays import F64, I64, AnyArray
 from ...base.errors import DataError, RunError
-from ..dataset import Dataset, EventLog
+from ..dataset import Dataset
+from ..log import EventLog
 from ..reading.keys import RawEvents
-from ..schema import DataConfig
+from ..schema import ORDERED_SPLITS, DataConfig
 from ..split import Part
 
 Ids: TypeAlias = pa.Array | tuple[str, ...]
-ORDERED = ("time", "leave_last")
-"""Splits under which a user's held-out events are later than those trained on."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Past:
             )
         rows = np.flatnonzero(events.times < first)
         held_out = events.parts[rows] > Part.TRAIN
-        learn = held_out & (source.config.split.kind in ORDERED)
+        learn = held_out & (source.config.split.kind in ORDERED_SPLITS)
         return cls(source, rows, np.where(learn, Part.TRAIN, Part.PRIOR).astype(np.int8))
 
     def fingerprint(self, tables: str) -> str:
@@ -202,7 +201,7 @@ def _same_description(old: DataConfig, new: DataConfig) -> None:
             raise RunError(
                 f'the source run has data.{key} = "{getattr(old, key)}", the new one "{getattr(new, key)}"; {mend}'
             )
-    for key in ("features", "tasks", "counts"):
+    for key in ("features", "tasks", "counts", "derived"):
         there, here = ({spec.name: spec for spec in getattr(config, key)} for config in (old, new))
         for name in [*here, *there]:
             if name not in there or name not in here:

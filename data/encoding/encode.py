@@ -13,21 +13,24 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from ...base.arrays import F32, I64
+from ...base.arrays import F32, F64, I64, AnyArray, Bool
 from ...base.errors import RunError
 from ..batch import SideLayout, join_blocks
-from ..dataset import Dataset, EventLog, encode_counts
+from ..dataset import Dataset, encode_counts
+from ..derived_spec import DerivedSpec
 from ..feature_spec import FeatureSpec, Side
 from ..hashing import HashedVocabulary
 from ..history import History
+from ..log import EventLog
 from ..pretrained import TableStart
-from ..schema import DataConfig
+from ..schema import ORDERED_SPLITS, DataConfig
 from ..split import Part
 from ..vocabulary import Vocabulary
 from .attributes import Attribute
-from .carry import ORDERED, Past
+from .carry import Past
 from .counts import CountTable, combine
-from .encoders import Column, Encoders, encode_side, side_layout, weighed_values
+from .derived import Derived, Situation, derived_layout, encoded
+from .encoders import Column, Encoders, encode_side, fill_missing, side_layout, weighed_values
 from .numeric import NumericEncoder
 from .overlay import overlay, overlay_attribute
 from .raw_columns import RawColumns
@@ -105,15 +108,23 @@ class Encoding:
         numerics: dict[str, NumericEncoder] = {} if self.old is None else dict(self.old.encoders.numerics)
         for side, specs in sides.items():
             for spec in specs:
-                column = columns[side][spec.name]
                 if spec.kind == "numeric" and spec.name not in numerics:
-                    numerics[spec.name] = NumericEncoder.fit(column[self.weights[side] > 0], spec.bins, spec.scale)
+                    seen = columns[side][spec.name][self.weights[side] > 0]
+                    numerics[spec.name] = NumericEncoder.fit(seen, spec.bins, spec.scale, spec.edges)
         keys, key_codes = self._keys(columns)
         tables, statistics = self._counts(keys, key_codes)
         for name, values in statistics.items():
             if name not in numerics:
                 count = next(table.spec for table in tables if name in table.names)
                 numerics[name] = NumericEncoder.fit(values[events.parts == Part.TRAIN], count.bins, count.scale)
+        derived, computed = self._derived()
+        for one in derived:
+            values, feature = computed[one.spec.name], one.spec.feature
+            if one.spec.kind == "cross":
+                hashed[feature.name] = self._hashed_cross(one.spec, values)
+            elif feature.name not in numerics:
+                fitted = fill_missing(feature, values)[self.known]
+                numerics[feature.name] = NumericEncoder.fit(fitted, feature.bins, feature.scale, feature.edges)
         encoders = Encoders(vocabularies, numerics, keys, config.shared, hashed)
         before = None if self.old is None else self.old.event_codes
         event_codes = {
@@ -138,6 +149,9 @@ class Encoding:
         for name, named in by_side.items():
             layouts[name] = SideLayout(tuple(n for n, _ in named), tuple(n for n, _ in named))
             counted[name] = encode_counts(named, encoders, len(events))
+        by_place = {place: [s for s in config.derived if s.of_pair == (place == "item")] for place in ("query", "item")}
+        row_derived = {place: encoded(computed, specs, encoders, len(events)) for place, specs in by_place.items()}
+        layouts |= {f"{place}_derived": derived_layout(specs) for place, specs in by_place.items()}
         sequences, ends = self._sequences()
         ids = tuple(self.raw.item_ids.to_pylist())
         return Dataset(
@@ -150,8 +164,8 @@ class Encoding:
             events=events,
             users=blocks["user"],
             items=blocks["item"],
-            row_query=join_blocks((blocks["context"], counted["query_counts"])),
-            row_item=counted["item_counts"],
+            row_query=join_blocks((blocks["context"], counted["query_counts"], row_derived["query"])),
+            row_item=join_blocks((counted["item_counts"], row_derived["item"])),
             sides=layouts,
             key_codes=key_codes,
             counts=tables,
@@ -161,6 +175,7 @@ class Encoding:
             fingerprint=self._fingerprint(),
             notes=self.raw.tables.notes,
             attributes=self._attributes(),
+            derived=derived,
             table_starts={
                 spec.name: TableStart(self.raw.tables.vectors[spec.name], vocabularies[spec.name], spec.frozen)
                 for spec in config.features
@@ -279,11 +294,44 @@ class Encoding:
             statistics.update(zip(table.names, np.ascontiguousarray(values.T), strict=True))
         return tuple(tables), statistics
 
+    def _derived(self) -> tuple[tuple[Derived, ...], dict[str, AnyArray]]:
+        """Derived features with their inputs, and their values in every event row."""
+        events, derived = self.events, []
+        for place, spec in enumerate(self.config.derived):
+            inputs = []
+            for position, (side, column) in enumerate(spec.sources):
+                values, kept = self.raw.input(side, column, spec.reads), self.kept[side]
+                if self.old is not None and (kept >= 0).any():
+                    before = self.old.derived[place].inputs[position]
+                    values = np.where(kept >= 0, before[np.maximum(kept, 0)], values)
+                inputs.append(values)
+            derived.append(Derived(spec, tuple(inputs)))
+        rows: dict[Side, I64] = {"user": events.users, "item": events.items, "context": np.arange(len(events))}
+        at = Situation(rows, events.times, self._times_before())
+        return tuple(derived), {one.spec.name: one.values(at) for one in derived}
+
+    def _times_before(self) -> F64:
+        """Time of the user's row before each event row, as far as it may be known there; NaN where none is or asked."""
+        events = self.events
+        if not any(spec.kind == "since" and not spec.inputs for spec in self.config.derived):
+            return np.full(len(events), np.nan)
+        history, ends = self._history(np.ones(len(events), dtype=bool), None)
+        started = ends > history.ptr[events.users]
+        return np.where(started, history.times[np.maximum(ends - 1, 0)], np.nan)
+
+    def _hashed_cross(self, spec: DerivedSpec, values: AnyArray) -> HashedVocabulary:
+        """Rows of a cross; carried rows have been counted by the earlier data set."""
+        counted = self.known & (self.kept["context"] < 0)
+        before = None if self.old is None else self.old.encoders.hashed[spec.name]
+        weights = np.ones(int(counted.sum()), dtype=np.int64)
+        found = HashedVocabulary.fit(values[counted], weights, spec.hash_buckets, spec.min_count, before)
+        log.info('"%s": %s', spec.name, found.collisions)
+        return found
+
     def _sequences(self) -> tuple[dict[str, History], dict[str, I64]]:
         """History of each sequence feature, and each event row's pointer into it (strictly earlier events)."""
         events = self.events
         names = [task.name for task in self.config.tasks]
-        ordered = self.config.split.kind in ORDERED
         histories: dict[str, History] = {}
         ends: dict[str, I64] = {}
         for spec in self.config.features:
@@ -293,20 +341,23 @@ class Encoding:
             if spec.where:
                 task = names.index(spec.where)
                 chosen &= (events.labels[:, task] > 0) & events.mask[:, task]
-            if not ordered:
+            if self.config.split.kind not in ORDERED_SPLITS:
                 chosen &= self.known
-            users = len(self.raw.user_ids)
-            history = History.build(
-                events.users, events.items, events.times, events.parts, chosen, users, self._prior(spec)
-            )
-            limits = history.ptr[1:][events.users].copy()
-            if ordered:
-                for part in (Part.VALID, Part.TEST):
-                    rows = events.parts == part
-                    limits[rows] = history.ends(part)[events.users[rows]]
-            histories[spec.name] = history
-            ends[spec.name] = history.ends_before(events.users, events.times, limits)
+            histories[spec.name], ends[spec.name] = self._history(chosen, self._prior(spec))
         return histories, ends
+
+    def _history(self, chosen: Bool, prior: tuple[I64, I64] | None) -> tuple[History, I64]:
+        """The chosen events per user, and each event row's pointer behind those that it may know."""
+        events = self.events
+        history = History.build(
+            events.users, events.items, events.times, events.parts, chosen, len(self.raw.user_ids), prior
+        )
+        limits = history.ptr[1:][events.users].copy()
+        if self.config.split.kind in ORDERED_SPLITS:
+            for part in (Part.VALID, Part.TEST):
+                rows = events.parts == part
+                limits[rows] = history.ends(part)[events.users[rows]]
+        return history, history.ends_before(events.users, events.times, limits)
 
     def _prior(self, spec: FeatureSpec) -> tuple[I64, I64] | None:
         """(user rows, item rows) from before the log; of users known earlier, what was known of them then."""

@@ -7,7 +7,9 @@ a logarithm before, or equal-frequency normalised as in Meituan's ranker (2018):
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,7 +27,7 @@ class NumericEncoder:
     """Bucket edges and scaling of one numeric column.
 
     Attributes:
-        mode: the most frequent training value; it has bucket row 2.
+        mode: the most frequent training value; it has bucket row 2. NaN where the edges were chosen: no value has it.
         edges: ascending float64 [b - 1] inner edges of the remaining values' equal-frequency buckets.
         log: whether the number is log1p-ed before standardising (asked for, and training values are never negative).
         mean: of the (logged) training values.
@@ -47,14 +49,18 @@ class NumericEncoder:
         return FIRST + 1 + len(self.edges) + 1
 
     @classmethod
-    def fit(cls, values: F32, bins: int, scale: Scale = "log") -> NumericEncoder:
+    def fit(cls, values: F32, bins: int, scale: Scale = "log", chosen: Sequence[float] = ()) -> NumericEncoder:
         """Learn edges and scale from training values.
 
         Args:
             values: float [n]; NaN is missing and ignored.
             bins: most buckets besides the mode's.
+            chosen: edges of the buckets, which leave nothing to learn of the buckets.
             scale: see `FeatureSpec.scale`; `none` is fitted like `log`, for nobody reads its scaled number.
         """
+        if chosen:
+            learned = cls.fit(values, 1, scale)
+            return replace(learned, mode=math.nan, edges=np.array(chosen, dtype=np.float64))
         seen = values[~np.isnan(values)].astype(np.float64)
         if not len(seen):
             return cls(0.0, np.empty(0), False, 0.0, 1.0, np.empty(0) if scale == "equal_frequency" else None)

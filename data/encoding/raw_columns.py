@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...base.arrays import I64
-from ..dataset import EventLog
+from ...base.arrays import F64, I64, AnyArray
 from ..feature_spec import FeatureSpec, Side
-from ..reading.columns import as_float32, as_float64, as_strings
-from ..reading.keys import home_table
+from ..hashing import hash_column
+from ..log import EventLog
+from ..reading.columns import as_float32, as_float64, as_seconds, as_strings
+from ..reading.keys import home_table, side_table
 from ..reading.tables import BadRows, Tables
 from ..reading.vectors import parse_vectors
 from ..schema import DataConfig
@@ -69,6 +70,17 @@ class RawColumns:
         else:
             values = as_strings(self.tables, home, spec.source)
         return gather(values, self.home_rows(spec.side))
+
+    def input(self, side: Side, column: str, reads: str) -> AnyArray:
+        """A column that a derived feature is computed from, in the form of `Derived.inputs`."""
+        if reads == "time":
+            seconds = as_seconds(self.tables, side_table(self.tables, side), column, self.bad)
+            times: F64 = gather(seconds, self.home_rows(side))
+            return times
+        if reads == "number":
+            numbers: F64 = self.raw(FeatureSpec(name=column, side=side, kind="numeric"), exact=True)
+            return numbers
+        return hash_column(self.raw(FeatureSpec(name=column, side=side)))
 
     def home_rows(self, side: Side) -> I64:
         """Row of the table that describes each user, item or event; -1 where none does: int64 [n].

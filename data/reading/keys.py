@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 
 from ...base.arrays import F32, F64, Bool
 from ...base.errors import ConfigError, DataError
-from ..feature_spec import FeatureSpec
+from ..feature_spec import FeatureSpec, Side
 from ..schema import DataConfig, TaskSpec
 from ..split import PART_NAMES
-from .columns import as_choice, as_float32, as_ids, as_labels, as_strings, as_time
+from .columns import as_choice, as_float32, as_ids, as_labels, as_seconds, as_strings, as_time, require_columns
 from .readers import Source, combined_digest, read_tables
 from .sources import load
 from .tables import BadRows, Tables, quote
@@ -106,6 +106,15 @@ def clean(tables: Tables, config: DataConfig, bad: BadRows) -> tuple[Tables, Raw
             as_float32(tables, home_table(tables, spec), spec.source, bad)
         elif spec.kind == "vector" and not spec.pretrained:
             parse_vectors(spec, tables, home_table(tables, spec), bad)
+    for derived in config.derived:
+        for side, column in derived.sources:
+            home = side_table(tables, side)
+            if derived.reads == "number":
+                as_float32(tables, home, column, bad)
+            elif derived.reads == "time":
+                as_seconds(tables, home, column, bad)
+            else:
+                require_columns(tables, home, [column])
     if bad.count():
         for name in ("events", "users", "items"):
             if getattr(tables, name) is not None:
@@ -200,5 +209,10 @@ def label_matrix(tasks: Sequence[TaskSpec], raw: RawEvents, tables: Tables) -> t
 
 def home_table(tables: Tables, spec: FeatureSpec) -> str:
     """Table that holds the feature's column: its side's, or the events where that side has no table."""
-    name = {"user": "users", "item": "items", "context": "events"}[spec.side]
+    return side_table(tables, spec.side)
+
+
+def side_table(tables: Tables, side: Side) -> str:
+    """Table that holds the columns of a side: its own, or the events where there is none."""
+    name = {"user": "users", "item": "items", "context": "events"}[side]
     return name if getattr(tables, name) is not None else "events"

@@ -1,0 +1,40 @@
+"""The events of a data set as columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from numpy import int8
+from numpy.typing import NDArray
+
+from ..base.arrays import F32, F64, I64, Bool
+
+
+@dataclass(frozen=True)
+class EventLog:
+    """Events sorted by (user, time, file order); columns of length R.
+
+    Attributes:
+        users: int64 user row, -1 without users.
+        items: int64 item row, -1 without items.
+        times: float64 seconds.
+        parts: int8, see `Part`.
+        labels: float32 [R, T], 0 where masked.
+        mask: bool [R, T], whether the row lies in the task's sample space.
+        weights: float32 training weight.
+        propensities: float32 logging probability, or None.
+        source_rows: int64 row of the event table each came from.
+    """
+
+    users: I64
+    items: I64
+    times: F64
+    parts: NDArray[int8]
+    labels: F32
+    mask: Bool
+    weights: F32
+    propensities: F32 | None
+    source_rows: I64
+
+    def __len__(self) -> int:
+        return len(self.times)
