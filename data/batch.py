@@ -133,7 +133,7 @@ class Batch:
         owner: int64 [R] query row of each item row; None when row r of one side meets row r of the other (Q = R).
         labels: float32 [R, T], 0 where masked; empty when serving.
         mask: bool [R, T], whether the row lies in the task's sample space.
-        weight: float32 [R] training weight of each row.
+        weight: float32 [R] training weight of each row; [R, T] where tasks have weights of their own.
     """
 
     query: Block

@@ -21,7 +21,7 @@ class EventLog:
         parts: int8, see `Part`.
         labels: float32 [R, T], 0 where masked.
         mask: bool [R, T], whether the row lies in the task's sample space.
-        weights: float32 training weight.
+        weights: float32 training weight, [R]; [R, T] where tasks have weights of their own.
         propensities: float32 logging probability, or None.
         source_rows: int64 row of the event table each came from.
     """
@@ -35,6 +35,10 @@ class EventLog:
     weights: F32
     propensities: F32 | None
     source_rows: I64
+
+    def weights_of(self, task: int) -> F32:
+        """Training weight of each row in the loss of a task, float32 [R]; of its place among the tasks."""
+        return self.weights if self.weights.ndim == 1 else self.weights[:, task]
 
     def __len__(self) -> int:
         return len(self.times)

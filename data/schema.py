@@ -44,6 +44,9 @@ class TaskSpec(Settings):
     """Sample space by routing: `column=value` of a context feature; rows of other scenes are masked."""
     weight: float = Field(default=1.0, ge=0)
     """Weight of the task's loss."""
+    weight_column: str = ""
+    """Event column with the weight that each row has in this task's loss alone, such as the seconds watched: it
+    multiplies `data.weight` and `data.weights`. A row without a value does not count for the task."""
 
     @property
     def source(self) -> str:

@@ -33,13 +33,14 @@ def base_rates(dataset: Dataset, rows: Tensor, positive_weight: Mapping[str, flo
         positive_weight: see `LossConfig.positive_weight`.
     """
     events, chosen = dataset.events, rows.numpy()
-    labels, mask, weights = events.labels[chosen], events.mask[chosen], events.weights[chosen]
-    count, weighted = np.maximum(mask.sum(0), 1), bool((weights != 1.0).any())
+    labels, mask = events.labels[chosen], events.mask[chosen]
+    count = np.maximum(mask.sum(0), 1)
     rates = {}
     for i, task in enumerate(dataset.config.tasks):
         inside, positive = mask[:, i], (positive_weight or {}).get(task.name, 1.0)
+        weights = events.weights_of(i)[chosen]
         targets = np.where(inside, np.log1p(labels[:, i]), 0.0) if task.log1p else labels[:, i]
-        if weighted or positive != 1.0:
+        if (weights != 1.0).any() or positive != 1.0:
             own, seen = weights[inside].astype(np.float64), targets[inside].astype(np.float64)
             # a label between 0 and 1 (a teacher's) is partly of either class, as in `task_loss`
             total = (own * (1.0 + (positive - 1.0) * seen)).sum()

@@ -112,7 +112,9 @@ def task_loss(
 
 
 def sample_spaces(batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Labels [R, T], mask [R, T] and weights [R] or None of a training batch, with absent parts filled in.
+    """Labels [R, T], mask [R, T] and weights of a training batch, with absent parts filled in.
+
+    Weights are [R], or [R, T] where tasks have weights of their own (see `weight_of`), or None.
 
     Raises:
         DataError: a weight is negative.
@@ -123,6 +125,11 @@ def sample_spaces(batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
     if batch.weight.device.type == "cpu" and float(batch.weight.min()) < 0:
         raise DataError(f"a row has weight {float(batch.weight.min())}; weights must be 0 or more")
     return batch.labels, mask, batch.weight
+
+
+def weight_of(weight: Tensor | None, task: int) -> Tensor | None:
+    """Weight of each row in the loss of one task, [R]: that of all tasks, or the task's column of [R, T]."""
+    return weight if weight is None or weight.dim() == 1 else weight[:, task]
 
 
 def multi_task_loss(
@@ -144,7 +151,9 @@ def multi_task_loss(
     """
     labels, masks, weight = sample_spaces(batch)
     losses = {
-        f"loss/{task.name}": task_loss(logits[task.name], labels[:, column], masks[:, column], weight, task, config)
+        f"loss/{task.name}": task_loss(
+            logits[task.name], labels[:, column], masks[:, column], weight_of(weight, column), task, config
+        )
         for column, task in enumerate(tasks)
     }
     if config.kl_bound is not None and config.kl_weight > 0:
@@ -153,7 +162,9 @@ def multi_task_loss(
         names = [task.name for task in tasks]
         everywhere = masks[:, names.index(click)] & masks[:, names.index(order)]
         apart = symmetric_kl(product_logit(logits[click], logits[conversion]), logits[order])
-        losses["aux/kl"] = config.kl_weight * masked_mean(apart, everywhere, weight, config.reduction)
+        losses["aux/kl"] = config.kl_weight * masked_mean(
+            apart, everywhere, weight_of(weight, names.index(order)), config.reduction
+        )
     return losses
 
 

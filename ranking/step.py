@@ -32,7 +32,8 @@ class LoggedRows:
             return batch
         column = torch.zeros(batch.labels.shape[0], 1)
         labels = torch.cat([batch.labels, column], dim=1)
-        return replace(batch, labels=labels, mask=torch.cat([batch.mask, column > 0], dim=1))
+        weight = batch.weight if batch.weight.dim() == 1 else torch.cat([batch.weight, column + 1], dim=1)
+        return replace(batch, labels=labels, mask=torch.cat([batch.mask, column > 0], dim=1), weight=weight)
 
 
 class RankingStep:

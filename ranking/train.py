@@ -352,7 +352,8 @@ def _weight_ratios(dataset: Dataset, config: RankingConfig) -> dict[str, float]:
         if task.kind == "binary":
             inside = rows[events.mask[rows, column]]
             positive = config.loss.positive_weight.get(task.name, 1.0)
-            ratios[task.name] = weight_ratio(task.name, events.labels[inside, column], events.weights[inside], positive)
+            labels, weights = events.labels[inside, column], events.weights_of(column)[inside]
+            ratios[task.name] = weight_ratio(task.name, labels, weights, positive)
     return ratios
 
 

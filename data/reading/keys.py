@@ -143,7 +143,10 @@ def _read_events(tables: Tables, config: DataConfig, bad: BadRows) -> RawEvents:
 
 
 def _weights(tables: Tables, config: DataConfig, bad: BadRows) -> F32:
-    """Training weight of every event row, float32 [R]: the configured column times the rules that the row meets."""
+    """Training weight of every event row, float32 [R]: the configured column times the rules that the row meets.
+
+    Float32 [R, T] where a task has a column of its own.
+    """
     weights = np.ones(tables.events.num_rows, dtype=np.float32)
     if config.weight:
         expected = "a weight of 0 or more"
@@ -160,7 +163,17 @@ def _weights(tables: Tables, config: DataConfig, bad: BadRows) -> F32:
             high = np.inf if rule.below is None else rule.below
             met = (values >= low) & (values < high)  # NaN meets neither
         weights[met] *= np.float32(rule.weight)
-    return weights
+    if not any(task.weight_column for task in config.tasks):
+        return weights
+    return np.stack([weights * _task_weights(tables, task.weight_column, bad) for task in config.tasks], axis=1)
+
+
+def _task_weights(tables: Tables, column: str, bad: BadRows) -> F32:
+    """Weight of every event row in one task, float32 [R]: 0 where nothing stands, 1 without a column."""
+    if not column:
+        return np.ones(tables.events.num_rows, dtype=np.float32)
+    weights = as_float32(tables, "events", column, bad, minimum=0.0, expected="a weight of 0 or more")
+    return np.nan_to_num(weights, nan=0.0)
 
 
 def _is_one_of(tables: Tables, task: TaskSpec) -> F32:

@@ -24,7 +24,7 @@ from ...data.schema import TaskSpec
 from ...nn.mlp import MLP, init_linear
 from ...nn.split import SplitInput
 from ..layers import Tower
-from ..losses import LossConfig, masked_mean, multi_task_loss, sample_spaces
+from ..losses import LossConfig, masked_mean, multi_task_loss, sample_spaces, weight_of
 from ..ranker import Ranker, RankerConfig
 
 
@@ -100,7 +100,7 @@ class AITM(Ranker, kind="aitm"):
             if before.kind == after.kind == "binary" and after.where == before.where:
                 excess = torch.relu(torch.sigmoid(logits[later]) - torch.sigmoid(logits[earlier]))
                 both = masks[:, first] & masks[:, second]
-                penalties.append(masked_mean(excess, both, weight, config.reduction))
+                penalties.append(masked_mean(excess, both, weight_of(weight, second), config.reduction))
         if penalties and self.calibrator > 0:
             losses["aux/calibrator"] = self.calibrator * torch.stack(penalties).sum()
         return losses

@@ -25,7 +25,7 @@ from ...data.schema import TaskSpec
 from ...nn.features import SideFields
 from ...nn.split import SplitInput
 from ..layers import Tower
-from ..losses import LossConfig, masked_mean, multi_task_loss, product_logit, row_losses, sample_spaces
+from ..losses import LossConfig, masked_mean, multi_task_loss, product_logit, row_losses, sample_spaces, weight_of
 from ..ranker import Ranker, RankerConfig
 
 
@@ -146,11 +146,11 @@ class ESMM(Ranker, kind="esmm"):
         return losses
 
     def end_to_end(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Label y z [R], the impressions on which it is known [R], and the rows' weights."""
+        """Label y z [R], the impressions on which it is known [R], and the rows' weights in the conversion."""
         labels, masks, weight = sample_spaces(batch)
         names = [task.name for task in self.tasks]
         click, conversion = names.index(self.esmm.click), names.index(self.esmm.conversion)
         clicked = masks[:, click] & (torch.where(masks[:, click], labels[:, click], 0.0) > 0.5)
         known = clicked & masks[:, conversion]
         label = torch.where(known, labels[:, conversion], 0.0)
-        return label, masks[:, click] & (known | ~clicked), weight
+        return label, masks[:, click] & (known | ~clicked), weight_of(weight, conversion)

@@ -86,7 +86,7 @@ class Exposures:
         return cls(
             events.items[rows][order].astype(np.int64),
             labels[order],
-            events.weights[rows][order],
+            events.weights_of(task)[rows][order],
             ends[order],
             ptr,
         )

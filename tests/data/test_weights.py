@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from recsys.base.errors import DataError
+from recsys.data import store
 from recsys.data.dataset import Dataset
 from recsys.data.schema import WeightRule
 from recsys.tests.support.shop import Shop
@@ -44,3 +47,22 @@ def test_a_row_weighs_the_product_of_its_column_and_of_the_rules_it_meets(shop: 
 def test_a_rule_has_one_condition_and_a_weight_of_0_or_more(keys: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         WeightRule.model_validate({"column": "tab", "weight": 1.0, **keys})
+
+
+def test_a_task_with_a_column_weighs_its_rows_by_it_and_the_others_by_what_all_have(shop: Shop, tmp_path: Path) -> None:
+    frame = shop.events.assign(importance=np.arange(len(shop.events)) % 3 + 0.5)
+    frame["watched"] = np.where(np.arange(len(frame)) % 4 > 0, np.arange(len(frame)) % 11, np.nan)
+    tasks = [{"name": "click", "weight_column": "watched"}, {"name": "like", "where": "click"}]
+    dataset = shop.dataset("time", events=frame, weight="importance", tasks=tasks)
+    store.save_dataset(dataset, tmp_path)
+    files = (store.ARRAYS, store.ENCODERS, store.IDS, store.SCHEMA)
+    kept = store.load_dataset_files(*(tmp_path / name for name in files))
+    rows = kept.rows("train")
+    source = frame.iloc[kept.events.source_rows[rows.numpy()]]
+    both = source["importance"].to_numpy()
+    expected = np.stack([both * source["watched"].fillna(0.0).to_numpy(), both], axis=1)
+    np.testing.assert_allclose(kept.batch(rows).weight.numpy(), expected, rtol=1e-6)
+    assert np.array_equal(kept.events.weights_of(1)[rows.numpy()], kept.batch(rows).weight[:, 1].numpy())
+    assert (expected[:, 0] == 0).any()
+    with pytest.raises(DataError, match="expected a weight of 0 or more"):
+        shop.dataset("time", events=frame.assign(watched=-1.0), tasks=tasks)
