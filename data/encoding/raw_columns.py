@@ -12,8 +12,9 @@ from ...base.arrays import F64, I64, AnyArray
 from ..feature_spec import FeatureSpec, Side
 from ..hashing import hash_column
 from ..log import EventLog
-from ..reading.columns import as_float32, as_float64, as_seconds, as_strings
+from ..reading.columns import as_float32, as_float64, as_strings
 from ..reading.keys import home_table, side_table
+from ..reading.sparse_times import as_seconds
 from ..reading.tables import BadRows, Tables
 from ..reading.vectors import parse_vectors
 from ..schema import DataConfig

@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -236,22 +235,6 @@ def as_time(tables: Tables, name: str, column: str, bad: BadRows, *, unit: TimeU
         report_wrong(bad, tables, name, column, wrong=early, expected=expected)
         wrong |= early
     return np.where(wrong, 0, milliseconds).astype(np.int64)
-
-
-def as_seconds(tables: Tables, name: str, column: str, bad: BadRows) -> F64:
-    """A time column as seconds since 1970 UTC, float64 `[rows]`, NaN where nothing stands; see `as_time`."""
-    values = _values(tables, name, column)
-    if _is_text(values):
-        values = pc.if_else(pc.equal(values, ""), None, values)
-    missing = pc.is_null(values, nan_is_null=True).to_numpy(zero_copy_only=False)
-    if missing.all():
-        return np.full(len(missing), np.nan)
-    first = values[int(np.flatnonzero(~missing)[0])]  # stands in for the missing ones, so that rows keep their places
-    table = tables.table(name)
-    whole = table.set_column(table.column_names.index(column), column, pc.if_else(pa.array(missing), first, values))
-    changed: dict[str, Any] = {name: whole}
-    times = as_time(replace(tables, **changed), name, column, bad)
-    return np.where(missing, np.nan, times / 1000.0)
 
 
 def _values(tables: Tables, name: str, column: str) -> pa.Array:

@@ -16,9 +16,10 @@ from ...base.errors import ConfigError, DataError
 from ..feature_spec import FeatureSpec, Side
 from ..schema import DataConfig, TaskSpec
 from ..split import PART_NAMES
-from .columns import as_choice, as_float32, as_ids, as_labels, as_seconds, as_strings, as_time, require_columns
+from .columns import as_choice, as_float32, as_ids, as_labels, as_strings, as_time, require_columns
 from .readers import Source, combined_digest, read_tables
 from .sources import load
+from .sparse_times import as_seconds
 from .tables import BadRows, Tables, quote
 from .vectors import parse_vectors, read_pretrained
 
