@@ -15,6 +15,7 @@ from .data.reading.readers import Source
 from .data.reading.tables import BadRows
 from .pipeline.continuation import SourceRun
 from .pipeline.external import evaluate_predictions
+from .pipeline.final import check_final, last_fit
 from .pipeline.folds import evaluate_folds as folds_in
 from .pipeline.publish import encode, train_run
 from .pipeline.train import Stages
@@ -101,12 +102,17 @@ def train(
     if stage == "ranking" and settled.data.user and settled.data.item:
         raise ConfigError('stage="ranking" stands on the retriever of a run; name it with run=')
     origin = _source(source)
+    check_final(settled, stage=stage, goes_on=origin is not None)
     grown = None if origin is None or settled.ranking.model.keeps_encoder else origin.trained.dataset
     bad = BadRows(settled.data.on_bad_rows)
     dataset = encode(settled, base, bad, tables, grown)
     if bad.count():
         log.warning("%d bad rows were left out; with run= they are listed in a file beside the run", bad.count())
-    return Recommender(train_in_memory(dataset, settled, stage=stage, source=origin), base=base, notes=notes)
+    trained = last_fit(
+        train_in_memory(dataset, settled, stage=stage, source=origin),
+        lambda grown, learned: encode(settled, base, BadRows(settled.data.on_bad_rows), tables, grown, learned),
+    )
+    return Recommender(trained, base=base, notes=notes)
 
 
 def _source(source: Recommender | str | Path | None) -> SourceRun | None:

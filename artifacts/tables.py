@@ -98,6 +98,7 @@ class Parts:
     """
 
     def __init__(self, file: Path, identity: str) -> None:
+        self.file = file
         self.folder = file.with_name(f".{file.name}.parts")
         self.identity = identity
 
@@ -108,7 +109,7 @@ class Parts:
         Raises:
             RunError: another process makes the same table.
         """
-        with locked(self.folder, create=True):
+        with locked(self.folder, create=True, shown=self.file):
             mark = self.folder / MARK
             if not mark.exists() or mark.read_text(encoding="utf-8") != self.identity:
                 self._clear()

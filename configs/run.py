@@ -26,6 +26,7 @@ from ..retrieval.index.tuning import IndexConfig
 from ..retrieval.towers.train import RetrievalConfig
 from ..training.runtime import RuntimeConfig
 from .file import dump_table, dump_toml, load_settings, overridden
+from .final import EnsembleConfig, FinalConfig
 from .retired import without_retired
 
 
@@ -50,6 +51,10 @@ class RunConfig(Settings):
     """The second stage: which ranker, and how it is trained."""
     blend: BlendConfig = BlendConfig()
     """How the tasks' probabilities become one score."""
+    ensemble: EnsembleConfig = EnsembleConfig()
+    """Several seeds, served as one model."""
+    final: FinalConfig = FinalConfig()
+    """A last fit on more rows, after the choice on validation."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """How runs are judged."""
     runtime: RuntimeConfig = RuntimeConfig()
@@ -65,6 +70,15 @@ class RunConfig(Settings):
         if name == "latest":
             raise ValueError('a run cannot be called "latest", which always points to the newest; choose another name')
         return name
+
+    @model_validator(mode="after")
+    def _towers_of_one_vector(self) -> Self:
+        if self.ensemble.seeds > 1 and self.retrieval.tower.interests > 1:
+            raise ValueError(
+                f"ensemble.seeds = {self.ensemble.seeds} with retrieval.tower.interests = "
+                f"{self.retrieval.tower.interests}: interests of several seeds have no common order; set one to 1"
+            )
+        return self
 
     @model_validator(mode="after")
     def _enough_candidates(self) -> Self:

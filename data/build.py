@@ -47,9 +47,23 @@ def load_dataset(
 
 
 def build_dataset(
-    tables: Tables, config: DataConfig, seed: int, bad: BadRows | None = None, source: Dataset | None = None
+    tables: Tables,
+    config: DataConfig,
+    seed: int,
+    bad: BadRows | None = None,
+    source: Dataset | None = None,
+    learned: Part = Part.TRAIN,
 ) -> Dataset:
-    """Encode raw tables; see `load_dataset`."""
+    """Encode raw tables; see `load_dataset`.
+
+    Args:
+        tables: raw.
+        config: the `[data]` section.
+        seed: of random splits.
+        bad: collects bad rows.
+        source: the data set of an earlier run that is carried on.
+        learned: rows of the parts up to this one are training rows.
+    """
     bad = bad or BadRows(config.on_bad_rows)
     tables, raw = clean(tables, config, bad)
     unlisted = join_notes(tables, config, refuse=source is None)
@@ -60,6 +74,7 @@ def build_dataset(
     users = _positions(raw.users, user_ids, len(raw))
     order = np.lexsort((np.arange(len(raw)), raw.times, users))
     parts = _parts(config, tables, raw, users, order, seed)
+    parts[parts <= learned] = Part.TRAIN
     item_ids, num_catalogue = _catalogue(tables, config, raw, parts, order, past)
     items = _positions(raw.items, item_ids, len(raw))
     labels, mask = label_matrix(config.tasks, raw, tables)

@@ -11,20 +11,20 @@ import numpy as np
 from torch import Tensor, nn
 
 from ..artifacts.folder import Run, RunWriter
-from ..artifacts.names import CONFIG, INDEX, INDEX_REPORT, RANKING_HISTORY, RETRIEVAL_HISTORY, WARM_START
+from ..artifacts.names import CONFIG, FINAL, INDEX, INDEX_REPORT, RANKING_HISTORY, RETRIEVAL_HISTORY, WARM_START
 from ..base.errors import RunError
 from ..configs.run import RunConfig, config_hash, load_kept_config, write_config
 from ..data import store
 from ..data.dataset import Dataset
 from ..ranking.blend_search import FoundBlend
 from ..ranking.calibrate import Calibrator
+from ..ranking.ensemble import build_members
 from ..ranking.ranker import Ranker
-from ..ranking.train import build_model
 from ..retrieval.baselines import baseline_from_state
 from ..retrieval.baselines.base import Baseline
 from ..retrieval.index import ExactIndex, FaissIndex, load_index
 from ..retrieval.retriever import Retriever
-from ..retrieval.towers.train import build_two_tower
+from ..retrieval.towers.ensemble import build_tower_members
 from ..retrieval.towers.windows import TowerData
 from .run import Stage, TrainedRun, assemble_retriever, companion_names
 
@@ -74,6 +74,8 @@ def save_run(trained: TrainedRun, path: Path, base: Path = Path()) -> None:
             save_tensors(state, writer.file(OPTIMIZERS[stage]))
         if trained.warm_start:
             _write_json(writer.file(WARM_START), trained.warm_start, indent=1)
+        if trained.final is not None:
+            _write_json(writer.file(FINAL), trained.final, indent=1)
 
 
 def load_run(run: Run, *, with_index: bool = True, with_optimizers: bool = False) -> TrainedRun:
@@ -96,7 +98,8 @@ def load_run(run: Run, *, with_index: bool = True, with_optimizers: bool = False
     if RANKER in run:
         selects = retriever is not None and config.ranking.select.enabled
         features = len(retriever.feature_names) if selects and retriever is not None else 0
-        model, ranker = build_model(config.ranking, dataset.layout, dataset.config.tasks, features, config.seed)
+        seeds = config.seed, config.ensemble.seeds
+        model, ranker = build_members(config.ranking, dataset.layout, dataset.config.tasks, features, *seeds)
         load_weights(model, run.file(RANKER))
         model.eval()
         state: dict[str, Any] = run.read_json(CALIBRATORS)
@@ -116,6 +119,7 @@ def load_run(run: Run, *, with_index: bool = True, with_optimizers: bool = False
         index_report=None if retriever is None or retriever.index is None else run.read_json(INDEX_REPORT),
         optimizers=_load_optimizers(run) if with_optimizers else {},
         warm_start=run.read_json(WARM_START) if WARM_START in run else {},
+        final=run.read_json(FINAL) if FINAL in run else None,
     )
 
 
@@ -185,7 +189,7 @@ def _load_retriever(run: Run, config: RunConfig, dataset: Dataset, with_index: b
     from safetensors.numpy import load_file
 
     data = TowerData.of(dataset, config.retrieval.tower, config.retrieval.positive)
-    model = build_two_tower(data, config.retrieval.tower, config.seed)
+    model = build_tower_members(data, config.retrieval.tower, config.seed, config.ensemble.seeds)
     load_weights(model, run.file(TOWERS))
     companions: dict[str, Baseline] = {}
     for name in companion_names(config, dataset):

@@ -75,6 +75,8 @@ class Funnel:
         self.trained = trained
         self.dataset = trained.dataset
         self.retriever = trained.retriever
+        # For good, not for the time of an answer: another thread's answer would meet the mode that is put back.
+        self.retriever.model.eval()
         self.blend = effective_blend(trained)
         self.ladder = Ladder(self.dataset, self.retriever)
         self.explainer = Explainer(self.dataset, self.retriever)

@@ -42,6 +42,10 @@ class TrainedRun:
         optimizers: stage -> moments of its optimiser and weights of its helpers, for a training that goes on from here;
             empty where the configuration does not keep them, and where they were not loaded.
         warm_start: stage -> where its first weights came from.
+        epochs: stage -> passes over the training rows after which validation chose the weights, of each seed; empty
+            for a run that was read back.
+        final: of a run with a last fit: its rows, its epochs, and the test figures of the run that was chosen, where
+            no test rows are left; None without one.
     """
 
     config: RunConfig
@@ -55,6 +59,8 @@ class TrainedRun:
     index_report: Json | None = None
     optimizers: Mapping[Stage, Mapping[str, Tensor]] = field(default_factory=dict)
     warm_start: Mapping[str, Any] = field(default_factory=dict)
+    epochs: Mapping[Stage, tuple[int, ...]] = field(default_factory=dict)
+    final: Json | None = None
 
 
 def assemble_retriever(

@@ -132,9 +132,37 @@ def take_up(model: nn.Module, optimizer: Optimizer, dataset: Dataset, learned: L
     Raises:
         RunError: the earlier model is another one, or `dataset` was not built on its data.
     """
+    prefix = next(name for name, module in optimizer.model.named_modules() if module is model)
+    report = take_weights(model, dataset, learned, prefix)
+    with torch.no_grad():
+        for name, parameter in optimizer.dense.items():
+            helper = learned.state.get(f"weight/{name}")
+            if helper is not None and helper.shape == parameter.shape:
+                parameter.copy_(helper)
+    if learned.state:
+        optimizer.warm_start(learned.state)
+    else:
+        log.info("the source run kept no optimiser state: moments begin at zero")
+    return report
+
+
+def take_weights(model: nn.Module, dataset: Dataset, learned: Learned, prefix: str = "") -> list[Copied]:
+    """Put a fresh model where an earlier training ended, and start rows for what is new.
+
+    Args:
+        model: built on `dataset`.
+        dataset: built on `learned.dataset`.
+        learned: the earlier model.
+        prefix: the model's name in what its optimiser trained.
+
+    Returns:
+        One entry per table and vocabulary of raw values.
+
+    Raises:
+        RunError: the earlier model is another one, or `dataset` was not built on its data.
+    """
     refuse_difference(model, dataset, learned)
     here, there = (tables_of(owner) for owner in (model, learned.model))
-    prefix = next(name for name, module in optimizer.model.named_modules() if module is model)
     old_values = learned.dataset.encoders.vocabularies
     report = []
     with torch.no_grad():
@@ -153,14 +181,6 @@ def take_up(model: nn.Module, optimizer: Optimizer, dataset: Dataset, learned: L
                     near = start_new_rows(table, vocabulary, known, dataset, moved)
                     new = table.sizes[vocabulary] - known
                     report.append(Copied(vocabulary, known - FIRST, new, 0, neighbours=near))
-        for name, parameter in optimizer.dense.items():
-            helper = learned.state.get(f"weight/{name}")
-            if helper is not None and helper.shape == parameter.shape:
-                parameter.copy_(helper)
-    if learned.state:
-        optimizer.warm_start(learned.state)
-    else:
-        log.info("the source run kept no optimiser state: moments begin at zero")
     return report
 
 

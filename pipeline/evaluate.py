@@ -88,6 +88,7 @@ def evaluate(trained: TrainedRun, stage: str = "all", slices: Sequence[str] = ()
         RunError: the run lacks the stage.
         DataError: the run's data leaks.
     """
+    refuse_learned(trained)
     if stage in ("retrieval", "funnel") and trained.retriever is None:
         raise RunError(f"there is no retriever, so --stage {stage} has nothing to measure; train with --stage all")
     if stage == "ranking" and trained.ranker is None:
@@ -139,6 +140,24 @@ def evaluate(trained: TrainedRun, stage: str = "all", slices: Sequence[str] = ()
     result["config"] = dump_toml(trained.config)
     result["data"] = {"fingerprint": trained.dataset.fingerprint, "notes": list(trained.dataset.notes)}
     return Evaluation(result, values)
+
+
+def refuse_learned(trained: TrainedRun) -> None:
+    """What was trained on a part is never judged on it.
+
+    Raises:
+        RunError: the last fit learned from the test rows.
+    """
+    if trained.final is None or trained.final["rows"] != "all":
+        return
+    funnel = trained.final["chosen"].get("funnel", {})
+    figures = ", ".join(
+        f"{name} {value:.4f}" for name, value in funnel.items() if name.startswith("ndcg@") and isinstance(value, float)
+    )
+    raise RunError(
+        f"the last fit learned from every row, so none is left to judge the run by; final.json keeps the test figures "
+        f"of the run that was chosen{f' ({figures})' if figures else ''}; judge later events with --predictions"
+    )
 
 
 def _slices(slices: list[Slice], chosen: Sequence[SliceColumn]) -> Json:

@@ -18,10 +18,12 @@ from ..data.dataset import Dataset
 from ..data.reading.keys import read_configured
 from ..data.reading.readers import Source
 from ..data.reading.tables import BadRows
+from ..data.split import Part
 from ..funnel.folder import load_run, save_run
 from ..funnel.run import Stage, TrainedRun
 from ..training.checkpoint import Checkpointer
 from .continuation import SourceRun
+from .final import check_final, last_fit
 from .start import Start
 from .train import Stages, train
 
@@ -59,6 +61,7 @@ def train_run(
     path = _place(run or RUNS / config.name)
     source = SourceRun.open(source_run) if source_run else None
     start = Start.of(source, config, stage)
+    check_final(config, stage=stage, goes_on=source is not None)
     bad = BadRows(config.data.on_bad_rows)
     dataset = encode(config, base, bad, tables, start.dataset)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +69,11 @@ def train_run(
         rejected = path.with_name(f"{path.name}.bad-rows.csv")
         bad.write(rejected)
         log.warning("%d bad rows were left out; they are listed in %s", bad.count(), rejected)
-    train_dataset(dataset, config, path, start, stage=stage, resume=resume, source=source, base=base)
+
+    def again(grown: Dataset, learned: Part) -> Dataset:
+        return encode(config, base, BadRows(config.data.on_bad_rows), tables, grown, learned)
+
+    train_dataset(dataset, config, path, start, stage=stage, resume=resume, source=source, base=base, again=again)
     return path
 
 
@@ -80,12 +87,14 @@ def train_dataset(
     resume: bool = False,
     source: SourceRun | None = None,
     base: Path = Path(),
+    again: Callable[[Dataset, Part], Dataset] | None = None,
 ) -> TrainedRun:
     """Train on encoded data and publish the run folder; arguments as of `train_run`.
 
     Args:
         start: where the first weights come from.
         source: the run that `start` was made of.
+        again: encodes the same tables for a last fit (see `last_fit`); None publishes what validation chose.
 
     Raises:
         RunError: another process trains the run, or something that is no run is in its place.
@@ -100,6 +109,8 @@ def train_dataset(
         if (path / MANIFEST).exists():
             log.info("%s, a run of %s, is replaced when this training ends", path, read_run_manifest(path).created[:19])
         trained = train(dataset, config, stage=stage, source=source, previous=previous, checkpointer=keeper)
+        if again is not None:
+            trained = last_fit(trained, again)
         save_run(trained, path, base)
         shutil.rmtree(checkpoints)
     return trained
@@ -125,10 +136,14 @@ def encode(
     bad: BadRows,
     tables: Mapping[str, Source] | None = None,
     source: Dataset | None = None,
+    learned: Part = Part.TRAIN,
 ) -> Dataset:
-    """The data set of a training; what a reader of its results has to know is logged. Arguments as of `train_run`."""
+    """The data set of a training; what a reader of its results has to know is logged.
+
+    Arguments as of `train_run`; rows of the parts up to `learned` are training rows.
+    """
     raw = read_configured(config.data, base, bad, tables)
-    dataset = build_dataset(raw, config.data, config.seed, bad, source)
+    dataset = build_dataset(raw, config.data, config.seed, bad, source, learned)
     for note in dataset.notes:
         log.warning("%s", note)
     return dataset
@@ -136,14 +151,15 @@ def encode(
 
 def _checkpointer(
     folder: Path, config: RunConfig, dataset: Dataset, start: Start, resume: bool
-) -> Callable[[Stage], Checkpointer]:
+) -> Callable[[Stage, int], Checkpointer]:
     """Checkpoints of each stage, which belong to data, seed, source, and the sections its training depends on."""
 
-    def of(stage: Stage) -> Checkpointer:
+    def of(stage: Stage, member: int) -> Checkpointer:
         sections = ("data", "retrieval", "ranking")[: 2 if stage == "retrieval" else 3]
         parts = [dataset.fingerprint, str(config.seed), *(config_hash(getattr(config, name)) for name in sections)]
-        parts += start.identity
-        return Checkpointer(folder / stage, CHECKPOINT_STEPS, resume=resume, fingerprint=" ".join(parts))
+        parts += [*start.identity, *([f"ensemble {config.ensemble.seeds}"] if config.ensemble.seeds > 1 else [])]
+        place = folder / (f"{stage}-{member + 1}" if member else stage)
+        return Checkpointer(place, CHECKPOINT_STEPS, resume=resume, fingerprint=" ".join(parts))
 
     return of
 

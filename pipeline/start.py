@@ -73,9 +73,9 @@ class Start:
 
         Raises:
             RunError: the source's ranker is another one.
-            DataError: rows or an encoder are taken from a run that learned from what is held out here.
+            DataError: rows are taken from a run that learned from what is held out here.
         """
-        if self.source is not None and self.takes != "run":
+        if self.source is not None and self.takes == "rows":
             known = self.source.trained.dataset
             refuse_known_answers(known, dataset.events, config.data, dataset.user_ids, dataset.item_ids)
         if self.source is None or self.takes != "run":

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
@@ -20,11 +20,23 @@ from ..base.errors import ConfigError
 from ..configs.run import RunConfig
 from ..data.dataset import Dataset
 from ..funnel.run import Stage, TrainedRun, assemble_retriever
+from ..ranking.blend_search import find_blend
 from ..ranking.distil import DistilConfig
-from ..ranking.train import TrainedRanker, build_training, fit_ranker
+from ..ranking.ensemble import as_one as rankers_as_one
+from ..ranking.train import (
+    RankerTraining,
+    RankingConfig,
+    TrainedRanker,
+    build_training,
+    fit_calibrators,
+    fit_ranker,
+    weight_ratios,
+)
 from ..retrieval.retriever import Retriever
-from ..retrieval.towers.train import build_towers, fit_towers
+from ..retrieval.towers.ensemble import as_one as towers_as_one
+from ..retrieval.towers.train import RetrievalConfig, TowerTraining, build_towers, fit_towers
 from ..training.checkpoint import Checkpointer
+from ..training.log import TrainingLog
 from ..training.runtime import Runtime, runtime_session
 from .companions import fit_companions, unfitted_companions
 from .continuation import SourceRun, remember
@@ -35,9 +47,11 @@ log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 Stages = Literal["retrieval", "ranking", "all"]
+T = TypeVar("T", RetrievalConfig, RankingConfig)
+Checkpoints = Callable[[Stage, int], Checkpointer | None]
 
 
-def no_checkpoints(_: Stage) -> None:
+def no_checkpoints(_: Stage, __: int) -> None:
     """Of trainings that are not to be resumed."""
 
 
@@ -48,7 +62,7 @@ def train(
     stage: Stages = "all",
     source: SourceRun | None = None,
     previous: TrainedRun | None = None,
-    checkpointer: Callable[[Stage], Checkpointer | None] = no_checkpoints,
+    checkpointer: Checkpoints = no_checkpoints,
 ) -> TrainedRun:
     """Train what a configuration describes; the process is left as it was found.
 
@@ -59,7 +73,7 @@ def train(
         source: a run to go on from: its weights and its optimisers' moments are where the training starts; for a
             ranker with a frozen encoder, the run the encoder is from.
         previous: an earlier training of the same data, whose towers `stage="ranking"` keeps.
-        checkpointer: makes the checkpoints of a stage.
+        checkpointer: makes the checkpoints of a stage and of a seed, 0 the first.
 
     Raises:
         ConfigError: the data has no users and items for the retriever, or an option does not exist.
@@ -77,14 +91,14 @@ def train(
     ranked: TrainedRanker | None = None
     with runtime_session(config.runtime, config.seed) as runtime:
         if two_stages and stage != "ranking":
-            retriever, first = _train_retriever(dataset, config, runtime, start, checkpointer("retrieval"))
+            retriever, first = train_retriever(dataset, config, runtime, start, checkpointer)
         elif two_stages and previous is not None:
             retriever, first = previous.retriever, Trained.of(previous, "retrieval")
         if retriever is not None and stage != "retrieval":
             config = with_possible_select(config, retriever)
         if stage != "retrieval" and (config.data.tasks or retriever is not None):
             exact = None if retriever is None else retriever.searching(None)
-            ranked, second = _train_ranker(dataset, config, runtime, start, exact, checkpointer("ranking"))
+            ranked, second = train_ranker(dataset, config, runtime, start, exact, checkpointer)
     results: dict[Stage, Trained] = {"retrieval": first, "ranking": second}
     return TrainedRun(
         config=config,
@@ -98,6 +112,7 @@ def train(
         index_report=previous.index_report if previous is not None and retriever is previous.retriever else None,
         optimizers={name: result.optimizer for name, result in results.items() if result.optimizer is not None},
         warm_start={name: result.start for name, result in results.items() if result.start},
+        epochs={name: result.chosen for name, result in results.items() if result.chosen},
     )
 
 
@@ -109,11 +124,13 @@ class Trained:
         epochs: one record each; None where nothing was trained.
         optimizer: its state; None where the configuration does not keep it.
         start: where the first weights came from.
+        chosen: epochs after which the weights are those that are kept, of each seed; none where nothing was trained.
     """
 
     epochs: list[Json] | None = None
     optimizer: Mapping[str, Tensor] | None = None
     start: Json | None = None
+    chosen: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, run: TrainedRun, stage: Stage) -> Trained:
@@ -122,38 +139,95 @@ class Trained:
         return cls(None if epochs is None else list(epochs), run.optimizers.get(stage), run.warm_start.get(stage))
 
 
-def _train_retriever(
-    dataset: Dataset, config: RunConfig, runtime: Runtime, start: Start, checkpointer: Checkpointer | None
+def train_retriever(
+    dataset: Dataset,
+    config: RunConfig,
+    runtime: Runtime,
+    start: Start,
+    checkpointer: Checkpoints = no_checkpoints,
+    epochs: tuple[int, ...] = (),
 ) -> tuple[Retriever, Trained]:
-    section = config.retrieval
+    """The first stage: the towers of every seed, then the baselines.
+
+    Args:
+        dataset: encoded data.
+        config: the whole configuration.
+        runtime: arithmetic.
+        start: where the towers begin.
+        checkpointer: see `train`.
+        epochs: of each seed, trained without looking at a metric; those of the configuration when empty.
+    """
     unfitted_companions(config, dataset)  # a wrong name or option fails now, not after the training
-    training = build_towers(dataset, section, config.seed)
-    report = start.towers(training, dataset)
-    history = fit_towers(training, section, runtime, config.seed, checkpointer)
-    state = remember(training.optimizer, training.model) if section.optim.keep_state else None
-    companions = fit_companions(config, dataset, training.data)
-    retriever = assemble_retriever(config, training.model, training.data, companions)
-    return retriever, Trained(history.epochs(), state, report)
+    members: list[TowerTraining] = []
+    histories: list[TrainingLog] = []
+    report: Json = {}
+    for member, seed in enumerate(_seeds(config)):
+        section = _fixed(config.retrieval, epochs[member]) if epochs else config.retrieval
+        training = build_towers(dataset, section, seed)
+        report = start.towers(training, dataset)
+        histories.append(fit_towers(training, section, runtime, seed, checkpointer("retrieval", member)))
+        members.append(training)
+    first = members[0]
+    single = len(members) == 1
+    state = remember(first.optimizer, first.model) if single and config.retrieval.optim.keep_state else None
+    companions = fit_companions(config, dataset, first.data)
+    model = towers_as_one([training.model for training in members])
+    retriever = assemble_retriever(config, model, first.data, companions)
+    return retriever, Trained(histories[0].epochs(), state, report, tuple(one.chosen for one in histories))
 
 
-def _train_ranker(
+def train_ranker(
     dataset: Dataset,
     config: RunConfig,
     runtime: Runtime,
     start: Start,
     retriever: Retriever | None,
-    checkpointer: Checkpointer | None,
+    checkpointer: Checkpoints = no_checkpoints,
+    epochs: tuple[int, ...] = (),
 ) -> tuple[TrainedRanker, Trained]:
-    section = config.ranking
+    """The second stage: a ranker of every seed, and one calibration and one blend of what they say together.
+
+    Arguments as of `train_retriever`; `retriever` proposes the candidates that `select` learns from, if there is one.
+    """
+    section, single = config.ranking, config.ensemble.seeds == 1
     requests = None
     if retriever is not None and section.select.enabled:
         requests = select_requests(dataset, retriever, config)
     if section.distil.share > 0 and start.dataset is not None:
         log.info("ranking.distil is left out: the new rows alone are too few to train teachers on")
         section = section.model_copy(update={"distil": DistilConfig()})
-    training = build_training(dataset, section, runtime, config.seed, requests)
-    report = start.ranker(training, dataset, retriever if section.warm_start else None)
-    ranked = fit_ranker(training, section, runtime, config.seed, checkpointer, config.blend)
-    ranked.model.eval()  # it answers from here on, without dropout
-    state = remember(training.optimizer, ranked.model) if section.optim.keep_state else None
-    return ranked, Trained(ranked.history.epochs(), state, report)
+    members: list[TrainedRanker] = []
+    report: Json = {}
+    for member, seed in enumerate(_seeds(config)):
+        own = _fixed(section, epochs[member]) if epochs else section
+        training = build_training(dataset, own, runtime, seed, requests, held_seed=config.seed)
+        report = start.ranker(training, dataset, retriever if own.warm_start else None)
+        keeper = checkpointer("ranking", member)
+        members.append(fit_ranker(training, own, runtime, seed, keeper, config.blend if single else None))
+        members[-1].model.eval()  # it answers from here on, without dropout
+    ranked = members[0] if single else _averaged(members, training, config)
+    state = remember(training.optimizer, ranked.model) if single and section.optim.keep_state else None
+    chosen = tuple(one.history.chosen for one in members)
+    return ranked, Trained(ranked.history.epochs(), state, report, chosen)
+
+
+def _averaged(members: list[TrainedRanker], training: RankerTraining, config: RunConfig) -> TrainedRanker:
+    """Rankers of several seeds as one, calibrated and blended as one on the rows that none of them learned from."""
+    model, ranker = rankers_as_one([member.model for member in members])
+    model.eval()
+    ranker.eval()
+    dataset, section, rows = training.dataset, config.ranking, training.valid_rows
+    ratios = weight_ratios(dataset, section)
+    calibrators = fit_calibrators(ranker, dataset, rows, section.calibration, ratios)
+    blend = find_blend(config.blend, model, ranker, calibrators, dataset, training.held, rows, config.seed)
+    return TrainedRanker(model, ranker, calibrators, members[0].history, blend)
+
+
+def _seeds(config: RunConfig) -> range:
+    return range(config.seed, config.seed + config.ensemble.seeds)
+
+
+def _fixed(section: T, epochs: int) -> T:
+    """A stage's section with so many epochs, chosen by no metric."""
+    fit = section.fit.model_copy(update={"epochs": epochs, "metric": ""})
+    return section.model_copy(update={"fit": fit})

@@ -179,7 +179,12 @@ class RankerTraining:
 
 
 def build_training(
-    dataset: Dataset, config: RankingConfig, runtime: Runtime, seed: int, requests: RequestSet | None = None
+    dataset: Dataset,
+    config: RankingConfig,
+    runtime: Runtime,
+    seed: int,
+    requests: RequestSet | None = None,
+    held_seed: int | None = None,
 ) -> RankerTraining:
     """A ranker with fresh weights, its batches and its optimiser; teachers are trained here where there are any.
 
@@ -189,10 +194,11 @@ def build_training(
         runtime: arithmetic of the teachers' training.
         seed: of weights, order and draws; also seeds the global generator, from which dropout draws.
         requests: of the validation part, for `select`; None without a retriever.
+        held_seed: draws the users who choose the epoch; `seed` when None. Members of an ensemble share it.
     """
     tasks = dataset.config.tasks
     check_task_names(tasks, config.loss)
-    _weight_ratios(dataset, config)  # refuses now what could not be corrected after the training
+    weight_ratios(dataset, config)  # refuses now what could not be corrected after the training
     if tasks and config.distil.share > 0:
         dataset = _taught(dataset, config, runtime, seed)
     features = requests.features.shape[2] if requests is not None else 0
@@ -206,7 +212,7 @@ def build_training(
     held: RequestSet | None = None
     fitted = requests
     if requests is not None:
-        out = held_out(dataset.num_users, config.select.holdout, seed)
+        out = held_out(dataset.num_users, config.select.holdout, seed if held_seed is None else held_seed)
         held = requests.take(np.flatnonzero(out[requests.users]))
         fitted = requests.take(np.flatnonzero(~out[requests.users]))
         assert isinstance(model, RequestRanker)
@@ -289,7 +295,7 @@ def fit_ranker(
         description="training the ranker",
     )
     warn_of_unused(read_gates(ranker, dataset, valid_rows))
-    calibrators = fit_calibrators(ranker, dataset, valid_rows, config.calibration, _weight_ratios(dataset, config))
+    calibrators = fit_calibrators(ranker, dataset, valid_rows, config.calibration, weight_ratios(dataset, config))
     found = find_blend(blend or BlendConfig(), model, ranker, calibrators, dataset, held, valid_rows, seed)
     return TrainedRanker(model, ranker, calibrators, history, found)
 
@@ -333,7 +339,7 @@ def held_out(num_users: int, share: float, seed: int) -> Bool:
     return np.random.default_rng([seed, 15]).random(num_users) < share
 
 
-def _weight_ratios(dataset: Dataset, config: RankingConfig) -> dict[str, float]:
+def weight_ratios(dataset: Dataset, config: RankingConfig) -> dict[str, float]:
     """What `reweighting` takes out of each binary task's odds; refused before anything is trained.
 
     Raises:

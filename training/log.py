@@ -56,6 +56,11 @@ class TrainingLog:
         self.stopped_early = 0 < patience <= self.epochs_since_best
         return better
 
+    @property
+    def chosen(self) -> int:
+        """Epochs after which the weights were kept: the best one's number, or all where no metric decided."""
+        return self.best_epoch or len(self.records)
+
     def epochs(self) -> list[dict[str, Any]]:
         """One JSON object per epoch, its record and its details; numbers that are not finite are None."""
         details: list[dict[str, Any]] = [{}] * (len(self.records) - len(self.details)) + self.details

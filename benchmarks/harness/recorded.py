@@ -86,6 +86,19 @@ def _user_side(record: Json) -> str:
     )
 
 
+def _lists(record: Json) -> str:
+    return markdown_table(
+        ["ranker", "users a second", "users a CPU second", "after loading, MB", "peak, MB"],
+        [
+            [
+                "the towers alone" if row["ranker"] == "none" else row["ranker"],
+                *(f"{row[key]:,.0f}" for key in ("users_per_second", "users_per_cpu_second", "loaded_mb", "peak_mb")),
+            ]
+            for row in record["rows"]
+        ],
+    )
+
+
 def _dupn(record: Json) -> str:
     return markdown_table(
         ["", "history", "products", "torch's LSTM, ms", "DUPN, ms", "ratio"],
@@ -148,6 +161,7 @@ SPEED: Mapping[str, tuple[str, Callable[[Json], str]]] = {
     "train_throughput": ("Training MMoE on Census-Income", _training),
     "two_tower_throughput": ("Training towers on MovieLens-1M, beside torch-rechub's DSSM example", _towers),
     "user_side_once": ("500 candidates for one user: the user side once, or written 500 times", _user_side),
+    "bulk_lists": ("Ten of 10,000 items for 10,000 users, to Parquet", _lists),
     "dupn_step": ("A training step of DUPN's encoder, beside torch's LSTM of the same sizes", _dupn),
     "index_recall_latency": ("An index of 1,000,000 vectors", _index),
     "evaluation_speed": ("Exact evaluation, beside a bare matrix product and top-k", _evaluation),

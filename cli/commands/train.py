@@ -17,6 +17,9 @@ def train(
     ] = None,
     stage: Annotated[Literal["retrieval", "ranking", "all"], typer.Option(help="Which stage to train.")] = "all",
     set_: SetOption = None,
+    final: Annotated[
+        bool, typer.Option("--final", help="After the choice on validation, train on every row: final.rows = all.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on exactly where a killed training stopped.")] = False,
     source: Annotated[
         Path | None,
@@ -30,7 +33,7 @@ def train(
     from ...artifacts.locate import RUNS, find_run, point_latest
     from ...configs.packaged import open_config
 
-    settings = set_ or []
+    settings = [*(set_ or []), *(['final.rows="all"'] if final else [])]
     folder = run or RUNS / open_config(config, settings)[0].name
     warm = find_run(source) if source else None
 

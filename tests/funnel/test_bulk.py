@@ -101,6 +101,16 @@ def test_threads_change_nothing_and_answer_in_order(rec: Recommender, tmp_path: 
     assert pq.read_table(one).equals(pq.read_table(two))
 
 
+def test_towers_that_were_just_trained_drop_nothing_while_threads_answer(rec: Recommender) -> None:
+    """A mode that each answer sets and puts back is met by the answers beside it."""
+    trained = rec.trained
+    assert trained.retriever is not None
+    trained.retriever.model.train()
+    funnel = Funnel(trained)
+    funnel.recommend(["1"], 3)
+    assert not any(module.training for module in trained.retriever.model.modules())
+
+
 def test_a_killed_call_leaves_the_old_file_and_the_next_one_goes_on(rec: Recommender, tmp_path: Path) -> None:
     file, whole = tmp_path / "lists.csv", tmp_path / "whole.csv"
     file.write_text("yesterday's")

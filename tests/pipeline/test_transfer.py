@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from recsys.artifacts.folder import open_run
-from recsys.base.errors import ConfigError, DataError, RunError
+from recsys.base.errors import ConfigError, RunError
 from recsys.configs.run import RunConfig, load_config
 from recsys.data.encoding.numeric import NumericEncoder
 from recsys.data.vocabulary import FIRST, UNKNOWN
@@ -165,10 +165,3 @@ def test_an_encoder_of_another_size_is_refused(world: Path, source: Path, change
     other = config(world, FROZEN, change)
     with pytest.raises(RunError, match=words):
         train_run(other, world / "runs" / "other", stage="ranking", source_run=source, base=world)
-
-
-def test_an_encoder_that_learned_from_what_is_held_out_is_refused(world: Path, source: Path, tmp_path: Path) -> None:
-    """Judged from an earlier moment on, the source has seen the rows that judge."""
-    earlier = config(world, FROZEN, "data.split.valid=0.2", "data.split.test=0.3")
-    with pytest.raises(DataError, match="it knows answers"):
-        train_run(earlier, tmp_path / "run", stage="ranking", source_run=source, base=world)

@@ -1,0 +1,117 @@
+"""The last fit: more rows, the chosen epochs, nothing judged that was learned from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import recsys
+from recsys.base.errors import ConfigError, RunError
+from recsys.cli.main import main
+from recsys.data.dataset import NOW
+from recsys.data.split import Part
+from recsys.pipeline.evaluate import evaluate
+from recsys.recommender import Recommender
+from recsys.tests.support.tiny import TINY, TinyRun
+
+
+@pytest.fixture(scope="module")
+def everything(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Recommender:
+    folder = tmp_path_factory.mktemp("final") / "run"
+    given = [option for setting in TINY for option in ("--set", setting)]
+    assert main(["train", str(tiny_run.config_file), "--run", str(folder), "--final", *given]) == 0
+    return recsys.load(folder)
+
+
+@pytest.fixture(scope="module")
+def without_test(tiny_run: TinyRun) -> Recommender:
+    return recsys.train(config=tiny_run.config_file, settings=[*TINY, 'final.rows="valid"'])
+
+
+def test_every_row_is_learned_from_and_histories_and_counts_end_with_the_log(
+    everything: Recommender, tiny_run: TinyRun
+) -> None:
+    chosen, final = recsys.load(tiny_run.folder).trained.dataset, everything.trained.dataset
+    assert (chosen.events.parts > Part.TRAIN).any()
+    assert (final.events.parts == Part.TRAIN).all()
+    assert len(final.events) == len(chosen.events)
+    item_counts = {table.spec.name: table for table in final.counts}["item_id"]
+    known = final.key_codes["item_id"][final.events.items] >= 2
+    assert item_counts.seen.sum() == known.sum()
+    popularity = everything.funnel.retriever.companions["popularity"]
+    clicks = int((final.events.labels[:, 0] > 0).sum())
+    assert popularity.state()["counts"].sum() == clicks
+
+
+def test_towers_are_trained_again_and_the_chosen_rankers_verdicts_are_kept(
+    everything: Recommender, tiny_run: TinyRun
+) -> None:
+    before, after = recsys.load(tiny_run.folder), everything
+    assert before.trained.model is not None
+    assert after.trained.model is not None
+    old, new = before.trained.model.state_dict(), after.trained.model.state_dict()
+    dense = [name for name in old if "table" not in name]
+    assert len(dense) > 5
+    assert all(np.array_equal(old[name].numpy(), new[name].numpy()) for name in dense)
+    assert after.trained.calibrators.keys() == before.trained.calibrators.keys()
+    for task, calibrator in before.trained.calibrators.items():
+        for key, values in calibrator.to_arrays().items():
+            assert np.array_equal(after.trained.calibrators[task].to_arrays()[key], values)
+    users = np.arange(20)
+    assert not np.allclose(
+        before.funnel.retriever.queries(users, NOW), after.funnel.retriever.queries(users, NOW), atol=1e-3
+    )
+
+
+def test_what_was_learned_from_is_not_judged_and_the_chosen_runs_figures_are_kept(
+    everything: Recommender, tiny_run: TinyRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert everything.folder is not None
+    kept = json.loads((everything.folder / "final.json").read_text())
+    assert kept["rows"] == "all"
+    assert kept["epochs"].keys() == {"retrieval", "ranking"}
+    chosen = recsys.load(tiny_run.folder).trained
+    assert chosen.retriever is not None
+    figures = evaluate(replace(chosen, retriever=chosen.retriever.searching(None))).result["funnel"]
+    assert kept["chosen"]["funnel"]["ndcg@5"] == pytest.approx(figures["ndcg@5"], abs=1e-9)
+    with pytest.raises(RunError, match=r"the last fit learned from every row.*final\.json keeps.*ndcg@5"):
+        everything.evaluate()
+    assert main(["evaluate", "--run", str(everything.folder)]) == 1
+    assert "the last fit learned from every row" in capsys.readouterr().err
+
+
+def test_a_last_fit_without_the_test_rows_is_judged_on_them(without_test: Recommender, tiny_run: TinyRun) -> None:
+    data = without_test.trained.dataset
+    assert set(np.unique(data.events.parts)) == {Part.TRAIN, Part.TEST}
+    before = recsys.load(tiny_run.folder).trained.dataset
+    assert (data.events.parts == Part.TEST).sum() == (before.events.parts == Part.TEST).sum()
+    result = evaluate(without_test.trained).result
+    assert 0 < result["funnel"]["ndcg@5"] < 1
+    assert result["protocol"]["users"] > 10
+
+
+def test_a_ranker_alone_is_trained_again_on_everything(tiny_run: TinyRun) -> None:
+    short = ["retrieval.fit.epochs=1", "ranking.fit.epochs=1", "retrieval.scorers=[]"]
+    alone = [*TINY, *short, "ranking.select.enabled=false", 'final.rows="all"']
+    final = recsys.train(config=tiny_run.config_file, settings=alone).trained
+    chosen = recsys.train(config=tiny_run.config_file, settings=alone[:-1]).trained
+    assert final.final is not None
+    assert final.final["ranker"] == "trained again"
+    assert final.model is not None
+    assert chosen.model is not None
+    old, new = chosen.model.state_dict(), final.model.state_dict()
+    assert any(not np.array_equal(old[name].numpy(), new[name].numpy()) for name in old if "towers" in name)
+    assert final.calibrators.keys() == {"click", "conversion"}
+
+
+def test_a_last_fit_that_would_not_be_one_is_refused(tiny_run: TinyRun, tmp_path: Path) -> None:
+    settings = [*TINY, 'final.rows="all"']
+    with pytest.raises(ConfigError, match="a last fit is of both stages; leave --stage retrieval out"):
+        recsys.train(config=tiny_run.config_file, settings=settings, run=tmp_path / "run", stage="retrieval")
+    with pytest.raises(ConfigError, match="a last fit begins anew and --from goes on"):
+        recsys.train(config=tiny_run.config_file, settings=settings, source=tiny_run.folder)
+    assert not (tmp_path / "run").exists()
