@@ -24,7 +24,8 @@ class BlendConfig(Settings):
     """How the tasks' probabilities become the score that orders a list."""
 
     kind: Literal["product", "linear", "task"] = "product"
-    """`product`: prod p^w; `linear`: sum w p; `task`: the probability of one task alone."""
+    """`product`: prod p^w; `linear`: sum w p; `task`: the probability of one task alone. A regression task counts with
+    its value, in the label's unit: the product of `order` and `price`, both of weight 1, is the expected revenue."""
     weights: dict[str, float] = {}
     """Weight of each task; 0 leaves it out, below 0 counts against; where empty, the listwise
     task `select` alone orders if the ranker has it, else every task has weight 1."""

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from recsys.base.errors import ConfigError
+from recsys.data.schema import TaskSpec
 from recsys.ranking.blend import BlendConfig, blend, search_blend_weights
+from recsys.ranking.probabilities import task_probabilities
 
 P = {"click": np.array([0.5, 0.2, 0.9]), "like": np.array([0.1, 0.6, 0.3])}
 
@@ -17,6 +19,16 @@ def test_the_product_is_ples_formula() -> None:
     found = blend(P, BlendConfig(weights={"click": 2.0, "like": 0.5}))
     np.testing.assert_allclose(found, P["click"] ** 2 * P["like"] ** 0.5)
     np.testing.assert_allclose(blend(P, BlendConfig()), P["click"] * P["like"])
+
+
+def test_a_probability_times_a_value_is_what_is_expected() -> None:
+    """Logits of a purchase and of a log-scale price: the blend is p x price in the price's unit."""
+    tasks = [TaskSpec(name="order"), TaskSpec(name="price", kind="regression", log1p=True)]
+    chance, price = np.array([0.5, 0.01, 0.2]), np.array([10.0, 2_000.0, 0.0])
+    logits = {"order": np.log(chance / (1 - chance)), "price": np.log1p(price)}
+    found = blend(task_probabilities(logits, tasks, {}), BlendConfig(weights={"order": 1.0, "price": 1.0}))
+    np.testing.assert_allclose(found, chance * price, rtol=1e-5, atol=1e-9)
+    assert found.argsort()[::-1].tolist() == [1, 0, 2]
 
 
 def test_the_linear_blend_and_the_single_task() -> None:
