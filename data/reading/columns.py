@@ -61,7 +61,7 @@ def as_strings(tables: Tables, name: str, column: str) -> pa.Array:
     if pa.types.is_large_string(values.type) or not pa.types.is_string(values.type):
         try:
             values = pc.cast(values, pa.string())
-        except pa.ArrowNotImplementedError:
+        except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
             raise DataError(
                 f'{tables.origin[name]}: column "{column}" holds {values.type}, expected text or numbers; '
                 "declare it as a list or vector column"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -32,6 +33,47 @@ def one_type(tables: Sequence[pa.Table], names: Sequence[str]) -> list[pa.Table]
             table = changed[place]
             changed[place] = table.set_column(table.column_names.index(column), column, values)
     return changed
+
+
+def plain_types(table: pa.Table) -> pa.Table:
+    """The table in types that every column function knows.
+
+    Views and run-end encoding become what they stand for, bytes of text (as some writers leave strings) become text,
+    and decimals that are all whole lose their zeros, because 1.00 and 1 are one id. Bytes that are no text stay: a
+    column that nobody reads is no fault.
+    """
+    for place, field in enumerate(table.schema):
+        kind = field.type
+        values = table.column(place)
+        if pa.types.is_run_end_encoded(kind):
+            values = pa.chunked_array([pc.run_end_decode(chunk) for chunk in values.chunks], kind.value_type)
+        elif _is_bytes(kind):
+            with contextlib.suppress(pa.ArrowInvalid):
+                values = values.cast(pa.string())
+        elif pa.types.is_decimal(kind) and kind.scale > 0:
+            values = _whole_decimals(values)
+        if values.type != kind:
+            table = table.set_column(place, field.name, values)
+    return table
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    """Bytes, or texts in a form that few functions take."""
+    forms = (
+        pa.types.is_string_view,
+        pa.types.is_binary_view,
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+        pa.types.is_fixed_size_binary,
+    )
+    return any(form(kind) for form in forms) and not pa.types.is_decimal(kind)
+
+
+def _whole_decimals(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    try:
+        return values.cast(pa.decimal128(values.type.precision, 0))
+    except pa.ArrowInvalid:
+        return values
 
 
 def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:

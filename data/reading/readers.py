@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pyarrow import feather
 
 from ...base.errors import DataError
-from .one_type import one_type
+from .one_type import one_type, plain_types
 from .packed import unpacked
 from .sniff import as_utf8, delimiter_of
 from .tables import BadRows, Origin, RawTable, Span, Tables
@@ -223,6 +223,7 @@ def _from_arrow(table: pa.Table, name: str, columns: Sequence[str] | None, diges
     if columns is not None:
         check_columns(table.column_names, columns, name)
         table = table.select(columns)
+    table = plain_types(table)
     return RawTable(table, Origin((Span(name, table.num_rows, first_line=None),)), digest)
 
 
