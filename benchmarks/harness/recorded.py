@@ -87,7 +87,8 @@ def _user_side(record: Json) -> str:
 
 
 def _lists(record: Json) -> str:
-    return markdown_table(
+    note = f"\n\n{record['note']}" if "note" in record else ""
+    table = markdown_table(
         ["ranker", "users a second", "users a CPU second", "after loading, MB", "peak, MB"],
         [
             [
@@ -97,6 +98,7 @@ def _lists(record: Json) -> str:
             for row in record["rows"]
         ],
     )
+    return table + note
 
 
 def _dupn(record: Json) -> str:
