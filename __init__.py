@@ -3,6 +3,7 @@
     import pandas as pd, recsys
     rec = recsys.train(events=pd.read_csv("events.csv"), items=pd.read_csv("items.csv"), tasks=["click"])
     rec.recommend(["42", "43"], k=10)
+    rec.recommend(history=["318", "12"], context={"device": "phone"})
     rec.evaluate()
     rec.save("runs/shop");  rec = recsys.load("runs/shop")
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .base.errors import ConfigError, DataError, RecsysError, RunError
     from .configs.run import RunConfig
     from .data.dataset import Dataset
+    from .data.subject import Subject
     from .recommender import Recommender
     from .report.report import Report
 
@@ -30,6 +32,7 @@ _WHERE = {
     "evaluate_predictions": "api",
     "Report": "report.report",
     "Dataset": "data.dataset",
+    "Subject": "data.subject",
     "RunConfig": "configs.run",
     "RecsysError": "base.errors",
     "ConfigError": "base.errors",
@@ -47,6 +50,7 @@ __all__ = [
     "Report",
     "RunConfig",
     "RunError",
+    "Subject",
     "__version__",
     "evaluate_folds",
     "evaluate_predictions",

@@ -13,11 +13,13 @@ from .artifacts.folder import open_run
 from .base.errors import ConfigError, RunError
 from .configs.run import RunConfig
 from .data.ids import id_text
+from .data.subject import Subject
 from .funnel.bulk import ListReport, write_lists
 from .funnel.folder import load_run, save_run
 from .funnel.funnel import Funnel
 from .funnel.recommendations import Recommendations
 from .funnel.run import TrainedRun
+from .funnel.similar import By, SimilarItems, similar_items
 from .funnel.vectors import write_vectors
 from .pipeline.evaluate import evaluate, evaluate_run
 from .pipeline.index import build_run_index, indexed
@@ -86,10 +88,13 @@ class Recommender:
 
     def recommend(
         self,
-        users: Any,
+        users: Any = None,
         k: int = 10,
         where: str = "",
         *,
+        history: Any = None,
+        user_features: Mapping[str, Any] | None = None,
+        context: Mapping[str, Any] | None = None,
         allow: Iterable[Any] | None = None,
         block: Iterable[Any] | None = None,
         titles: bool = False,
@@ -97,9 +102,14 @@ class Recommender:
         """The best k items for each user, leaving out what the user has taken (positive events).
 
         Args:
-            users: raw user ids, or one. Users nobody knows get what is popular.
+            users: raw user ids, or one; users nobody knows get what is popular. Or `recsys.Subject`s, or one, each with
+                knowledge of its own. None, with what follows, is somebody anonymous.
             k: items per user.
             where: only items whose attributes satisfy this, such as `genres = "Comedy" and year < 1995`.
+            history: of one user, what the run has not stored: item ids, oldest first, or a table or list of events with
+                `item`, and where known `time`, labels and context columns; see `recsys.Subject`.
+            user_features: of one user, columns of the users table; they override what is stored.
+            context: of one user, context columns of the events table as they are now.
             allow: only these item ids.
             block: never these item ids.
             titles: add a column `title`.
@@ -109,16 +119,22 @@ class Recommender:
             ranker was not asked: for users nobody knows.
 
         Raises:
-            ConfigError: no user was named, k exceeds the catalogue, or the condition is none.
+            ConfigError: no user was named, k exceeds the catalogue, the condition is none, or the run does not read a
+                column that is given.
+            DataError: a given value is not what the schema says.
         """
-        return self.answer(users, k, where, allow=allow, block=block).to_frame(titles=titles)
+        brought = {"history": history, "user_features": user_features, "context": context}
+        return self.answer(users, k, where, **brought, allow=allow, block=block).to_frame(titles=titles)
 
     def answer(
         self,
-        users: Any,
+        users: Any = None,
         k: int = 10,
         where: str = "",
         *,
+        history: Any = None,
+        user_features: Mapping[str, Any] | None = None,
+        context: Mapping[str, Any] | None = None,
         allow: Iterable[Any] | None = None,
         block: Iterable[Any] | None = None,
         explain: bool = False,
@@ -128,7 +144,8 @@ class Recommender:
         Args:
             explain: also name the items of the user's history that are nearest to each item.
         """
-        return self.funnel.recommend(_ids(users), k, explain=explain, allowed=self._allowed(where, allow, block))
+        subjects = _subjects(users, history, user_features, context)
+        return self.funnel.recommend(subjects, k, explain=explain, allowed=self._allowed(where, allow, block))
 
     def _allowed(self, where: str, allow: Iterable[Any] | None, block: Iterable[Any] | None) -> Bitmap | None:
         lists = (None if ids is None else [id_text(raw) for raw in ids] for ids in (allow, block))
@@ -174,6 +191,26 @@ class Recommender:
             `files`, and the numbers of `items`, `users`, `interests` and the `width`.
         """
         return write_vectors(self.funnel, Path(folder))
+
+    def similar_items(self, items: Any, k: int = 10, where: str = "", *, by: By = "mixed") -> pd.DataFrame:
+        """The items most like each given one: `item, rank, similar, score, source`.
+
+        Args:
+            items: raw item ids of the catalogue, or one.
+            k: similar items for each.
+            where: only items whose attributes satisfy this; see `recommend`.
+            by: `vector`: cosine of the tower vectors; `together`: items that the same users took; `mixed`: both lists
+                merged by reciprocal rank. `source` says which list named an item.
+
+        Raises:
+            ConfigError: an item is not of the catalogue, k is not below its size, or the condition is none.
+        """
+        return self.similar(items, k, where, by=by).to_frame()
+
+    def similar(self, items: Any, k: int = 10, where: str = "", *, by: By = "mixed") -> SimilarItems:
+        """As `similar_items`, in arrays; `to_json()` is the command line's JSON."""
+        funnel = self.funnel
+        return similar_items(self.trained.dataset, funnel.retriever, _ids(items), k, by, funnel.select(where))
 
     def rank(self, user: Any, candidates: Iterable[Any]) -> pd.DataFrame:
         """Given items for one user, best first: `user, rank, item, score`, a column per task.
@@ -307,6 +344,33 @@ class Recommender:
         save_run(trained, Path(run), self._base)
         self.folder = Path(run)
         return self
+
+
+def _subjects(
+    users: Any, history: Any, features: Mapping[str, Any] | None, context: Mapping[str, Any] | None
+) -> list[Any]:
+    """Raw user ids and subjects; one subject where knowledge is given beside the user.
+
+    Raises:
+        ConfigError: nobody is asked about, or knowledge is given beside several users.
+    """
+    brought = {"history": history, "user_features": features, "context": context}
+    given = [name for name, value in brought.items() if value is not None]
+    if isinstance(users, Subject) or (isinstance(users, list | tuple) and any(isinstance(u, Subject) for u in users)):
+        if given:
+            raise ConfigError(f"{given[0]}= is given beside a Subject; say it in the Subject")
+        return [users] if isinstance(users, Subject) else list(users)
+    ids = [] if users is None else _ids(users)
+    if not given:
+        return ids
+    if len(ids) > 1:
+        raise ConfigError(f"{given[0]}= is of one user and {len(ids)} are named; give a list of recsys.Subject")
+    events: Any = history
+    if hasattr(history, "columns"):
+        events = history.to_pylist() if hasattr(history, "to_pylist") else history.to_dict("records")
+    elif history is not None:
+        events = list(history) if isinstance(history, list | tuple) else _ids(history)
+    return [Subject(user=ids[0] if ids else None, history=events or (), features=features or {}, context=context or {})]
 
 
 def _ids(given: Any) -> list[Any]:

@@ -18,7 +18,20 @@ import typer
 from typer.core import TyperGroup
 
 from ..base.errors import RecsysError
-from .commands import build_index, compare, data, demo, doctor, evaluate, export, init, models, recommend, train
+from .commands import (
+    build_index,
+    compare,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    init,
+    models,
+    recommend,
+    similar,
+    train,
+)
 
 
 class _InOrder(TyperGroup):
@@ -46,6 +59,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "train": train.train,
     "build-index": build_index.build_index,
     "recommend": recommend.recommend,
+    "similar": similar.similar,
     "export": export.export,
     "evaluate": evaluate.evaluate,
     "compare": compare.compare,

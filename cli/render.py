@@ -68,7 +68,20 @@ def print_recommendation(answer: Mapping[str, Any]) -> None:
         for rank, item in enumerate(items, start=1)
     ]
     left = [1, *range(3 + len(tasks), len(heads))]
-    show(table(heads, rows, title=f"For user {answer['user']}{rung}", caption=caption, left=left))
+    if answer.get("unknown"):
+        named = "; ".join(f"{part}: {', '.join(values)}" for part, values in answer["unknown"].items())
+        caption = f"the run does not know {named}\n{caption}"
+    user = "somebody anonymous" if answer["user"] is None else f"user {answer['user']}"
+    show(table(heads, rows, title=f"For {user}{rung}", caption=caption, left=left))
+
+
+def print_similar(answer: Mapping[str, Any]) -> None:
+    """Items like one: rank, title, score, and what says so."""
+    rows = [
+        row(str(rank), str(item["title"]), _score(item["score"]), ", ".join(item["sources"]))
+        for rank, item in enumerate(answer["items"], start=1)
+    ]
+    show(table(["#", "item", "score", "from"], rows, title=f"Like {answer['title']}", left=[1, 3]))
 
 
 def print_models(entries: Iterable[Mapping[str, str]]) -> None:

@@ -77,7 +77,7 @@ def build_dataset(
     parts[parts <= learned] = Part.TRAIN
     item_ids, num_catalogue = _catalogue(tables, config, raw, parts, order, past)
     items = _positions(raw.items, item_ids, len(raw))
-    labels, mask = label_matrix(config.tasks, raw, tables)
+    labels, mask = label_matrix(config.tasks, raw.labels, tables)
     events = EventLog(
         users[order],
         items[order],

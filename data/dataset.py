@@ -206,7 +206,7 @@ class Dataset:
         owner = np.repeat(np.arange(len(users)), width)
         flat = items.reshape(-1)
         context_rows = self._latest_rows(moment)[users]
-        context = self._context(context_rows)
+        context = self.context_of(context_rows)
         query_counts, item_counts = self._pair_counts(users, context_rows, owner, flat)
         query = join_blocks((self.users.select(torch.from_numpy(users)), context, query_counts))
         item = join_blocks((self.items.select(torch.from_numpy(flat)), item_counts))
@@ -236,7 +236,7 @@ class Dataset:
         first[self.events.users[rows]] = times  # backwards: the earliest one wins
         return first[users]
 
-    def _context(self, rows: I64) -> Block:
+    def context_of(self, rows: I64) -> Block:
         """Context columns of event rows; the default ones where the row is -1."""
         context = self.row_query.select(torch.from_numpy(np.maximum(rows, 0)))
         absent = torch.from_numpy(rows < 0).unsqueeze(1)
@@ -244,10 +244,10 @@ class Dataset:
         def known_or_default(default: Tensor, known: Tensor) -> Tensor:
             return torch.where(absent, default, known[:, : default.shape[1]])  # the counts stand behind the columns
 
-        return self._default_context.map(known_or_default, context)
+        return self.default_context.map(known_or_default, context)
 
     @cached_property
-    def _common_codes(self) -> dict[str, int]:
+    def common_codes(self) -> dict[str, int]:
         """Of each context count key, the code of a request without a context: its fill's, or most training rows'."""
         train = self.events.parts == Part.TRAIN
         keys = [spec for spec in self.config.features if spec.name in self.key_codes and spec.side == "context"]
@@ -257,7 +257,7 @@ class Dataset:
         return common | {name: int(rows[0]) for name, rows in filled.items()}
 
     @cached_property
-    def _default_context(self) -> Block:
+    def default_context(self) -> Block:
         """Context of a request that nothing is known of: one row, see `candidates`."""
         layout, train = self.sides["context"], self.row_query.categorical[self.rows(Part.TRAIN)]
         common = [torch.bincount(train[:, column]).argmax() for column in range(len(layout.categorical))]
@@ -294,13 +294,13 @@ class Dataset:
         history = self.sequences[name]
         return history.ptr[1:] if moment == NOW else history.ends(Part(moment))
 
-    def history(self, where: str) -> History:
-        """Events with label 1 in task `where` (all events when empty), items of the catalogue only."""
+    def history(self, where: str | tuple[str, ...]) -> History:
+        """Events with label 1 in a task, or in any of several (all events when empty), items of the catalogue only."""
         events = self.events
         chosen = np.ones(len(events), dtype=bool)
         if where:
-            task = self.task_names.index(where)
-            chosen = (events.labels[:, task] > 0) & events.mask[:, task]
+            tasks = [self.task_names.index(name) for name in ((where,) if isinstance(where, str) else where)]
+            chosen = np.any((events.labels[:, tasks] > 0) & events.mask[:, tasks], axis=1)
         chosen &= (events.items >= 0) & (events.items < self.num_catalogue)
         prior = next(
             (self.sequences[spec.name] for spec in self.sequence_specs if spec.prior and spec.where == where), None
@@ -376,7 +376,7 @@ class Dataset:
                 rows = {"user": users, "context": context_rows, "item": items}[side]
                 code = self.key_codes[key][rows]
                 if side == "context":
-                    code = np.where(rows >= 0, code, self._common_codes[key])
+                    code = np.where(rows >= 0, code, self.common_codes[key])
                 codes.append(code[owner] if pair and side != "item" else code)
             statistics = table.lookup(combine(codes, table.sizes))
             (item if pair else query).extend(zip(table.names, statistics.T, strict=True))

@@ -188,7 +188,7 @@ def _save_ranker(trained: TrainedRun, folder: Path) -> None:
 def _load_retriever(run: Run, config: RunConfig, dataset: Dataset, with_index: bool) -> Retriever:
     from safetensors.numpy import load_file
 
-    data = TowerData.of(dataset, config.retrieval.tower, config.retrieval.positive)
+    data = TowerData.of(dataset, config.retrieval.tower, config.retrieval.positive, config.retrieval.seen)
     model = build_tower_members(data, config.retrieval.tower, config.seed, config.ensemble.seeds)
     load_weights(model, run.file(TOWERS))
     companions: dict[str, Baseline] = {}

@@ -5,6 +5,7 @@ No request looks at another one, so an answer does not depend on who else was as
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +17,10 @@ import torch
 
 from ..base.arrays import F32, F64, I64
 from ..base.errors import ConfigError, RunError
-from ..data.dataset import NOW
+from ..data.dataset import NOW, Dataset
+from ..data.encoding.subjects import encode_subjects
 from ..data.ids import id_text
+from ..data.subject import Subject
 from ..ranking.blend import BlendConfig, blend
 from ..ranking.blend_search import searches
 from ..ranking.probabilities import task_probabilities
@@ -162,18 +165,56 @@ class Funnel:
         Users are computed in blocks: a user gets the same items alone and among others.
 
         Args:
-            users: raw user ids; unknown ones get what is popular.
+            users: raw user ids, unknown ones get what is popular; or subjects, who bring knowledge of their own.
             k: items per answer.
             explain: also name the items of the history that are nearest to each item.
             allowed: items that may be named (see `select`); all of the catalogue when None.
             block: users retrieved for at once; more are faster where thousands are asked about.
 
         Raises:
-            ConfigError: no user was named, `k` exceeds the catalogue, or the filter speaks about another catalogue.
+            ConfigError: no user was named, `k` exceeds the catalogue, the filter speaks about another catalogue, or a
+                subject has columns that the run does not read.
+            DataError: a subject's value is not what the schema says.
         """
         self.check(len(users), k, allowed)
-        rows = np.array([self.dataset.user_rows.get(id_text(user), -1) for user in users], dtype=np.int64)
-        rungs = [self.ladder.rung(int(row)) for row in rows]
+        subjects = [user if isinstance(user, Subject) else Subject(user=user) for user in users]
+        stored = [place for place, subject in enumerate(subjects) if subject.brings_nothing]
+        brought = [place for place, subject in enumerate(subjects) if not subject.brings_nothing]
+        answers: list[Recommendations] = []
+        if stored:
+            ids = [subjects[place].user for place in stored]
+            rows = np.array([-1 if user is None else self.dataset.user_rows.get(id_text(user), -1) for user in ids])
+            answers.append(self._best(ids, rows, k, explain, allowed, block))
+        for start in range(0, len(brought), BLOCK):
+            some = [subjects[place] for place in brought[start : start + BLOCK]]
+            started = time.perf_counter()
+            people = encode_subjects(self.dataset, some, self.trained.config.retrieval.positive)
+            funnel, rows = self.before(people), np.arange(len(some))
+            encoding = np.array([(time.perf_counter() - started) / len(some), 0.0])
+            found = funnel._best([subject.user for subject in some], rows, k, explain, allowed, block)
+            asked = replace(found, dataset=self.dataset, user_rows=people.stored_rows, unknown=people.unknown)
+            answers.append(replace(asked, seconds=found.seconds + encoding))
+        return answers[0] if not brought else Recommendations.gathered(answers, np.argsort([*stored, *brought]))
+
+    def before(self, people: Dataset) -> Funnel:
+        """The same funnel before other users than the stored ones.
+
+        Args:
+            people: a data set with the run's catalogue and encoders, and users of its own (`encode_subjects`).
+        """
+        section = self.trained.config.retrieval
+        other = copy.copy(self)
+        other.dataset = people
+        other.retriever = self.retriever.before(people, section.positive, section.segments)
+        other.ladder = Ladder(people, other.retriever)
+        other.explainer = Explainer(people, other.retriever)
+        return other
+
+    def _best(
+        self, users: Sequence[Any], user_rows: I64, k: int, explain: bool, allowed: Bitmap | None, block: int
+    ) -> Recommendations:
+        """Answers to users of this funnel's data set, rung by rung, in the order asked."""
+        rungs = [self.ladder.rung(int(row)) for row in user_rows]
         blocks: list[Recommendations] = []
         order: list[int] = []
         for rung in Rung:
@@ -181,7 +222,7 @@ class Funnel:
             for start in range(0, len(places), block):
                 chosen = places[start : start + block]
                 order += chosen
-                blocks.append(self._answers([users[place] for place in chosen], rows[chosen], rung, k, allowed))
+                blocks.append(self._answers([users[place] for place in chosen], user_rows[chosen], rung, k, allowed))
         answers = Recommendations.gathered(blocks, np.argsort(order))
         return self._explained(answers) if explain else answers
 
@@ -218,10 +259,9 @@ class Funnel:
         proposed = np.zeros((*shape, len(self.sources)), dtype=bool)
         tasks: dict[str, F32] = {}
         if rung is Rung.POPULAR:
-            best, shares = self.ladder.popular(k, allowed)
-            rows[:, : len(best)], scores[:, : len(best)] = best, shares
-            proposed[:, : len(best), self.sources.index(POPULAR)] = True
-            counts = np.full(len(users), len(best), dtype=np.int64)
+            rows, scores = self.ladder.popular(user_rows, k, allowed)
+            proposed[:, :, self.sources.index(POPULAR)] = rows >= 0
+            counts = (rows >= 0).sum(1)
             retrieved = time.perf_counter()
         else:
             width = max(k, self.trained.config.retrieval.num_candidates)

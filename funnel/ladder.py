@@ -120,23 +120,41 @@ class Ladder:
         cut = {name: getattr(candidates, name)[:, :width] for name in ("rows", "features", "prior", "ranks")}
         return Offer(replace(candidates, **cut), sources)
 
-    def popular(self, count: int, allowed: Bitmap | None) -> tuple[I64, F64]:
-        """What is popular among everybody: item rows [n <= count], and each one's share of all positive events."""
+    def popular(self, users: I64, count: int, allowed: Bitmap | None) -> tuple[I64, F64]:
+        """What is popular among everybody, without what each user has seen.
+
+        Args:
+            users: int64 [B] user rows, -1 for nobody known.
+            count: items wanted.
+            allowed: items that may be named; all when None.
+
+        Returns:
+            rows: int64 [B, count] item rows, best first; -1 pads.
+            shares: float64 [B, count] each one's share of all positive events; NaN at pads.
+        """
         nobody = Histories(Ragged.empty(1))
         scores = self.retriever.companions[POPULARITY].score(nobody)[0].astype(np.float64)
-        shares = scores / max(float(scores.sum()), 1e-12)
+        share = scores / max(float(scores.sum()), 1e-12)
+        order = np.argsort(-scores, kind="stable")
         if allowed is not None:
-            scores = np.where(allowed.mask(), scores, -np.inf)
-        best = np.argsort(-scores, kind="stable")[:count]
-        best = best[scores[best] > -np.inf]
-        return best, shares[best]
+            order = order[allowed.mask()[order]]
+        rows, shares = np.full((len(users), count), -1, dtype=np.int64), np.full((len(users), count), np.nan)
+        for place, user in enumerate(users):
+            seen = self._seen(int(user))
+            best = order[: count + len(seen)]
+            best = best[~np.isin(best, seen)][:count]
+            rows[place, : len(best)], shares[place, : len(best)] = best, share[best]
+        return rows, shares
+
+    def _seen(self, user: int) -> I64:
+        """Distinct items that a user row (-1: nobody known) is not recommended now."""
+        if user < 0:
+            return np.empty(0, dtype=np.int64)
+        return np.unique(self.retriever.data.seen.before(np.array([user]), NOW).items)
 
     def eligible(self, user: int, allowed: Bitmap | None) -> int:
-        """How many items may be named to a user row (-1: nobody known): allowed ones the user has not had."""
-        data = self.retriever.data
-        past = np.empty(0, dtype=np.int64)
-        if user >= 0:
-            past = np.unique(data.history.items[data.history.ptr[user] : data.history.ptr[user + 1]]).astype(np.int64)
+        """How many items may be named to a user row (-1: nobody known): allowed ones that the user has not seen."""
+        seen = self._seen(user)
         if allowed is None:
-            return data.num_items - len(past)
-        return allowed.count - int(allowed.contains(past).sum())
+            return self.retriever.data.num_items - len(seen)
+        return allowed.count - int(allowed.contains(seen).sum())

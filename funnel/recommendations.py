@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Self
 
@@ -36,6 +36,8 @@ class Recommendations:
         candidates: int64 [B], how many items were ranked.
         eligible: int64 [B], how many items are allowed and were not taken by the user before.
         seconds: float64 [B, 2] of retrieving and of ranking; those of a block are shared evenly among its users.
+        unknown: of each user, what the request says and the run knows nothing of: `history`, `features` or `context` ->
+            raw values; None where no request said anything.
         reasons: per user and item the nearest items of the history; None where nobody asked why.
     """
 
@@ -51,6 +53,7 @@ class Recommendations:
     candidates: I64
     eligible: I64
     seconds: F64
+    unknown: tuple[Mapping[str, Sequence[str]], ...] | None = None
     reasons: tuple[Sequence[Sequence[Json]], ...] | None = None
 
     def __len__(self) -> int:
@@ -94,6 +97,7 @@ class Recommendations:
     def to_json(self) -> list[Json]:
         """One object per user, in the shape of `recsys recommend --json`.
 
+        `user` is null for somebody anonymous, `unknown` is there where a request says what the run knows nothing of.
         `eligible` counts the items that pass the filter and that the user has not taken; `short` says how many of the k
         asked for do not exist.
         """
@@ -102,8 +106,10 @@ class Recommendations:
     def _answer(self, user: int) -> Json:
         items = [self._item(user, column) for column in range(int(self.counts[user]))]
         retrieve, rank = (round(1000 * float(seconds), 3) for seconds in self.seconds[user])
+        unknown = self.unknown[user] if self.unknown is not None else {}
+        asked = None if self.users[user] is None else str(self.users[user])
         return {
-            "user": str(self.users[user]),
+            "user": asked,
             "known": bool(self.user_rows[user] >= 0),
             "rung": str(self.rungs[user]),
             "items": items,
@@ -111,6 +117,7 @@ class Recommendations:
             "eligible": int(self.eligible[user]),
             "short": self.rows.shape[1] - len(items),
             "timings_ms": {"retrieve": retrieve, "rank": rank, "total": round(retrieve + rank, 3)},
+            **({"unknown": {name: list(values) for name, values in unknown.items()}} if unknown else {}),
         }
 
     def _item(self, user: int, column: int) -> Json:

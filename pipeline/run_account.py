@@ -25,8 +25,8 @@ def protocol(trained: TrainedRun, stage: str = "all") -> Json:
     """
     data, split, settings = trained.dataset, trained.config.data.split, trained.config.evaluation
     lists: Json = {
-        "filter_seen": True,
-        "seen": "items the user has taken (positive events); items that were only shown return",
+        "filter_seen": trained.config.retrieval.seen.policy != "none",
+        "seen": trained.config.retrieval.seen.sentence(),
         "ranking": "full",
         "positive": trained.config.retrieval.positive or "every event",
         "candidates": trained.config.retrieval.num_candidates,

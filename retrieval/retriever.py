@@ -17,7 +17,7 @@ from ..base.arrays import F32, F64, I32, I64, Bool
 from ..base.errors import ConfigError
 from ..base.ragged import Ragged
 from ..base.topk import topk_of_scores
-from ..data.dataset import NOW
+from ..data.dataset import NOW, Dataset
 from ..data.history import History
 from ..data.split import Part
 from .baselines.base import Baseline, Histories
@@ -118,6 +118,20 @@ class Retriever:
         other.index = index
         return other
 
+    def before(self, people: Dataset, positive: str, segments: tuple[str, ...] | None = None) -> Retriever:
+        """The same retriever before other users; their histories decide, nothing is learned from them.
+
+        Args:
+            people: a data set with this one's catalogue and encoders, and users of its own.
+            positive: `[retrieval] positive`.
+            segments: `[retrieval] segments`.
+        """
+        other = copy.copy(self)
+        other._unpopular = self._unpopular  # of the training's events, which the other does not see
+        other.data = self.data.of_others(people, self.model.config, positive)
+        other.companions = {name: one.for_users(people, segments) for name, one in self.companions.items()}
+        return other
+
     @property
     def feature_names(self) -> tuple[str, ...]:
         """Columns of `CandidateSet.features`: per scorer the score as it is (of the towers the log-probability), the
@@ -130,7 +144,8 @@ class Retriever:
     def histories(self, users: I64, moment: int) -> Histories:
         """Everything positive the users did before a moment."""
         history, ends = self.data.history, self.data.ends(moment)[users]
-        return Histories(history.until(users, ends), users, last_seen(history, users, ends, moment))
+        seen = None if self.data.seen.is_history else self.data.seen.before(users, moment)
+        return Histories(history.until(users, ends), users, last_seen(history, users, ends, moment), seen)
 
     def queries(self, users: I64, moment: int) -> F32:
         """Query vectors of users at a moment, [B, width]."""
@@ -157,11 +172,11 @@ class Retriever:
             histories: of the B requests.
             k: length of the lists.
             allowed: items that may be named.
-            excluded: item rows to leave out per request; the history when None.
+            excluded: item rows to leave out per request; what is seen when None.
             exact: score everything even where there is an index.
             complete: go on, by popularity in training, with the items a companion knows nothing of.
         """
-        seen = histories.events if excluded is None else excluded
+        seen = histories.excluded if excluded is None else excluded
         k = min(k, self.data.num_items)
         if name == TOWER:
             if self.index is None or exact:
@@ -219,7 +234,7 @@ class Retriever:
             moment: a `Part`'s start, or `NOW`.
             num_candidates: C.
             allowed: items that may be recommended; all of the catalogue when None.
-            excluded: item rows to leave out per request; the history when None.
+            excluded: item rows to leave out per request; what is seen when None.
         """
         found = self.proposals(users, moment, num_candidates, allowed, excluded)
         merged = self.merged(found, allowed, excluded)

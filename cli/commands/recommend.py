@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json as json_text
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,6 +29,17 @@ def recommend(
             help="Write a table instead: .parquet, .csv or .jsonl, one row an item. Killed, the same call goes on.",
         ),
     ] = None,
+    history: Annotated[
+        str, typer.Option("--history", metavar="A,B,C", help="Item ids, oldest first, that the run has not stored.")
+    ] = "",
+    user_features: Annotated[
+        Path | None,
+        typer.Option("--user-features", metavar="FILE", help="JSON object of columns of the users table."),
+    ] = None,
+    context: Annotated[
+        list[str] | None,
+        typer.Option("--context", metavar="KEY=VALUE", help="A context column as it is now; repeatable."),
+    ] = None,
     run: RunOption = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many items each user gets.")] = 10,
     where: Annotated[
@@ -44,25 +56,36 @@ def recommend(
 ) -> None:
     """Recommend items: retrieve candidates, leave out those the user has taken, rank, and return the best k.
 
-    Taken are the items of the user's positive events; items that were only shown may return.
+    Taken are the items of the user's positive events; items that were only shown may return. retrieval.seen in the
+    configuration changes that.
 
     Each answer says what it rests on: the user's history, or for new users their own features, what is popular among
     users like them, or what is popular at all. Whatever the filters, k items come back while k of them exist.
+
+    A request may bring its own knowledge, of somebody anonymous or, with --user, beside what is stored of the user.
 
     A condition compares columns of the items with values: = != < <= > >= in (...), joined by and, or, not, ( ).
 
     Example: recsys recommend --user 42 -k 5 --where "genres = 'Comedy' and year < 1995"
     Everybody: recsys recommend --all-users --out lists.parquet
     """
-    asked = [*(user or []), *(_read_ids(users, "--users", "user") if users else [])]
+    asked: list[Any] = [*(user or []), *(_read_ids(users, "--users", "user") if users else [])]
+    brought = {"--history": history, "--user-features": user_features, "--context": context}
+    told = [option for option, value in brought.items() if value]
     if all_users and asked:
         raise ConfigError("--all-users names everybody; leave --user and --users out")
     if all_users and out is None:
         raise ConfigError("--all-users writes a table; say where with --out FILE.parquet")
-    if not asked and not all_users:
+    if not asked and not all_users and not told:
         raise ConfigError(
-            "no user was named; give --user ID, or many with --users FILE; all with --all-users --out FILE"
+            "no user was named; give --user ID, or many with --users FILE; all with --all-users --out FILE; "
+            "or --history A,B,C of a stranger"
         )
+    if told and (all_users or len(asked) > 1):
+        named = "everybody is" if all_users else f"{len(asked)} are"
+        raise ConfigError(f"{told[0]} is of one user and {named} named; ask for one at a time")
+    if told and out is not None:
+        raise ConfigError(f"{told[0]} is answered here and not in a table; leave --out out")
     if explain and out is not None:
         raise ConfigError("--explain has no column in a table; leave it out, or leave --out out")
     if where and not where.strip():
@@ -75,6 +98,7 @@ def recommend(
     folder = find_run(run)
 
     from ... import api
+    from ...data.subject import Subject
     from .. import render
 
     recommender = api.load(folder)
@@ -87,6 +111,11 @@ def recommend(
         else:
             render.print_facts("lists", written.to_json())
         return
+    if told:
+        events = [item.strip() for item in history.split(",") if item.strip()]
+        features = _read_features(user_features) if user_features else {}
+        who = asked[0] if asked else None
+        asked = [Subject(user=who, history=events, features=features, context=_pairs(context or []))]
     funnel = recommender.funnel
     allowed = funnel.select(where, allowed_ids, blocked_ids)
     funnel.warm_up()
@@ -110,3 +139,27 @@ def _read_ids(file: Path, option: str, what: str, may_be_empty: bool = False) ->
     if not ids and not may_be_empty:
         raise DataError(f"{file} names no {what}; expected one {what} id a line")
     return ids
+
+
+def _read_features(file: Path) -> dict[str, Any]:
+    """Columns of the users table, from a file with a JSON object."""
+    try:
+        found = json_text.loads(file.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no file {file}; --user-features takes a file with a JSON object") from error
+    except ValueError as error:
+        raise DataError(f'{file} holds no JSON ({error}); expected an object such as {{"age": 33}}') from error
+    if not isinstance(found, dict):
+        raise DataError(f'{file} holds a JSON {type(found).__name__}; expected an object such as {{"age": 33}}')
+    return found
+
+
+def _pairs(given: list[str]) -> dict[str, str]:
+    """`KEY=VALUE` options by key."""
+    pairs = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f'--context "{text}" is no pair; expected KEY=VALUE, such as --context device=phone')
+        pairs[key.strip()] = value.strip()
+    return pairs

@@ -33,7 +33,7 @@ def check_data(config: DataConfig, base: Path, seed: int) -> dict[str, Any]:
     tables, raw = clean(read_configured(config, base, bad), config, bad)
     dataset = build_dataset(tables, config, seed)
     events = dataset.events
-    labels, mask = label_matrix(config.tasks, raw, tables)
+    labels, mask = label_matrix(config.tasks, raw.labels, tables)
     observed = np.where(mask, labels, np.nan)
     parts = {
         part.name.lower(): np.sort(events.source_rows[events.parts == part]) for part in Part if part >= Part.TRAIN

@@ -13,17 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from ...base.arrays import F32, F64, I64, AnyArray, Bool
+from ...base.arrays import F32, F64, I64, AnyArray
 from ...base.errors import RunError
 from ..batch import SideLayout, join_blocks
 from ..dataset import Dataset, encode_counts
 from ..derived_spec import DerivedSpec
 from ..feature_spec import FeatureSpec, Side
 from ..hashing import HashedVocabulary
-from ..history import History
 from ..log import EventLog
 from ..pretrained import TableStart
-from ..schema import ORDERED_SPLITS, DataConfig
+from ..schema import DataConfig
 from ..split import Part
 from ..vocabulary import Vocabulary
 from .attributes import Attribute
@@ -34,6 +33,7 @@ from .encoders import Column, Encoders, encode_side, fill_missing, side_layout, 
 from .numeric import NumericEncoder
 from .overlay import overlay, overlay_attribute
 from .raw_columns import RawColumns
+from .sequences import build_sequences, history_and_ends
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +152,8 @@ class Encoding:
         by_place = {place: [s for s in config.derived if s.of_pair == (place == "item")] for place in ("query", "item")}
         row_derived = {place: encoded(computed, specs, encoders, len(events)) for place, specs in by_place.items()}
         layouts |= {f"{place}_derived": derived_layout(specs) for place, specs in by_place.items()}
-        sequences, ends = self._sequences()
+        prior = {spec.name: found for spec in config.features if (found := self._prior(spec)) is not None}
+        sequences, ends = build_sequences(config, events, len(self.raw.user_ids), self.num_catalogue, prior)
         ids = tuple(self.raw.item_ids.to_pylist())
         return Dataset(
             config=config,
@@ -315,7 +316,8 @@ class Encoding:
         events = self.events
         if not any(spec.kind == "since" and not spec.inputs for spec in self.config.derived):
             return np.full(len(events), np.nan)
-        history, ends = self._history(np.ones(len(events), dtype=bool), None)
+        users = len(self.raw.user_ids)
+        history, ends = history_and_ends(self.config, events, users, np.ones(len(events), dtype=bool), None)
         started = ends > history.ptr[events.users]
         return np.where(started, history.times[np.maximum(ends - 1, 0)], np.nan)
 
@@ -327,37 +329,6 @@ class Encoding:
         found = HashedVocabulary.fit(values[counted], weights, spec.hash_buckets, spec.min_count, before)
         log.info('"%s": %s', spec.name, found.collisions)
         return found
-
-    def _sequences(self) -> tuple[dict[str, History], dict[str, I64]]:
-        """History of each sequence feature, and each event row's pointer into it (strictly earlier events)."""
-        events = self.events
-        names = [task.name for task in self.config.tasks]
-        histories: dict[str, History] = {}
-        ends: dict[str, I64] = {}
-        for spec in self.config.features:
-            if spec.kind != "sequence":
-                continue
-            chosen = (events.items >= 0) & (events.items < self.num_catalogue)
-            if spec.where:
-                task = names.index(spec.where)
-                chosen &= (events.labels[:, task] > 0) & events.mask[:, task]
-            if self.config.split.kind not in ORDERED_SPLITS:
-                chosen &= self.known
-            histories[spec.name], ends[spec.name] = self._history(chosen, self._prior(spec))
-        return histories, ends
-
-    def _history(self, chosen: Bool, prior: tuple[I64, I64] | None) -> tuple[History, I64]:
-        """The chosen events per user, and each event row's pointer behind those that it may know."""
-        events = self.events
-        history = History.build(
-            events.users, events.items, events.times, events.parts, chosen, len(self.raw.user_ids), prior
-        )
-        limits = history.ptr[1:][events.users].copy()
-        if self.config.split.kind in ORDERED_SPLITS:
-            for part in (Part.VALID, Part.TEST):
-                rows = events.parts == part
-                limits[rows] = history.ends(part)[events.users[rows]]
-        return history, history.ends_before(events.users, events.times, limits)
 
     def _prior(self, spec: FeatureSpec) -> tuple[I64, I64] | None:
         """(user rows, item rows) from before the log; of users known earlier, what was known of them then."""

@@ -128,11 +128,8 @@ def _read_events(tables: Tables, config: DataConfig, bad: BadRows) -> RawEvents:
     rows, labels = tables.events.num_rows, {}
     for task in config.tasks:
         if task.equals:
-            labels[task.name] = _is_one_of(tables, task)
-            continue
-        kind: Literal["binary", "duration", "number"]
-        kind = "binary" if task.kind == "binary" and task.at_least is None else "duration" if task.log1p else "number"
-        labels[task.name] = as_labels(tables, "events", task.source, bad, kind=kind, allow_missing=True)
+            _require_a_word(tables, task)
+        labels[task.name] = raw_label(tables, task, bad)
     return RawEvents(
         as_ids(tables, "events", config.user, bad) if config.user else None,
         as_ids(tables, "events", config.item, bad) if config.item else None,
@@ -177,30 +174,37 @@ def _task_weights(tables: Tables, column: str, bad: BadRows) -> F32:
     return np.nan_to_num(weights, nan=0.0)
 
 
-def _is_one_of(tables: Tables, task: TaskSpec) -> F32:
-    """1 where the label column says one of the task's words, 0 where another, NaN where nothing: float32 [R].
+def raw_label(tables: Tables, task: TaskSpec, bad: BadRows) -> F32:
+    """Label column of a task as numbers, NaN where unobserved: float32 [R].
 
-    Raises:
-        DataError: no row says any of them.
+    A task of words has 1 where the column says one of them and 0 where it says another.
     """
+    if task.equals:
+        texts = as_strings(tables, "events", task.source)
+        found = pc.if_else(pc.is_null(texts), None, pc.is_in(texts, value_set=pa.array(task.equals, pa.string())))
+        return np.array(pc.cast(found, pa.float32()).to_numpy(zero_copy_only=False))
+    kind: Literal["binary", "duration", "number"]
+    kind = "binary" if task.kind == "binary" and task.at_least is None else "duration" if task.log1p else "number"
+    return as_labels(tables, "events", task.source, bad, kind=kind, allow_missing=True)
+
+
+def _require_a_word(tables: Tables, task: TaskSpec) -> None:
+    """DataError where no row says any of a task's words."""
     texts = as_strings(tables, "events", task.source)
-    found = pc.if_else(pc.is_null(texts), None, pc.is_in(texts, value_set=pa.array(task.equals, pa.string())))
-    labels: F32 = pc.cast(found, pa.float32()).to_numpy(zero_copy_only=False)
-    if not (labels > 0).any():
+    if not pc.any(pc.is_in(texts, value_set=pa.array(task.equals, pa.string()))).as_py():
         words = ", ".join(quote(value) for value in pc.unique(texts.drop_null())[:5].to_pylist())
         raise DataError(
             f'no row of column "{task.source}" is {" or ".join(quote(word) for word in task.equals)}, as the task '
             f'"{task.name}" expects; the column says {words}: correct equals, blanks and dots included'
         )
-    return np.array(labels)
 
 
-def label_matrix(tasks: Sequence[TaskSpec], raw: RawEvents, tables: Tables) -> tuple[F32, Bool]:
-    """Labels [R, T] (0 where masked) and masks [R, T], in file order."""
+def label_matrix(tasks: Sequence[TaskSpec], labels: Mapping[str, F32], tables: Tables) -> tuple[F32, Bool]:
+    """Labels [R, T] (0 where masked) and masks [R, T], in file order; `labels` as `raw_label` reads them."""
     columns, masks = [], []
     by_name: dict[str, tuple[F32, Bool]] = {}
     for task in tasks:
-        value = raw.labels[task.name]
+        value = labels[task.name]
         mask = ~np.isnan(value)
         if task.at_least is not None:
             value = (value >= task.at_least).astype(np.float32)
@@ -217,7 +221,8 @@ def label_matrix(tasks: Sequence[TaskSpec], raw: RawEvents, tables: Tables) -> t
         columns.append(value)
         masks.append(mask)
     if not columns:
-        return np.empty((len(raw), 0), np.float32), np.empty((len(raw), 0), bool)
+        rows = tables.events.num_rows
+        return np.empty((rows, 0), np.float32), np.empty((rows, 0), bool)
     return np.stack(columns, axis=1), np.stack(masks, axis=1)
 
 

@@ -158,6 +158,8 @@ class BadRows:
     """
 
     policy: OnBadRows = "error"
+    may_drop: bool = True
+    """Whether a message may name `on_bad_rows` as a way out: the values of a request are mended, not dropped."""
     records: list[BadRow] = field(default_factory=list)
     _rows: dict[str, set[int]] = field(default_factory=dict)
 
@@ -191,7 +193,8 @@ class BadRows:
         if bad and self.policy == "error":
             more = len(bad) - 1
             others = {0: mend, 1: "it and 1 more like it"}.get(more, f"it and {more:,} more like it")
-            raise DataError(f'{bad[0]}; mend {others} or set on_bad_rows = "drop"')
+            way_out = ' or set on_bad_rows = "drop"' if self.may_drop else ""
+            raise DataError(f"{bad[0]}; mend {others}{way_out}")
         self.records.extend(bad)
 
     def mask(self, table: str, rows: int) -> Bool:

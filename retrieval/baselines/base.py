@@ -38,11 +38,13 @@ class Histories:
         users: int `[B]` user rows, where it is known who asks.
         asked_at: float64 `[B]` seconds, when each query is asked: nothing later may be looked at. Infinite: after all
             data.
+        seen: item rows that each query is not answered with; those of `events` when None.
     """
 
     events: Ragged
     users: AnyArray | None = None
     asked_at: F64 | None = None
+    seen: Ragged | None = None
 
     def __len__(self) -> int:
         return len(self.events)
@@ -51,7 +53,13 @@ class Histories:
         """The queries `start` to `stop`, as histories of their own."""
         users = None if self.users is None else self.users[start:stop]
         asked_at = None if self.asked_at is None else self.asked_at[start:stop]
-        return Histories(self.events.block(start, stop), users, asked_at)
+        seen = None if self.seen is None else self.seen.block(start, stop)
+        return Histories(self.events.block(start, stop), users, asked_at, seen)
+
+    @property
+    def excluded(self) -> Ragged:
+        """Item rows that each query is not answered with."""
+        return self.events if self.seen is None else self.seen
 
     def weights(self, num_items: int, last: int | None = None, decay: float = 1.0) -> csr_array:
         """Queries by items, float32 `[B, N]`: `decay ** age` at each item's latest event, age 0 being the last event.
@@ -100,6 +108,15 @@ class Baseline(ABC):
 
         Raises:
             ConfigError: a feature that the baseline is to read does not exist.
+        """
+        return self
+
+    def for_users(self, people: Dataset, segments: tuple[str, ...] | None = None) -> Self:
+        """The fitted baseline before other users than it was fitted with; itself where it reads nothing of users.
+
+        Args:
+            people: a data set with the encoders of the training's, and users of its own.
+            segments: as in `describe`.
         """
         return self
 

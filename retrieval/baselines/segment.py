@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
@@ -55,6 +56,11 @@ class SegmentPopularity(Baseline):
     def describe(self, dataset: Dataset, segments: tuple[str, ...] | None = None) -> Self:
         """See `Baseline.describe`."""
         return self.describe_users(user_segments(dataset, segment_traits(dataset, segments)))
+
+    def for_users(self, people: Dataset, segments: tuple[str, ...] | None = None) -> Self:
+        """See `Baseline.for_users`."""
+        other = copy.copy(self)
+        return other.describe(people, segments)
 
     def _fit(self, users: I64, items: I64, times: F64 | None, num_users: int) -> None:
         from scipy.sparse import csr_array

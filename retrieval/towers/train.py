@@ -25,6 +25,7 @@ from ...training.loop import FitOptions, evaluation_mode, fit
 from ...training.optim import OptimConfig, Optimizer
 from ...training.runtime import Runtime, seed_everything
 from ..merge import check_proposers
+from ..seen import TAKEN, SeenConfig
 from .exposures import Exposures
 from .step import PAIR_LOSSES, RetrievalStep, TowerLossConfig
 from .two_tower import TwoTower, TwoTowerConfig
@@ -76,6 +77,9 @@ class RetrievalConfig(TowerLossConfig):
 
     positive: str = ""
     """Binary task whose label 1 makes an event a positive of retrieval; empty: every event is one."""
+    seen: SeenConfig = TAKEN
+    """What users are not recommended again: in the candidates that the ranker learns from, in every evaluation and in
+    answers. `seen = "shown"` is short for `seen = { policy = "shown" }`."""
     tower: TwoTowerConfig = Field(default=TwoTowerConfig(), validate_default=True)
     """What the towers are made of."""
     tokens: int = Field(default=3200, ge=1)
@@ -177,11 +181,11 @@ def query_vectors(model: TwoTower, data: TowerData, users: I64, ends: I64) -> F3
 def requests(data: TowerData, part: Part) -> tuple[I64, Ragged, Ragged]:
     """Users with something to predict in a part, what they had before it, and what they did in it.
 
-    Items a user had before are removed from the truth: filtered from the answers, they could never be found.
+    Items a user has seen (`data.seen`) are removed from the truth: left out of the answers, they could never be found.
 
     Returns:
         users: int64 [B] user rows.
-        seen: item rows before the part, per request.
+        seen: item rows that are not recommended, per request.
         truth: new item rows of the part, per request; never empty.
 
     Raises:
@@ -190,7 +194,7 @@ def requests(data: TowerData, part: Part) -> tuple[I64, Ragged, Ragged]:
     history = data.history
     starts, stops = history.ends(part), history.ends(Part(part + 1)) if part < Part.TEST else history.ptr[1:]
     users = np.flatnonzero(stops > starts)
-    seen, later = history.until(users, starts[users]), history.between(starts[users], stops[users])
+    seen, later = data.seen.before(users, int(part)), history.between(starts[users], stops[users])
     width = data.num_items
     pairs = np.unique(pair_keys(later.users, later.items, width))
     known = pair_keys(seen.users, seen.items, width)
@@ -198,7 +202,7 @@ def requests(data: TowerData, part: Part) -> tuple[I64, Ragged, Ragged]:
     if not len(pairs):
         what = (
             f"every positive event of the {part.name.lower()} part is of an item that its user had before, and such "
-            "repeats are no truth, for what was taken is left out of the answers"
+            'repeats are left out of the answers; set retrieval.seen = "none" to let them return'
             if len(users)
             else f"no user has a positive event in the {part.name.lower()} part"
         )
@@ -267,7 +271,7 @@ def build_towers(dataset: Dataset, config: RetrievalConfig, seed: int) -> TowerT
         config: the `[retrieval]` section.
         seed: of weights, order and draws; also seeds the global generator, from which dropout draws.
     """
-    data = TowerData.of(dataset, config.tower, config.positive)
+    data = TowerData.of(dataset, config.tower, config.positive, config.seen)
     model = build_two_tower(data, config.tower, seed)
     seed_everything(seed)
     start_tables([model.table], dataset.table_starts)

@@ -19,6 +19,7 @@ from ...data.history import History
 from ...data.loader import Loader
 from ...data.split import Part
 from ...data.vocabulary import UNKNOWN
+from ..seen import TAKEN, Seen, SeenConfig
 from .exposures import Exposures
 from .two_tower import TowerLayout, TwoTowerConfig, Windows
 
@@ -63,6 +64,7 @@ class TowerData:
         history: positive events per user.
         properties: int64 [E, p] event features of every event of the history.
         max_length: most recent events a window holds.
+        seen: what each user is not recommended again.
     """
 
     layout: TowerLayout
@@ -71,15 +73,17 @@ class TowerData:
     history: History
     properties: Tensor
     max_length: int
+    seen: Seen
 
     @classmethod
-    def of(cls, dataset: Dataset, config: TwoTowerConfig, positive: str) -> TowerData:
+    def of(cls, dataset: Dataset, config: TwoTowerConfig, positive: str, seen: SeenConfig = TAKEN) -> TowerData:
         """Choose columns and positive events.
 
         Args:
             dataset: encoded data.
             config: which features the towers read.
             positive: binary task whose label 1 makes an event a positive; every event when empty.
+            seen: what users are not recommended again.
 
         Raises:
             ConfigError: a feature or task that does not exist.
@@ -92,20 +96,8 @@ class TowerData:
         history = dataset.history(positive)
         if not len(history.items):
             raise DataError(f'no event has label 1 in "{positive}"; choose another retrieval.positive')
-        sizes = dataset.encoders.sizes()
-        events, columns = [], []
-        for name in config.event_features:
-            if name == "gap":
-                events.append("event.gap")
-                sizes["event.gap"] = GAP_BUCKETS + UNKNOWN
-                columns.append(history.gap_buckets(GAP_BUCKETS) + UNKNOWN)
-            elif name == "request_gap":
-                events.append("event.request_gap")
-                sizes["event.request_gap"] = GAP_BUCKETS + UNKNOWN
-                columns.append(history.request_gap_buckets(GAP_BUCKETS, time.time()) + UNKNOWN)
-            else:
-                events.append(name)
-                columns.append(_event_column(dataset, history, name))
+        events = [f"event.{name}" if name in GAPS else name for name in config.event_features]
+        sizes = dataset.encoders.sizes() | {f"event.{name}": GAP_BUCKETS + UNKNOWN for name in GAPS}
         used = {*item_layout.categorical, *item_layout.bags, *user_layout.categorical, *user_layout.bags, *events}
         id_names = [s.name for s in dataset.config.features if s.side == "item" and s.source == dataset.config.item]
         sizes, shared = dataset.encoders.tables(used, sizes)
@@ -117,9 +109,24 @@ class TowerData:
             next((name for name in id_names if name in item_layout.categorical), ""),
             shared,
         )
-        properties = np.stack(columns, axis=1) if columns else np.empty((len(history.items), 0), dtype=np.int64)
+        properties = _properties(dataset, history, config.event_features)
         catalogue = items.select(torch.arange(dataset.num_catalogue))
-        return cls(layout, catalogue, users, history, torch.from_numpy(properties), config.history.max_length)
+        known = Seen.of(dataset, seen, history)
+        return cls(layout, catalogue, users, history, properties, config.history.max_length, known)
+
+    def of_others(self, people: Dataset, config: TwoTowerConfig, positive: str) -> TowerData:
+        """The same catalogue before other users.
+
+        Args:
+            people: a data set with the columns of this one's, and users of its own.
+            config: the one that this was made with.
+            positive: likewise.
+        """
+        history = people.history(positive)
+        users = choose(people.sides["user"], people.users, config.user_features)[1]
+        properties = _properties(people, history, config.event_features)
+        seen = self.seen.of_others(people, history)
+        return replace(self, users=users, history=history, properties=properties, seen=seen)
 
     @property
     def num_items(self) -> int:
@@ -157,22 +164,44 @@ class TowerData:
         longest = int((ends - self.history.ptr[users]).max(initial=1))
         positions, present = self.history.window(users, ends, max(1, min(length or self.max_length, longest)))
         flat = positions.flatten()
-        items = torch.from_numpy(self.history.items)[flat].long().view_as(positions)
+        items = _with_pad(torch.from_numpy(self.history.items))[flat].long().view_as(positions)
         start = torch.from_numpy(self.history.ptr[users])
         return Windows(
             self.users.select(torch.from_numpy(users)),
             items * present,
-            (self.properties[flat] * present.flatten().unsqueeze(1)).view(*positions.shape, -1),
+            (_with_pad(self.properties)[flat] * present.flatten().unsqueeze(1)).view(*positions.shape, -1),
             present,
             (positions[:, 0] == start) | ~present[:, 0],
-            self.times[flat].view_as(positions),
-            None if self.to_learn is None else self.to_learn[flat].view_as(positions),
+            _with_pad(self.times)[flat].view_as(positions),
+            None if self.to_learn is None else _with_pad(self.to_learn)[flat].view_as(positions),
         )
 
     def popularity(self, moment: int) -> Tensor:
         """Positive events of each catalogue item before a moment, float64 [N]."""
         counted = self.history.parts < moment
         return torch.from_numpy(np.bincount(self.history.items[counted], minlength=self.num_items).astype(np.float64))
+
+
+def _with_pad(column: Tensor) -> Tensor:
+    """A column of events in which position 0, where the pads point to, can be looked up even if nobody has an event."""
+    return column if len(column) else column.new_zeros(1, *column.shape[1:])
+
+
+GAPS = ("gap", "request_gap")
+"""Event features made of times."""
+
+
+def _properties(dataset: Dataset, history: History, names: Sequence[str]) -> Tensor:
+    """Event features of every event of a history, int64 [E, p]; requests stand now."""
+    columns = []
+    for name in names:
+        if name == "gap":
+            columns.append(history.gap_buckets(GAP_BUCKETS) + UNKNOWN)
+        elif name == "request_gap":
+            columns.append(history.request_gap_buckets(GAP_BUCKETS, time.time()) + UNKNOWN)
+        else:
+            columns.append(_event_column(dataset, history, name))
+    return torch.from_numpy(np.stack(columns, axis=1) if columns else np.empty((len(history.items), 0), dtype=np.int64))
 
 
 def _event_column(dataset: Dataset, history: History, name: str) -> I64:
@@ -183,7 +212,7 @@ def _event_column(dataset: Dataset, history: History, name: str) -> I64:
     elif name in context:
         codes = dataset.row_query.categorical[:, context.index(name)].numpy()
     else:
-        known = ["gap", "request_gap", *dataset.event_codes, *context]
+        known = [*GAPS, *dataset.event_codes, *context]
         raise ConfigError(f'retrieval event feature "{name}" does not exist; there are: {", ".join(known)}')
     return np.where(history.rows >= 0, codes[np.maximum(history.rows, 0)], UNKNOWN)
 

@@ -1,0 +1,318 @@
+"""People as requests describe them, encoded as the run encodes its own: a data set of the same catalogue and few users.
+
+Everything that reads a `Dataset` answers for them without knowing that they are not stored. Nothing is fitted here: raw
+values pass through the run's encoders, and what a request does not say is taken from what is stored of the user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...base.arrays import I64, AnyArray, Bool
+from ..batch import Block, Layout, SideLayout
+from ..dataset import Dataset
+from ..log import EventLog
+from ..reading.tables import BadRows
+from ..schema import ORDERED_SPLITS
+from ..split import Part
+from ..subject import Subject
+from .derived import Derived
+from .encoders import encode_side
+from .overlay import overlay
+from .request_columns import RequestColumns, in_order, request_columns
+from .sequences import build_sequences
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubjectDataset(Dataset):
+    """The subjects of some requests as users of a data set, and a run's catalogue.
+
+    The last event of every user is the request itself: it names no item, so that no history holds it, and its context
+    is that of the request.
+
+    Attributes:
+        run: the data set that the subjects are encoded like.
+        stored_rows: int64 [B] each subject's user row in `run`, -1 where it stores none.
+        unknown: of each subject, what the run knows nothing of: `history`, `features` or `context` -> raw values.
+    """
+
+    run: Dataset
+    stored_rows: I64
+    unknown: tuple[Mapping[str, tuple[str, ...]], ...]
+
+    @cached_property
+    def layout(self) -> Layout:
+        """See `Dataset.layout`."""
+        return self.run.layout
+
+    @cached_property
+    def item_rows(self) -> dict[str, int]:
+        """See `Dataset.item_rows`."""
+        return self.run.item_rows
+
+    @cached_property
+    def common_codes(self) -> dict[str, int]:
+        """See `Dataset.common_codes`: learned from the run's training rows."""
+        return self.run.common_codes
+
+    @cached_property
+    def default_context(self) -> Block:
+        """See `Dataset.default_context`: learned from the run's training rows."""
+        return self.run.default_context
+
+
+def encode_subjects(dataset: Dataset, subjects: Sequence[Subject], positive: str) -> SubjectDataset:
+    """Encode the subjects of requests.
+
+    Args:
+        dataset: of the run.
+        subjects: B of them.
+        positive: binary task that an event without labels is one of; the first binary task when empty.
+
+    Raises:
+        ConfigError: a request names a column that the run does not read.
+        DataError: a value is not what the schema says.
+    """
+    bad = BadRows("error", may_drop=False)
+    raw = request_columns(dataset, subjects, positive, bad)
+    users, events = _Users(raw), _Events(raw)
+    log = events.log
+    config, count = dataset.config, len(subjects)
+    sequences, ends = build_sequences(config, log, count, dataset.num_catalogue, events.prior)
+    changed: dict[str, Any] = {
+        "user_ids": tuple(user or "" for user in raw.user_ids.to_pylist()),
+        "events": log,
+        "users": users.block,
+        "row_query": events.query,
+        "row_item": dataset.row_item.map(lambda tensor: tensor.new_zeros(len(log), tensor.shape[1])),
+        "key_codes": {**dataset.key_codes, **users.key_codes, **events.key_codes},
+        "event_codes": events.event_codes,
+        "derived": tuple(_derived(one, raw, users, events) for one in dataset.derived),
+        "sequences": sequences,
+        "sequence_ends": ends,
+    }
+    kept = {field.name: getattr(dataset, field.name) for field in fields(Dataset) if field.name not in changed}
+    unknown = tuple(
+        {name: tuple(dict.fromkeys(values)) for name, values in named.items() if values}
+        for named in (
+            {"history": raw.unknown_items[s], "features": users.unknown[s], "context": events.unknown[s]}
+            for s in range(count)
+        )
+    )
+    return SubjectDataset(run=dataset, stored_rows=raw.stored_rows, unknown=unknown, **kept, **changed)
+
+
+def _derived(one: Derived, raw: RequestColumns, users: _Users, events: _Events) -> Derived:
+    """A derived feature whose inputs are those of the subjects and of their events."""
+    inputs = []
+    for (side, column), stored in zip(one.spec.sources, one.inputs, strict=True):
+        if side == "item":
+            inputs.append(stored)
+            continue
+        told = raw.input(side, column, one.spec.reads)
+        inputs.append(users.input(column, stored, told) if side == "user" else events.input(column, stored, told))
+    return Derived(one.spec, tuple(inputs))
+
+
+class _Users:
+    """The user block of the subjects: given values, then stored ones, then what a user without a row has."""
+
+    def __init__(self, raw: RequestColumns) -> None:
+        self.raw = raw
+        dataset, config = raw.run, raw.config
+        specs = raw.specs("user")
+        columns = {spec.name: raw.column_as(spec, dataset.sides["user"]) for spec in specs}
+        stored = raw.stored_rows
+        own = {spec.name: (stored < 0) | raw.given("user", spec) for spec in specs}
+        block = encode_side(specs, columns, dataset.encoders, len(stored))
+        self.block = overlay_columns(block, dataset.users, stored, dataset.sides["user"], own)
+        self.key_codes: dict[str, I64] = {}
+        for name, vocabulary in dataset.encoders.keys.items():
+            if config.feature(name).side == "user":
+                known = dataset.key_codes[name][np.maximum(stored, 0)] if dataset.num_users else stored
+                self.key_codes[name] = np.where(own[name], vocabulary.rows(columns[name]), known)
+        self.unknown = [raw.unlearned("user", [s], specs, block) for s in range(len(stored))]
+
+    def input(self, column: str, stored: AnyArray, told: AnyArray) -> AnyArray:
+        """An input of a derived feature, one value per subject."""
+        rows = self.raw.stored_rows
+        own = np.array([column in said for said in self.raw.said["user"]]) | (rows < 0) | (not len(stored))
+        return np.where(own, told, stored[np.maximum(rows, 0)] if len(stored) else told)
+
+
+class _Events:
+    """The log of the subjects: what is stored of each, what the requests bring, and the requests themselves."""
+
+    def __init__(self, raw: RequestColumns) -> None:
+        self.raw, self.run = raw, raw.run
+        ordered = [self._in_order(s) for s in range(len(raw.stored_rows))]
+        self.stored = np.concatenate([rows for rows, _ in ordered])
+        self.brought = np.concatenate([rows for _, rows in ordered])
+        self.users = np.repeat(np.arange(len(ordered)), [len(rows) for rows, _ in ordered])
+        self.ends = np.cumsum(np.bincount(self.users, minlength=len(ordered))) - 1  # the requests' own rows
+        self.log = self._log()
+        self.unknown: list[list[str]] = []
+        self.query = self._query()
+        self.key_codes = {
+            name: self._codes(name, self.run.key_codes[name], vocabulary.rows(raw.column(raw.config.feature(name))))
+            for name, vocabulary in self.run.encoders.keys.items()
+            if raw.config.feature(name).side == "context"
+        }
+        self.event_codes = {
+            name: self._taken(codes, self.run.encoders.codes(name, raw.column(raw.config.feature(name))))
+            for name, codes in self.run.event_codes.items()
+        }
+
+    def _in_order(self, s: int) -> tuple[I64, I64]:
+        """Rows of the run's log and of the request's events, -1 where the row is of the other, oldest first.
+
+        The request itself comes last.
+        """
+        raw = self.raw
+        stored = np.empty(0, dtype=np.int64)
+        if raw.stored_rows[s] >= 0 and raw.appends[s]:
+            bounds = np.searchsorted(self.run.events.users, [raw.stored_rows[s], raw.stored_rows[s] + 1])
+            stored = np.arange(*bounds)
+        brought = np.flatnonzero(raw.owner[: raw.num_events] == s)
+        times = np.concatenate([self.run.events.times[stored], raw.times[brought]])
+        order = in_order(times) if np.isfinite(raw.times[brought]).all() else np.arange(len(times))
+        first = np.append(np.append(stored, np.full(len(brought), -1))[order], -1)
+        second = np.append(np.append(np.full(len(stored), -1), brought)[order], raw.num_events + s)
+        return first, second
+
+    def _log(self) -> EventLog:
+        raw, events = self.raw, self.run.events
+        parts = self._taken(events.parts, np.full(len(raw.owner), Part.TEST, dtype=np.int8))
+        mine = self.brought >= 0
+        if raw.config.split.kind in ORDERED_SPLITS:
+            later = np.where(mine, np.int8(Part.TEST), parts)  # an event stands in the part of the stored one behind it
+            for start, end in zip(np.append(0, self.ends[:-1] + 1), self.ends + 1, strict=True):
+                parts[start:end] = np.minimum.accumulate(later[start:end][::-1])[::-1]
+        else:
+            parts[mine & (self.brought < raw.num_events)] = Part.TRAIN  # no later part enters a sequence
+        ones = np.ones((len(raw.owner), *events.weights.shape[1:]), dtype=np.float32)
+        times = self._taken(events.times, raw.times)
+        first = np.append(0, self.ends[:-1] + 1)
+        before = np.where(self.ends > first, times[np.maximum(self.ends - 1, 0)], np.nan)
+        times[self.ends] = np.where(np.isfinite(before), before, np.nan)  # of a request: when the user was last seen
+        return EventLog(
+            self.users,
+            self._taken(events.items, raw.items),
+            times,
+            parts,
+            self._taken(events.labels, raw.labels),
+            self._taken(events.mask, raw.mask),
+            self._taken(events.weights, ones),
+            None,
+            np.full(len(self.users), -1, dtype=np.int64),
+        )
+
+    def _taken(self, stored: AnyArray, brought: AnyArray) -> AnyArray:
+        """Values of every row of the log, from the run's log or from the request's events."""
+        values: AnyArray = brought[np.maximum(self.brought, 0)].astype(stored.dtype)
+        at = self.stored >= 0
+        values[at] = stored[self.stored[at]]
+        return values
+
+    def _latest_stored(self) -> I64:
+        """The last row of the run's log that is each subject's, -1 where none is: int64 [B]."""
+        latest = np.full(len(self.ends), -1, dtype=np.int64)
+        at = self.stored >= 0
+        latest[self.users[at]] = self.stored[at]  # rows ascend: the last assignment wins
+        return latest
+
+    def _query(self) -> Block:
+        """Context of every row, encoded; the counts behind the columns are read from tables and not from here."""
+        raw, run = self.raw, self.run
+        specs, layout = raw.specs("context"), run.sides["context"]
+        given = {spec.name: raw.given("context", spec) for spec in specs}
+        encoded = encode_side(specs, {s.name: raw.column_as(s, layout) for s in specs}, run.encoders, len(raw.owner))
+        count, first = len(raw.stored_rows), raw.num_events
+        self.unknown = [
+            raw.unlearned("context", np.flatnonzero(raw.owner == s).tolist(), specs, encoded) for s in range(count)
+        ]
+        # Requests: what they say, then the stored context, then the commonest one.
+        latest = self._latest_stored()
+        fallback = run.context_of(latest)
+        asked = encoded.select(torch.arange(first, first + count))
+        own = {name: known[first:] for name, known in given.items()}
+        asked = overlay_columns(asked, fallback, np.arange(count), layout, own)
+        brought = encoded.select(torch.arange(first)).map(lambda *pair: torch.cat(pair), asked)
+        mine = brought.select(torch.from_numpy(np.maximum(self.brought, 0)))
+        return overlay(mine, run.row_query, self.stored, layout, ())
+
+    def _codes(self, name: str, stored: I64, brought: I64) -> I64:
+        """Count-key codes of a context feature, int64 [R]; of a request those of its own context."""
+        raw, first = self.raw, self.raw.num_events
+        latest = self._latest_stored()
+        known = np.where(latest >= 0, stored[np.maximum(latest, 0)], self.run.common_codes[name])
+        said = raw.given("context", raw.config.feature(name))[first:]
+        codes = brought.copy()
+        codes[first:] = np.where(said, brought[first:], known)
+        return self._taken(stored, codes)
+
+    def input(self, column: str, stored: AnyArray, told: AnyArray) -> AnyArray:
+        """An input of a derived feature, one value per row of the log; of a request its own or the latest one."""
+        first, latest = self.raw.num_events, self._latest_stored()
+        said = np.array([column in columns for columns in self.raw.said["context"][first:]], dtype=np.bool_)
+        mine = told.copy()
+        kept = ~said & (latest >= 0)
+        mine[first:][kept] = stored[latest[kept]]
+        return self._taken(stored, mine)
+
+    @property
+    def prior(self) -> dict[str, tuple[I64, I64]]:
+        """What the users table lists from before the log, of those whose history is not replaced."""
+        found = {}
+        for name, history in self.run.sequences.items():
+            users, items = [], []
+            for s, row in enumerate(self.raw.stored_rows):
+                if row >= 0 and self.raw.appends[s]:
+                    positions = np.arange(history.ptr[row], history.ptr[row + 1])
+                    early = history.items[positions[history.rows[positions] < 0]].astype(np.int64)
+                    users.append(np.full(len(early), s, dtype=np.int64))
+                    items.append(early)
+            if users:
+                found[name] = np.concatenate(users), np.concatenate(items)
+        return found
+
+
+def overlay_columns(block: Block, stored: Block, rows: I64, layout: SideLayout, own: Mapping[str, Bool]) -> Block:
+    """A block with single values taken from another.
+
+    Args:
+        block: R rows.
+        stored: the same columns.
+        rows: int64 [R] row of `stored` to take values from; ignored where all columns of the block are its own.
+        layout: names of the columns.
+        own: column -> bool [R], whether the block's value stays.
+    """
+    if not stored.rows:
+        return block
+    at = torch.from_numpy(np.maximum(rows, 0))
+    theirs = stored.select(at)
+
+    def merged(mine: torch.Tensor, other: torch.Tensor, names: Collection[str]) -> torch.Tensor:
+        if not names:
+            return mine
+        stays = torch.from_numpy(np.stack([own[name] for name in names], axis=1))
+        return torch.where(stays, mine, other)
+
+    def each(
+        mine: tuple[torch.Tensor, ...], other: tuple[torch.Tensor, ...], names: Sequence[str]
+    ) -> tuple[torch.Tensor, ...]:
+        return tuple(merged(a, b, [name]) for a, b, name in zip(mine, other, names, strict=True))
+
+    return Block(
+        merged(block.categorical, theirs.categorical, layout.categorical),
+        merged(block.numeric, theirs.numeric, layout.numeric),
+        each(block.bags, theirs.bags, layout.bags),
+        (),
+        each(block.vectors, theirs.vectors, [name for name, _ in layout.vectors]),
+    )
