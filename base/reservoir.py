@@ -98,6 +98,28 @@ class Reservoir:
         return _unpack(self.best)
 
 
+def clear_best(scores: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
+    """The k best of few scores where their order leaves no choice: what a reservoir gives, without its keys.
+
+    `torch.topk` orders equal scores as it likes. Where the k + 1 best fall strictly, there is one order.
+
+    Args:
+        scores: float [b, n] of every item.
+        k: length of the lists.
+
+    Returns:
+        Scores float [b, k], best first, and columns int64 [b, k]; None where scores are equal, missing (-inf) or NaN,
+        which `torch.topk` puts first and which is larger than nothing, or are too many to select from at once.
+    """
+    width = scores.shape[1]
+    if width < k or scores.numel() > _SMALL:
+        return None
+    best, column = scores.topk(min(k + 1, width), dim=1)
+    after = best[:, 1:] if width > k else torch.nn.functional.pad(best[:, 1:], (0, 1), value=-torch.inf)
+    best, column = best[:, :k], column[:, :k]
+    return (best + 0.0, column) if bool((best > after).all()) else None
+
+
 def _pack(scores: Tensor, rows: Tensor) -> Tensor:
     """Order-preserving int64 keys: higher score first, then lower row."""
     bits = (scores + 0.0).view(torch.int32)  # + 0.0 makes -0.0 equal to 0.0

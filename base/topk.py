@@ -20,7 +20,7 @@ from torch import Tensor
 from .arrays import F32, I64, Floats
 from .errors import ConfigError, DataError
 from .ragged import Ragged
-from .reservoir import Reservoir
+from .reservoir import Reservoir, clear_best
 
 ScoreBlock = Callable[[slice], "Tensor | Floats"]
 """Scores float [b, N] of every item for the users of a slice."""
@@ -80,7 +80,7 @@ def exact_topk(
             yield first, _products(part, item[columns], None if shift is None else shift[columns], buffer)
 
     with _full_precision():
-        best, scores = _select(blocks, num_users, k, exclude, user_block=user_block, device=device)
+        best, scores = _select(blocks, num_users, num_items, k, exclude, user_block=user_block, device=device)
     if rows is not None and num_items:
         best = np.where(best >= 0, rows[best], -1)
     return best, scores
@@ -121,7 +121,7 @@ def topk_of_scores(
             scores = _score_rows(score_block, users, num_items, device, copy=exclude is not None)
         yield 0, scores
 
-    return _select(blocks, num_users, k, exclude, user_block=user_block, device=device)
+    return _select(blocks, num_users, num_items, k, exclude, user_block=user_block, device=device)
 
 
 def exact_ranks(
@@ -207,6 +207,7 @@ def _ranks(
 def _select(
     blocks: Callable[[slice], Iterator[tuple[int, Tensor]]],
     num_users: int,
+    num_items: int,
     k: int,
     exclude: Ragged | None,
     *,
@@ -216,17 +217,30 @@ def _select(
     rows = np.empty((num_users, k), dtype=np.int64)
     scores = np.empty((num_users, k), dtype=np.float32)
 
-    def select(users: slice) -> None:
-        reservoir = Reservoir(users.stop - users.start, k, device)
-        if exclude is not None:
-            owner, item = _entries(exclude, users, device)
-            item, order = torch.sort(item)
-            owner = owner[order]
-        for first, part in blocks(users):
-            if exclude is not None:
+    def allowed(users: slice) -> Iterator[tuple[int, Tensor]]:
+        """The blocks, -inf where an item is excluded."""
+        if exclude is None:
+            yield from blocks(users)
+            return
+        owner, item = _entries(exclude, users, device)
+        for nth, (first, part) in enumerate(blocks(users)):
+            if part.shape[1] == num_items:
+                part[owner, item] = -torch.inf
+            else:
+                if nth == 0:
+                    item, order = torch.sort(item)
+                    owner = owner[order]
                 edges = torch.tensor([first, first + part.shape[1]], device=device)
                 low, high = torch.searchsorted(item, edges).tolist()
                 part[owner[low:high], item[low:high] - first] = -torch.inf
+            yield first, part
+
+    def select(users: slice) -> None:
+        reservoir = Reservoir(users.stop - users.start, k, device)
+        for first, part in allowed(users):
+            if part.shape[1] == num_items and (clear := clear_best(part, k)) is not None:
+                scores[users], rows[users] = (answer.cpu().numpy() for answer in clear)
+                return
             reservoir.add(part, first)
         best, row = reservoir.result()
         rows[users], scores[users] = row.cpu().numpy(), best.cpu().numpy()

@@ -20,7 +20,7 @@ Table = Mapping[str, Any]
 ENTRY = ("kind", "name", "paper", "summary")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """One row of the list.
 
@@ -56,7 +56,13 @@ class Model:
         """A row whose paper and summary are those of its code, unless others are given."""
         said = summary or summary_of(code)
         return cls(
-            kind, name, paper or paper_of(code), said, code, settings, {at: (of, names) for at, of, names in keys}
+            kind=kind,
+            name=name,
+            paper=paper or paper_of(code),
+            summary=said,
+            code=code,
+            settings=settings,
+            keys={at: (of, names) for at, of, names in keys},
         )
 
     @property

@@ -123,7 +123,7 @@ def _empty() -> Tensor:
     return torch.empty(0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """Rows of one ranking step.
 
@@ -156,7 +156,7 @@ class Batch:
             name: tensor.index_select(0, rows) if tensor.numel() else tensor
             for name, tensor in (("labels", self.labels), ("mask", self.mask), ("weight", self.weight))
         }
-        return Batch(query, self.item.select(rows), owner, **rest)
+        return Batch(query=query, item=self.item.select(rows), owner=owner, **rest)
 
     def to(self, device: torch.device | str) -> Batch:
         """A copy on `device`."""

@@ -79,15 +79,15 @@ def build_dataset(
     items = _positions(raw.items, item_ids, len(raw))
     labels, mask = label_matrix(config.tasks, raw.labels, tables)
     events = EventLog(
-        users[order],
-        items[order],
-        raw.times[order],
-        parts,
-        labels[order],
-        mask[order],
-        raw.weights[order],
-        None if raw.propensities is None else raw.propensities[order],
-        order.astype(np.int64),
+        users=users[order],
+        items=items[order],
+        times=raw.times[order],
+        parts=parts,
+        labels=labels[order],
+        mask=mask[order],
+        weights=raw.weights[order],
+        propensities=None if raw.propensities is None else raw.propensities[order],
+        source_rows=order.astype(np.int64),
     )
     carried: Carried | None = None
     if past is not None:
@@ -95,7 +95,11 @@ def build_dataset(
         events, at, rows = past.merged(events, user_ids, item_ids)
         users_there, items_there = places(user_ids, past.source.user_ids), places(item_ids, past.source.item_ids)
         carried = Carried(past, at, rows, users_there, items_there)
-    dataset = Encoding(RawColumns(tables, config, events, user_ids, item_ids, bad), num_catalogue, carried).dataset()
+    dataset = Encoding(
+        RawColumns(tables=tables, config=config, events=events, user_ids=user_ids, item_ids=item_ids, bad=bad),
+        num_catalogue,
+        carried,
+    ).dataset()
     named = {"user": config.user, "item": config.item}
     types = {name: id_type(tables.events.column(column)) for name, column in named.items() if column}
     return replace(dataset, id_types=types, notes=(*dataset.notes, *unlisted))

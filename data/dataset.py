@@ -185,7 +185,14 @@ class Dataset:
             taken = rows.numpy()
             ends = {spec.name: self.sequence_ends[spec.name][taken] for spec in self.sequence_specs}
             query, item = self._with_sequences(query, item, None, self.events.users[taken], ends)
-        return Batch(query, item, None, tensors["labels"][rows], tensors["mask"][rows], tensors["weights"][rows])
+        return Batch(
+            query=query,
+            item=item,
+            owner=None,
+            labels=tensors["labels"][rows],
+            mask=tensors["mask"][rows],
+            weight=tensors["weights"][rows],
+        )
 
     def candidates(self, users: I64, items: I64, moment: int, times: F64 | None = None) -> Batch:
         """Unlogged (user, item) pairs at the start of a part, or now.
@@ -220,7 +227,7 @@ class Dataset:
         if self.sequence_specs:
             ends = {s.name: self.sequence_bounds(s.name, moment)[users] for s in self.sequence_specs}
             query, item = self._with_sequences(query, item, asked_by, users, ends)
-        return Batch(query, item, asked_by)
+        return Batch(query=query, item=item, owner=asked_by)
 
     def request_times(self, users: I64, moment: int) -> F64:
         """When requests of users are asked, float64 seconds [B].

@@ -25,12 +25,12 @@ class FeatureSpec(Settings):
     side: Side
     """Whose property it is: of the `user`, of the `item`, or of the moment (`context`: a column of the events)."""
     kind: Kind = "categorical"
-    """`categorical` (one value), `multi` (several, as a separated list), `numeric`, `sequence` (the user's earlier
-    items), or `vector` (a fixed-width vector computed elsewhere, such as a text embedding)."""
+    """`categorical` (one value), `multi` (several: a list column, or text with a separator), `numeric`, `sequence` (the
+    user's earlier items), or `vector` (a fixed-width vector computed elsewhere, such as a text embedding)."""
     column: str = ""
     """Column it is read from; the feature's own name when empty. Sequences have none: they come from the events."""
     separator: str = "|"
-    """Between the values of a `multi` column, or the numbers of a `vector` column."""
+    """Between the values of a `multi` column of text, or the numbers of a `vector` column of text."""
     after_event: bool = False
     """A `context` column known only after the event (a rating, a play time): it may describe past events in a user's
     history, and is never an input of its own row."""

@@ -20,7 +20,7 @@ from .vocabulary import FIRST, MISSING, UNKNOWN
 U64 = NDArray[np.uint64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Collisions:
     """What sharing rows costs, counted on training rows.
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..base.arrays import F32, F64, I64, Bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EventLog:
     """Events sorted by (user, time, file order); columns of length R.
 

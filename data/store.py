@@ -82,7 +82,9 @@ def load_dataset_files(arrays_file: Path, encoders_file: Path, ids_file: Path, s
     events: dict[str, Any] = {f.name: arrays.get(f"events/{f.name}") for f in fields(EventLog)}
     counts = tuple(
         CountTable(
-            spec, tuple(sizes), *(arrays[f"counts/{place}/{n}"] for n in ("keys", "seen", "rows", "positives", "prior"))
+            spec=spec,
+            sizes=tuple(sizes),
+            **{name: arrays[f"counts/{place}/{name}"] for name in ("keys", "seen", "rows", "positives", "prior")},
         )
         for place, (spec, sizes) in enumerate(zip(config.counts, schema["count_sizes"], strict=True))
     )

@@ -38,7 +38,7 @@ ADVICE = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FunnelTrace:
     """What each stage of a funnel handed to the next, for U users; -1 pads short lists of item rows.
 

@@ -24,7 +24,7 @@ from .summary import name_sample, user_metrics_json
 Json = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExternalLists:
     """Two tables as arrays: users are those of the truth, items those of either table, both in text order.
 

@@ -106,7 +106,16 @@ def compare_over_folds(
         low, high = intervals[one] or (None, None)
         difference = float(by_fold[:, one].mean())
         row = Comparison(
-            metric, a, b, difference, low, high, float(p[one]), float(adjusted[one]), float(visible[one]), len(per_user)
+            metric=metric,
+            a=a,
+            b=b,
+            difference=difference,
+            low=low,
+            high=high,
+            p=float(p[one]),
+            p_holm=float(adjusted[one]),
+            smallest_visible=float(visible[one]),
+            users=len(per_user),
         )
         rows.append(
             {"system": system}

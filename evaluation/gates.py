@@ -25,7 +25,7 @@ DIGITS = 5
 Json = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GateLevel:
     """One level of a mixture on R rows.
 

@@ -57,7 +57,7 @@ def taken(column: Column, entries: Ints | Bool) -> Column:
     return Several(column.names, column.codes.take(rows))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
     """One metric on one part of the traffic.
 
@@ -319,7 +319,19 @@ def _slices(boot: UserBootstrap, parts: _Parts, *, metric: str, samples: F64, ov
         low, high = interval or (None, None)
         gap = None if value is None or overall is None or not np.isfinite(overall) else _gap(metric, value, overall)
         share = float(size[one] / parts.whole)
-        found.append(Slice(parts.column, parts.names[one], metric, value, low, high, int(size[one]), share, gap))
+        found.append(
+            Slice(
+                column=parts.column,
+                value=parts.names[one],
+                metric=metric,
+                estimate=value,
+                low=low,
+                high=high,
+                size=int(size[one]),
+                share=share,
+                gap=gap,
+            )
+        )
     return found
 
 

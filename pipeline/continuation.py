@@ -180,7 +180,9 @@ def take_weights(model: nn.Module, dataset: Dataset, learned: Learned, prefix: s
                     moved = trained is not None and bool(trained[UNKNOWN].any())
                     near = start_new_rows(table, vocabulary, known, dataset, moved)
                     new = table.sizes[vocabulary] - known
-                    report.append(Copied(vocabulary, known - FIRST, new, 0, neighbours=near))
+                    report.append(
+                        Copied(vocabulary=vocabulary, kept=known - FIRST, new=new, dropped=0, neighbours=near)
+                    )
     return report
 
 

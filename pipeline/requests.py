@@ -56,13 +56,13 @@ def select_requests(dataset: Dataset, retriever: Retriever, config: RunConfig) -
     selection = np.sort(np.concatenate([hits, misses[~np.isin(place[misses], place[hits])]]))
     log.info("%d requests, the retriever found the item in %d", len(selection), len(hits))
     return RequestSet(
-        dataset,
-        int(Part.VALID),
-        users[needed][place][selection],
-        rows[selection],
-        candidates.features[place][selection],
-        candidates.prior[place][selection],
-        target[selection],
+        dataset=dataset,
+        moment=int(Part.VALID),
+        users=users[needed][place][selection],
+        rows=rows[selection],
+        features=candidates.features[place][selection],
+        prior=candidates.prior[place][selection],
+        target=target[selection],
     )
 
 

@@ -107,9 +107,9 @@ class Bench:
             exact.append(lists)
         rows = np.concatenate([part.rows for part in candidates])
         return FunnelTrace(
-            truth,
-            _joined(exact),
-            np.concatenate([verdict.top(depth) for verdict in verdicts]),
+            truth=truth,
+            retrieved=_joined(exact),
+            final=np.concatenate([verdict.top(depth) for verdict in verdicts]),
             ann={TOWER: np.concatenate(ann)} if ann else {},
             candidates=rows,
             scores=np.concatenate([verdict.scores for verdict in verdicts]),

@@ -32,7 +32,7 @@ from ..retrieval.towers.two_tower import TwoTower
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Copied:
     """What happened to one vocabulary of one table.
 
@@ -97,10 +97,20 @@ def copy_rows(
                 origin = torch.tensor([b + FIRST for _, b in pairs] + [UNKNOWN], dtype=torch.int64)
                 into[at] = out[origin]
                 shared = len(pairs)
-                report.append(Copied(name, shared, len(here) - shared, len(there) - shared, variance=variance))
+                report.append(
+                    Copied(
+                        vocabulary=name,
+                        kept=shared,
+                        new=len(here) - shared,
+                        dropped=len(there) - shared,
+                        variance=variance,
+                    )
+                )
             else:
                 into.copy_(out)
-                report.append(Copied(name, target.sizes[name] - FIRST, 0, 0, variance=variance))
+                report.append(
+                    Copied(vocabulary=name, kept=target.sizes[name] - FIRST, new=0, dropped=0, variance=variance)
+                )
     target.zero_padding()
     return report
 

@@ -29,7 +29,7 @@ from .scoring import TOP, request_logits, request_ndcg, score_rows
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FoundBlend:
     """What a search found.
 
@@ -169,4 +169,14 @@ def _search(
     default = {SELECT: 1.0} if SELECT in probabilities else dict.fromkeys(probabilities, 1.0)
     before = objective(blend(probabilities, config.model_copy(update={"weights": default})))
     log.info("blend: %s %.5f with %s, %.5f by default", name, value, best.weights, before)
-    return FoundBlend(config.kind, best.weights, name, value, default, before, cases, config.tries, seed)
+    return FoundBlend(
+        kind=config.kind,
+        weights=best.weights,
+        objective=name,
+        value=value,
+        default=default,
+        default_value=before,
+        cases=cases,
+        tries=config.tries,
+        seed=seed,
+    )

@@ -56,10 +56,10 @@ def _as_arrays(mixture: Mixture) -> GateLevel:
         return tensor.detach().float().cpu().numpy()
 
     return GateLevel(
-        mixture.streams,
-        mixture.names,
-        array(mixture.weights),
-        array(mixture.experts),
-        mixture.visible,
-        None if mixture.direct is None else array(mixture.direct),
+        streams=mixture.streams,
+        experts=mixture.names,
+        weights=array(mixture.weights),
+        outputs=array(mixture.experts),
+        visible=mixture.visible,
+        direct=None if mixture.direct is None else array(mixture.direct),
     )

@@ -39,7 +39,7 @@ class ExpertConfig(RankerConfig):
     """Layer-normalise every expert's output and use Swish instead of ReLU there: against dead and diverging experts."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Mixture:
     """One level of experts as it was mixed.
 
@@ -67,7 +67,14 @@ class Mixture:
         weights = torch.stack(list(gates), dim=1)
         every = tuple(range(experts.shape[1]))
         names = expert_names({"expert": experts.shape[1]})
-        return Mixture(tuple(streams), experts, weights, (every,) * len(gates), mix(weights, experts), names)
+        return Mixture(
+            streams=tuple(streams),
+            experts=experts,
+            weights=weights,
+            visible=(every,) * len(gates),
+            mixed=mix(weights, experts),
+            names=names,
+        )
 
     def seen(self, stream: int) -> Tensor:
         """The stream's gate weights over the experts it sees, [R, visible]."""
@@ -183,7 +190,14 @@ class ExtractionLevel(nn.Module):
         weights = torch.stack([self._placed(stream, gate) for stream, gate in enumerate(gates)], dim=1)  # [R, S, E]
         shared = range(self.first_shared, self.total)
         visible = [(*own, *shared) for own in self.own] + [tuple(range(self.total))] * (len(gates) - self.num_tasks)
-        return Mixture(self.streams, outputs, weights, tuple(visible), mix(weights, outputs), self.names)
+        return Mixture(
+            streams=self.streams,
+            experts=outputs,
+            weights=weights,
+            visible=tuple(visible),
+            mixed=mix(weights, outputs),
+            names=self.names,
+        )
 
     def _readers(self) -> list[list[FirstLayer]]:
         """What reads each stream from below: the tasks' in order, then the shared one's."""

@@ -66,7 +66,7 @@ class RequestBatch:
     target: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RequestSet:
     """Requests whose answer is known.
 
@@ -94,13 +94,13 @@ class RequestSet:
     def take(self, chosen: I64) -> RequestSet:
         """Some of the requests."""
         return RequestSet(
-            self.dataset,
-            self.moment,
-            self.users[chosen],
-            self.rows[chosen],
-            self.features[chosen],
-            self.prior[chosen],
-            self.target[chosen],
+            dataset=self.dataset,
+            moment=self.moment,
+            users=self.users[chosen],
+            rows=self.rows[chosen],
+            features=self.features[chosen],
+            prior=self.prior[chosen],
+            target=self.target[chosen],
         )
 
     def batch(self, requests: Tensor) -> RequestBatch:

@@ -17,7 +17,7 @@ EXAMPLES = 10
 """Users shown with their lists."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FunnelView:
     """The drawn funnel with its stages, end-to-end metrics, those of the ranker alone, and what retrievers find."""
 

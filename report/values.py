@@ -30,7 +30,7 @@ class Cell:
 Row = tuple[Cell, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Table:
     """A table without a form; `terminal` and the templates give it one.
 
@@ -78,7 +78,14 @@ def table(
     groups: Iterable[int] = (),
 ) -> Table:
     """A table from any iterables; see `Table`."""
-    return Table(tuple(heads), tuple(rows), title, caption, frozenset(left), frozenset(groups))
+    return Table(
+        heads=tuple(heads),
+        rows=tuple(rows),
+        title=title,
+        caption=caption,
+        left=frozenset(left),
+        groups=frozenset(groups),
+    )
 
 
 def row(*values: Cell | str) -> Row:

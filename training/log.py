@@ -15,7 +15,7 @@ from ..base.errors import RecsysError
 Record = dict[str, float]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TrainingLog:
     """The epochs of one training and which of them is the best.
 

@@ -101,7 +101,14 @@ def as_batch(x: F32, y: F32) -> Batch:
     query = Block(torch.empty(rows, 0, dtype=torch.int64), torch.from_numpy(x))
     item = Block(torch.empty(rows, 0, dtype=torch.int64), torch.empty(rows, 0))
     labels = torch.from_numpy(y)
-    return Batch(query, item, None, labels, torch.ones_like(labels, dtype=torch.bool), torch.ones(rows))
+    return Batch(
+        query=query,
+        item=item,
+        owner=None,
+        labels=labels,
+        mask=torch.ones_like(labels, dtype=torch.bool),
+        weight=torch.ones(rows),
+    )
 
 
 def train(ranker: Ranker, correlation: float, seed: int, plan: Plan) -> tuple[F32, F32]:

@@ -72,7 +72,7 @@ class SyntheticRows:
         query = Block(self.categorical[rows], self.numeric[rows])
         item = Block(torch.empty(count, 0, dtype=torch.int64), torch.empty(count, 0))
         mask = torch.ones(count, 2, dtype=torch.bool)
-        return Batch(query, item, None, self.labels[rows], mask, torch.ones(count))
+        return Batch(query=query, item=item, owner=None, labels=self.labels[rows], mask=mask, weight=torch.ones(count))
 
 
 def load(synthetic: bool, seed: int) -> Data:

@@ -89,7 +89,7 @@ def request(layout: Layout, candidates: int, seed: int) -> Batch:
         rows(candidates, layout.item.categorical),
         torch.randn(candidates, len(layout.item.numeric), generator=generator),
     )
-    return Batch(query, item, torch.zeros(candidates, dtype=torch.int64))
+    return Batch(query=query, item=item, owner=torch.zeros(candidates, dtype=torch.int64))
 
 
 def repeat(batch: Batch) -> Batch:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...base.arrays import F64, I32, I64, Bool
-from ..reading.columns import split_values
+from ..reading.lists import split_values
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class TextColumn:
 
     @classmethod
     def several(cls, texts: pa.Array, separator: str) -> TextColumn:
-        """A separated list per item."""
+        """Several texts per item: separated in one text, or a list."""
         return cls._coded(*split_values(texts, separator))
 
     @classmethod

@@ -31,7 +31,7 @@ def combine(codes: list[I64], sizes: tuple[int, ...]) -> I64:
     return np.where(known, combined, -1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CountTable:
     """Statistics of every key at the end of training.
 
@@ -79,7 +79,15 @@ class CountTable:
         prior = (labels.sum(0) / np.maximum(mask.sum(0), 1)).astype(np.float32)
         known = keys >= 0
         seen = total(np.ones(len(codes)))
-        return cls(spec, sizes, keys[known], seen[known], rows[known], positives[known], prior)
+        return cls(
+            spec=spec,
+            sizes=sizes,
+            keys=keys[known],
+            seen=seen[known],
+            rows=rows[known],
+            positives=positives[known],
+            prior=prior,
+        )
 
     def _statistics(self, seen: F32, rows: F32, positives: F32) -> F32:
         rate = (positives + self.spec.smoothing * self.prior) / (rows + self.spec.smoothing)

@@ -16,7 +16,7 @@ from ..batch import Block, SideLayout
 from ..feature_spec import FeatureSpec
 from ..hashing import HashedVocabulary
 from ..ids import id_text
-from ..reading.columns import split_values
+from ..reading.lists import split_values
 from ..vocabulary import FIRST, MISSING, UNKNOWN, Vocabulary
 from .numeric import NumericEncoder
 

@@ -22,7 +22,7 @@ EQUAL_FREQUENCY_BINS = 100
 """n of the equal-frequency normaliser."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NumericEncoder:
     """Bucket edges and scaling of one numeric column.
 
@@ -63,7 +63,14 @@ class NumericEncoder:
             return replace(learned, mode=math.nan, edges=np.array(chosen, dtype=np.float64))
         seen = values[~np.isnan(values)].astype(np.float64)
         if not len(seen):
-            return cls(0.0, np.empty(0), False, 0.0, 1.0, np.empty(0) if scale == "equal_frequency" else None)
+            return cls(
+                mode=0.0,
+                edges=np.empty(0),
+                log=False,
+                mean=0.0,
+                deviation=1.0,
+                quantiles=np.empty(0) if scale == "equal_frequency" else None,
+            )
         distinct, counts = np.unique(seen, return_counts=True)
         mode = float(distinct[counts.argmax()])
         rest = np.sort(seen[seen != mode])
@@ -77,7 +84,14 @@ class NumericEncoder:
         log = bool(distinct[0] >= 0) and scale != "standard"
         scaled = np.log1p(seen) if log else seen
         deviation = float(scaled.std())
-        return cls(mode, edges, log, float(scaled.mean()), deviation if deviation > 1e-12 else 1.0, quantiles)
+        return cls(
+            mode=mode,
+            edges=edges,
+            log=log,
+            mean=float(scaled.mean()),
+            deviation=deviation if deviation > 1e-12 else 1.0,
+            quantiles=quantiles,
+        )
 
     def buckets(self, values: F32) -> I64:
         """bucket rows, int64 [n]: 1 missing, 2 the mode, 3.. the others; values out of range fall in the end ones."""
@@ -119,12 +133,12 @@ class NumericEncoder:
         edges = np.asarray(state["edges"], dtype=np.float64)
         quantiles = np.asarray(state["quantiles"], dtype=np.float64) if "quantiles" in state else None
         return cls(
-            float(str(state["mode"])),
-            edges,
-            bool(state["log"]),
-            float(str(state["mean"])),
-            float(str(state["deviation"])),
-            quantiles,
+            mode=float(str(state["mode"])),
+            edges=edges,
+            log=bool(state["log"]),
+            mean=float(str(state["mean"])),
+            deviation=float(str(state["deviation"])),
+            quantiles=quantiles,
         )
 
 

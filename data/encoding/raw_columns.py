@@ -14,6 +14,7 @@ from ..hashing import hash_column
 from ..log import EventLog
 from ..reading.columns import as_float32, as_float64, as_strings
 from ..reading.keys import home_table, side_table
+from ..reading.lists import as_several, is_list, list_values
 from ..reading.sparse_times import as_seconds
 from ..reading.tables import BadRows, Tables
 from ..reading.vectors import parse_vectors
@@ -23,7 +24,7 @@ from .attributes import Attribute, TextColumn, numbers_or_texts
 from .encoders import Column, fill_missing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RawColumns:
     """The tables of a data set, and who its rows are.
 
@@ -68,6 +69,8 @@ class RawColumns:
             values = as_float32(self.tables, home, spec.source, self.bad)
         elif spec.kind == "vector":
             values = parse_vectors(spec, self.tables, home, self.bad)
+        elif spec.kind == "multi":
+            values = as_several(self.tables, home, spec.source)
         else:
             values = as_strings(self.tables, home, spec.source)
         return gather(values, self.home_rows(spec.side))
@@ -118,17 +121,19 @@ class RawColumns:
             else:
                 found[spec.name] = TextColumn.single(column) if spec.kind == "categorical" else column
         for name in self.config.attributes:
-            found[name] = numbers_or_texts(self.of_items(name))
+            column = gather(as_several(self.tables, "items", name), self.home_rows("item"))
+            found[name] = TextColumn.several(column, "") if is_list(column.type) else numbers_or_texts(column)
         return found
 
     def prior(self, spec: FeatureSpec) -> tuple[I64, I64]:
         """(user rows, item rows) listed in a users column from before the log, in order; unknown items left out."""
         if not spec.prior:
             return np.empty(0, np.int64), np.empty(0, np.int64)
-        column = gather(as_strings(self.tables, "users", spec.prior), self.home_rows("user"))
-        lists = pc.split_pattern_regex(pc.fill_null(column, ""), r"\s+")
-        owner = np.repeat(np.arange(len(lists)), pc.list_value_length(lists).to_numpy(zero_copy_only=False))
-        found = pc.fill_null(pc.index_in(pc.list_flatten(lists), value_set=self.item_ids), -1)
+        column = gather(as_several(self.tables, "users", spec.prior), self.home_rows("user"))
+        lists = column if is_list(column.type) else pc.split_pattern_regex(pc.fill_null(column, ""), r"\s+")
+        values, ptr = list_values(lists)
+        owner = np.repeat(np.arange(len(lists)), np.diff(ptr))
+        found = pc.fill_null(pc.index_in(values, value_set=self.item_ids), -1)
         items = found.to_numpy(zero_copy_only=False).astype(np.int64)
         return owner[items >= 0], items[items >= 0]
 

@@ -146,11 +146,11 @@ def request_columns(dataset: Dataset, subjects: Sequence[Subject], positive: str
     rows = [event.columns for event in events] + contexts
     origin = {"events": _origin("history of the request", len(rows)), "users": _origin("user features", len(subjects))}
     tables = Tables(
-        _table(reader.names, rows),
-        _table([spec.source for spec in user_specs], features),
-        None,
-        origin,
-        "",
+        events=_table(reader.names, rows),
+        users=_table([spec.source for spec in user_specs], features),
+        items=None,
+        origin=origin,
+        fingerprint="",
         decimal=config.decimal,
     )
     items = np.array([dataset.item_rows.get(event.item, -1) for event in events] + [-1] * len(subjects), np.int64)
@@ -264,7 +264,13 @@ def _times(config: DataConfig, events: Sequence[_Event], rows: int, bad: BadRows
         raise ConfigError("history: the run's data has no times; leave time out")
     if known:
         column = pa.table({config.time: pa.array([events[place].time for place in known], pa.string())})
-        tables = Tables(column, None, None, {"events": _origin("history of the request", len(known))}, "")
+        tables = Tables(
+            events=column,
+            users=None,
+            items=None,
+            origin={"events": _origin("history of the request", len(known))},
+            fingerprint="",
+        )
         times[known] = as_time(tables, "events", config.time, bad) / 1000.0
     return times
 

@@ -202,15 +202,15 @@ class _Events:
         before = np.where(self.ends > first, times[np.maximum(self.ends - 1, 0)], np.nan)
         times[self.ends] = np.where(np.isfinite(before), before, np.nan)  # of a request: when the user was last seen
         return EventLog(
-            self.users,
-            self._taken(events.items, raw.items),
-            times,
-            parts,
-            self._taken(events.labels, raw.labels),
-            self._taken(events.mask, raw.mask),
-            self._taken(events.weights, ones),
-            None,
-            np.full(len(self.users), -1, dtype=np.int64),
+            users=self.users,
+            items=self._taken(events.items, raw.items),
+            times=times,
+            parts=parts,
+            labels=self._taken(events.labels, raw.labels),
+            mask=self._taken(events.mask, raw.mask),
+            weights=self._taken(events.weights, ones),
+            propensities=None,
+            source_rows=np.full(len(self.users), -1, dtype=np.int64),
         )
 
     def _taken(self, stored: AnyArray, brought: AnyArray) -> AnyArray:

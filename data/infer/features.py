@@ -131,6 +131,7 @@ def _list_kind(column: ColumnSummary) -> tuple[Kind | None, str]:
     lists = column.values.drop_null()
     lengths = pc.unique(pc.list_value_length(lists)).to_pylist()
     inner = column.values.type.value_type
+    inner = inner.value_type if pa.types.is_dictionary(inner) else inner
     if len(lengths) == 1 and lengths[0] > 1 and pa.types.is_floating(inner):
         return "vector", f"{lengths[0]} numbers"
     if pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_integer(inner):

@@ -29,7 +29,7 @@ _NESTED_POSITIVES = 20
 """Fewest positives of a task before it counts as a step after another one."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Labels:
     """The tasks of a log.
 

@@ -216,7 +216,10 @@ def is_visit(name: str) -> bool:
 
 def _require(table: Summaries, name: str, role: str, where: str) -> None:
     if name not in table:
-        raise ConfigError(f'the {where} has no column "{name}" for the {role}; its columns: {_listed(sorted(table))}')
+        columns = _listed(sorted(table))
+        raise ConfigError(
+            f'no column of the {where} is called "{name}", given as the {role} column; they are {columns}'
+        )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -35,7 +35,7 @@ _DESCRIBED = 2
 """Item categories that describe the elements of a history beside the item itself."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class InferredSchema:
     """A schema, and how it came about.
 

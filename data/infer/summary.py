@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ..reading.lists import is_list
+
 ColumnKind = Literal["number", "text", "flag", "moment", "list", "other"]
 Summaries = Mapping[str, "ColumnSummary"]
 """Columns of one table by name."""
@@ -176,7 +178,7 @@ def _summary(name: str, column: pa.ChunkedArray, decimal_comma: bool) -> ColumnS
         return ColumnSummary(name, values, "flag")
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return ColumnSummary(name, values, "moment")
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if is_list(kind):
         return ColumnSummary(name, values, "list")
     if pa.types.is_floating(kind):
         return ColumnSummary(name, pc.if_else(pc.is_nan(values), None, values), "number")

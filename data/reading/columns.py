@@ -54,19 +54,25 @@ def require_columns(tables: Tables, name: str, columns: Iterable[str]) -> None:
 
 def as_strings(tables: Tables, name: str, column: str) -> pa.Array:
     """A column as text, missing values as null; whole floats lose their ".0", so that 4.0 and "4" are one id."""
-    values = _values(tables, name, column)
+    return texts_of(column_values(tables, name, column), f'{tables.origin[name]}: column "{column}"')
+
+
+def texts_of(values: pa.Array, where: str) -> pa.Array:
+    """Values as text, see `as_strings`; `where` begins the message about values that have no text."""
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
     if pa.types.is_floating(values.type):
         whole = _whole(values)
         values = pc.if_else(pc.is_nan(values), None, values) if whole is None else whole
-    if pa.types.is_large_string(values.type) or not pa.types.is_string(values.type):
-        try:
-            values = pc.cast(values, pa.string())
-        except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
-            raise DataError(
-                f'{tables.origin[name]}: column "{column}" holds {values.type}, expected text or numbers; '
-                "declare it as a list or vector column"
-            ) from None
-    return values
+    if pa.types.is_string(values.type):
+        return values
+    try:
+        return pc.cast(values, pa.string())
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        raise DataError(
+            f'{where} holds {values.type}, expected text or numbers; declare its feature kind = "multi" (several '
+            'values) or "vector" (numbers of one length), or leave the column out'
+        ) from None
 
 
 def as_ids(tables: Tables, name: str, column: str, bad: BadRows, *, unique: bool = False) -> pa.Array:
@@ -92,17 +98,6 @@ def as_ids(tables: Tables, name: str, column: str, bad: BadRows, *, unique: bool
     return ids
 
 
-def split_values(column: pa.Array, separator: str) -> tuple[pa.Array, I64]:
-    """A separated text column as (values [m], ptr [n + 1]); null and empty text have no values."""
-    filled = pc.fill_null(column, "")
-    lists = pc.split_pattern(filled, separator)
-    offsets = lists.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
-    values = pc.utf8_trim_whitespace(lists.values)
-    kept = pc.not_equal(values, "").to_numpy(zero_copy_only=False)
-    ptr = np.concatenate([[0], np.cumsum(kept)])[offsets]
-    return values.filter(pa.array(kept)), ptr.astype(np.int64)
-
-
 def as_choice(tables: Tables, name: str, column: str, choices: Sequence[str], bad: BadRows) -> pa.Array:
     """A column of text that must be one of `choices` in every row."""
     texts = as_strings(tables, name, column)
@@ -113,7 +108,7 @@ def as_choice(tables: Tables, name: str, column: str, choices: Sequence[str], ba
 
 def as_int64(tables: Tables, name: str, column: str, bad: BadRows, *, expected: str = "a whole number") -> I64:
     """A column of whole numbers as int64 `[rows]`; "12", " 12", "12.0" and 12.0 count as whole, nothing does not."""
-    numbers, wrong = _numbers(_values(tables, name, column), _parse_int, pa.int64())
+    numbers, wrong = _numbers(column_values(tables, name, column), _parse_int, pa.int64())
     report_wrong(bad, tables, name, column, wrong=wrong, expected=expected)
     return np.array(numbers, dtype=np.int64)  # a copy: what Arrow lends is read-only
 
@@ -143,7 +138,7 @@ def as_float32(
     if minimum is not None:
         wrong |= numbers < minimum
     wrong &= ~_too_large(numbers)
-    expected += _comma(tables, _values(tables, name, column), wrong) if expected == "a number" else ""
+    expected += _comma(tables, column_values(tables, name, column), wrong) if expected == "a number" else ""
     report_wrong(bad, tables, name, column, wrong=wrong, expected=expected)
     wrong |= _too_large(numbers)
     return np.where(wrong, np.nan, numbers).astype(np.float32)
@@ -192,7 +187,7 @@ def as_labels(
     elif kind == "duration":
         wrong |= numbers < 0
     mend = "; for grades set at_least, for other words equals"
-    expected += mend if kind == "binary" else _comma(tables, _values(tables, name, column), wrong)
+    expected += mend if kind == "binary" else _comma(tables, column_values(tables, name, column), wrong)
     report_wrong(bad, tables, name, column, wrong=wrong, expected=expected)
     return np.where(wrong, np.nan, numbers).astype(np.float32)
 
@@ -206,7 +201,7 @@ def as_time(tables: Tables, name: str, column: str, bad: BadRows, *, unit: TimeU
     unit more often than a time. So is one of the first weeks of 1970 where the median is later than 1985: seconds among
     milliseconds, or 0 for no time.
     """
-    values = _values(tables, name, column)
+    values = column_values(tables, name, column)
     expected = "a whole number of seconds or an ISO date"
     if pa.types.is_date(values.type) or pa.types.is_timestamp(values.type):
         values_ms, unit = pc.cast(pc.cast(values, pa.timestamp("us")), pa.int64()), "us"
@@ -237,7 +232,7 @@ def as_time(tables: Tables, name: str, column: str, bad: BadRows, *, unit: TimeU
     return np.where(wrong, 0, milliseconds).astype(np.int64)
 
 
-def _values(tables: Tables, name: str, column: str) -> pa.Array:
+def column_values(tables: Tables, name: str, column: str) -> pa.Array:
     """The column as one contiguous array, dictionary and NaN-for-null representations undone."""
     require_columns(tables, name, [column])
     values = tables.table(name).column(column)
@@ -247,7 +242,7 @@ def _values(tables: Tables, name: str, column: str) -> pa.Array:
 
 def _number_values(tables: Tables, name: str, column: str) -> pa.Array:
     """The column, its decimals behind a point."""
-    values = _values(tables, name, column)
+    values = column_values(tables, name, column)
     if tables.decimal == "." or not _is_text(values):
         return values
     grouped = pc.match_substring_regex(values, r"^\s*[-+]?[1-9]\d{0,2}(\.\d{3})+\s*$")  # 1.234 may be a thousand
@@ -393,5 +388,5 @@ def report_wrong(bad: BadRows, tables: Tables, name: str, column: str, *, wrong:
     if not wrong.any():
         return
     rows = np.flatnonzero(wrong)
-    found = [quote(v) for v in _values(tables, name, column).take(pa.array(rows)).to_pylist()]
+    found = [quote(v) for v in column_values(tables, name, column).take(pa.array(rows)).to_pylist()]
     bad.add(name, tables.origin[name], rows=rows.tolist(), column=column, found=found, expected=expected)

@@ -79,7 +79,7 @@ FILE = "file"
 """Column that says which file a row of several event files came from."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RawEvents:
     """Typed key columns of the event table, in file order."""
 
@@ -131,12 +131,14 @@ def _read_events(tables: Tables, config: DataConfig, bad: BadRows) -> RawEvents:
             _require_a_word(tables, task)
         labels[task.name] = raw_label(tables, task, bad)
     return RawEvents(
-        as_ids(tables, "events", config.user, bad) if config.user else None,
-        as_ids(tables, "events", config.item, bad) if config.item else None,
-        as_time(tables, "events", config.time, bad) / 1000.0 if config.time else np.arange(rows, dtype=np.float64),
-        labels,
-        _weights(tables, config, bad),
-        as_float32(tables, "events", config.propensity, bad) if config.propensity else None,
+        users=as_ids(tables, "events", config.user, bad) if config.user else None,
+        items=as_ids(tables, "events", config.item, bad) if config.item else None,
+        times=as_time(tables, "events", config.time, bad) / 1000.0
+        if config.time
+        else np.arange(rows, dtype=np.float64),
+        labels=labels,
+        weights=_weights(tables, config, bad),
+        propensities=as_float32(tables, "events", config.propensity, bad) if config.propensity else None,
     )
 
 

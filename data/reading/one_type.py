@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...base.errors import DataError
+from .lists import is_list
 
 
 def one_type(tables: Sequence[pa.Table], names: Sequence[str]) -> list[pa.Table]:
@@ -84,11 +85,11 @@ def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
 def _together(columns: list[pa.ChunkedArray], name: str, files: Sequence[str]) -> list[pa.ChunkedArray]:
     present = [values for values in columns if not pa.types.is_null(values.type)]
     types = [values.type for values in present]
-    if all(map(pa.types.is_temporal, types)) or all(map(pa.types.is_boolean, types)) or all(map(_is_list, types)):
+    if all(map(pa.types.is_temporal, types)) or all(map(pa.types.is_boolean, types)) or all(map(is_list, types)):
         return columns  # Arrow finds what holds both
     if any(map(pa.types.is_nested, types)):
         place = next(i for i, values in enumerate(columns) if pa.types.is_nested(values.type))
-        other = next(i for i, values in enumerate(columns) if values.type in types and not _is_list(values.type))
+        other = next(i for i, values in enumerate(columns) if values.type in types and not is_list(values.type))
         raise DataError(
             f'column "{name}" holds {columns[place].type} in {files[place]} and {columns[other].type} in '
             f"{files[other]}; write it the same way in both"
@@ -120,7 +121,3 @@ def _whole(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))

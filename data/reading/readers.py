@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from pyarrow import feather
 
 from ...base.errors import DataError
+from .mixed import mixed_as_text
 from .one_type import one_type, plain_types
 from .packed import unpacked
 from .sniff import as_utf8, delimiter_of
@@ -211,8 +212,13 @@ def _from_pandas(frame: Any, name: str) -> pa.Table:
         twice = ", ".join(sorted({f'"{column}"' for column in frame.columns[frame.columns.duplicated()]}))
         raise DataError(f"{name} has several columns of the name {twice}; rename or drop all but one")
     named = [level for level in frame.index.names if level is not None and level not in frame.columns]
+    frame = frame.reset_index(level=named) if named else frame
     try:
-        return pa.Table.from_pandas(frame.reset_index(level=named) if named else frame, preserve_index=False)
+        return pa.Table.from_pandas(frame, preserve_index=False)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        frame = mixed_as_text(frame, name)
+    try:
+        return pa.Table.from_pandas(frame, preserve_index=False)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise DataError(f"{name}: {'; '.join(map(str, error.args))}; give each column one type") from None
 

@@ -82,7 +82,7 @@ class RawTable:
     digest: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tables:
     """Events, and the users and items they speak of, exactly as read.
 
@@ -133,7 +133,7 @@ def quote(value: object) -> str:
     return str(value)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BadRow:
     """One row that is not what it should be."""
 
@@ -184,7 +184,10 @@ class BadRows:
             expected: what should stand there.
         """
         located = (origin.find(int(row)) for row in rows)
-        bad = [BadRow(table, *place, column, shown, expected) for place, shown in zip(located, found, strict=True)]
+        bad = [
+            BadRow(table=table, file=file, place=place, column=column, found=shown, expected=expected)
+            for (file, place), shown in zip(located, found, strict=True)
+        ]
         self.add_unread(bad)
         self._rows.setdefault(table, set()).update(int(row) for row in rows)
 

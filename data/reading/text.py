@@ -238,12 +238,12 @@ def _set_aside(part: Span, ragged: Sequence[Any], table: str, bad: BadRows) -> S
     numbers: I64 = np.array([row.number - 1 for row in ragged], dtype=np.int64)
     records = [
         BadRow(
-            table,
-            part.name,
-            part.place(int(n)),
-            "",
-            f"{row.actual_columns} value{'s' if row.actual_columns > 1 else ''}",
-            f"{width}",
+            table=table,
+            file=part.name,
+            place=part.place(int(n)),
+            column="",
+            found=f"{row.actual_columns} value{'s' if row.actual_columns > 1 else ''}",
+            expected=f"{width}",
         )
         for n, row in zip(numbers, ragged, strict=True)
     ]

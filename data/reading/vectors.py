@@ -13,7 +13,8 @@ from ...base.arrays import F32
 from ...base.errors import DataError
 from ..feature_spec import FeatureSpec
 from ..pretrained import Pretrained
-from .columns import as_strings, report_wrong, require_columns, split_values
+from .columns import column_values, report_wrong
+from .lists import as_several, is_list, list_values, split_values
 from .readers import combined_digest, file_bytes, read
 from .tables import BadRows, Tables
 
@@ -98,14 +99,12 @@ def parse_vectors(spec: FeatureSpec, tables: Tables, name: str, bad: BadRows) ->
 
     A row with something that is no finite number, or with fewer or more numbers than most rows, is a bad row.
     """
-    require_columns(tables, name, [spec.source])
-    column = tables.table(name).column(spec.source).combine_chunks()
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type):
-        lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int64)
-        values = pc.list_flatten(column)
+    cells = column_values(tables, name, spec.source)
+    if is_list(cells.type):
+        values, ptr = list_values(cells)
     else:
-        values, ptr = split_values(as_strings(tables, name, spec.source), spec.separator)
-        lengths = np.diff(ptr)
+        values, ptr = split_values(as_several(tables, name, spec.source), spec.separator)
+    lengths = np.diff(ptr)
     try:
         numbers = pc.cast(values, pa.float32()).to_numpy(zero_copy_only=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):

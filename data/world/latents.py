@@ -28,7 +28,7 @@ class Shelf:
     table: pa.Table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Crowd:
     """The users: what drives them, and the table the log shows of them."""
 
@@ -125,7 +125,16 @@ def make_users(rng: np.random.Generator, count: int, drift: float, missing: floa
             "device": [DEVICES[d] for d in device],
         }
     )
-    return Crowd(f32(first), f32(last), f32(want), f32(mood), f32(thrift), f32(ease), f32(activity), table)
+    return Crowd(
+        first=f32(first),
+        last=f32(last),
+        want=f32(want),
+        mood=f32(mood),
+        thrift=f32(thrift),
+        ease=f32(ease),
+        activity=f32(activity),
+        table=table,
+    )
 
 
 def f32(values: Floats) -> F32:

@@ -79,7 +79,7 @@ class SimulateConfig(Settings):
         return self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Truth:
     """What is the case: rows of the matrices follow `user_ids`, columns `item_ids`."""
 

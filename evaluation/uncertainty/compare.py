@@ -22,7 +22,7 @@ from .row_samples import row_metric_samples
 from .significance import bootstrap_p_value, holm, paired_standard_error, permutation_test, smallest_visible_difference
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """One metric of two runs.
 
@@ -114,10 +114,19 @@ def _compare_lists(a: UserMetrics, b: UserMetrics, config: EvaluationConfig) -> 
     rows = []
     for column, name in enumerate(names):
         low, high = intervals[column] or (None, None)
-        means = float(value_a[:, column].mean()), float(value_b[:, column].mean())
-        delta = float(difference[:, column].mean())
         rows.append(
-            Comparison(name, *means, delta, low, high, float(p[column]), 1.0, float(visible[column]), len(users))
+            Comparison(
+                metric=name,
+                a=float(value_a[:, column].mean()),
+                b=float(value_b[:, column].mean()),
+                difference=float(difference[:, column].mean()),
+                low=low,
+                high=high,
+                p=float(p[column]),
+                p_holm=1.0,
+                smallest_visible=float(visible[column]),
+                users=len(users),
+            )
         )
     return rows
 
@@ -139,16 +148,16 @@ def _compare_task(task: str, table: TaskRows, config: EvaluationConfig) -> list[
         error = np.nanstd(difference[1:], axis=0) if boot.draws else np.array([np.nan])
         rows.append(
             Comparison(
-                f"{task} {name}",
-                float(samples[0, 0]),
-                float(second[name][0, 0]),
-                float(difference[0, 0]),
-                low,
-                high,
-                float(bootstrap_p_value(difference)[0]),
-                1.0,
-                float(smallest_visible_difference(error, config.level)[0]),
-                boot.num_users,
+                metric=f"{task} {name}",
+                a=float(samples[0, 0]),
+                b=float(second[name][0, 0]),
+                difference=float(difference[0, 0]),
+                low=low,
+                high=high,
+                p=float(bootstrap_p_value(difference)[0]),
+                p_holm=1.0,
+                smallest_visible=float(smallest_visible_difference(error, config.level)[0]),
+                users=boot.num_users,
             )
         )
     return rows

@@ -191,7 +191,15 @@ class HierarchyLevel(nn.Module):
             dim=1,
         )
         mixed = mix(weights if direct is None else weights + direct, outputs)
-        return Mixture(tuple(self.gates), outputs, weights, tuple(self.visible), mixed, self.names, direct)
+        return Mixture(
+            streams=tuple(self.gates),
+            experts=outputs,
+            weights=weights,
+            visible=tuple(self.visible),
+            mixed=mixed,
+            names=self.names,
+            direct=direct,
+        )
 
 
 class HoME(MixtureRanker, kind="home"):

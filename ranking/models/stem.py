@@ -75,7 +75,16 @@ class STEM(MixtureRanker, kind="stem"):
         experts = torch.cat([*outputs.values(), common], dim=1)
         every = tuple(range(experts.shape[1]))
         streams, gates = tuple(own), torch.cat(weights, 1)
-        return [Mixture(streams, experts, gates, (every,) * len(own), torch.cat(mixed, 1), self.expert_names)]
+        return [
+            Mixture(
+                streams=streams,
+                experts=experts,
+                weights=gates,
+                visible=(every,) * len(own),
+                mixed=torch.cat(mixed, 1),
+                names=self.expert_names,
+            )
+        ]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Batch of R rows -> task -> float [R]."""

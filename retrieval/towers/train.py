@@ -238,7 +238,7 @@ def build_two_tower(data: TowerData, config: TwoTowerConfig, seed: int) -> TwoTo
         return TwoTower(config, data.layout)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TowerTraining:
     """Towers that are built and not yet trained, and what their training consists of.
 
@@ -283,7 +283,14 @@ def build_towers(dataset: Dataset, config: RetrievalConfig, seed: int) -> TowerT
     tokens = min(config.tokens, max(SMALLEST_BATCH, events // 100))
     loader = WindowLoader(data, Part.VALID, tokens, seed, exposures)
     optimizer = Optimizer(model, config.optim, config.fit.epochs * len(loader))
-    return TowerTraining(model, data, loader, optimizer, frozen_starts(dataset.table_starts), exposures)
+    return TowerTraining(
+        model=model,
+        data=data,
+        loader=loader,
+        optimizer=optimizer,
+        frozen=frozen_starts(dataset.table_starts),
+        exposures=exposures,
+    )
 
 
 def fit_towers(

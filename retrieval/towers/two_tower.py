@@ -82,7 +82,7 @@ class TwoTowerConfig(Settings):
     `exposures` switch it on. It is the same for all items and changes no order."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TowerLayout:
     """Columns the towers read.
 
@@ -122,7 +122,7 @@ class Shown:
     weights: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Windows:
     """Stretches of user histories, oldest event first, padded at the end.
 

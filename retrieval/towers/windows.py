@@ -53,7 +53,7 @@ def choose(layout: SideLayout, block: Block, names: Sequence[str] | None) -> tup
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TowerData:
     """What the towers see of a data set.
 
@@ -102,17 +102,25 @@ class TowerData:
         id_names = [s.name for s in dataset.config.features if s.side == "item" and s.source == dataset.config.item]
         sizes, shared = dataset.encoders.tables(used, sizes)
         layout = TowerLayout(
-            item_layout,
-            user_layout,
-            tuple(events),
-            sizes,
-            next((name for name in id_names if name in item_layout.categorical), ""),
-            shared,
+            item=item_layout,
+            user=user_layout,
+            events=tuple(events),
+            sizes=sizes,
+            item_id=next((name for name in id_names if name in item_layout.categorical), ""),
+            shared=shared,
         )
         properties = _properties(dataset, history, config.event_features)
         catalogue = items.select(torch.arange(dataset.num_catalogue))
         known = Seen.of(dataset, seen, history)
-        return cls(layout, catalogue, users, history, properties, config.history.max_length, known)
+        return cls(
+            layout=layout,
+            items=catalogue,
+            users=users,
+            history=history,
+            properties=properties,
+            max_length=config.history.max_length,
+            seen=known,
+        )
 
     def of_others(self, people: Dataset, config: TwoTowerConfig, positive: str) -> TowerData:
         """The same catalogue before other users.
@@ -167,13 +175,13 @@ class TowerData:
         items = _with_pad(torch.from_numpy(self.history.items))[flat].long().view_as(positions)
         start = torch.from_numpy(self.history.ptr[users])
         return Windows(
-            self.users.select(torch.from_numpy(users)),
-            items * present,
-            (_with_pad(self.properties)[flat] * present.flatten().unsqueeze(1)).view(*positions.shape, -1),
-            present,
-            (positions[:, 0] == start) | ~present[:, 0],
-            _with_pad(self.times)[flat].view_as(positions),
-            None if self.to_learn is None else _with_pad(self.to_learn)[flat].view_as(positions),
+            users=self.users.select(torch.from_numpy(users)),
+            items=items * present,
+            properties=(_with_pad(self.properties)[flat] * present.flatten().unsqueeze(1)).view(*positions.shape, -1),
+            present=present,
+            from_start=(positions[:, 0] == start) | ~present[:, 0],
+            times=_with_pad(self.times)[flat].view_as(positions),
+            to_learn=None if self.to_learn is None else _with_pad(self.to_learn)[flat].view_as(positions),
         )
 
     def popularity(self, moment: int) -> Tensor:

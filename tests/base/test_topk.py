@@ -54,6 +54,27 @@ def test_equal_to_a_full_sort_with_ties(
         np.testing.assert_array_equal(scores, want_scores)
 
 
+@pytest.mark.parametrize(
+    "case", ["all differ", "a tie behind the last", "a tie within", "a zero below zero", "few left"]
+)
+def test_few_scores_that_differ_or_just_do_not(case: str) -> None:
+    scores = np.random.default_rng(4).permutation(60).astype(np.float32)[None, :] - 50
+    exclude = None
+    if case == "a tie behind the last":
+        scores[0, 3], scores[0, 41] = 0.5, 0.5  # the tenth and the eleventh: row 3 is the tenth
+    elif case == "a tie within":
+        scores[0, 41] = scores.max()
+    elif case == "a zero below zero":
+        scores[scores == 0] = -1.5
+        scores[0, 7] = -0.0
+    elif case == "few left":
+        exclude = Ragged.from_lists([np.arange(53)])
+    rows, found = topk_of_scores(lambda users: scores[users], 1, 60, 10, exclude)
+    want_rows, want_scores = sort_all(scores + 0.0, 10, exclude)
+    np.testing.assert_array_equal(rows, want_rows)
+    assert found.tobytes() == want_scores.astype(np.float32).tobytes()
+
+
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.6, 1.0])
 def test_a_part_of_the_catalogue_is_the_catalogue_without_the_rest(share: float) -> None:
     query, item = whole_numbers(7, 23, 300)

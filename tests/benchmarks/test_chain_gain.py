@@ -43,7 +43,7 @@ def test_the_control_gives_every_row_to_another_value(shop: Shop, toy: Toy, monk
         with torch.no_grad():
             for table in ranker.tables():
                 table.rows_of("item").copy_(torch.arange(12.0)[:, None].expand(12, table.dim))
-        return [Copied("item", 10, 0, 0)]
+        return [Copied(vocabulary="item", kept=10, new=0, dropped=0)]
 
     monkeypatch.setattr(chain_gain, "warm_start_ranker", begun)
     monkeypatch.setattr(Chain, "retriever", lambda *_: None)

@@ -104,7 +104,10 @@ def test_labels_outside_the_sample_space_never_matter(toy: Toy, kind: str, keys:
     for filler in (torch.nan, 0.0, 1.0):
         ranker = toy.ranker(kind, **keys)
         labels = torch.where(batch.mask, batch.labels, filler)
-        loss = total(ranker, Batch(batch.query, batch.item, None, labels, batch.mask, batch.weight))
+        loss = total(
+            ranker,
+            Batch(query=batch.query, item=batch.item, owner=None, labels=labels, mask=batch.mask, weight=batch.weight),
+        )
         loss.backward()
         found.append([loss.detach().reshape(1), *(gradient(parameter).flatten() for parameter in ranker.parameters())])
     assert torch.isfinite(torch.cat(found[0])).all()
@@ -117,7 +120,9 @@ def test_a_task_without_rows_costs_nothing(toy: Toy, kind: str) -> None:
     ranker, batch = toy.ranker(kind), toy.batch(16)
     mask = batch.mask.clone()
     mask[:, 2] = False
-    losses = ranker.losses(Batch(batch.query, batch.item, None, batch.labels, mask, batch.weight), LOSS)
+    losses = ranker.losses(
+        Batch(query=batch.query, item=batch.item, owner=None, labels=batch.labels, mask=mask, weight=batch.weight), LOSS
+    )
     assert float(losses["loss/watch"].detach()) == 0.0
     losses["loss/watch"].backward()
     for parameter in ranker.parameters():
@@ -153,7 +158,7 @@ def test_it_can_learn_64_random_rows_by_heart(toy: Toy, kind: str) -> None:
     tasks = toy.tasks[:2]
     ranker, batch = toy.ranker(kind, tasks=tasks, seed=1), toy.batch(64)
     # rows that look alike cannot be told apart, so each gets a vector of its own
-    batch = Batch(batch.query, batch.item, None, batch.labels[:, :2], batch.mask[:, :2])
+    batch = Batch(query=batch.query, item=batch.item, owner=None, labels=batch.labels[:, :2], mask=batch.mask[:, :2])
     optimiser, last = optimisers(ranker, 0.01), float("inf")
     for _ in range(500):
         losses = ranker.losses(batch, LOSS)
@@ -170,8 +175,8 @@ def test_the_first_loss_is_that_of_a_coin(toy: Toy, kind: str) -> None:
     ranker = toy.ranker(kind, input={"init_std": 0.01})
     batch = toy.batch(256)
     blank = Batch(
-        batch.query.__class__(batch.query.categorical, batch.query.numeric * 0.1, (), batch.query.sequences, ()),
-        batch.item.__class__(
+        query=batch.query.__class__(batch.query.categorical, batch.query.numeric * 0.1, (), batch.query.sequences, ()),
+        item=batch.item.__class__(
             batch.item.categorical, batch.item.numeric * 0.1, batch.item.bags, (), (batch.item.vectors[0] * 0.1,)
         ),
     )
@@ -191,7 +196,7 @@ def test_it_is_no_affine_function(toy: Toy, kind: str) -> None:
         item = batch.item.__class__(
             batch.item.categorical, batch.item.numeric, batch.item.bags, (), (batch.item.vectors[0] * factor,)
         )
-        out = ranker(Batch(batch.query, item))
+        out = ranker(Batch(query=batch.query, item=item))
         return torch.stack(list(out.values()))
 
     bend = (at(4.0) - at(0.0)) - 4 * (at(1.0) - at(0.0))
@@ -202,7 +207,17 @@ def test_it_is_no_affine_function(toy: Toy, kind: str) -> None:
 def test_the_scale_of_the_weights_and_a_batch_twice_leave_the_loss(toy: Toy, kind: str) -> None:
     ranker, batch = toy.ranker(kind), toy.batch(16)
     plain = ranker.losses(batch, LOSS)
-    heavy = ranker.losses(Batch(batch.query, batch.item, None, batch.labels, batch.mask, batch.weight * 7), LOSS)
+    heavy = ranker.losses(
+        Batch(
+            query=batch.query,
+            item=batch.item,
+            owner=None,
+            labels=batch.labels,
+            mask=batch.mask,
+            weight=batch.weight * 7,
+        ),
+        LOSS,
+    )
     twice = ranker.losses(batch.select(torch.arange(16).repeat(2)), LOSS)
     for name, loss in nonempty(plain.items()):
         torch.testing.assert_close(heavy[name], loss, rtol=1e-5, atol=1e-6)

@@ -150,7 +150,7 @@ def test_the_ranker_is_judged_among_its_candidates() -> None:
 
 def test_a_bad_filter_and_a_bad_index_get_the_blame() -> None:
     good = world(3)
-    honest = FunnelTrace(good.truth, {"a": _lead(good.truth)}, _lead(good.truth)[:, :5])
+    honest = FunnelTrace(truth=good.truth, retrieved={"a": _lead(good.truth)}, final=_lead(good.truth)[:, :5])
     assert funnel_metrics(honest, num_items=ITEMS, config=CONFIG)["verdict"].startswith("NDCG@5 is perfect")
     candidates = _lead(good.truth)
     candidates[:, :8] = -1  # the filter takes the best away
@@ -184,14 +184,24 @@ def test_merged_recall_and_what_one_retriever_alone_finds() -> None:
 
 
 def test_no_truth_is_said_and_bad_traces_are_refused() -> None:
-    empty = FunnelTrace(Ragged.from_lists([[]]), {"a": np.array([[1]])}, np.array([[1]]))
+    empty = FunnelTrace(truth=Ragged.from_lists([[]]), retrieved={"a": np.array([[1]])}, final=np.array([[1]]))
     assert "nothing can be said" in funnel_metrics(empty, num_items=3)["verdict"]
     with pytest.raises(DataError, match=r"lists 'final' of shape \[2, 1\] for 1 users"):
-        FunnelTrace(Ragged.from_lists([[0]]), {"a": np.array([[1]])}, np.array([[1], [2]]))
+        FunnelTrace(truth=Ragged.from_lists([[0]]), retrieved={"a": np.array([[1]])}, final=np.array([[1], [2]]))
     with pytest.raises(DataError, match=r"index lists of \['b'\]"):
-        FunnelTrace(Ragged.from_lists([[0]]), {"a": np.array([[1]])}, np.array([[1]]), ann={"b": np.array([[1]])})
+        FunnelTrace(
+            truth=Ragged.from_lists([[0]]),
+            retrieved={"a": np.array([[1]])},
+            final=np.array([[1]]),
+            ann={"b": np.array([[1]])},
+        )
     with pytest.raises(DataError, match="without candidates of the same shape"):
-        FunnelTrace(Ragged.from_lists([[0]]), {"a": np.array([[1]])}, np.array([[1]]), scores=np.array([[1.0]]))
-    twice = FunnelTrace(Ragged.from_lists([[0, 0]]), {"a": np.array([[1]])}, np.array([[1]]))
+        FunnelTrace(
+            truth=Ragged.from_lists([[0]]),
+            retrieved={"a": np.array([[1]])},
+            final=np.array([[1]]),
+            scores=np.array([[1.0]]),
+        )
+    twice = FunnelTrace(truth=Ragged.from_lists([[0, 0]]), retrieved={"a": np.array([[1]])}, final=np.array([[1]]))
     with pytest.raises(DataError, match="names an item twice"):
         funnel_metrics(twice, num_items=3)

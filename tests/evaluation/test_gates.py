@@ -22,12 +22,12 @@ def level(
     put_out = np.random.default_rng(0).normal(size=(ROWS, experts, WIDTH)) if outputs is None else outputs
     past = None if direct is None else np.broadcast_to(np.asarray(direct, dtype=np.float32), (ROWS, streams, experts))
     return GateLevel(
-        ("click", "like", "(shared)")[:streams],
-        names or tuple(f"expert {i}" for i in range(experts)),
-        np.broadcast_to(given, (ROWS, streams, experts)),
-        put_out,
-        visible or (tuple(range(experts)),) * streams,
-        past,
+        streams=("click", "like", "(shared)")[:streams],
+        experts=names or tuple(f"expert {i}" for i in range(experts)),
+        weights=np.broadcast_to(given, (ROWS, streams, experts)),
+        outputs=put_out,
+        visible=visible or (tuple(range(experts)),) * streams,
+        direct=past,
     )
 
 

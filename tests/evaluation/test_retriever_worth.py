@@ -144,10 +144,16 @@ def test_proposers_of_another_shape_are_refused() -> None:
     assert trace.proposed is not None
     with pytest.raises(DataError, match=r"proposers of shape \[60, 12, 2\]; pass \[U, C, S\]"):
         FunnelTrace(
-            trace.truth, trace.retrieved, trace.final, candidates=trace.candidates, proposed=trace.proposed[:, :, :2]
+            truth=trace.truth,
+            retrieved=trace.retrieved,
+            final=trace.final,
+            candidates=trace.candidates,
+            proposed=trace.proposed[:, :, :2],
         )
     with pytest.raises(DataError, match="lists 'all but towers' of shape"):
-        FunnelTrace(trace.truth, trace.retrieved, trace.final, without={"towers": trace.final[:3]})
+        FunnelTrace(
+            truth=trace.truth, retrieved=trace.retrieved, final=trace.final, without={"towers": trace.final[:3]}
+        )
 
 
 def test_empty_places_of_short_lists_count_for_nobody() -> None:

@@ -60,7 +60,10 @@ def test_rows_follow_their_raw_values() -> None:
     target, source = table(here, gap=6), table(there, gap=6)
     fresh, given = target.weight.detach().clone(), source.weight.detach().clone()
     report = copy_rows(target, here, source, there)
-    assert report == [Copied("item", 3, 1, 1), Copied("gap", 4, 0, 0)]
+    assert report == [
+        Copied(vocabulary="item", kept=3, new=1, dropped=1),
+        Copied(vocabulary="gap", kept=4, new=0, dropped=0),
+    ]
     assert str(report[0]) == "item: 3 kept, 1 new, 1 dropped"
     mine, theirs = target.rows_of("item"), source.rows_of("item")
     for row, value in enumerate("cab"):

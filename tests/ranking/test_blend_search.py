@@ -59,7 +59,15 @@ def requests(rows: Any, target: Any) -> RequestSet:
     rows, target = np.asarray(rows), np.asarray(target)
     empty = np.empty((*rows.shape, 0), dtype=np.float32)
     nothing: Any = None
-    return RequestSet(nothing, int(Part.VALID), np.arange(len(rows)), rows, empty, np.zeros(rows.shape), target)
+    return RequestSet(
+        dataset=nothing,
+        moment=int(Part.VALID),
+        users=np.arange(len(rows)),
+        rows=rows,
+        features=empty,
+        prior=np.zeros(rows.shape),
+        target=target,
+    )
 
 
 def test_ndcg_of_requests_by_hand() -> None:

@@ -105,7 +105,14 @@ def test_regression_on_log1p_and_huber() -> None:
 
 def test_a_negative_weight_is_refused() -> None:
     block = Block(torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0))
-    batch = Batch(block, block, None, torch.zeros(2, 1), torch.ones(2, 1, dtype=torch.bool), torch.tensor([1.0, -0.5]))
+    batch = Batch(
+        query=block,
+        item=block,
+        owner=None,
+        labels=torch.zeros(2, 1),
+        mask=torch.ones(2, 1, dtype=torch.bool),
+        weight=torch.tensor([1.0, -0.5]),
+    )
     with pytest.raises(DataError, match=r"-0\.5"):
         multi_task_loss({"click": torch.zeros(2)}, batch, [CLICK], LossConfig())
 

@@ -37,7 +37,15 @@ def asked(dataset: Dataset) -> RequestSet:
     prior = (scores - np.log(np.exp(scores).sum(1, keepdims=True))).astype(np.float32)
     features = np.where(present[:, :, None], rng.normal(size=(*rows.shape, OPINIONS)), 0).astype(np.float32)
     target = np.array([0, 2, 6, 1, -1, 0, 3, 3, 5, 4])
-    return RequestSet(dataset, int(Part.VALID), np.arange(QUERIES), rows, features, prior, target)
+    return RequestSet(
+        dataset=dataset,
+        moment=int(Part.VALID),
+        users=np.arange(QUERIES),
+        rows=rows,
+        features=features,
+        prior=prior,
+        target=target,
+    )
 
 
 def model(dataset: Dataset, *, tower: bool = True, tasks: bool = True, seed: int = 1) -> RequestRanker:

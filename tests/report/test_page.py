@@ -42,7 +42,9 @@ def gates(rng: np.random.Generator) -> dict[str, Any]:
             weights[:, 1, 4] += weights[:, 1, 5]
             weights[:, 1, 5] = 0.0
             outputs = np.maximum(rng.normal(size=(50, 6, 8)), 0)
-            levels.append(GateLevel(("click", "like"), names, weights, outputs, seen))
+            levels.append(
+                GateLevel(streams=("click", "like"), experts=names, weights=weights, outputs=outputs, visible=seen)
+            )
         reports.append({"epoch": epoch, **gate_report(levels)})
     return {**reports[-1], "epochs": reports}
 
@@ -175,7 +177,13 @@ def test_an_empty_report_and_undefined_numbers() -> None:
 
 def test_text_from_the_data_is_escaped() -> None:
     evil = '"><img src=x onerror=alert(1)>'
-    level = GateLevel((evil,), (evil, evil + "2"), np.full((4, 1, 2), 0.5), np.eye(4)[:, None].repeat(2, 1), ((0, 1),))
+    level = GateLevel(
+        streams=(evil,),
+        experts=(evil, evil + "2"),
+        weights=np.full((4, 1, 2), 0.5),
+        outputs=np.eye(4)[:, None].repeat(2, 1),
+        visible=((0, 1),),
+    )
     page = evaluation_page(
         {
             "title": evil,

@@ -60,12 +60,14 @@ class Toy:
         mask[:, 1] = click > 0
         labels = torch.where(mask, torch.stack([click, bought, watch], dim=1), torch.nan)
         weight = torch.rand(rows, generator=generator) + 0.5
-        return Batch(self.query(rows, seed), self.items(rows, seed + 1), labels=labels, mask=mask, weight=weight)
+        return Batch(
+            query=self.query(rows, seed), item=self.items(rows, seed + 1), labels=labels, mask=mask, weight=weight
+        )
 
     def requests(self, candidates: int, queries: int = 1, seed: int = 0) -> Batch:
         """`queries` users with `candidates` items each; the query side appears once."""
         owner = torch.arange(queries).repeat_interleave(candidates)
-        return Batch(self.query(queries, seed), self.items(queries * candidates, seed + 1), owner)
+        return Batch(query=self.query(queries, seed), item=self.items(queries * candidates, seed + 1), owner=owner)
 
     @staticmethod
     def spread(batch: Batch) -> Batch:

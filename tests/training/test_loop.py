@@ -194,7 +194,7 @@ def test_gradients_do_not_add_up_over_steps() -> None:
 
 
 def test_epochs_are_json_objects_without_nan() -> None:
-    epochs = TrainingLog([{"epoch": 1, "loss": 0.1}, {"epoch": 2, "loss": math.nan}]).epochs()
+    epochs = TrainingLog(records=[{"epoch": 1, "loss": 0.1}, {"epoch": 2, "loss": math.nan}]).epochs()
     assert json.loads(json.dumps(epochs, allow_nan=False)) == [{"epoch": 1, "loss": 0.1}, {"epoch": 2, "loss": None}]
 
 

@@ -59,7 +59,9 @@ def load(path: str | Path, *, bad: BadRows | None = None) -> Tables:
     files = SourceFiles(path, "Census-Income", OFFICIAL)
     names = files.need("census-income.data", "census-income.test")
     raw = concatenate([_part(files, name, label, bad) for name, label in zip(names, ("train", "test"), strict=True)])
-    return Tables(raw.table, None, None, {"events": raw.origin}, files.fingerprint())
+    return Tables(
+        events=raw.table, users=None, items=None, origin={"events": raw.origin}, fingerprint=files.fingerprint()
+    )
 
 
 def _part(files: SourceFiles, name: str, label: str, bad: BadRows | None) -> RawTable:

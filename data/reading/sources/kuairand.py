@@ -66,7 +66,14 @@ def load(
         extra = [name for name in statistics.table.column_names if name not in item_table.column_names]
         item_table = _joined(item_table, statistics.table, "video_id", extra)
         notes.append(LEAK_NOTE)
-    return Tables(events.table, user_table, item_table, origin, files.fingerprint(), tuple(notes))
+    return Tables(
+        events=events.table,
+        users=user_table,
+        items=item_table,
+        origin=origin,
+        fingerprint=files.fingerprint(),
+        notes=tuple(notes),
+    )
 
 
 def _first_time(log: RawTable) -> int:

@@ -127,7 +127,14 @@ def _tables(
     files: SourceFiles, events: RawTable, users: RawTable, items: RawTable, notes: tuple[str, ...] = ()
 ) -> Tables:
     origin = {"events": events.origin, "users": users.origin, "items": items.origin}
-    return Tables(events.table, users.table, items.table, origin, files.fingerprint(), notes)
+    return Tables(
+        events=events.table,
+        users=users.table,
+        items=items.table,
+        origin=origin,
+        fingerprint=files.fingerprint(),
+        notes=notes,
+    )
 
 
 def _year(titles: pa.ChunkedArray) -> pa.ChunkedArray:

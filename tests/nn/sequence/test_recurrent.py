@@ -229,7 +229,9 @@ def test_rankers_and_towers_have_the_same_encoder(toy: Toy) -> None:
     history = TowerHistory(encoder="dupn", hidden=H, attention_hidden=4)
     ranker = toy.ranker("dupn", input={"history": {"hidden": H}})
     sizes = {"item": 9, "gap": 5, "user": 4}
-    layout = TowerLayout(SideLayout(("item",)), SideLayout(("user",)), ("gap",), sizes, "item")
+    layout = TowerLayout(
+        item=SideLayout(("item",)), user=SideLayout(("user",)), events=("gap",), sizes=sizes, item_id="item"
+    )
     tower = TwoTower(TwoTowerConfig(dim=DE, history=history), layout)
     inside = ranker.inputs.encoder.query.encoders["history"]
     assert type(inside) is type(tower.encoder) is DUPNEncoder

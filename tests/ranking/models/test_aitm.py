@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -48,7 +49,8 @@ def test_tasks_outside_the_chain_stand_alone(toy: Toy) -> None:
 
 def test_the_calibrator_punishes_a_later_step_that_is_likelier(toy: Toy) -> None:
     ranker, batch = toy.ranker("aitm", tasks=STEPS, calibrator=0.6), toy.batch(16)
-    batch = batch.__class__(batch.query, batch.item, None, torch.zeros(16, 3), torch.ones(16, 3, dtype=torch.bool))
+    labels, mask = torch.zeros(16, 3), torch.ones(16, 3, dtype=torch.bool)
+    batch = replace(batch, owner=None, labels=labels, mask=mask)
     for tower in ranker.towers.values():
         torch.nn.init.zeros_(tower.output.weight)
 
@@ -66,7 +68,7 @@ def test_the_calibrator_punishes_a_later_step_that_is_likelier(toy: Toy) -> None
 def test_a_smaller_sample_space_is_no_later_step(toy: Toy) -> None:
     tasks = (STEPS[0], TaskSpec(name="conversion", where="click"))
     ranker, batch = toy.ranker("aitm", tasks=tasks), toy.batch(16)
-    batch = batch.__class__(batch.query, batch.item, None, batch.labels[:, :2], batch.mask[:, :2])
+    batch = replace(batch, owner=None, labels=batch.labels[:, :2], mask=batch.mask[:, :2])
     assert "aux/calibrator" not in ranker.losses(batch, LossConfig())
 
 
