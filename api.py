@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from .artifacts.locate import find_run
@@ -95,8 +96,17 @@ def train(
         )
         if isinstance(source, Recommender) and before is None:
             raise ConfigError("source= is in memory only; save it, or leave run= out")
-        folder = train_run(settled, Path(run), stage=stage, resume=resume, source_run=before, base=base, tables=tables)
-        return Recommender(folder=folder, notes=notes)
+        folder = train_run(
+            settled,
+            Path(run),
+            stage=stage,
+            resume=resume,
+            source_run=before,
+            base=base,
+            tables=tables,
+            schema_notes=notes,
+        )
+        return Recommender(folder=folder)
     if resume:
         raise ConfigError("resume=True goes on with the checkpoints beside a run; name it with run=")
     if stage == "ranking" and settled.data.user and settled.data.item:
@@ -112,7 +122,7 @@ def train(
         train_in_memory(dataset, settled, stage=stage, source=origin),
         lambda grown, learned: encode(settled, base, BadRows(settled.data.on_bad_rows), tables, grown, learned),
     )
-    return Recommender(trained, base=base, notes=notes)
+    return Recommender(replace(trained, schema_notes=notes), base=base)
 
 
 def _source(source: Recommender | str | Path | None) -> SourceRun | None:

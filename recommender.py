@@ -36,7 +36,6 @@ class Recommender:
 
     Attributes:
         folder: the run folder it stands in; None while it is in memory only.
-        notes: what was decided where the schema was inferred, one sentence a decision.
     """
 
     def __init__(
@@ -45,12 +44,10 @@ class Recommender:
         *,
         folder: Path | None = None,
         base: Path = Path(),
-        notes: Sequence[str] = (),
     ) -> None:
         self._trained = trained
         self._base = base
         self.folder = folder
-        self.notes = tuple(notes)
 
     @property
     def trained(self) -> TrainedRun:
@@ -64,6 +61,11 @@ class Recommender:
     def config(self) -> RunConfig:
         """The whole configuration, defaults included."""
         return self.trained.config
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided where the schema was inferred, one sentence a decision; kept with the run."""
+        return self.trained.schema_notes
 
     @cached_property
     def funnel(self) -> Funnel:

@@ -11,7 +11,16 @@ import numpy as np
 from torch import Tensor, nn
 
 from ..artifacts.folder import Run, RunWriter
-from ..artifacts.names import CONFIG, FINAL, INDEX, INDEX_REPORT, RANKING_HISTORY, RETRIEVAL_HISTORY, WARM_START
+from ..artifacts.names import (
+    CONFIG,
+    FINAL,
+    INDEX,
+    INDEX_REPORT,
+    RANKING_HISTORY,
+    RETRIEVAL_HISTORY,
+    SCHEMA_NOTES,
+    WARM_START,
+)
 from ..base.errors import RunError
 from ..configs.run import RunConfig, config_hash, load_kept_config, write_config
 from ..data import store
@@ -76,6 +85,8 @@ def save_run(trained: TrainedRun, path: Path, base: Path = Path()) -> None:
             _write_json(writer.file(WARM_START), trained.warm_start, indent=1)
         if trained.final is not None:
             _write_json(writer.file(FINAL), trained.final, indent=1)
+        if trained.schema_notes:
+            _write_json(writer.file(SCHEMA_NOTES), list(trained.schema_notes), indent=1)
 
 
 def load_run(run: Run, *, with_index: bool = True, with_optimizers: bool = False) -> TrainedRun:
@@ -120,6 +131,7 @@ def load_run(run: Run, *, with_index: bool = True, with_optimizers: bool = False
         optimizers=_load_optimizers(run) if with_optimizers else {},
         warm_start=run.read_json(WARM_START) if WARM_START in run else {},
         final=run.read_json(FINAL) if FINAL in run else None,
+        schema_notes=tuple(run.read_json(SCHEMA_NOTES)) if SCHEMA_NOTES in run else (),
     )
 
 

@@ -46,6 +46,7 @@ class TrainedRun:
             for a run that was read back.
         final: of a run with a last fit: its rows, its epochs, and the test figures of the run that was chosen, where
             no test rows are left; None without one.
+        schema_notes: what was decided where the schema was inferred, one sentence a decision; empty where it was given.
     """
 
     config: RunConfig
@@ -61,6 +62,7 @@ class TrainedRun:
     warm_start: Mapping[str, Any] = field(default_factory=dict)
     epochs: Mapping[Stage, tuple[int, ...]] = field(default_factory=dict)
     final: Json | None = None
+    schema_notes: tuple[str, ...] = ()
 
 
 def assemble_retriever(

@@ -139,6 +139,8 @@ def evaluate(trained: TrainedRun, stage: str = "all", slices: Sequence[str] = ()
     result["findings"] = summary(findings)
     result["config"] = dump_toml(trained.config)
     result["data"] = {"fingerprint": trained.dataset.fingerprint, "notes": list(trained.dataset.notes)}
+    if trained.schema_notes:
+        result["data"]["schema_notes"] = list(trained.schema_notes)
     return Evaluation(result, values)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ..artifacts.folder import open_run
@@ -42,6 +43,7 @@ def train_run(
     source_run: Path | None = None,
     base: Path = Path(),
     tables: Mapping[str, Source] | None = None,
+    schema_notes: tuple[str, ...] = (),
 ) -> Path:
     """Train what a configuration describes and publish it as a run folder.
 
@@ -54,6 +56,7 @@ def train_run(
             moments are where the training starts; for a ranker with a frozen encoder, the run the encoder is from.
         base: folder that the configuration's paths start from.
         tables: `events`, `users`, `items` -> a frame or a path to read instead of what the configuration names.
+        schema_notes: what was decided where the schema was inferred; kept with the run.
 
     Returns:
         The run's folder.
@@ -73,7 +76,18 @@ def train_run(
     def again(grown: Dataset, learned: Part) -> Dataset:
         return encode(config, base, BadRows(config.data.on_bad_rows), tables, grown, learned)
 
-    train_dataset(dataset, config, path, start, stage=stage, resume=resume, source=source, base=base, again=again)
+    train_dataset(
+        dataset,
+        config,
+        path,
+        start,
+        stage=stage,
+        resume=resume,
+        source=source,
+        base=base,
+        again=again,
+        schema_notes=schema_notes,
+    )
     return path
 
 
@@ -88,6 +102,7 @@ def train_dataset(
     source: SourceRun | None = None,
     base: Path = Path(),
     again: Callable[[Dataset, Part], Dataset] | None = None,
+    schema_notes: tuple[str, ...] = (),
 ) -> TrainedRun:
     """Train on encoded data and publish the run folder; arguments as of `train_run`.
 
@@ -111,6 +126,7 @@ def train_dataset(
         trained = train(dataset, config, stage=stage, source=source, previous=previous, checkpointer=keeper)
         if again is not None:
             trained = last_fit(trained, again)
+        trained = replace(trained, schema_notes=schema_notes or trained.schema_notes)
         save_run(trained, path, base)
         shutil.rmtree(checkpoints)
     return trained

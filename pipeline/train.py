@@ -111,6 +111,7 @@ def train(
         training={name: result.epochs for name, result in results.items() if result.epochs is not None},
         index_report=previous.index_report if previous is not None and retriever is previous.retriever else None,
         optimizers={name: result.optimizer for name, result in results.items() if result.optimizer is not None},
+        schema_notes=() if previous is None else previous.schema_notes,
         warm_start={name: result.start for name, result in results.items() if result.start},
         epochs={name: result.chosen for name, result in results.items() if result.chosen},
     )

@@ -80,6 +80,7 @@ def evaluation_page(report: Json) -> str:
         title=str(report.get("title", "Offline evaluation")),
         protocol=[f"{words(name)} {scalar(value)}" for name, value in protocol.items() if name != "notes"],
         notes=protocol.get("notes") or [],
+        schema_notes=(report.get("data") or {}).get("schema_notes") or [],
         verdict=(report.get("funnel") or {}).get("verdict"),
         headings={key: SECTIONS[key][0] for key in shown},
         **shown,

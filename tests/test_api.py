@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import torch
+from markupsafe import escape
 
 import recsys
 from recsys import ConfigError, Recommender, RunError
@@ -164,6 +165,18 @@ def test_wrong_arguments_are_named(frames: Frames, tiny_run: TinyRun) -> None:
         recsys.train(events=frames["events"], config=tiny_run.config(), tasks=["click"])
     with pytest.raises(ConfigError, match="name it with run="):
         recsys.train(events=frames["events"], resume=True)
+
+
+def test_how_the_schema_was_inferred_stays_with_the_run(frames: Frames, tiny_run: TinyRun, tmp_path: Path) -> None:
+    few = ("retrieval.fit.epochs=1", "ranking.fit.epochs=1", "retrieval.tower.dim=8")
+    kept = recsys.train(**frames, run=tmp_path / "inferred", settings=few)
+    assert any('"user_id" is the user column' in note for note in kept.notes)
+    assert recsys.load(tmp_path / "inferred").notes == kept.notes
+    assert recsys.load(tmp_path / "inferred").save(tmp_path / "copy").notes == kept.notes
+    assert recsys.load(tmp_path / "copy").notes == kept.notes
+    kept.evaluate("retrieval").to_html(tmp_path / "page.html")
+    assert f"Inferred: {escape(kept.notes[0])}" in (tmp_path / "page.html").read_text()
+    assert recsys.load(tiny_run.folder).notes == ()
 
 
 def test_settings_change_a_configuration_wherever_it_comes_from(frames: Frames, tiny_run: TinyRun) -> None:
