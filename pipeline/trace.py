@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from ..base.arrays import F32, F64, I64, Bool, Ints
 from ..base.ragged import Ragged
+from ..data.schema import TaskSpec
 from ..data.split import Part
 from ..evaluation.attribution import FunnelTrace
 from ..funnel.funnel import Funnel, Ranked
@@ -160,32 +161,26 @@ class Bench:
         assert self.trained.ranker is not None
         return score_rows(self.trained.ranker, self.trained.dataset, self.trained.dataset.rows(self.part))
 
-    def task_rows(self) -> Mapping[str, tuple[Bool, F64, F64]]:
-        """Per binary task: mask [R], labels [R] and raw logits [R] of the part's logged rows."""
+    def _labels(self, kind: str) -> Iterator[tuple[TaskSpec, Bool, F64]]:
+        """Tasks of one kind that the ranker knows, each with mask [R] and labels [R] of the part's logged rows."""
         dataset = self.trained.dataset
         rows = dataset.rows(self.part).numpy()
+        for column, task in enumerate(dataset.config.tasks):
+            if task.kind == kind and task.name in self.row_logits:
+                yield task, dataset.events.mask[rows, column], dataset.events.labels[rows, column].astype(np.float64)
+
+    def task_rows(self) -> Mapping[str, tuple[Bool, F64, F64]]:
+        """Per binary task: mask [R], labels [R] and raw logits [R] of the part's logged rows."""
         return {
-            task.name: (
-                dataset.events.mask[rows, column],
-                dataset.events.labels[rows, column].astype(np.float64),
-                self.row_logits[task.name].astype(np.float64),
-            )
-            for column, task in enumerate(dataset.config.tasks)
-            if task.kind == "binary" and task.name in self.row_logits
+            task.name: (mask, labels, self.row_logits[task.name].astype(np.float64))
+            for task, mask, labels in self._labels("binary")
         }
 
     def value_rows(self) -> Mapping[str, tuple[Bool, F64, F64]]:
         """Per regression task: mask [R], labels [R] and predictions [R], in the label's unit, of the logged rows."""
-        dataset = self.trained.dataset
-        rows = dataset.rows(self.part).numpy()
         return {
-            task.name: (
-                dataset.events.mask[rows, column],
-                dataset.events.labels[rows, column].astype(np.float64),
-                label_values(task, self.row_logits[task.name]),
-            )
-            for column, task in enumerate(dataset.config.tasks)
-            if task.kind == "regression" and task.name in self.row_logits
+            task.name: (mask, labels, label_values(task, self.row_logits[task.name]))
+            for task, mask, labels in self._labels("regression")
         }
 
 

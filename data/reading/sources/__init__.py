@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ....base.errors import ConfigError
+from ....base.registry import Registry
 from ..tables import Tables
 
-SOURCES = {
-    "movielens": "MovieLens 1M, 100K or latest-small: ratings of movies with genres and, but for latest, user profiles",
-    "census": "Census-Income (KDD): one row a person, two or three yes-or-no tasks, no users or items",
-    "kuairand": "KuaiRand-Pure: exposures of short videos with twelve feedback signals",
-}
+SOURCES: Registry[Callable[..., Tables]] = Registry(
+    "data source",
+    {
+        "movielens": "movielens:load",  # 1M, 100K or latest-small
+        "census": "census:load",  # Census-Income (KDD): one row a person, no users or items
+        "kuairand": "kuairand:load",  # KuaiRand-Pure: exposures of short videos with twelve feedback signals
+    },
+    __name__,
+)
+"""The reader of every public data set by name."""
 
 
 def official(name: str) -> str:
@@ -22,8 +28,9 @@ def official(name: str) -> str:
 
 
 def load(name: str, path: str | Path, **options: Any) -> Tables:
-    """Load a public data set by the name of its source; `options` are those of its own `load`."""
-    if name not in SOURCES:
-        raise ConfigError(f'no data source "{name}"; choose one of {", ".join(SOURCES)}')
-    tables: Tables = import_module(f".{name}", __name__).load(path, **options)
-    return tables
+    """Load a public data set by the name of its source; `options` are those of its own `load`.
+
+    Raises:
+        ConfigError: there is no such source.
+    """
+    return SOURCES[name](path, **options)

@@ -227,7 +227,7 @@ def test_kuairand_options(tmp_path: Path) -> None:
 def test_an_unknown_source_names_the_known_ones() -> None:
     with pytest.raises(ConfigError) as caught:
         load("netflix", ".")
-    assert str(caught.value) == 'no data source "netflix"; choose one of ' + ", ".join(SOURCES)
+    assert str(caught.value) == 'no data source is called "netflix"; there are: ' + ", ".join(SOURCES)
 
 
 @pytest.mark.realdata
