@@ -185,14 +185,8 @@ class Dataset:
             taken = rows.numpy()
             ends = {spec.name: self.sequence_ends[spec.name][taken] for spec in self.sequence_specs}
             query, item = self._with_sequences(query, item, None, self.events.users[taken], ends)
-        return Batch(
-            query=query,
-            item=item,
-            owner=None,
-            labels=tensors["labels"][rows],
-            mask=tensors["mask"][rows],
-            weight=tensors["weights"][rows],
-        )
+        labels, mask, weight = (tensors[name][rows] for name in ("labels", "mask", "weights"))
+        return Batch(query=query, item=item, labels=labels, mask=mask, weight=weight)
 
     def candidates(self, users: I64, items: I64, moment: int, times: F64 | None = None) -> Batch:
         """Unlogged (user, item) pairs at the start of a part, or now.
