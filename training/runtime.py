@@ -27,8 +27,8 @@ class RuntimeConfig(Settings):
     """How training and scoring use the machine."""
 
     threads: int = 0
-    """CPU threads of one operation; 0 leaves the choice to torch. Results repeat bit for bit with 1. With more they do on an
-    idle machine; on a busy one, sums have been seen to differ in their last digits."""
+    """CPU threads of one operation; 0 leaves the choice to torch. Results repeat bit for bit with 1. With more they do
+    on an idle machine; on a busy one, sums have been seen to differ in their last digits."""
     bf16: Literal["auto", "on", "off"] = "off"
     """Round the operands of the training step's matrix products to bfloat16; everything else, scoring included, stays
     float32. `auto`: where the hardware is fast at it. Off, the same numbers come out everywhere."""
