@@ -140,7 +140,9 @@ def test_killed_twenty_times_at_random_moments_the_last_run_still_loads(tiny_run
     ]
     rng = np.random.default_rng(0)
     killed = 0
-    for trial in range(20):
+    for trial in range(60):
+        if trial >= 20 and killed >= 8:  # on a busy machine more of them end before they are killed
+            break
         if trial % 5 < 3:
             child = in_child(train_run, config, run, base=tiny_run.world)
         else:
