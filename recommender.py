@@ -101,7 +101,7 @@ class Recommender:
         block: Iterable[Any] | None = None,
         titles: bool = False,
     ) -> pd.DataFrame:
-        """The best k items for each user, leaving out what the user has taken (positive events).
+        """The best k items for each user, without what `retrieval.seen` leaves out: by default the positive events.
 
         Args:
             users: raw user ids, or one; users nobody knows get what is popular. Or `recsys.Subject`s, or one, each with

@@ -54,7 +54,7 @@ def recommend(
     explain: Annotated[bool, typer.Option("--explain", help="Say of each item why it is there.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Recommend items: retrieve candidates, leave out those the user has taken, rank, and return the best k.
+    """Recommend items: retrieve candidates, leave out what is seen (as a rule: taken), rank, and return the best k.
 
     Taken are the items of the user's positive events; items that were only shown may return. retrieval.seen in the
     configuration changes that.
