@@ -16,13 +16,16 @@ TEST = 0.1
 """Share of the rows that the tried cut in time tests on."""
 
 
-def split_advice(users: I64 | None, items: I64 | None, times: Floats | None) -> dict[str, Any]:
+def split_advice(
+    users: I64 | None, items: I64 | None, times: Floats | None, *, by_item: bool = False
+) -> dict[str, Any]:
     """The split that suits, why, and the figures behind it.
 
     Args:
         users: int [R] user of each event, in any numbering; None without users.
         items: int [R] item of each event; None without items.
         times: float [R] seconds since 1970; None without times.
+        by_item: the rows of each user are sorted by item (`file_order.sorted_by_item`).
 
     Returns:
         `kind`, the split; `why`, a sentence; where there are times `time`, what a test of the last tenth would hold
@@ -39,6 +42,9 @@ def split_advice(users: I64 | None, items: I64 | None, times: Floats | None) -> 
                 out.setdefault("time", {})[f"rows_of_known_{name}"] = known
     if users is not None:
         out["leave_last"] = _leave_last(users, times if timed else None)
+    if by_item and not timed:
+        why = "the rows have no times, and each user's are sorted by item id, which is no order in which things happen"
+        return out | {"kind": "random", "why": why}
     return out | dict(zip(("kind", "why"), _chosen(out, timed, users is not None), strict=True))
 
 

@@ -38,6 +38,12 @@ def _all(report: Mapping[str, Any]) -> Iterable[Finding]:
         yield Finding("warning", "rows", f"{report['dropped_rows']:,} bad rows were dropped while reading.")
     for task, about in report["tasks"].items():
         yield from _task_findings(task, about)
+    for one, other in report["echoes"]:
+        yield Finding(
+            "warning",
+            other,
+            f'Tasks "{one}" and "{other}" are the same in every row that has both: one of them tells nothing new.',
+        )
     repeated = report["duplicates"].get("user_item_time", 0)
     if repeated:
         share = repeated / report["rows"]["events"]
@@ -148,6 +154,13 @@ def _split_findings(split: Mapping[str, Any]) -> Iterable[Finding]:
             "A random split of rows with times trains on what came after the test rows; "
             f'kind = "{suits}" suits: {split["why"]}.',
         )
+    elif suits == "random" and configured == "leave_last":
+        yield Finding(
+            "warning",
+            "split",
+            f"Every last row would test on the highest item id: {split['why']}. Name a column of times, or set "
+            'kind = "random".',
+        )
     else:
         yield Finding("note", "split", f'Split kind "{suits}" suits better than "{configured}": {split["why"]}.')
 
@@ -185,7 +198,7 @@ def _column_findings(about: Mapping[str, Any]) -> Iterable[Finding]:
             )
     if about["table"] == "events" and not suspects and not about["only_with"] and _AFTERWARDS.search(about["column"]):
         yield Finding("warning", about["column"], f"{name} sounds like a measurement: known only after the event?")
-    for part, numbers in about.get("drift", {}).items():
+    for part, numbers in about.get("drift", {}).items() if not about["id"] else ():  # said of unseen users and items
         if numbers["total_variation"] > 0.95:
             yield Finding(
                 "warning", about["column"], f"{name} has next to no value in common between train and {part}."

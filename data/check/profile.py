@@ -39,7 +39,7 @@ class Profile:
         return Profile(np.where(rows < 0, 0, self.codes[rows]), self.values, self.numbers)
 
 
-def profile(column: pa.Array | pa.ChunkedArray, *, names: bool = False) -> Profile:
+def profile(column: pa.Array | pa.ChunkedArray, *, names: bool = False, decimal: str = ".") -> Profile:
     """Encode a column; text that is all numbers counts as numbers, lists count as text.
 
     Numbers that name things stay text: those with leading zeros, and those too long to differ as float64.
@@ -47,6 +47,7 @@ def profile(column: pa.Array | pa.ChunkedArray, *, names: bool = False) -> Profi
     Args:
         column: as read.
         names: the column holds ids, which are text whatever they look like.
+        decimal: mark before the decimals of numbers in text.
     """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_dictionary(array.type):
@@ -58,8 +59,9 @@ def profile(column: pa.Array | pa.ChunkedArray, *, names: bool = False) -> Profi
     values = coded.dictionary
     if names or (pa.types.is_string(values.type) and pc.any(pc.match_substring_regex(values, _NAMES)).as_py()):
         return Profile(codes, values, None)
+    plain = pc.replace_substring(values, decimal, ".") if decimal != "." and pa.types.is_string(values.type) else values
     try:
-        numbers: F64 = pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False)
+        numbers: F64 = pc.cast(plain, pa.float64()).to_numpy(zero_copy_only=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return Profile(codes, values, None)
     numbers, first, place = np.unique(numbers, return_index=True, return_inverse=True)  # "4" and "4.0" are one

@@ -24,6 +24,7 @@ from ..reading.columns import as_strings
 from ..reading.tables import BadRows, Tables
 from .activity import concentration, outlier_users
 from .advice import split_advice
+from .file_order import sorted_by_item
 from .findings import findings
 from .profile import Profile, buckets, comes_only_with, drift, profile
 from .timeline import timeline
@@ -75,6 +76,7 @@ def data_report(
         "notes": list(tables.notes),
         "dropped_rows": dropped.count() if dropped else 0,
         "tasks": {name: _task(values, parts) for name, values in labels.items()},
+        "echoes": _echoes(labels),
         "duplicates": _duplicates(codes, times, labels, events.num_rows),
         "entities": {name: _entity(tables, name, {"users": user, "items": item}[name], codes[name]) for name in codes},
         "parts": {name: _part(rows, parts, codes, times) for name, rows in parts.items()},
@@ -83,7 +85,12 @@ def data_report(
         "outliers": outlier_users(codes["users"], times) if "users" in codes else None,
         "split": {
             "configured": split,
-            **split_advice(_codes(codes, "users"), _codes(codes, "items"), times),
+            **split_advice(
+                _codes(codes, "users"),
+                _codes(codes, "items"),
+                times,
+                by_item=times is None and len(ids) == 2 and sorted_by_item(ids["users"], ids["items"]),
+            ),
         },
         "hashed": {name: asdict(collisions) for name, collisions in (hashed or {}).items()},
     }
@@ -122,6 +129,17 @@ def _task(values: Floats, parts: Mapping[str, I64]) -> dict[str, Any]:
     else:
         about |= {"min": float(seen.min()), "max": float(seen.max()), "zeros": float((seen == 0).mean())}
     return {**about, "parts": {name: rates(values[rows]) for name, rows in parts.items()}}
+
+
+def _echoes(labels: Labels) -> list[list[str]]:
+    """Pairs of tasks whose labels are the same in every row that has both."""
+    names, found = list(labels), []
+    for place, one in enumerate(names):
+        for other in names[place + 1 :]:
+            both = ~np.isnan(labels[one]) & ~np.isnan(labels[other])
+            if both.any() and np.array_equal(labels[one][both], labels[other][both]):
+                found.append([one, other])
+    return found
 
 
 def _duplicates(codes: Mapping[str, Profile], times: Floats | None, labels: Labels, rows: int) -> dict[str, int]:
@@ -212,7 +230,7 @@ def _column(
     labels: Labels,
     used: bool,
 ) -> dict[str, Any]:
-    column = profile(tables.table(table).column(name), names=name in keys)
+    column = profile(tables.table(table).column(name), names=name in keys, decimal=tables.decimal)
     counts = np.bincount(column.codes, minlength=len(column.values) + 1)
     about: dict[str, Any] = {
         "table": table,
@@ -221,6 +239,7 @@ def _column(
         "missing": float(counts[0] / len(column.codes)),
         "distinct": len(column.values),
         "used": used,
+        "id": name in keys,
     }
     if len(column.values):
         top = int(np.argmax(counts[1:]))

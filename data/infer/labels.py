@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...base.errors import ConfigError
 from ..schema import TaskSpec
@@ -75,6 +76,7 @@ def infer_labels(events: Summaries, roles: set[str], asked: Sequence[str] | None
     if asked is None:
         wanted.sort(key=lambda name: -_positives(_task(labels, name), columns))
         labels.tasks.sort(key=lambda task: (task.name in labels.unwanted, -_positives(task, columns), task.name))
+        _drop_echoes(labels, columns)
     if wanted:
         labels.positive = wanted[0]
     _nest(labels, columns)
@@ -218,6 +220,20 @@ def _add_kinds(labels: Labels, column: ColumnSummary, only: str | None) -> list[
     return names if shown_only else []
 
 
+def _drop_echoes(labels: Labels, columns: Summaries) -> None:
+    """Take out the tasks that nobody asked for and that say in every row what an earlier one says."""
+    said: dict[str, NDArray[np.float32]] = {}
+    for task in list(labels.tasks):
+        values = label_of(task, columns)
+        same = next((name for name, other in said.items() if np.array_equal(values, other, equal_nan=True)), "")
+        if not same or labels.positive == task.name:
+            said[task.name] = values
+            continue
+        labels.tasks.remove(task)
+        labels.notes.remove(f'task "{task.name}": {labels.reasons.pop(task.name)}')
+        labels.notes.append(f'task "{task.name}" is left out: in every row it is what "{same}" is')
+
+
 def _nest(labels: Labels, columns: Summaries) -> None:
     """Tasks that are never 1 where another one is 0 are steps after it: they mean something only where it is 1."""
     plain_flags = {task.name for task in labels.tasks if not (task.column or task.equals or task.at_least)}
@@ -295,3 +311,19 @@ def _positives(task: TaskSpec, columns: Summaries) -> float:
     if task.at_least is not None:
         return float((column.known >= task.at_least).mean())
     return _rate(column, lambda value: str(value).strip().lower() in ("1", "1.0", "true"))
+
+
+def label_of(task: TaskSpec, log: Summaries) -> NDArray[np.float32]:
+    """A binary label as float32 [rows], NaN where there is none; all NaN for a regression."""
+    column = log[task.source]
+    if task.kind == "regression":
+        return np.full(column.rows, np.nan, np.float32)
+    if task.equals:
+        values = [None if value is None else float(value in task.equals) for value in column.values.to_pylist()]
+        return np.array(values, dtype=np.float32)
+    if column.kind == "text":  # true and false
+        answers = {"true": 1.0, "false": 0.0}
+        texts = column.values.to_pylist()
+        return np.array([np.nan if t is None else answers[t.strip().lower()] for t in texts], dtype=np.float32)
+    threshold = 1.0 if task.at_least is None else task.at_least
+    return np.where(np.isnan(column.numbers), np.nan, column.numbers >= threshold).astype(np.float32)

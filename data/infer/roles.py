@@ -185,9 +185,20 @@ def _time_column(events: Summaries, given: str | None, taken: set[str], notes: l
     chosen = choices[0]
     how = {"moment": "a date or time type", "iso": "ISO dates", "epoch": "times since 1970", "day": "calendar days"}
     notes.append(f'"{chosen}" is the time of an event: it holds {how[timed[chosen].time_kind]}')
+    if timed[chosen].time_kind == "epoch" and (strange := timed[chosen].strange_times):
+        notes.append(
+            f'{strange:,} rows of "{chosen}" hold no such time, among them {_strangest(timed[chosen])}: mend them, or '
+            'set on_bad_rows = "drop"'
+        )
     for name in sorted(set(timed) - {chosen}):
         notes.append(f'"{name}" is left out: another time of the event')
     return chosen, False
+
+
+def _strangest(column: ColumnSummary) -> str:
+    """The number of a column of times that is furthest from the middle one."""
+    known = column.known
+    return f"{known[abs(known - known[len(known) // 2]).argmax()]:g}"
 
 
 def _order_column(events: Summaries, taken: set[str], notes: list[str]) -> tuple[str, bool]:

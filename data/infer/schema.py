@@ -11,18 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ...base.errors import ConfigError, DataError
+from ..check.file_order import sorted_by_item
 from ..feature_spec import FeatureSpec, Side
+from ..joins import join_notes
 from ..reading.columns import as_time
 from ..reading.readers import Source, read_tables
 from ..reading.sniff import require_header, sniff_delimiter
 from ..reading.tables import BadRows, Tables
-from ..schema import CountSpec, DataConfig, SplitSpec, TaskSpec
+from ..schema import CountSpec, DataConfig, SplitSpec
 from .features import Features, describe_entities, describe_moments, owner_of
-from .labels import Labels, infer_labels
+from .labels import Labels, infer_labels, label_of
 from .roles import Roles, find_roles
 from .splitting import choose_split
 from .summary import Summaries, summarise
@@ -129,11 +128,12 @@ def infer_schema(
         counts=_counts(roles, labels),
         split=split,
     )
+    joins = join_notes(tables, config)
     known_items = set() if item_table is None else set(item_table[roles.item].counts)
     seen_items = set(log[roles.item].counts) if roles.item else set()
     return InferredSchema(
         config=config,
-        notes=(*roles.notes, *labels.notes, *features.notes, split_note, *_about_labels(roles, labels)),
+        notes=(*roles.notes, *labels.notes, *features.notes, *joins, split_note, *_about_labels(roles, labels)),
         reasons=_reasons(features, labels, split_note),
         positive=labels.positive if roles.user and roles.item else "",
         unwanted=tuple(labels.unwanted),
@@ -212,30 +212,14 @@ def _describe_log(tables: Tables, log: Summaries, roles: Roles, labels: Labels, 
     for name in sorted(described - roles.names - sources):
         features.leave(name, "events and a table both have it; the table's is read")
     timed = {name for name, column in log.items() if column.time_kind and name not in sources}
-    left = roles.names | sources | described | timed
+    left = roles.names | sources | described | timed | set(labels.graded)
     for name in sorted(labels.graded):
         if roles.user:
             spec = FeatureSpec(name=name, side="context", after_event=True)
             features.add(spec, f"{log[name].distinct} different values; known only after the event, so it describes "
                          "past events")  # fmt: skip
-    label_values = {task.name: _label(task, log) for task in labels.tasks}
+    label_values = {task.name: label_of(task, log) for task in labels.tasks}
     return describe_moments(log, left, label_values, owner_of(tables.events, keys), features)
-
-
-def _label(task: TaskSpec, log: Summaries) -> NDArray[np.float32]:
-    """A binary label as float32 [rows], NaN where there is none; all NaN for a regression."""
-    column = log[task.source]
-    if task.kind == "regression":
-        return np.full(column.rows, np.nan, np.float32)
-    if task.equals:
-        values = [None if value is None else float(value in task.equals) for value in column.values.to_pylist()]
-        return np.array(values, dtype=np.float32)
-    if column.kind == "text":  # true and false
-        answers = {"true": 1.0, "false": 0.0}
-        texts = column.values.to_pylist()
-        return np.array([np.nan if t is None else answers[t.strip().lower()] for t in texts], dtype=np.float32)
-    threshold = 1.0 if task.at_least is None else task.at_least
-    return np.where(np.isnan(column.numbers), np.nan, column.numbers >= threshold).astype(np.float32)
 
 
 def _ordered(specs: list[FeatureSpec]) -> list[FeatureSpec]:
@@ -280,7 +264,9 @@ def _split(tables: Tables, roles: Roles, labels: Labels) -> tuple[SplitSpec, str
         times = as_time(tables, "events", roles.time, BadRows("drop")) / 1000.0
     users = tables.events.column(roles.user) if roles.user else None
     binary = next((task.source for task in labels.tasks if task.kind == "binary" and not roles.user), "")
-    return choose_split(times, users, tables.events.num_rows, binary)
+    untimed = not roles.time and roles.user and roles.item
+    by_item = bool(untimed) and sorted_by_item(users, tables.events.column(roles.item))
+    return choose_split(times, users, tables.events.num_rows, binary, by_item)
 
 
 def _about_labels(roles: Roles, labels: Labels) -> list[str]:

@@ -19,7 +19,11 @@ _FEWEST = 10
 
 
 def choose_split(
-    times: NDArray[np.float64] | None, users: pa.ChunkedArray | None, rows: int, stratify: str
+    times: NDArray[np.float64] | None,
+    users: pa.ChunkedArray | None,
+    rows: int,
+    stratify: str,
+    by_item: bool = False,
 ) -> tuple[SplitSpec, str]:
     """A split with something to train on and something to judge by, and the sentence that says why.
 
@@ -28,6 +32,7 @@ def choose_split(
         users: user of each row, None where rows have none.
         rows: of the log.
         stratify: label column of a log without users.
+        by_item: rows without times, of which each user's are sorted by item.
     """
     share = _SHARE if rows >= 5 * _FEWEST else 0.25
     codes = None if users is None else _codes(users)
@@ -37,13 +42,15 @@ def choose_split(
         spec = SplitSpec(kind="time", valid=share, test=share)
         whom = f"{cut:,} users of them are known from before; " if codes is not None else ""
         return spec, f'the last {share:.0%} of the time tests, the {share:.0%} before validates ({whom}kind = "time")'
-    if codes is not None and (long := int((np.bincount(codes) >= 3).sum())):
+    if codes is not None and not by_item and (long := int((np.bincount(codes) >= 3).sum())):
         why = "" if times is None else f"only {cut or 0} users have events before and after a cut in time, so "
         return SplitSpec(kind="leave_last"), (
             f"{why}each user's last event tests and the one before validates, of {long:,} users with three or more"
         )
     spec = SplitSpec(kind="random", valid=share, test=share, stratify=stratify)
     why = "no user has three events" if codes is not None else "there are no times"
+    if by_item:
+        why = "there are no times, and each user's rows are sorted by item id, which is no order in which things happen"
     return spec, f"{why}, so rows are parted at random, {share:.0%} to validate and {share:.0%} to test"
 
 

@@ -23,6 +23,9 @@ Summaries = Mapping[str, "ColumnSummary"]
 _SAMPLE = 400
 _EPOCH = (631_152_000.0, 2_208_988_800.0)
 """1990 and 2040 in seconds: numbers between them, or 10^3, 10^6, 10^9 times as large, may be times."""
+_SCALES = (1.0, 1e3, 1e6, 1e9)
+_STRANGE = 0.01
+"""Share of a column of times that may hold none, such as 0 in rows whose time got lost."""
 _SEPARATORS = "|;, "
 _DECIMAL_COMMA = r"^\s*[-+]?\d+(,\d+)?\s*$"
 _DAY_FIRST = re.compile(r"^\d{1,2}[./-]\d{1,2}[./-]\d{2,4}\b|^\d{4}[./]\d{1,2}[./]\d{1,2}\b")
@@ -130,8 +133,15 @@ class ColumnSummary:
         low, high = float(self.known.min()), float(self.known.max())
         if low >= 19700101 and high < 22000101 and _are_days(self.known):
             return "day"
-        scales = (1.0, 1e3, 1e6, 1e9)
-        return "epoch" if any(_EPOCH[0] * scale <= low and high <= _EPOCH[1] * scale for scale in scales) else ""
+        return "epoch" if self.strange_times <= _STRANGE * len(self.known) else ""
+
+    @cached_property
+    def strange_times(self) -> int:
+        """Numbers that are no times since 1970 in the unit that suits most, such as 0 for no time."""
+        suits = [
+            int(((self.known >= _EPOCH[0] * scale) & (self.known <= _EPOCH[1] * scale)).sum()) for scale in _SCALES
+        ]
+        return len(self.known) - max(suits)
 
     @property
     def foreign_date(self) -> bool:

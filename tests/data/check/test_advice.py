@@ -39,3 +39,9 @@ def test_without_times_or_users_there_is_less_to_choose() -> None:
     assert split_advice(users, None, None)["kind"] == "leave_last"
     assert split_advice(None, None, np.zeros(100))["kind"] == "random"
     assert split_advice(None, None, np.arange(100.0))["kind"] == "time"
+
+
+def test_rows_sorted_by_item_have_no_last_one() -> None:
+    about = split_advice(RNG.integers(0, 20, 100), None, None, by_item=True)
+    assert (about["kind"], "sorted by item id" in about["why"]) == ("random", True)
+    assert split_advice(RNG.integers(0, 20, 100), None, np.arange(100.0), by_item=True)["kind"] == "time"

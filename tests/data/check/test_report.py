@@ -215,6 +215,11 @@ def test_numbers_that_are_names_stay_apart() -> None:
     assert profile(pa.array(["0", "0.5", "-7"])).kind == "number"
 
 
+def test_numbers_with_a_decimal_comma_are_numbers() -> None:
+    assert profile(pa.array(["4,5", "3", None]), decimal=",").codes.tolist() == [2, 1, 0]
+    assert profile(pa.array(["4,5", "3"])).kind == "text"
+
+
 @pytest.mark.parametrize("first", [0, 1 << 62], ids=["leading zeros", "19 digits"])
 def test_ids_are_counted_as_training_reads_them(log: Log, first: int) -> None:
     """Ids are names: 19 digits differ in the last one, and "007" is not "7"."""
@@ -315,3 +320,24 @@ def test_the_page_draws_what_it_says(log: Log) -> None:
     for title in ("click per day", "Events per day", "Who holds the events", "Drift from train"):
         assert title in page
     assert page.count("<svg") >= 4
+
+
+def test_two_tasks_of_one_meaning_are_a_warning(log: Log) -> None:
+    partly = np.where(np.arange(ROWS) % 3 == 0, np.nan, log.click)
+    labels = {"click": log.click, "tap": partly, "other": 1 - log.click}
+    told = [m for m in messages(log.report(labels=labels), "warning") if "tells nothing new" in m]
+    assert told == ['Tasks "click" and "tap" are the same in every row that has both: one of them tells nothing new.']
+
+
+def test_last_rows_of_a_sorted_file_are_a_warning(log: Log) -> None:
+    order = np.lexsort((log.events["item_id"], log.events["user_id"]))
+    log.events = {name: values[order] for name, values in log.events.items()}
+    told = messages(log.report(times=None, split="leave_last"), "warning")
+    assert any(message.startswith("Every last row would test on the highest item id") for message in told)
+    assert not any("highest item id" in message for message in messages(log.report(split="leave_last")))
+
+
+def test_new_users_are_no_drift_of_their_id(log: Log) -> None:
+    log.events["user_id"][log.parts["test"]] = 150 + log.events["user_id"][log.parts["test"]] % 50
+    told = messages(log.report(features=[("events", "user_id"), ("events", "hour")]))
+    assert not any('"user_id" of the events table drifts' in message for message in told)

@@ -181,3 +181,35 @@ def test_a_word_of_a_column_can_be_asked_for() -> None:
     assert [(task.name, task.column, task.equals) for task in schema.config.tasks] == [("paid", "state", ("paid",))]
     with pytest.raises(ConfigError, match='no row of "state" is "lost"'):
         infer_schema(events(state=["new", "paid", "sent"] * (ROWS // 3)), tasks=["state=lost"])
+
+
+def test_a_log_sorted_by_item_is_parted_at_random() -> None:
+    table = events(time=None).sort_by([("user_id", "ascending"), ("item_id", "ascending")])
+    schema = infer_schema(table)
+    assert schema.config.split.kind == "random"
+    assert any("sorted by item id" in note for note in schema.notes)
+    assert infer_schema(events(time=None)).config.split.kind == "leave_last"
+
+
+def test_a_few_lost_times_do_not_hide_the_time_column() -> None:
+    times = [0, 0, *range(1_700_000_000_000, 1_700_000_000_000 + (ROWS - 2) * 60_000, 60_000)]
+    schema = infer_schema(events(time=times))
+    assert schema.config.time == "timestamp"
+    assert schema.config.split.kind == "time"
+    assert any(note.startswith('2 rows of "timestamp" hold no such time, among them 0') for note in schema.notes)
+
+
+def test_a_rating_that_says_what_a_flag_says_is_one_task() -> None:
+    ratings = np.random.default_rng(1).integers(1, 6, ROWS)
+    schema = infer_schema(events(click=(ratings >= 4).astype(int).tolist(), rating=ratings.tolist()))
+    assert [task.name for task in schema.config.tasks] == ["click"]
+    assert any('task "like" is left out' in note for note in schema.notes)
+    assert not any(note.startswith('task "like": ') for note in schema.notes)
+    assert features(schema)["rating"].after_event
+
+
+def test_an_item_table_of_other_items_is_refused_and_a_partial_one_is_told() -> None:
+    with pytest.raises(DataError, match="no id in common"):
+        infer_schema(events(), items().set_column(0, "item_id", pa.array(range(900, 930))))
+    schema = infer_schema(events(), items().slice(0, 25))
+    assert any(note.startswith("5 of the 30 items with events are not in the items table") for note in schema.notes)
