@@ -12,14 +12,14 @@ import numpy as np
 from .artifacts.folder import open_run
 from .base.errors import ConfigError, RunError
 from .configs.run import RunConfig
+from .data.given import ids_of, records_of, subjects_of
 from .data.ids import id_text
-from .data.subject import Subject
 from .funnel.bulk import ListReport, write_lists
 from .funnel.folder import load_run, save_run
 from .funnel.funnel import Funnel
 from .funnel.recommendations import Recommendations
 from .funnel.run import TrainedRun
-from .funnel.similar import By, SimilarItems, similar_items
+from .funnel.similar import By, SimilarItems, similar_items, similar_to_features
 from .funnel.vectors import write_vectors
 from .pipeline.evaluate import evaluate, evaluate_run
 from .pipeline.index import build_run_index, indexed
@@ -146,7 +146,7 @@ class Recommender:
         Args:
             explain: also name the items of the user's history that are nearest to each item.
         """
-        subjects = _subjects(users, history, user_features, context)
+        subjects = subjects_of(users, history, user_features, context)
         return self.funnel.recommend(subjects, k, explain=explain, allowed=self._allowed(where, allow, block))
 
     def _allowed(self, where: str, allow: Iterable[Any] | None, block: Iterable[Any] | None) -> Bitmap | None:
@@ -180,7 +180,7 @@ class Recommender:
             ConfigError: the file's suffix is no format, or see `recommend`.
             RunError: another process writes the same file.
         """
-        asked = None if users is None else _ids(users)
+        asked = None if users is None else ids_of(users)
         return write_lists(self.funnel, Path(file), asked, k, self._allowed(where, allow, block))
 
     def export_vectors(self, folder: str | Path) -> dict[str, Any]:
@@ -194,25 +194,38 @@ class Recommender:
         """
         return write_vectors(self.funnel, Path(folder))
 
-    def similar_items(self, items: Any, k: int = 10, where: str = "", *, by: By = "mixed") -> pd.DataFrame:
+    def similar_items(
+        self, items: Any = None, k: int = 10, where: str = "", *, by: By = "mixed", features: Any = None
+    ) -> pd.DataFrame:
         """The items most like each given one: `item, rank, similar, score, source`.
 
         Args:
             items: raw item ids of the catalogue, or one.
             k: similar items for each.
             where: only items whose attributes satisfy this; see `recommend`.
-            by: `vector`: cosine of the tower vectors; `together`: items that the same users took; `mixed`: both lists
-                merged by reciprocal rank. `source` says which list named an item.
+            by: `vector`: cosine of the tower vectors; `together`: items that the same users took; `attributes`: values
+                in common, rare ones counting more; `mixed`: the first two merged by reciprocal rank, for `features`
+                vectors and attributes. `source` says which list named an item.
+            features: instead of `items`, items that the run need not know, by columns of the items table: one mapping,
+                a list of them, or a table with a row each.
 
         Raises:
-            ConfigError: an item is not of the catalogue, k is not below its size, or the condition is none.
+            ConfigError: an item is not of the catalogue, k is not below its size, the condition is none, or the run
+                keeps no such column of items.
+            DataError: a given value is not what the schema says.
         """
-        return self.similar(items, k, where, by=by).to_frame()
+        return self.similar(items, k, where, by=by, features=features).to_frame()
 
-    def similar(self, items: Any, k: int = 10, where: str = "", *, by: By = "mixed") -> SimilarItems:
+    def similar(
+        self, items: Any = None, k: int = 10, where: str = "", *, by: By = "mixed", features: Any = None
+    ) -> SimilarItems:
         """As `similar_items`, in arrays; `to_json()` is the command line's JSON."""
-        funnel = self.funnel
-        return similar_items(self.trained.dataset, funnel.retriever, _ids(items), k, by, funnel.select(where))
+        if (items is None) == (features is None):
+            raise ConfigError("give either items= or features=, the ids of items or what is known of new ones")
+        dataset, retriever, allowed = self.trained.dataset, self.funnel.retriever, self.funnel.select(where)
+        if features is None:
+            return similar_items(dataset, retriever, ids_of(items), k, by, allowed)
+        return similar_to_features(dataset, retriever, records_of(features), k, by, allowed)
 
     def rank(self, user: Any, candidates: Iterable[Any]) -> pd.DataFrame:
         """Given items for one user, best first: `user, rank, item, score`, a column per task.
@@ -224,7 +237,7 @@ class Recommender:
         Raises:
             ConfigError: the run does not know the user.
         """
-        scored = self.score([user] * len(ids), ids) if (ids := _ids(candidates)) else self.score([], [])
+        scored = self.score([user] * len(ids), ids) if (ids := ids_of(candidates)) else self.score([], [])
         scored = scored.sort_values("score", ascending=False, kind="stable", na_position="last", ignore_index=True)
         scored.insert(1, "rank", np.arange(1, len(scored) + 1))
         return scored
@@ -244,7 +257,7 @@ class Recommender:
         """
         import pandas as pd
 
-        user_ids, item_ids = _ids(users), _ids(items)
+        user_ids, item_ids = ids_of(users), ids_of(items)
         if len(user_ids) != len(item_ids):
             raise ConfigError(f"{len(user_ids)} users and {len(item_ids)} items were given; give one item per user")
         data = self.trained.dataset
@@ -346,51 +359,3 @@ class Recommender:
         save_run(trained, Path(run), self._base)
         self.folder = Path(run)
         return self
-
-
-def _subjects(
-    users: Any, history: Any, features: Mapping[str, Any] | None, context: Mapping[str, Any] | None
-) -> list[Any]:
-    """Raw user ids and subjects; one subject where knowledge is given beside the user.
-
-    Raises:
-        ConfigError: nobody is asked about, or knowledge is given beside several users.
-    """
-    brought = {"history": history, "user_features": features, "context": context}
-    given = [name for name, value in brought.items() if value is not None]
-    if isinstance(users, Subject) or (isinstance(users, list | tuple) and any(isinstance(u, Subject) for u in users)):
-        if given:
-            raise ConfigError(f"{given[0]}= is given beside a Subject; say it in the Subject")
-        return [users] if isinstance(users, Subject) else list(users)
-    ids = [] if users is None else _ids(users)
-    if not given:
-        return ids
-    if len(ids) > 1:
-        raise ConfigError(f"{given[0]}= is of one user and {len(ids)} are named; give a list of recsys.Subject")
-    events: Any = history
-    if hasattr(history, "columns"):
-        events = history.to_pylist() if hasattr(history, "to_pylist") else history.to_dict("records")
-    elif history is not None:
-        events = list(history) if isinstance(history, list | tuple) else _ids(history)
-    return [Subject(user=ids[0] if ids else None, history=events or (), features=features or {}, context=context or {})]
-
-
-def _ids(given: Any) -> list[Any]:
-    """Raw ids: one, or any sequence or column of them.
-
-    Raises:
-        ConfigError: a whole table was given, or an id is missing.
-    """
-    import pandas as pd
-
-    if hasattr(given, "columns"):
-        raise ConfigError(f'a {type(given).__name__} was given as ids; give a column of it, such as table["user_id"]')
-    if isinstance(given, str | bytes | np.generic) or not isinstance(given, Iterable):
-        given = [given]
-    as_list = getattr(given, "to_pylist", None) or getattr(given, "tolist", None)
-    ids = list(given if as_list is None else as_list())
-    column = np.empty(len(ids), dtype=object)
-    column[:] = ids
-    if (missing := np.flatnonzero(pd.isna(column))).size:
-        raise ConfigError(f"id {missing[0] + 1} of {len(ids)} is missing ({ids[missing[0]]}); leave such rows out")
-    return ids

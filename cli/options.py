@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..base.errors import ConfigError
 from ..configs.packaged import packaged_names
 
 RunOption = Annotated[
@@ -26,3 +27,23 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. --set retrieval.fit.epochs=3; repeatable."),
 ]
+
+
+def pairs(given: list[str], option: str, example: str) -> dict[str, str]:
+    """`KEY=VALUE` texts by key.
+
+    Args:
+        given: the texts.
+        option: that takes them, for messages.
+        example: of a pair.
+
+    Raises:
+        ConfigError: a text is no pair.
+    """
+    found = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f'{option} "{text}" is no pair; expected KEY=VALUE, such as {option} {example}')
+        found[key.strip()] = value.strip()
+    return found

@@ -26,12 +26,10 @@ class Explainer:
     def __init__(self, dataset: Dataset, retriever: Retriever) -> None:
         self.dataset = dataset
         self.history = retriever.data.history
-        self.vectors = retriever.item_vectors[:, : retriever.model.config.dim]
+        self.retriever = retriever
 
-    def _unit(self, rows: I64) -> F32:
-        vectors = self.vectors[rows]
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return np.asarray(vectors / np.maximum(lengths, 1e-12), dtype=np.float32)
+    def _directions(self, rows: I64) -> F32:
+        return self.retriever.model.directions(self.retriever.item_vectors[rows])
 
     def because_of(self, user: int, row: int) -> list[Json]:
         """The nearest items of a user's history, nearest first: id, title and cosine.
@@ -44,7 +42,7 @@ class Explainer:
         if user >= 0:
             items = self.history.items[self.history.ptr[user] : self.history.ptr[user + 1]]
             past = np.unique(items).astype(np.int64)
-        near = self._unit(past) @ self._unit(np.array([row]))[0]
+        near = self._directions(past) @ self._directions(np.array([row]))[0]
         best = np.argsort(-near, kind="stable")[:REASONS]
         return [
             {

@@ -27,6 +27,7 @@ from ..funnel.folder import load_run
 from ..funnel.run import TrainedRun
 from ..retrieval.retriever import TOWER
 from .leaks import refuse_leaks
+from .next_items import next_item_figures
 from .off_policy import off_policy_report
 from .run_account import blend_account, example_lists, gate_account, protocol, training_account
 from .run_slices import ITEMS, USERS, list_slices, task_slices
@@ -107,6 +108,8 @@ def evaluate(trained: TrainedRun, stage: str = "all", slices: Sequence[str] = ()
         result["retrieval"], faults = retrieval_figures(bench, values)
         result["index"] = index_figures(trained)
         findings += faults
+        if figures := next_item_figures(bench):
+            result["similar"] = figures
         if stage == "retrieval":
             towers = bench.systems[TOWER]
             depths = cutoffs(trained.config.evaluation, towers)

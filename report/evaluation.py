@@ -51,6 +51,8 @@ def _blocks(result: Json) -> Iterator[Block]:
     yield from fold_blocks(result)
     if result.get("retrieval"):
         yield retrieval_table(result["retrieval"])
+    if result.get("similar"):
+        yield similar_table(result["similar"])
     if result.get("index"):
         yield facts(result["index"], title="Index")
     if result.get("ranking"):
@@ -74,6 +76,13 @@ def retrieval_table(systems: Mapping[str, Json]) -> Table:
     names = names_of(systems.values())
     headlines = _headlines(names)
     return grid(systems, headlines, "retriever", title="Retrieval", caption=_left_out(len(names) - len(headlines)))
+
+
+def similar_table(similar: Json) -> Table:
+    """The next item given the last one alone, by who names similar items."""
+    sources = similar["sources"]
+    caption = f"the next item among those like the last one, {similar['requests']:,} users"
+    return grid(sources, names_of(sources.values()), "similar items by", title="Similar items", caption=caption)
 
 
 def ranking_tables(tasks: Mapping[str, Json], leave_out: Sequence[str] = ()) -> Iterator[Table]:

@@ -14,7 +14,7 @@ import jinja2
 
 from .data_charts import data_charts
 from .data_check import data_blocks
-from .evaluation import differences_table, evaluation_blocks
+from .evaluation import differences_table, evaluation_blocks, similar_table
 from .folds import fold_blocks
 from .sections import (
     config_text,
@@ -38,6 +38,7 @@ SECTIONS: dict[str, Section] = {
     "folds": ("Time folds", lambda report: list(fold_blocks(report))),
     "funnel": ("The funnel", funnel_view),
     "retrieval": ("Retrieval", retrieval_view),
+    "similar": ("Similar items", similar_table),
     "index": ("Index", index_view),
     "ranking": ("Ranking", ranking_view),
     "gates": ("Gates", gates_view),

@@ -17,9 +17,11 @@ from ..base.arrays import F32, F64, I32, I64, Bool
 from ..base.errors import ConfigError
 from ..base.ragged import Ragged
 from ..base.topk import topk_of_scores
+from ..data.batch import Block, SideLayout
 from ..data.dataset import NOW, Dataset
 from ..data.history import History
 from ..data.split import Part
+from ..training.loop import evaluation_mode
 from .baselines.base import Baseline, Histories
 from .index.base import CandidateIndex
 from .index.bitmap import Bitmap
@@ -27,7 +29,7 @@ from .interests import search_exactly, search_interests, smooth_best
 from .merge import Merged, fill_up, merge
 from .towers.train import item_vectors, query_vectors
 from .towers.two_tower import TwoTower
-from .towers.windows import TowerData
+from .towers.windows import TowerData, choose
 
 TOWER = "two_tower"
 TIED = 1e-4
@@ -150,6 +152,17 @@ class Retriever:
     def queries(self, users: I64, moment: int) -> F32:
         """Query vectors of users at a moment, [B, width]."""
         return query_vectors(self.model, self.data, users, self.data.ends(moment)[users])
+
+    def vectors_of(self, items: Block, layout: SideLayout) -> F32:
+        """Vectors of items that need not be of the catalogue, as the item tower makes them: float32 [n, width].
+
+        Args:
+            items: n of them, every item column.
+            layout: names of the columns.
+        """
+        chosen = choose(layout, items, self.model.config.item_features)[1]
+        with evaluation_mode(self.model):
+            return self.model.item_vectors(chosen, self.model.embed_content(chosen)).numpy()
 
     def propose(
         self,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json as json_text
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ...base.errors import ConfigError, DataError
-from ..options import JsonOption, RunOption
+from ..options import JsonOption, RunOption, pairs
 
 CHUNK = 1024
 """Users answered before their answers are printed."""
@@ -100,6 +99,7 @@ def recommend(
     from ... import api
     from ...data.subject import Subject
     from .. import render
+    from ..records import read_records
 
     recommender = api.load(folder)
     if out is not None:
@@ -113,9 +113,13 @@ def recommend(
         return
     if told:
         events = [item.strip() for item in history.split(",") if item.strip()]
-        features = _read_features(user_features) if user_features else {}
+        features = _one(read_records(user_features, "--user-features"), user_features) if user_features else {}
         who = asked[0] if asked else None
-        asked = [Subject(user=who, history=events, features=features, context=_pairs(context or []))]
+        asked = [
+            Subject(
+                user=who, history=events, features=features, context=pairs(context or [], "--context", "device=phone")
+            )
+        ]
     funnel = recommender.funnel
     allowed = funnel.select(where, allowed_ids, blocked_ids)
     funnel.warm_up()
@@ -141,25 +145,8 @@ def _read_ids(file: Path, option: str, what: str, may_be_empty: bool = False) ->
     return ids
 
 
-def _read_features(file: Path) -> dict[str, Any]:
-    """Columns of the users table, from a file with a JSON object."""
-    try:
-        found = json_text.loads(file.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"there is no file {file}; --user-features takes a file with a JSON object") from error
-    except ValueError as error:
-        raise DataError(f'{file} holds no JSON ({error}); expected an object such as {{"age": 33}}') from error
-    if not isinstance(found, dict):
-        raise DataError(f'{file} holds a JSON {type(found).__name__}; expected an object such as {{"age": 33}}')
-    return found
-
-
-def _pairs(given: list[str]) -> dict[str, str]:
-    """`KEY=VALUE` options by key."""
-    pairs = {}
-    for text in given:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f'--context "{text}" is no pair; expected KEY=VALUE, such as --context device=phone')
-        pairs[key.strip()] = value.strip()
-    return pairs
+def _one(rows: list[dict[str, Any]], file: Path) -> dict[str, Any]:
+    """The only row of a file."""
+    if len(rows) != 1:
+        raise DataError(f"{file} holds {len(rows)} rows and is of one user; leave one, or ask with recsys.Subject")
+    return rows[0]

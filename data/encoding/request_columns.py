@@ -20,7 +20,7 @@ from ..reading.columns import as_time
 from ..reading.keys import label_matrix, raw_label
 from ..reading.tables import BadRows, Origin, Span, Tables, quote
 from ..reading.vectors import parse_vectors
-from ..schema import DataConfig, TaskSpec
+from ..schema import DataConfig, TableName, TaskSpec
 from ..subject import Subject, raw_text
 from ..vocabulary import UNKNOWN
 from .encoders import Column
@@ -86,29 +86,58 @@ class RequestColumns(RawColumns):
         rows, width = len(self.home_rows(spec.side)), dict(layout.vectors)[spec.name]
         if self.is_id(spec):
             return np.zeros((rows, width), dtype=np.float32)
-        table = "users" if spec.side == "user" else "events"
-        values = parse_vectors(spec, self.tables, table, self.bad)
-        if not values.any():
-            return np.zeros((rows, width), dtype=np.float32)
-        if values.shape[1] != width:
-            raise DataError(f'the request gives {values.shape[1]} numbers for "{spec.source}", expected {width}')
-        return values
+        return vectors_as_known(self.tables, spec, "users" if spec.side == "user" else "events", width, self.bad)
 
     def unlearned(self, side: Side, rows: Sequence[int], specs: Sequence[FeatureSpec], block: Block) -> list[str]:
         """Given values that no vocabulary holds, as `column=value`."""
-        names = self.run.sides[side].categorical
+        mine = [spec for spec in specs if not self.is_id(spec)]
         table = self.tables.table("users" if side == "user" else "events")
-        found = []
-        for spec in specs:
-            if spec.kind != "categorical" or self.is_id(spec):
-                continue
-            codes, values = block.categorical[:, names.index(spec.name)], table.column(spec.source)
-            found += [
-                f"{spec.source}={values[row].as_py()}"
-                for row in rows
-                if spec.source in self.said[side][row] and codes[row] == UNKNOWN and values[row].as_py() is not None
-            ]
-        return found
+        return unlearned_values(table, self.said[side], rows, mine, block, self.run.sides[side].categorical)
+
+
+def vectors_as_known(tables: Tables, spec: FeatureSpec, table: TableName, width: int, bad: BadRows) -> F32:
+    """The numbers of a vector feature that requests give, float32 [n, width]; zero where they give none.
+
+    Raises:
+        DataError: a vector of another width.
+    """
+    values = parse_vectors(spec, tables, table, bad)
+    if not values.any():
+        return np.zeros((len(values), width), dtype=np.float32)
+    if values.shape[1] != width:
+        raise DataError(f'the request gives {values.shape[1]} numbers for "{spec.source}", expected {width}')
+    return values
+
+
+def unlearned_values(
+    table: pa.Table,
+    said: Sequence[frozenset[str]],
+    rows: Sequence[int],
+    specs: Sequence[FeatureSpec],
+    block: Block,
+    names: Sequence[str],
+) -> list[str]:
+    """Given values that no vocabulary holds, as `column=value`.
+
+    Args:
+        table: what requests say, as text.
+        said: of each row of it, the columns that a request gave.
+        rows: the rows to look at.
+        specs: features; other kinds than categorical are passed over.
+        block: the encoded table.
+        names: its categorical columns.
+    """
+    found = []
+    for spec in specs:
+        if spec.kind != "categorical":
+            continue
+        codes, values = block.categorical[:, names.index(spec.name)], table.column(spec.source)
+        found += [
+            f"{spec.source}={values[row].as_py()}"
+            for row in rows
+            if spec.source in said[row] and codes[row] == UNKNOWN and values[row].as_py() is not None
+        ]
+    return found
 
 
 def _read(config: DataConfig, side: Side) -> tuple[FeatureSpec, ...]:
@@ -140,14 +169,17 @@ def request_columns(dataset: Dataset, subjects: Sequence[Subject], positive: str
         for at in own[in_order(times[own])]:
             if times[at] >= last or not np.isfinite(times[at]):
                 carried |= events[at].columns
-        asked = _columns(subject.context, moment_specs, "context", "the events table")
+        asked = told_columns(subject.context, moment_specs, "context", "the events table")
         contexts.append({**{s.source: carried[s.source] for s in moment_specs if s.source in carried}, **asked})
-    features = [_columns(subject.features, user_specs, "user features", "the users table") for subject in subjects]
+    features = [told_columns(subject.features, user_specs, "user features", "the users table") for subject in subjects]
     rows = [event.columns for event in events] + contexts
-    origin = {"events": _origin("history of the request", len(rows)), "users": _origin("user features", len(subjects))}
+    origin = {
+        "events": origin_of("history of the request", len(rows)),
+        "users": origin_of("user features", len(subjects)),
+    }
     tables = Tables(
-        events=_table(reader.names, rows),
-        users=_table([spec.source for spec in user_specs], features),
+        events=table_of_texts(reader.names, rows),
+        users=table_of_texts([spec.source for spec in user_specs], features),
         items=None,
         origin=origin,
         fingerprint="",
@@ -220,7 +252,7 @@ class _Reader:
         labels |= {name: rest[name] for name in rest if name in self.tasks and name in self._sources}
         if strange := sorted(set(labels) - self.tasks):
             raise ConfigError(f'history: no label is called "{strange[0]}"; there are: {", ".join(sorted(self.tasks))}')
-        columns = _columns(rest, self.specs, "columns of a history event", "the events table")
+        columns = told_columns(rest, self.specs, "columns of a history event", "the events table")
         by_source = {task.source: raw_text(labels[task.source]) for task in self.config.tasks if task.source in labels}
         return _Event(id_text(item), raw_text(time), labels or None, {**by_source, **columns})
 
@@ -229,7 +261,9 @@ class _Reader:
         return {spec.source for spec in self.specs}
 
 
-def _columns(given: Mapping[str, Any], specs: Sequence[FeatureSpec], what: str, where: str) -> dict[str, str | None]:
+def told_columns(
+    given: Mapping[str, Any], specs: Sequence[FeatureSpec], what: str, where: str
+) -> dict[str, str | None]:
     """Given values by column, as text; a column may also be named by a feature that is read from it."""
     by_name = {spec.name: spec for spec in specs} | {spec.source: spec for spec in specs}
     found: dict[str, str | None] = {}
@@ -242,12 +276,13 @@ def _columns(given: Mapping[str, Any], specs: Sequence[FeatureSpec], what: str, 
     return found
 
 
-def _table(names: Sequence[str], rows: Sequence[Mapping[str, str | None]]) -> pa.Table:
+def table_of_texts(names: Sequence[str], rows: Sequence[Mapping[str, str | None]]) -> pa.Table:
     """Rows as a table of text."""
     return pa.table({name: pa.array([row.get(name) for row in rows], pa.string()) for name in dict.fromkeys(names)})
 
 
-def _origin(name: str, rows: int) -> Origin:
+def origin_of(name: str, rows: int) -> Origin:
+    """What messages call the rows of a request."""
     return Origin((Span(name, rows),))
 
 
@@ -268,7 +303,7 @@ def _times(config: DataConfig, events: Sequence[_Event], rows: int, bad: BadRows
             events=column,
             users=None,
             items=None,
-            origin={"events": _origin("history of the request", len(known))},
+            origin={"events": origin_of("history of the request", len(known))},
             fingerprint="",
         )
         times[known] = as_time(tables, "events", config.time, bad) / 1000.0

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...base.arrays import F32
 from ...data.batch import Block
 from .train import build_two_tower
 from .two_tower import TwoTower, TwoTowerConfig, Windows
@@ -49,6 +51,12 @@ class TowerEnsemble(TwoTower):
         """Content [R, S * D] of the same items -> vectors [R, width]."""
         parts = content.chunk(len(self.members), dim=1)
         return torch.cat([m.item_vectors(items, part) for m, part in zip(self.towers(), parts, strict=True)], dim=1)
+
+    def directions(self, vectors: F32) -> F32:
+        """Item vectors [R, width] -> [R, S * D], whose products are the mean of the members' cosines."""
+        parts = np.split(vectors, len(self.members), axis=1)
+        unit = [member.directions(part) for member, part in zip(self.towers(), parts, strict=True)]
+        return np.asarray(np.concatenate(unit, axis=1) / len(unit) ** 0.5, dtype=np.float32)
 
     def user_vectors(self, windows: Windows, history: Tensor) -> Tensor:
         """Windows and the content of their items [B, L, S * D] -> vectors [B, width], whose products are means."""

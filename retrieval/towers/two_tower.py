@@ -15,11 +15,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...base.arrays import F32
 from ...base.settings import Settings
 from ...data.batch import Block, SideLayout
 from ...data.vocabulary import UNKNOWN
@@ -244,6 +246,11 @@ class TwoTower(nn.Module):
     def width(self) -> int:
         """Width of the vectors that are compared: D, and one more for the item bias."""
         return self.config.dim + (self.bias is not None)
+
+    def directions(self, vectors: F32) -> F32:
+        """Item vectors [R, width] at length 1 and without the item bias: their products are cosines, [R, D]."""
+        own = vectors[:, : self.config.dim]
+        return np.asarray(own / np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-12), dtype=np.float32)
 
     @property
     def scale(self) -> Tensor | float:

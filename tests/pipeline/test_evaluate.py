@@ -79,7 +79,7 @@ def by_hand(lists: dict[int, list[int]], asked: dict[int, tuple[set[int], set[in
 
 
 def test_the_answer_has_the_keys_of_the_contract(result: dict[str, Any], asked: dict[int, Any]) -> None:
-    assert {"protocol", "retrieval", "index", "ranking", "funnel"} <= result.keys()
+    assert {"protocol", "retrieval", "similar", "index", "ranking", "funnel"} <= result.keys()
     protocol = result["protocol"]
     assert (protocol["split"], protocol["filter_seen"], protocol["ranking"]) == ("time", True, "full")
     assert (protocol["users"], protocol["items"]) == (len(asked), 80)

@@ -25,8 +25,8 @@ from recsys.evaluation.summary import ranking_metrics, retrieval_metrics
 from recsys.evaluation.uncertainty.compare import TaskRows, compare
 from recsys.report.page import evaluation_page
 
-SECTIONS = ("findings", "funnel", "retrieval", "index", "ranking", "gates", "slices", "comparisons", "off_policy",
-            "examples", "data", "config")  # fmt: skip
+SECTIONS = ("findings", "funnel", "retrieval", "similar", "index", "ranking", "gates", "slices", "comparisons",
+            "off_policy", "examples", "data", "config")  # fmt: skip
 
 
 def gates(rng: np.random.Generator) -> dict[str, Any]:
@@ -79,6 +79,7 @@ def full_report() -> dict[str, Any]:
     tasks["like"]["reliability_before"] = ranking_metrics(label, p**2, rows, config=config)["reliability"]
     lengths = history_buckets(rng.integers(0, 90, users))[rows]
     return {
+        "similar": {"requests": users, "sources": {"mixed": {"recall@10": 0.2, "recall@10_ci": [0.1, 0.3]}}},
         "title": "Offline evaluation of runs/latest",
         "protocol": {"split": "leave_last", "users": users, "items": items, "filter_seen": True, "ranking": "full"},
         "findings": summary(embeddings_collapsed(np.ones((4, 2)))),

@@ -1,0 +1,110 @@
+"""Items as requests describe them, encoded as the run encodes those of its catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ...base.arrays import I64
+from ...base.errors import ConfigError
+from ..batch import Block
+from ..dataset import Dataset
+from ..feature_spec import FeatureSpec, Side
+from ..reading.tables import BadRows, Tables
+from ..subject import raw_text
+from ..vocabulary import UNKNOWN
+from .encoders import encode_side
+from .raw_columns import RawColumns
+from .request_columns import origin_of, table_of_texts, told_columns, unlearned_values, vectors_as_known
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToldItems:
+    """n items by their features; nothing is known of who took them.
+
+    Attributes:
+        block: encoded columns, in the layout of `Dataset.items`; the id is unknown in every row.
+        ids: what each is called; None where the request does not say.
+        titles: what people call each; its id, or "the given item", where the request does not say.
+        unknown: of each, given values that no vocabulary holds, as `column=value`.
+    """
+
+    block: Block
+    ids: tuple[str | None, ...]
+    titles: tuple[str, ...]
+    unknown: tuple[tuple[str, ...], ...]
+
+
+class _Rows(RawColumns):
+    """A table of items in which every row describes itself."""
+
+    def home_rows(self, side: Side) -> I64:
+        """See `RawColumns.home_rows`."""
+        return np.arange(len(self.item_ids))
+
+
+def encode_items(dataset: Dataset, items: Sequence[Mapping[str, Any]]) -> ToldItems:
+    """Encode items that are given by the columns of the items table.
+
+    Args:
+        dataset: of the run.
+        items: n of them, column or feature -> value; columns that are not given are missing, as an empty cell is.
+
+    Raises:
+        ConfigError: a column that the run does not keep of items, or no item.
+        DataError: a value is not what the schema says.
+    """
+    if not items:
+        raise ConfigError("no item was given; give the features of at least one")
+    config, layout = dataset.config, dataset.sides["item"]
+    specs = config.inputs("item")
+    named = [config.item, config.title, *config.attributes]
+    plain = tuple(FeatureSpec(name=name, side="item") for name in named if name)
+    others = tuple(spec for spec in plain if spec.name not in {other.source for other in specs})
+    said = [told_columns(one, (*others, *specs), "features of an item", "the items table") for one in items]
+    table = table_of_texts([spec.source for spec in (*others, *specs)], said)
+    bad = BadRows("error", may_drop=False)
+    tables = Tables(
+        events=table,
+        users=None,
+        items=table,
+        origin={"events": origin_of("features of an item", len(said)), "items": origin_of("item", len(said))},
+        fingerprint="",
+        decimal=config.decimal,
+    )
+    raw = _Rows(
+        tables=tables,
+        config=config,
+        events=dataset.events,
+        user_ids=pa.array([], pa.string()),
+        item_ids=pa.nulls(len(said), pa.string()),
+        bad=bad,
+    )
+    widths = dict(layout.vectors)
+    columns = {}
+    for spec in specs:
+        if spec.kind != "vector":
+            columns[spec.name] = raw.column(spec)
+        elif raw.is_id(spec):  # vectors of ids, in which a new one has none
+            columns[spec.name] = np.zeros((len(said), widths[spec.name]), dtype=np.float32)
+        else:
+            columns[spec.name] = vectors_as_known(tables, spec, "items", widths[spec.name], bad)
+    block = encode_side(specs, columns, dataset.encoders, len(said))
+    ids = [spec.name for spec in specs if spec.kind == "categorical" and raw.is_id(spec)]
+    block.categorical[:, [layout.categorical.index(name) for name in ids]] = UNKNOWN
+    given = [frozenset(one) for one in said]
+    learned = [spec for spec in specs if not raw.is_id(spec)]
+    called = [raw_text(one.get(config.item)) for one in said]
+    titles = [raw_text(one.get(config.title)) if config.title else None for one in said]
+    return ToldItems(
+        block=block,
+        ids=tuple(called),
+        titles=tuple(title or name or "the given item" for title, name in zip(titles, called, strict=True)),
+        unknown=tuple(
+            tuple(unlearned_values(table, given, [row], learned, block, layout.categorical)) for row in range(len(said))
+        ),
+    )
