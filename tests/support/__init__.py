@@ -4,5 +4,6 @@
 `shop`   a hand-made log and its schema
 `tiny`   the embedded world, very small, and a run trained on it
 `days`   the tiny world in two days
+`plain_build` what a data set must hold, worked out row by row
 `public` the public data sets
 """
