@@ -7,7 +7,7 @@ and item blocks hold what does not. Candidates nobody logged are assembled from 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -16,13 +16,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ..base.arrays import F32, F64, I64
+from ..base.arrays import F64, I64
 from .batch import Batch, Block, Layout, SequenceField, SideLayout, join_blocks, join_layouts
+from .candidates import CandidateBlocks
 from .encoding.absent import absent_context
 from .encoding.attributes import Attribute, TextColumn, identities
-from .encoding.counts import CountTable, combine
+from .encoding.counts import CountTable
 from .encoding.derived import Derived, Situation, request_blocks
-from .encoding.encoders import Encoders, stack
+from .encoding.encoders import Encoders
 from .feature_spec import FeatureSpec
 from .history import History
 from .ids import id_text
@@ -208,9 +209,15 @@ class Dataset:
         flat = items.reshape(-1)
         context_rows = self._latest_rows(moment)[users]
         context = self.context_of(context_rows)
-        query_counts, item_counts = self._pair_counts(users, context_rows, owner, flat)
+
+        def codes(key: str) -> I64:
+            if self.config.feature(key).side == "user":
+                return self.key_codes[key][users]
+            return np.where(context_rows >= 0, self.key_codes[key][context_rows], self.common_codes[key])
+
+        query_counts = self.candidate_blocks.of_queries(codes, len(users))
         query = join_blocks((self.users.select(torch.from_numpy(users)), context, query_counts))
-        item = join_blocks((self.items.select(torch.from_numpy(flat)), item_counts))
+        item = self.candidate_blocks.of_items(codes, owner, flat)
         if self.derived:
             asked = self.request_times(users, moment) if times is None else times
             last = np.where(context_rows >= 0, self.events.times[context_rows], np.nan)
@@ -222,6 +229,13 @@ class Dataset:
             ends = {s.name: self.sequence_bounds(s.name, moment)[users] for s in self.sequence_specs}
             query, item = self._with_sequences(query, item, asked_by, users, ends)
         return Batch(query=query, item=item, owner=asked_by)
+
+    @cached_property
+    def candidate_blocks(self) -> CandidateBlocks:
+        """What candidates are made of, prepared."""
+        sides = {key: self.config.feature(key).side for table in self.counts for key in table.spec.keys}
+        items = {key: self.key_codes[key] for key, side in sides.items() if side == "item"}
+        return CandidateBlocks(self.items, self.sides["item"], self.counts, sides, items, self.encoders)
 
     def request_times(self, users: I64, moment: int) -> F64:
         """When requests of users are asked, float64 seconds [B].
@@ -358,35 +372,3 @@ class Dataset:
     @cached_property
     def _latest(self) -> dict[int, I64]:
         return {}
-
-    def _pair_counts(
-        self,
-        users: I64,
-        context_rows: I64,
-        owner: I64,
-        items: I64,
-    ) -> tuple[Block, Block]:
-        """Frozen statistics of requests and of pairs, encoded: a query block [Q] and an item block [Q * C]."""
-        query: list[tuple[str, F32]] = []
-        item: list[tuple[str, F32]] = []
-        for table in self.counts:
-            sides = [self.config.feature(key).side for key in table.spec.keys]
-            pair = "item" in sides
-            codes = []
-            for key, side in zip(table.spec.keys, sides, strict=True):
-                rows = {"user": users, "context": context_rows, "item": items}[side]
-                code = self.key_codes[key][rows]
-                if side == "context":
-                    code = np.where(rows >= 0, code, self.common_codes[key])
-                codes.append(code[owner] if pair and side != "item" else code)
-            statistics = table.lookup(combine(codes, table.sizes))
-            (item if pair else query).extend(zip(table.names, statistics.T, strict=True))
-        return encode_counts(query, self.encoders, len(users)), encode_counts(item, self.encoders, len(items))
-
-
-def encode_counts(columns: Sequence[tuple[str, F32]], encoders: Encoders, rows: int) -> Block:
-    """Statistics by name -> buckets and scaled numbers, as a block of `rows` rows."""
-    return Block(
-        stack([encoders.numerics[name].buckets(values) for name, values in columns], rows, torch.int64),
-        stack([encoders.numerics[name].scaled(values) for name, values in columns], rows, torch.float32),
-    )

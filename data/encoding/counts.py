@@ -6,14 +6,18 @@ it stood at the end of training. On logs of a real platform these few numbers ca
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ...base.arrays import F32, F64, I64, Bool
+from ..batch import Block
 from ..schema import CountSpec
 from ..vocabulary import FIRST
+from .encoders import Encoders, stack
 
 
 def combine(codes: list[I64], sizes: tuple[int, ...]) -> I64:
@@ -134,3 +138,44 @@ class CountTable:
 
         seen = before(np.ones((len(codes), 1)))[:, 0]
         return self._statistics(np.asarray(seen, dtype=np.float32), before(mask), before(labels))
+
+
+def encode_counts(columns: Sequence[tuple[str, F32]], encoders: Encoders, rows: int) -> Block:
+    """Statistics by name -> buckets and scaled numbers, as a block of `rows` rows."""
+    return Block(
+        stack([encoders.numerics[name].buckets(values) for name, values in columns], rows, torch.int64),
+        stack([encoders.numerics[name].scaled(values) for name, values in columns], rows, torch.float32),
+    )
+
+
+@dataclass(frozen=True)
+class EncodedCounts:
+    """A frozen table with the statistics of every key encoded, so that a request looks its own up and computes none.
+
+    Attributes:
+        names: of the statistics, see `CountTable.names`.
+        sizes: rows of each key's vocabulary.
+        keys: int64 [M] combined codes, ascending.
+        block: encoded statistics of the M keys, and in row M those of a key never seen.
+    """
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    keys: I64
+    block: Block
+
+    @classmethod
+    def of(cls, table: CountTable, encoders: Encoders) -> EncodedCounts:
+        """Encode a table."""
+        statistics = table.lookup(np.append(table.keys, -1))
+        block = encode_counts(list(zip(table.names, statistics.T, strict=True)), encoders, len(statistics))
+        return cls(table.names, table.sizes, table.keys, block)
+
+    def at(self, codes: I64) -> Block:
+        """What `encode_counts` makes of `CountTable.lookup`: combined codes [R] -> a block of R rows."""
+        never = len(self.keys)
+        if not never:
+            return self.block.select(torch.zeros(len(codes), dtype=torch.int64))
+        found = np.minimum(np.searchsorted(self.keys, codes), never - 1)
+        rows = torch.from_numpy(np.where(self.keys[found] == codes, found, never))
+        return Block(self.block.categorical.index_select(0, rows), self.block.numeric.index_select(0, rows))

@@ -16,7 +16,7 @@ import pyarrow as pa
 from ...base.arrays import F32, F64, I64, AnyArray
 from ...base.errors import RunError
 from ..batch import SideLayout, join_blocks
-from ..dataset import Dataset, encode_counts
+from ..dataset import Dataset
 from ..derived_spec import DerivedSpec
 from ..feature_spec import FeatureSpec, Side
 from ..hashing import HashedVocabulary
@@ -27,7 +27,7 @@ from ..split import Part
 from ..vocabulary import Vocabulary
 from .attributes import Attribute
 from .carry import Past
-from .counts import CountTable, combine
+from .counts import CountTable, combine, encode_counts
 from .derived import Derived, Situation, derived_layout, encoded
 from .encoders import Column, Encoders, encode_side, fill_missing, side_layout, weighed_values
 from .numeric import NumericEncoder

@@ -16,6 +16,7 @@ import torch
 
 from ...base.arrays import I64, AnyArray, Bool
 from ..batch import Block, Layout, SideLayout
+from ..candidates import CandidateBlocks
 from ..dataset import Dataset
 from ..log import EventLog
 from ..reading.tables import BadRows
@@ -55,6 +56,11 @@ class SubjectDataset(Dataset):
     def item_rows(self) -> dict[str, int]:
         """See `Dataset.item_rows`."""
         return self.run.item_rows
+
+    @cached_property
+    def candidate_blocks(self) -> CandidateBlocks:
+        """See `Dataset.candidate_blocks`: of the run's catalogue and counts."""
+        return self.run.candidate_blocks
 
     @cached_property
     def common_codes(self) -> dict[str, int]:
