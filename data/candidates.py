@@ -17,6 +17,7 @@ from .batch import Block, SideLayout, join_blocks
 from .encoding.counts import CountTable, EncodedCounts, combine
 from .encoding.encoders import Encoders
 from .feature_spec import Side
+from .packed import Packed
 
 QueryCodes = Callable[[str], I64]
 """Count key of the query side -> vocabulary row of each request, int64 [Q]."""
@@ -60,7 +61,7 @@ class CandidateBlocks:
 
     def __init__(
         self,
-        items: Block,
+        items: Packed,
         layout: SideLayout,
         counts: Sequence[CountTable],
         sides: Mapping[str, Side],
@@ -86,7 +87,7 @@ class CandidateBlocks:
     def catalogue(self) -> Block:
         """Item columns and counts of all N items; the counts of pairs are 0 here, and written by `of_items`."""
         size = self._items.rows
-        blocks = [self._items]
+        blocks = [self._items.whole()]
         for one in self._tables[1]:
             if one.of_item:
                 blocks.append(one.at([self._item_codes[key] for key, _ in one.keys]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -28,14 +28,15 @@ from .feature_spec import FeatureSpec
 from .history import History
 from .ids import id_text
 from .log import EventLog
+from .packed import Packed, select_joined
 from .pretrained import TableStart
 from .schema import DataConfig
+from .sequence_columns import GAP_BUCKETS, SequenceColumns
 from .split import Part
-from .vocabulary import FIRST, UNKNOWN
+from .vocabulary import FIRST
 
 NOW = 3
 """A moment after every logged event: what serving asks for (see `Dataset.candidates`)."""
-GAP_BUCKETS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +78,10 @@ class Dataset:
     titles: tuple[str, ...]
     num_catalogue: int
     events: EventLog
-    users: Block
-    items: Block
-    row_query: Block
-    row_item: Block
+    users: Packed
+    items: Packed
+    row_query: Packed
+    row_item: Packed
     sides: Mapping[str, SideLayout]
     key_codes: Mapping[str, I64]
     counts: tuple[CountTable, ...]
@@ -158,36 +159,31 @@ class Dataset:
         return torch.from_numpy(np.flatnonzero(self.events.parts == wanted))
 
     @cached_property
-    def _tensors(self) -> dict[str, Tensor]:
-        events = self.events
-        return {
-            "users": torch.from_numpy(events.users),
-            "items": torch.from_numpy(events.items),
-            "labels": torch.from_numpy(events.labels),
-            "mask": torch.from_numpy(events.mask),
-            "weights": torch.from_numpy(events.weights),
-        }
-
-    @cached_property
     def logs_items(self) -> bool:
         """Whether event rows name an item (ranking-only tables need not)."""
         return bool(self.config.item)
 
     def batch(self, rows: Tensor) -> Batch:
         """Logged event rows (int64 [B]) with labels, masks and weights; query row r meets item row r."""
-        tensors = self._tensors
-        query, item = self.row_query.select(rows), self.row_item.select(rows)
+        events, taken = self.events, rows.numpy()
+        users = events.users.take(taken)
+        of_query, of_item = [(self.row_query, taken)], [(self.row_item, taken)]
         if self.config.user:
-            users = tensors["users"][rows]
-            query = join_blocks((self.users.select(users), query))
+            of_query.insert(0, (self.users, users))
         if self.logs_items:
-            item = join_blocks((self.items.select(tensors["items"][rows]), item))
+            of_item.insert(0, (self.items, events.items.take(taken)))
+        query, item = select_joined(of_query), select_joined(of_item)
         if self.sequence_specs:
-            taken = rows.numpy()
             ends = {spec.name: self.sequence_ends[spec.name][taken] for spec in self.sequence_specs}
-            query, item = self._with_sequences(query, item, None, self.events.users[taken], ends)
-        labels, mask, weight = (tensors[name][rows] for name in ("labels", "mask", "weights"))
+            query, item = self._sequences.added(query, item, None, users, ends)
+        told = (torch.from_numpy(column.take(taken, axis=0)) for column in (events.labels, events.mask, events.weights))
+        labels, mask, weight = told
         return Batch(query=query, item=item, labels=labels, mask=mask, weight=weight)
+
+    @cached_property
+    def _sequences(self) -> SequenceColumns:
+        labels = {name: self.events.labels[:, task] for task, name in enumerate(self.task_names)}
+        return SequenceColumns.of(self.sequence_specs, self.sequences, self.items, self.sides["item"], labels)
 
     def candidates(self, users: I64, items: I64, moment: int, times: F64 | None = None) -> Batch:
         """Unlogged (user, item) pairs at the start of a part, or now.
@@ -216,7 +212,7 @@ class Dataset:
             return np.where(context_rows >= 0, self.key_codes[key][context_rows], self.common_codes[key])
 
         query_counts = self.candidate_blocks.of_queries(codes, len(users))
-        query = join_blocks((self.users.select(torch.from_numpy(users)), context, query_counts))
+        query = join_blocks((self.users.select(users), context, query_counts))
         item = self.candidate_blocks.of_items(codes, owner, flat)
         if self.derived:
             asked = self.request_times(users, moment) if times is None else times
@@ -227,7 +223,7 @@ class Dataset:
         asked_by = torch.from_numpy(owner)
         if self.sequence_specs:
             ends = {s.name: self.sequence_bounds(s.name, moment)[users] for s in self.sequence_specs}
-            query, item = self._with_sequences(query, item, asked_by, users, ends)
+            query, item = self._sequences.added(query, item, asked_by, users, ends)
         return Batch(query=query, item=item, owner=asked_by)
 
     @cached_property
@@ -253,7 +249,7 @@ class Dataset:
 
     def context_of(self, rows: I64) -> Block:
         """Context columns of event rows; the default ones where the row is -1."""
-        context = self.row_query.select(torch.from_numpy(np.maximum(rows, 0)))
+        context = self.row_query.select(np.maximum(rows, 0))
         absent = torch.from_numpy(rows < 0).unsqueeze(1)
 
         def known_or_default(default: Tensor, known: Tensor) -> Tensor:
@@ -274,35 +270,10 @@ class Dataset:
     @cached_property
     def default_context(self) -> Block:
         """Context of a request that nothing is known of: one row, see `candidates`."""
-        layout, train = self.sides["context"], self.row_query.categorical[self.rows(Part.TRAIN)]
-        common = [torch.bincount(train[:, column]).argmax() for column in range(len(layout.categorical))]
+        layout, train = self.sides["context"], self.rows(Part.TRAIN).numpy()
+        columns = range(len(layout.categorical))
+        common = [int(np.bincount(self.row_query.codes(column, train)).argmax()) for column in columns]
         return absent_context(self.config.inputs("context"), layout, self.encoders, torch.tensor(common).long())
-
-    def _with_sequences(
-        self,
-        query: Block,
-        item: Block,
-        owner: Tensor | None,
-        users: I64,
-        ends: Mapping[str, I64],
-    ) -> tuple[Block, Block]:
-        """Both blocks with the sequences up to the given pointers, their lengths, and their matches with the items."""
-        sequences, lengths, matches = [], [], []
-        for spec in self.sequence_specs:
-            elements = self._sequence(spec, users, ends[spec.name])
-            sequences.append(elements)
-            lengths.append(np.log1p(ends[spec.name] - self.sequences[spec.name].ptr[users]))
-            for name in spec.matches:
-                own = item.categorical[:, self.sides["item"].categorical.index(name)]
-                shown = elements[:, :, spec.of.index(name)]
-                shown = shown if owner is None else shown.index_select(0, owner)
-                same = (shown == own.unsqueeze(1)) & (own >= FIRST).unsqueeze(1)
-                matches.append(torch.log1p(same.sum(1).float()))
-        known = torch.from_numpy(np.stack(lengths, axis=1).astype(np.float32))
-        query = replace(query, numeric=torch.cat([query.numeric, known], 1), sequences=tuple(sequences))
-        if matches:
-            item = replace(item, numeric=torch.cat([item.numeric, torch.stack(matches, dim=1)], dim=1))
-        return query, item
 
     def sequence_bounds(self, name: str, moment: int) -> I64:
         """Pointer into a sequence's history at a moment, for every user: int64 [U]."""
@@ -326,39 +297,6 @@ class Dataset:
             owner = np.repeat(np.arange(prior.num_users), np.diff(prior.ptr))
             before = owner[early], prior.items[early].astype(np.int64)
         return History.build(events.users, events.items, events.times, events.parts, chosen, self.num_users, before)
-
-    def _sequence(self, spec: FeatureSpec, users: I64, ends: I64) -> Tensor:
-        """The last elements before each pointer, described: int64 [B, L, of + properties]."""
-        history = self.sequences[spec.name]
-        positions, present = history.window(users, ends, spec.length)
-        described = self._described(spec)
-        if not len(described):
-            return torch.zeros(len(users), spec.length, described.shape[1], dtype=torch.int64)
-        flat = described.index_select(0, positions.flatten()) * present.flatten().unsqueeze(1)
-        return flat.view(len(users), spec.length, -1)
-
-    def _described(self, spec: FeatureSpec) -> Tensor:
-        """Every event of a sequence's history as vocabulary rows of what describes it: int64 [E, of + properties]."""
-        if spec.name not in self._properties:
-            items = torch.from_numpy(self.sequences[spec.name].items.astype(np.int64))
-            columns = [self.sides["item"].categorical.index(name) for name in spec.of]
-            described = [self.items.categorical[:, column][items] for column in columns]
-            described += [self._property(spec.name, name) for name in spec.properties]
-            self._properties[spec.name] = torch.stack(described, dim=1)
-        return self._properties[spec.name]
-
-    def _property(self, sequence: str, name: str) -> Tensor:
-        """One property of every event of a sequence's history as vocabulary rows, int64 [E]."""
-        history = self.sequences[sequence]
-        if name == "gap":
-            return torch.from_numpy(history.gap_buckets(GAP_BUCKETS) + UNKNOWN)
-        task = self.task_names.index(name)
-        labels = self.events.labels[np.maximum(history.rows, 0), task].astype(np.int64)
-        return torch.from_numpy(np.where(history.rows < 0, UNKNOWN, labels + FIRST))
-
-    @cached_property
-    def _properties(self) -> dict[str, Tensor]:
-        return {}
 
     def _latest_rows(self, moment: int) -> I64:
         """Each user's latest event row before the moment, -1 for users without one: int64 [U]."""

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..base.arrays import F64, I32, I64, Bool
+from ..base.arrays import F64, I32, I64, Bool, Ints
 from ..base.ragged import Ragged, offsets, spans
 from .split import Part
 
@@ -40,8 +40,8 @@ class History:
     @classmethod
     def build(
         cls,
-        users: I64,
-        items: I64,
+        users: Ints,
+        items: Ints,
         times: F64,
         parts: NDArray[np.int8],
         chosen: Bool,
@@ -88,7 +88,7 @@ class History:
         ptr = np.concatenate([[0], np.cumsum(self.ends(part) - self.ptr[:-1])]).astype(np.int64)
         return History(self.items[kept], self.times[kept], self.parts[kept], self.rows[kept], ptr)
 
-    def ends_before(self, users: I64, times: F64, limits: I64) -> I64:
+    def ends_before(self, users: Ints, times: F64, limits: I64) -> I64:
         """Pointer behind the last event strictly earlier than each moment, never behind `limits`; int64 [B].
 
         Asks for a history in time order: of an ordered split, or of one part.
@@ -134,7 +134,7 @@ class History:
         following[self.ptr[1:][np.diff(self.ptr) > 0] - 1] = now
         return _octaves(following, self.times, buckets)
 
-    def window(self, users: I64, ends: I64, length: int) -> tuple[Tensor, Tensor]:
+    def window(self, users: Ints, ends: I64, length: int) -> tuple[Tensor, Tensor]:
         """The last `length` events before each pointer, oldest first, padded at the end.
 
         Args:
@@ -152,7 +152,7 @@ class History:
         present = positions < end.unsqueeze(1)
         return positions.masked_fill(~present, 0), present
 
-    def until(self, users: I64, ends: I64) -> Ragged:
+    def until(self, users: Ints, ends: I64) -> Ragged:
         """Item rows of the users' whole histories up to each pointer, oldest first: B lists."""
         return self.between(self.ptr[users], ends)
 

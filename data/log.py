@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 from numpy import int8
 from numpy.typing import NDArray
 
-from ..base.arrays import F32, F64, I64, Bool
+from ..base.arrays import F32, F64, I64, Bool, Ints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +16,8 @@ class EventLog:
     """Events sorted by (user, time, file order); columns of length R.
 
     Attributes:
-        users: int64 user row, -1 without users.
-        items: int64 item row, -1 without items.
+        users: int32 user row, -1 without users; whole numbers of another width are converted.
+        items: int32 item row, -1 without items; converted likewise.
         times: float64 seconds.
         parts: int8, see `Part`.
         labels: float32 [R, T], 0 where masked.
@@ -26,8 +27,8 @@ class EventLog:
         source_rows: int64 row of the event table each came from.
     """
 
-    users: I64
-    items: I64
+    users: Ints
+    items: Ints
     times: F64
     parts: NDArray[int8]
     labels: F32
@@ -35,6 +36,10 @@ class EventLog:
     weights: F32
     propensities: F32 | None
     source_rows: I64
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "users", np.asarray(self.users, dtype=np.int32))
+        object.__setattr__(self, "items", np.asarray(self.items, dtype=np.int32))
 
     def weights_of(self, task: int) -> F32:
         """Training weight of each row in the loss of a task, float32 [R]; of its place among the tasks."""

@@ -19,6 +19,7 @@ from .encoding.derived import Derived
 from .encoding.encoders import Encoders
 from .history import History
 from .log import EventLog
+from .packed import SIDES, pack
 from .schema import DataConfig
 
 ARRAYS, ENCODERS, IDS, SCHEMA = "arrays.safetensors", "encoders.json", "ids.json", "schema.json"
@@ -30,8 +31,8 @@ def save_dataset(dataset: Dataset, folder: Path) -> None:
     from safetensors.numpy import save_file
 
     arrays: Arrays = {}
-    for name in ("users", "items", "row_query", "row_item"):
-        arrays |= _block_arrays(name, getattr(dataset, name))
+    for name in SIDES:
+        arrays |= _block_arrays(name, getattr(dataset, name).whole())
     arrays |= _fields_arrays("events", dataset.events)
     for name, history in dataset.sequences.items():
         arrays |= _fields_arrays(f"sequences/{name}", history)
@@ -59,8 +60,8 @@ def save_dataset(dataset: Dataset, folder: Path) -> None:
             "data": dataset.config.model_dump(mode="json"),
             "num_catalogue": dataset.num_catalogue,
             "sides": {side: _layout_state(layout) for side, layout in dataset.sides.items()},
-            "bags": {n: len(getattr(dataset, n).bags) for n in ("users", "items", "row_query", "row_item")},
-            "vectors": {n: len(getattr(dataset, n).vectors) for n in ("users", "items", "row_query", "row_item")},
+            "bags": {n: len(getattr(dataset, n).bags) for n in SIDES},
+            "vectors": {n: len(getattr(dataset, n).vectors) for n in SIDES},
             "count_sizes": [list(table.sizes) for table in dataset.counts],
             "fingerprint": dataset.fingerprint,
             "notes": dataset.notes,
@@ -75,10 +76,10 @@ def load_dataset_files(arrays_file: Path, encoders_file: Path, ids_file: Path, s
     arrays = load_file(arrays_file)
     schema, ids = _read(schema_file), _read(ids_file)
     config = DataConfig.model_validate(schema["data"])
-    blocks = {
-        name: _block(name, arrays, schema["bags"][name], schema["vectors"][name])
-        for name in ("users", "items", "row_query", "row_item")
-    }
+    blocks = {name: _block(name, arrays, schema["bags"][name], schema["vectors"][name]) for name in SIDES}
+    sides = {side: _layout(state) for side, state in schema["sides"].items()}
+    encoders = Encoders.from_state(_read(encoders_file))
+    tables = pack(blocks, sides, encoders.sizes())
     events: dict[str, Any] = {f.name: arrays.get(f"events/{f.name}") for f in fields(EventLog)}
     counts = tuple(
         CountTable(
@@ -95,17 +96,17 @@ def load_dataset_files(arrays_file: Path, encoders_file: Path, ids_file: Path, s
         attributes[name] = TextColumn(tuple(texts), codes, ptr)
     return Dataset(
         config=config,
-        encoders=Encoders.from_state(_read(encoders_file)),
+        encoders=encoders,
         user_ids=tuple(ids["users"]),
         item_ids=tuple(ids["items"]),
         titles=tuple(ids["titles"]),
         num_catalogue=schema["num_catalogue"],
         events=EventLog(**events),
-        users=blocks["users"],
-        items=blocks["items"],
-        row_query=blocks["row_query"],
-        row_item=blocks["row_item"],
-        sides={side: _layout(state) for side, state in schema["sides"].items()},
+        users=tables["users"],
+        items=tables["items"],
+        row_query=tables["row_query"],
+        row_item=tables["row_item"],
+        sides=sides,
         key_codes=_group("key_codes", arrays),
         counts=counts,
         event_codes=_group("event_codes", arrays),

@@ -224,7 +224,7 @@ def similar_lists(
     if by in ("mixed", "together") and TOGETHER in retriever.companions:
         lists[TOGETHER] = _together(retriever, rows, width, allowed, itself)
     if by == "attributes":
-        found = _by_attributes(dataset, dataset.items.select(torch.from_numpy(rows)), width, allowed, itself)
+        found = _by_attributes(dataset, dataset.items.select(rows), width, allowed, itself)
         if found is None:
             raise ConfigError("the run has no attributes of items besides the id; ask by vector or together")
         lists[ATTRIBUTES] = found

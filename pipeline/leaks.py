@@ -80,7 +80,7 @@ def _vocabularies(dataset: Dataset) -> list[Finding]:
             lent = spec.shared_with or spec.name in dataset.encoders.shared.values()  # known from another column
             if spec.side == side and spec.kind == "categorical" and spec.source == own_id and not lent:
                 column = dataset.sides[side].categorical.index(spec.name)
-                known = (block.categorical[:, column].numpy() >= FIRST).astype(np.int64)
+                known = (block.codes(column) >= FIRST).astype(np.int64)
                 findings += statistics_from_outside(f"vocabulary {spec.name}", known, training_rows)
     return findings
 

@@ -89,7 +89,7 @@ def neighbour_means(dataset: Dataset, feature: str, rows: Tensor) -> tuple[Tenso
     ids = [n for n, spec in specs.items() if spec.side == "item" and spec.source == dataset.config.item]
     if feature not in ids:
         return torch.empty(0, dtype=torch.int64), rows[:0]
-    layout, items = dataset.sides["item"], dataset.items
+    layout, items = dataset.sides["item"], dataset.items.whole()
     own = items.categorical[:, layout.categorical.index(feature)]
     old, new = (own >= FIRST) & (own < len(rows)), own >= len(rows)
     learned = rows.double()[own[old]]

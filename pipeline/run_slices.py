@@ -46,7 +46,7 @@ def list_slices(bench: Bench, final: Ints, metrics: UserMetrics, chosen: Sequenc
     for column, name in enumerate(layout.categorical):
         vocabulary = dataset.encoders.vocabularies.get(name)
         if vocabulary is not None and len(vocabulary) <= config.max_slices + 2:
-            codes = dataset.users.categorical[:, column].numpy()[users]
+            codes = dataset.users.codes(column)[users]
             by_user[name] = np.array(vocabulary.names(codes.tolist()))
     by_user |= {one.name: taken(one.values, users) for one in chosen if one.side == "user"}
     by_item: dict[str, Column] = {ITEMS: popularity_buckets(_item_counts(bench))}
@@ -89,7 +89,7 @@ def _row_columns(bench: Bench, rows: I64) -> dict[str, Column]:
     for column, name in enumerate(dataset.sides["context"].categorical):
         vocabulary = dataset.encoders.vocabularies.get(name)
         if vocabulary is not None and len(vocabulary) <= 4 * config.max_slices:
-            codes = dataset.row_query.categorical[:, column].numpy()[rows]
+            codes = dataset.row_query.codes(column)[rows]
             columns[name] = np.array(vocabulary.names(codes.tolist()))
     if dataset.config.time:
         columns["hour of day (UTC)"] = (dataset.events.times[rows] // 3600 % 24).astype(np.int64)

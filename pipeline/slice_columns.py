@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
-from ..base.arrays import AnyArray, Ints
+from ..base.arrays import I64, AnyArray, Ints
 from ..base.errors import ConfigError
 from ..base.ragged import Ragged
-from ..data.batch import Block, SideLayout
+from ..data.batch import SideLayout
 from ..data.dataset import Dataset
 from ..data.encoding.attributes import TextColumn
 from ..data.encoding.numeric import NumericEncoder
 from ..data.feature_spec import FeatureSpec, Side
+from ..data.packed import Packed
 from ..data.vocabulary import FIRST, Vocabulary
 from ..evaluation.slices import Column, Several, buckets, quarters
 
@@ -98,24 +98,24 @@ def _feature(dataset: Dataset, spec: FeatureSpec) -> Column:
     name, encoders = spec.name, dataset.encoders
     if spec.after_event:
         return _categories(encoders.vocabularies[name], dataset.event_codes[name])
-    block = {"user": dataset.users, "item": dataset.items, "context": dataset.row_query}[spec.side]
+    table = {"user": dataset.users, "item": dataset.items, "context": dataset.row_query}[spec.side]
     layout = dataset.sides[spec.side]
     if spec.kind == "categorical":
-        return _categories(encoders.vocabularies[name], _codes(block, layout, name).numpy())
+        return _categories(encoders.vocabularies[name], _codes(table, layout, name))
     if spec.kind == "multi":
-        codes = block.bags[layout.bags.index(name)].numpy()
+        codes = table.bags[layout.bags.index(name)].astype(np.int64)
         names = ("<unknown>", *encoders.vocabularies[name].values)
         return Several(names, Ragged.from_padded(codes - 1))
     if spec.kind == "numeric":
         encoder = encoders.numerics[name]
         if spec.bins:
-            return _bucketed(encoder, _codes(block, layout, name).numpy())
-        return quarters(encoder.unscaled(block.numeric[:, layout.numeric.index(name)].numpy()))
+            return _bucketed(encoder, _codes(table, layout, name))
+        return quarters(encoder.unscaled(table.numbers[:, layout.numeric.index(name)]))
     raise ConfigError(f'"{name}" is a {spec.kind}, which has no values to slice by; name a category or a number')
 
 
-def _codes(block: Block, layout: SideLayout, name: str) -> Tensor:
-    return block.categorical[:, layout.categorical.index(name)]
+def _codes(table: Packed, layout: SideLayout, name: str) -> I64:
+    return table.codes(layout.categorical.index(name))
 
 
 def _categories(vocabulary: Vocabulary, codes: Ints) -> AnyArray:

@@ -154,7 +154,7 @@ class Genres:
     @classmethod
     def of(cls, dataset: Dataset, data: TowerData, feature: str = "genres") -> Genres:
         """Count on training events."""
-        bag = dataset.items.bags[dataset.sides["item"].bags.index(feature)][: data.num_items].numpy()
+        bag = dataset.items.bags[dataset.sides["item"].bags.index(feature)][: data.num_items]
         member = np.zeros((data.num_items, dataset.encoders.sizes()[feature]), dtype=np.float32)
         item, place = np.nonzero(bag >= FIRST)
         member[item, bag[item, place]] = 1.0

@@ -38,7 +38,6 @@ from recsys.benchmarks.quality.ranking_variants import (
     meituan,
     ranking_config,
 )
-from recsys.data.batch import Block
 from recsys.data.dataset import Dataset
 from recsys.data.schema import DataConfig
 from recsys.ranking.scoring import score_rows
@@ -100,10 +99,10 @@ def changed(config: DataConfig, numbers: Table) -> DataConfig:
 
 def with_holes(dataset: Dataset, filled: bool) -> Dataset:
     """Three in ten numbers of the rows removed at random, the same ones always; 0 in their place where `filled`."""
-    block = dataset.row_query
-    removed = torch.rand(block.numeric.shape, generator=torch.Generator().manual_seed(7)) < HOLES
-    numbers = block.numeric.masked_fill(removed, 0.0 if filled else float("nan"))
-    return replace(dataset, row_query=Block(block.categorical, numbers, block.bags, block.sequences, block.vectors))
+    table = dataset.row_query
+    removed = torch.rand(table.numbers.shape, generator=torch.Generator().manual_seed(7)) < HOLES
+    numbers = torch.from_numpy(table.numbers).masked_fill(removed, 0.0 if filled else float("nan"))
+    return replace(dataset, row_query=replace(table, numbers=numbers.numpy()))
 
 
 @dataclass

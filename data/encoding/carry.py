@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ...base.arrays import F64, I64, AnyArray
+from ...base.arrays import F64, I64, AnyArray, Ints
 from ...base.errors import DataError, RunError
 from ..dataset import Dataset
 from ..log import EventLog
@@ -180,12 +180,12 @@ def places(ids: Ids, among: Ids) -> I64:
     return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
-def _moved(rows: I64, to: I64) -> I64:
+def _moved(rows: Ints, to: I64) -> Ints:
     """Entity rows under new numbers; -1, no entity, stays -1."""
     return np.where(rows >= 0, to[np.maximum(rows, 0)], -1) if len(to) else rows
 
 
-def _keys(users: I64, items: I64, times: F64) -> NDArray[np.void]:
+def _keys(users: Ints, items: Ints, times: F64) -> NDArray[np.void]:
     """Events as comparable records of user, item and time."""
     keys = np.empty(len(users), dtype=[("user", np.int64), ("item", np.int64), ("time", np.float64)])
     keys["user"], keys["item"], keys["time"] = users, items, times

@@ -28,7 +28,7 @@ def combine(codes: list[I64], sizes: tuple[int, ...]) -> I64:
         sizes: rows of each key's vocabulary.
     """
     known = codes[0] >= FIRST
-    combined = codes[0]
+    combined = codes[0].astype(np.int64)
     for column, size in zip(codes[1:], sizes[1:], strict=True):
         known = known & (column >= FIRST)
         combined = combined * size + column

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...base.arrays import F64, I64, AnyArray
+from ...base.arrays import F64, I64, AnyArray, Ints
 from ..batch import Block, SideLayout
 from ..derived_spec import DerivedSpec
 from ..feature_spec import Side
@@ -28,7 +28,7 @@ class Situation:
         last: float64 [R] time of the user's row before, NaN where there is none.
     """
 
-    rows: Mapping[Side, I64]
+    rows: Mapping[Side, Ints]
     times: F64
     last: F64
 
@@ -72,7 +72,7 @@ class Derived:
         return np.asarray((np.floor(local / DAY) + 3) % 7)  # 1 January 1970 was a Thursday
 
 
-def _gather(values: AnyArray, rows: I64) -> AnyArray:
+def _gather(values: AnyArray, rows: Ints) -> AnyArray:
     """Values of the rows [R]; missing where the row is -1."""
     missing = np.uint64(0) if values.dtype == np.uint64 else np.nan
     if not len(values):

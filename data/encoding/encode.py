@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from ...base.arrays import F32, F64, I64, AnyArray
+from ...base.arrays import F32, F64, I64, AnyArray, Ints
 from ...base.errors import RunError
 from ..batch import SideLayout, join_blocks
 from ..dataset import Dataset
@@ -21,6 +21,7 @@ from ..derived_spec import DerivedSpec
 from ..feature_spec import FeatureSpec, Side
 from ..hashing import HashedVocabulary
 from ..log import EventLog
+from ..packed import pack
 from ..pretrained import TableStart
 from ..schema import DataConfig
 from ..split import Part
@@ -155,6 +156,11 @@ class Encoding:
         prior = {spec.name: found for spec in config.features if (found := self._prior(spec)) is not None}
         sequences, ends = build_sequences(config, events, len(self.raw.user_ids), self.num_catalogue, prior)
         ids = tuple(self.raw.item_ids.to_pylist())
+        of_rows = {
+            "row_query": join_blocks((blocks["context"], counted["query_counts"], row_derived["query"])),
+            "row_item": join_blocks((counted["item_counts"], row_derived["item"])),
+        }
+        packed = pack({"users": blocks["user"], "items": blocks["item"], **of_rows}, layouts, encoders.sizes())
         return Dataset(
             config=config,
             encoders=encoders,
@@ -163,10 +169,10 @@ class Encoding:
             titles=self._titles(ids),
             num_catalogue=self.num_catalogue,
             events=events,
-            users=blocks["user"],
-            items=blocks["item"],
-            row_query=join_blocks((blocks["context"], counted["query_counts"], row_derived["query"])),
-            row_item=join_blocks((counted["item_counts"], row_derived["item"])),
+            users=packed["users"],
+            items=packed["items"],
+            row_query=packed["row_query"],
+            row_item=packed["row_item"],
             sides=layouts,
             key_codes=key_codes,
             counts=tables,
@@ -281,7 +287,7 @@ class Encoding:
             row_codes = []
             for key in spec.keys:
                 side = self.config.feature(key).side
-                rows = {"user": events.users, "item": events.items, "context": np.arange(len(events))}[side]
+                rows: Ints = {"user": events.users, "item": events.items, "context": np.arange(len(events))}[side]
                 row_codes.append(codes[key][rows])
             sizes = tuple(len(keys[key]) for key in spec.keys)
             combined = combine(row_codes, sizes)
@@ -307,7 +313,7 @@ class Encoding:
                     values = np.where(kept >= 0, before[np.maximum(kept, 0)], values)
                 inputs.append(values)
             derived.append(Derived(spec, tuple(inputs)))
-        rows: dict[Side, I64] = {"user": events.users, "item": events.items, "context": np.arange(len(events))}
+        rows: dict[Side, Ints] = {"user": events.users, "item": events.items, "context": np.arange(len(events))}
         at = Situation(rows, events.times, self._times_before())
         return tuple(derived), {one.spec.name: one.values(at) for one in derived}
 

@@ -11,10 +11,11 @@ import torch
 from ...base.arrays import I64
 from ...base.ragged import spans
 from ..batch import Block, SideLayout
+from ..packed import Packed
 from .attributes import Attribute, TextColumn
 
 
-def overlay(block: Block, old: Block, rows: I64, layout: SideLayout, own: Collection[str]) -> Block:
+def overlay(block: Block, old: Packed, rows: I64, layout: SideLayout, own: Collection[str]) -> Block:
     """A block with some rows taken from another; columns of `old` beyond the block's are left out.
 
     Args:
@@ -25,13 +26,12 @@ def overlay(block: Block, old: Block, rows: I64, layout: SideLayout, own: Collec
         own: columns of the block that are kept whatever `rows` says (ids, known of everyone).
     """
     taken = torch.from_numpy(rows >= 0)
-    at = torch.from_numpy(np.maximum(rows, 0))
 
     def chosen(mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
-        return torch.where(taken.unsqueeze(1), theirs[:, : mine.shape[1]][at], mine)
+        return torch.where(taken.unsqueeze(1), theirs[:, : mine.shape[1]], mine)
 
     ids = [column for column, name in enumerate(layout.categorical) if name in own]
-    merged = block.map(chosen, old)
+    merged = block.map(chosen, old.select(np.maximum(rows, 0)))
     merged.categorical[:, ids] = block.categorical[:, ids]
     vectors = zip(layout.vectors, block.vectors, merged.vectors, strict=True)
     return replace(merged, vectors=tuple(mine if name in own else joint for (name, _), mine, joint in vectors))

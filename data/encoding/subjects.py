@@ -19,6 +19,7 @@ from ..batch import Block, Layout, SideLayout
 from ..candidates import CandidateBlocks
 from ..dataset import Dataset
 from ..log import EventLog
+from ..packed import Packed
 from ..reading.tables import BadRows
 from ..schema import ORDERED_SPLITS
 from ..split import Part
@@ -94,9 +95,9 @@ def encode_subjects(dataset: Dataset, subjects: Sequence[Subject], positive: str
     changed: dict[str, Any] = {
         "user_ids": tuple(user or "" for user in raw.user_ids.to_pylist()),
         "events": log,
-        "users": users.block,
-        "row_query": events.query,
-        "row_item": dataset.row_item.map(lambda tensor: tensor.new_zeros(len(log), tensor.shape[1])),
+        "users": Packed.of(users.block),
+        "row_query": Packed.of(events.query),
+        "row_item": dataset.row_item.blank(len(log)),
         "key_codes": {**dataset.key_codes, **users.key_codes, **events.key_codes},
         "event_codes": events.event_codes,
         "derived": tuple(_derived(one, raw, users, events) for one in dataset.derived),
@@ -137,7 +138,8 @@ class _Users:
         stored = raw.stored_rows
         own = {spec.name: (stored < 0) | raw.given("user", spec) for spec in specs}
         block = encode_side(specs, columns, dataset.encoders, len(stored))
-        self.block = overlay_columns(block, dataset.users, stored, dataset.sides["user"], own)
+        theirs = dataset.users.select(np.maximum(stored, 0)) if dataset.num_users else block
+        self.block = overlay_columns(block, theirs, dataset.sides["user"], own)
         self.key_codes: dict[str, I64] = {}
         for name, vocabulary in dataset.encoders.keys.items():
             if config.feature(name).side == "user":
@@ -248,7 +250,7 @@ class _Events:
         fallback = run.context_of(latest)
         asked = encoded.select(torch.arange(first, first + count))
         own = {name: known[first:] for name, known in given.items()}
-        asked = overlay_columns(asked, fallback, np.arange(count), layout, own)
+        asked = overlay_columns(asked, fallback, layout, own)
         brought = encoded.select(torch.arange(first)).map(lambda *pair: torch.cat(pair), asked)
         mine = brought.select(torch.from_numpy(np.maximum(self.brought, 0)))
         return overlay(mine, run.row_query, self.stored, layout, ())
@@ -289,20 +291,15 @@ class _Events:
         return found
 
 
-def overlay_columns(block: Block, stored: Block, rows: I64, layout: SideLayout, own: Mapping[str, Bool]) -> Block:
+def overlay_columns(block: Block, theirs: Block, layout: SideLayout, own: Mapping[str, Bool]) -> Block:
     """A block with single values taken from another.
 
     Args:
         block: R rows.
-        stored: the same columns.
-        rows: int64 [R] row of `stored` to take values from; ignored where all columns of the block are its own.
+        theirs: the same columns and rows.
         layout: names of the columns.
         own: column -> bool [R], whether the block's value stays.
     """
-    if not stored.rows:
-        return block
-    at = torch.from_numpy(np.maximum(rows, 0))
-    theirs = stored.select(at)
 
     def merged(mine: torch.Tensor, other: torch.Tensor, names: Collection[str]) -> torch.Tensor:
         if not names:

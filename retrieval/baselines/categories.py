@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 from pydantic import Field
 
-from ...base.arrays import F32, F64, I32, I64, AnyArray
+from ...base.arrays import F32, F64, I32, I64, AnyArray, Ints
 from ...base.errors import ConfigError, DataError
 from ...data.dataset import Dataset
 from ...data.vocabulary import FIRST
@@ -142,9 +142,9 @@ def item_categories(dataset: Dataset, features: tuple[str, ...] = ()) -> I32:
     columns, start = [], 0
     for name in features or (_chosen(dataset),):
         if name in side.bags:
-            codes = dataset.items.bags[side.bags.index(name)].numpy()
+            codes: Ints = dataset.items.bags[side.bags.index(name)]
         elif name in side.categorical:
-            codes = dataset.items.categorical[:, [side.categorical.index(name)]].numpy()
+            codes = dataset.items.codes(side.categorical.index(name))[:, None]
         else:
             known = ", ".join((*side.bags, *side.categorical)) or "none"
             raise ConfigError(

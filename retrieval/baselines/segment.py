@@ -142,7 +142,7 @@ def user_segments(dataset: Dataset, traits: tuple[str, ...]) -> I32:
     """
     columns, start = [], 0
     for name in traits:
-        codes = dataset.users.categorical[:, dataset.sides["user"].categorical.index(name)].numpy()
+        codes = dataset.users.codes(dataset.sides["user"].categorical.index(name))
         absent = (codes < FIRST) | (codes == dataset.encoders.missing_row(name))
         columns.append(np.where(absent, -1, codes - FIRST + start))
         start += dataset.encoders.sizes()[name] - FIRST

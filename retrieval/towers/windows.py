@@ -14,9 +14,10 @@ from torch import Tensor
 from ...base.arrays import I64
 from ...base.errors import ConfigError, DataError
 from ...data.batch import Block, SideLayout
-from ...data.dataset import GAP_BUCKETS, NOW, Dataset
+from ...data.dataset import NOW, Dataset
 from ...data.history import History
 from ...data.loader import Loader
+from ...data.sequence_columns import GAP_BUCKETS
 from ...data.split import Part
 from ...data.vocabulary import UNKNOWN
 from ..seen import TAKEN, Seen, SeenConfig
@@ -47,7 +48,6 @@ def choose(layout: SideLayout, block: Block, names: Sequence[str] | None) -> tup
             categorical=block.categorical[:, columns].contiguous(),
             numeric=block.numeric[:, :0],
             bags=tuple(block.bags[i] for i in bags),
-            sequences=(),
             vectors=tuple(block.vectors[i] for i in vectors),
         ),
     )
@@ -91,8 +91,8 @@ class TowerData:
         """
         if positive and positive not in dataset.task_names:
             raise ConfigError(f'retrieval.positive = "{positive}" is no task; tasks: {", ".join(dataset.task_names)}')
-        item_layout, items = choose(dataset.sides["item"], dataset.items, config.item_features)
-        user_layout, users = choose(dataset.sides["user"], dataset.users, config.user_features)
+        item_layout, items = choose(dataset.sides["item"], dataset.items.whole(), config.item_features)
+        user_layout, users = choose(dataset.sides["user"], dataset.users.whole(), config.user_features)
         history = dataset.history(positive)
         if not len(history.items):
             raise DataError(f'no event has label 1 in "{positive}"; choose another retrieval.positive')
@@ -131,7 +131,7 @@ class TowerData:
             positive: likewise.
         """
         history = people.history(positive)
-        users = choose(people.sides["user"], people.users, config.user_features)[1]
+        users = choose(people.sides["user"], people.users.whole(), config.user_features)[1]
         properties = _properties(people, history, config.event_features)
         seen = self.seen.of_others(people, history)
         return replace(self, users=users, history=history, properties=properties, seen=seen)
@@ -218,7 +218,7 @@ def _event_column(dataset: Dataset, history: History, name: str) -> I64:
     if name in dataset.event_codes:
         codes = dataset.event_codes[name]
     elif name in context:
-        codes = dataset.row_query.categorical[:, context.index(name)].numpy()
+        codes = dataset.row_query.codes(context.index(name))
     else:
         known = [*GAPS, *dataset.event_codes, *context]
         raise ConfigError(f'retrieval event feature "{name}" does not exist; there are: {", ".join(known)}')

@@ -117,7 +117,7 @@ def test_candidates_are_laid_out_request_by_request(dataset: Dataset) -> None:
     assert batch.owner.tolist() == [0, 0, 1, 1, 2, 2]
     assert (batch.query.rows, batch.item.rows, batch.rows) == (3, 6, 6)
     column = dataset.layout.item.categorical.index("item_id")
-    assert torch.equal(batch.item.categorical[:, column], dataset.items.categorical[items.ravel(), 0])
+    assert torch.equal(batch.item.categorical[:, column], dataset.items.whole().categorical[items.ravel(), 0])
     single = dataset.candidates(users[1:2], items[1:2], Part.TEST)
     assert torch.equal(single.item.numeric, batch.item.numeric[2:4])
     assert torch.equal(single.query.categorical, batch.query.categorical[1:2])
@@ -169,7 +169,7 @@ def test_matches_count_the_history_that_shares_the_candidates_value(dataset: Dat
     recent = batch.query.sequences[0]
     for user in nonempty(users):
         for place, item in nonempty(enumerate(items[user])):
-            own = int(dataset.items.categorical[item, genre])
+            own = int(dataset.items.whole().categorical[item, genre])
             count = sum(int(element) == own for element in recent[user, :, 1])
             assert float(found[user, place]) == pytest.approx(np.log1p(count))
 
@@ -185,7 +185,7 @@ def test_a_sequence_describes_its_events(dataset: Dataset) -> None:
         assert elements[len(known) :].sum() == 0
         for element, event in zip(elements.tolist(), known, strict=False):
             item, source = history.items[event], history.rows[event]
-            assert element[:2] == dataset.items.categorical[item, :2].tolist()
+            assert element[:2] == dataset.items.whole().categorical[item, :2].tolist()
             assert element[2] == history.gap_buckets(40)[event] + UNKNOWN
             assert element[3] == FIRST + dataset.events.labels[source, 0]
         length = batch.query.numeric[place, dataset.layout.query.numeric.index("recent.length")]
@@ -214,7 +214,9 @@ def test_an_item_column_of_the_log_is_the_earliest_training_value(shop: Shop) ->
     first = train.groupby("item_id")["stars"].first()
     for item, stars in nonempty(first.items()):
         row = dataset.item_rows[str(item)]
-        assert dataset.encoders.vocabularies["stars"].names([int(dataset.items.categorical[row, 1])]) == [str(stars)]
+        assert dataset.encoders.vocabularies["stars"].names([int(dataset.items.whole().categorical[row, 1])]) == [
+            str(stars)
+        ]
 
 
 def test_titles_fall_back_to_the_ids(shop: Shop) -> None:

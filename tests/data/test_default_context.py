@@ -59,7 +59,7 @@ def test_statistics_of_the_commonest_context_are_its_own(dataset: Dataset) -> No
     layout = dataset.layout.query
     rows = dataset.events.parts == Part.TRAIN
     column = dataset.sides["context"].categorical.index("tab")
-    tabs = dataset.row_query.categorical[:, column].numpy()
+    tabs = dataset.row_query.whole().categorical[:, column].numpy()
     code = int(batch.query.categorical[0, layout.categorical.index("tab")])
     seen = np.float32((tabs[rows] == code).sum())
     place = layout.numeric.index("tab.n")
@@ -72,5 +72,5 @@ def test_who_has_a_row_keeps_the_latest_context(dataset: Dataset) -> None:
     last = np.array([np.flatnonzero(dataset.events.users == user)[-1] for user in users])
     width = len(dataset.sides["context"].categorical)
     start = len(dataset.sides["user"].categorical)
-    wanted = dataset.row_query.categorical[torch.from_numpy(last), :width]
+    wanted = dataset.row_query.whole().categorical[torch.from_numpy(last), :width]
     assert torch.equal(batch.query.categorical[:, start : start + width], wanted)

@@ -115,7 +115,7 @@ def test_without_a_time_column_the_order_of_the_file_is_the_order_of_events(shop
     for name in ("recent", "clicked"):
         assert np.array_equal(by_file.sequence_ends[name], by_time.sequence_ends[name])
     counts = by_file.sides["item_counts"].numeric.index("item_id.n")
-    assert np.array_equal(by_file.row_item.numeric[:, counts], by_time.row_item.numeric[:, counts])
+    assert np.array_equal(by_file.row_item.numbers[:, counts], by_time.row_item.numbers[:, counts])
 
 
 def test_serving_knows_everything(shop: Shop) -> None:

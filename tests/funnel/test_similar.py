@@ -160,8 +160,8 @@ def _parts(by: By) -> list[By]:
 def test_attributes_in_common_count_by_their_rarity(by_content: recsys.Recommender, shop: Shop) -> None:
     """tf-idf of genre, tags and the buckets of the price, in a plain loop."""
     data = by_content.trained.dataset
-    buckets = dict(zip(data.item_ids, data.items.categorical[:, data.sides["item"].categorical.index("price")].tolist(),
-                       strict=True))  # fmt: skip
+    prices = data.items.codes(data.sides["item"].categorical.index("price"))
+    buckets = dict(zip(data.item_ids, prices.tolist(), strict=True))
     values = {
         str(row["item_id"]): {("genre", row["genre"]), ("price", buckets[str(row["item_id"])])}
         | {("tag", tag) for tag in str(row["tags"]).split("|") if tag}

@@ -89,8 +89,8 @@ def test_old_rows_and_their_moments_are_where_they_were(days: Days, stage: str) 
 def overlaps(dataset: Dataset, known: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """By the definition, pair by pair: new item rows, old item rows, and how much each pair shares."""
     columns = [dataset.sides["item"].categorical.index(n) for n in ("category", "subcategory", "brand")]
-    own = dataset.items.categorical[:, dataset.sides["item"].categorical.index("item_id")].numpy()
-    content = dataset.items.categorical[:, columns].numpy()
+    own = dataset.items.whole().categorical[:, dataset.sides["item"].categorical.index("item_id")].numpy()
+    content = dataset.items.whole().categorical[:, columns].numpy()
     old, new = np.flatnonzero((own >= FIRST) & (own < known)), np.flatnonzero(own >= known)
     shared = np.zeros((len(new), len(old)))
     for i, item in enumerate(new):
@@ -154,9 +154,9 @@ def test_items_near_by_their_vectors_are_neighbours_too(shop: Shop) -> None:
     rows = torch.randn(known, 4, generator=torch.Generator().manual_seed(0))
     at, means = neighbour_means(dataset, "item_id", rows)
     layout = dataset.sides["item"]
-    own = dataset.items.categorical[:, layout.categorical.index("item_id")].numpy()
-    genre = dataset.items.categorical[:, layout.categorical.index("genre")].numpy()
-    tags, text = dataset.items.bags[0].numpy(), dataset.items.vectors[0].double().numpy()
+    own = dataset.items.whole().categorical[:, layout.categorical.index("item_id")].numpy()
+    genre = dataset.items.whole().categorical[:, layout.categorical.index("genre")].numpy()
+    tags, text = dataset.items.whole().bags[0].numpy(), dataset.items.whole().vectors[0].double().numpy()
     old = np.flatnonzero((own >= FIRST) & (own < known))
     there = old[np.abs(text[old]).sum(1) > 0]
     assert len(at) == 8

@@ -13,6 +13,7 @@ import torch
 
 from recsys.artifacts.folder import open_run
 from recsys.base.errors import DataError
+from recsys.data.packed import Packed
 from recsys.data.split import Part
 from recsys.data.world.simulate import load_truth
 from recsys.funnel.folder import load_run
@@ -56,9 +57,9 @@ def test_a_column_that_is_the_label_stops_the_evaluation_by_name(
 ) -> None:
     dataset = stages.dataset
     place = dataset.sides["context"].categorical.index("position")
-    spoilt = dataset.row_query.categorical.clone()
+    spoilt = dataset.row_query.whole().categorical
     spoilt[:, place] = torch.from_numpy(dataset.events.labels[:, 0].astype(np.int64)) + 2
-    row_query = dataclasses.replace(dataset.row_query, categorical=spoilt)
+    row_query = Packed.of(dataclasses.replace(dataset.row_query.whole(), categorical=spoilt))
     planted(dataclasses.replace(stages, dataset=dataclasses.replace(dataset, row_query=row_query)), monkeypatch)
     with pytest.raises(DataError, match=r"leakage: .*'position'.*'click'"):
         evaluate_run(run)
@@ -77,15 +78,15 @@ def test_a_user_known_from_test_rows_only_is_named(stages: TrainedRun) -> None:
     dataset = stages.dataset
     train = np.unique(dataset.events.users[dataset.events.parts == Part.TRAIN])
     stranger = np.setdiff1d(np.arange(dataset.num_users), train)
-    users = dataset.users.categorical.clone()
+    users = dataset.users.whole().categorical
     column = dataset.sides["user"].categorical.index("user_id")
     parts = dataset.events.parts.copy()
     if not len(stranger):  # make one: their training rows move to the test part
         parts[dataset.events.users == 0] = Part.TEST
         stranger = np.array([0])
     users[stranger[0], column] = 5
-    block = dataclasses.replace(dataset.users, categorical=users)
-    spoilt = dataclasses.replace(dataset, users=block, events=dataclasses.replace(dataset.events, parts=parts))
+    table = Packed.of(dataclasses.replace(dataset.users.whole(), categorical=users))
+    spoilt = dataclasses.replace(dataset, users=table, events=dataclasses.replace(dataset.events, parts=parts))
     sentences = " ".join(finding.sentence for finding in leak_findings(spoilt))
     assert "vocabulary user_id was fitted on" in sentences
 

@@ -71,7 +71,7 @@ def test_frozen_vectors_survive_the_training_of_both_stages(
         expected = Projection(np.stack(list(given.values())), table.dim, table.std).apply(truth)
         np.testing.assert_allclose(rows.numpy(), expected, rtol=1e-4, atol=1e-6)
 
-    block = stages.dataset.items
+    block = stages.dataset.items.whole()
     assert isinstance(block, Block)
     (content_rows,) = block.vectors
     for raw, row in stages.dataset.item_rows.items():

@@ -119,7 +119,7 @@ def test_requests_chosen_in_any_order_are_the_same_requests(dataset: Dataset, as
     assert batch.target.tolist() == [3, CANDIDATES + 0, 2 * CANDIDATES + 1]
     items = dataset.layout.item.categorical.index("item_id")
     rows = np.maximum(asked.rows[chosen.numpy()], 0).ravel()
-    assert torch.equal(batch.batch.item.categorical[:, items], dataset.items.categorical[rows, 0])
+    assert torch.equal(batch.batch.item.categorical[:, items], dataset.items.whole().categorical[rows, 0])
 
 
 def test_opinions_of_the_other_tasks_are_not_trained_through_select(dataset: Dataset, asked: RequestSet) -> None:

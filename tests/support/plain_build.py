@@ -334,10 +334,10 @@ def arrays_of(dataset: Dataset) -> dict[str, Any]:
         scale = [float(encoder.log), encoder.mean, encoder.deviation]
         found[f"numerics/{name}"] = [encoder.mode, *encoder.edges, *scale]
     for block, names in (
-        (dataset.users, ("user",)),
-        (dataset.items, ("item",)),
-        (dataset.row_query, ("context", "query_counts")),
-        (dataset.row_item, ("item_counts",)),
+        (dataset.users.whole(), ("user",)),
+        (dataset.items.whole(), ("item",)),
+        (dataset.row_query.whole(), ("context", "query_counts")),
+        (dataset.row_item.whole(), ("item_counts",)),
     ):
         for kind, prefix, tensor in (
             ("categorical", "codes", block.categorical),

@@ -12,9 +12,9 @@ import torch
 
 from recsys.base.errors import DataError, RecsysError, RunError
 from recsys.data import store
-from recsys.data.batch import Block
 from recsys.data.build import build_dataset
 from recsys.data.dataset import NOW, Dataset
+from recsys.data.packed import Packed
 from recsys.data.reading.readers import read_tables
 from recsys.data.split import Part
 from recsys.data.vocabulary import FIRST, UNKNOWN, Vocabulary
@@ -109,7 +109,7 @@ def test_an_equal_frequency_number_stays_where_it_was_and_the_scale_cannot_chang
     assert np.array_equal(mine, theirs)
     assert set(np.unique(theirs)) <= {np.float32(b / 100) for b in range(100)}
     column = after.sides["context"].numeric.index("hour")
-    new = after.row_query.numeric[torch.from_numpy(after.events.source_rows >= 0), column]
+    new = after.row_query.whole().numeric[torch.from_numpy(after.events.source_rows >= 0), column]
     assert (new == float(before.encoders.numerics["hour"].scaled(np.array([12.0], np.float32))[0])).all()
     with pytest.raises(RunError, match="\"hour\" has scale = 'standard'"):
         day(late, SECOND_CUT, "standard", before)
@@ -159,12 +159,15 @@ def renumbered(dataset: Dataset, like: Dataset) -> Dataset:
         place = {value: FIRST + row for row, value in enumerate(like.encoders.vocabularies[name].values)}
         return torch.tensor([0, UNKNOWN, *(place[value] for value in raw)])[values]
 
-    def moved(block: Block, names: tuple[str, ...], bags: tuple[str, ...]) -> Block:
+    def moved(table: Packed, names: tuple[str, ...], bags: tuple[str, ...]) -> Packed:
+        block = table.whole()
         columns = [move(name, block.categorical[:, i]) for i, name in enumerate(names)]
-        return replace(
-            block,
-            categorical=torch.stack(columns, 1) if columns else block.categorical,
-            bags=tuple(move(name, bag) for name, bag in zip(bags, block.bags, strict=True)),
+        return Packed.of(
+            replace(
+                block,
+                categorical=torch.stack(columns, 1) if columns else block.categorical,
+                bags=tuple(move(name, bag) for name, bag in zip(bags, block.bags, strict=True)),
+            )
         )
 
     sides = dataset.sides
@@ -196,7 +199,7 @@ def test_a_value_of_held_out_rows_alone_gets_no_row(second: Dataset, part: Part)
     ]
     assert late == []
     column = second.sides["context"].categorical.index("tab")
-    codes = second.row_query.categorical[:, column].numpy()
+    codes = second.row_query.whole().categorical[:, column].numpy()
     assert (codes[second.events.parts == part] == UNKNOWN).any()
     assert all("late tab" not in vocabulary.values for vocabulary in second.encoders.keys.values())
     assert second.item_rows["late item_id"] >= second.num_catalogue
@@ -250,7 +253,7 @@ def test_users_and_items_missing_from_the_new_tables_keep_what_was_known(
     after = build(shop, day, SECOND_CUT, first, users=some, items=few)
     whole = build(shop, day, SECOND_CUT, first)
     for side, ids in (("users", after.user_ids), ("items", after.item_ids)):
-        mine, theirs = getattr(after, side), getattr(whole, side)
+        mine, theirs = getattr(after, side).whole(), getattr(whole, side).whole()
         there = {raw: row for row, raw in enumerate(getattr(whole, "user_ids" if side == "users" else "item_ids"))}
         at = torch.tensor([there[raw] for raw in ids])
         assert torch.equal(mine.categorical, theirs.categorical[at])

@@ -51,12 +51,13 @@ def raw_keys(shop: Shop, dataset: Dataset, names: tuple[str, ...]) -> list[tuple
 def test_every_statistic_equals_a_loop_over_the_log(shop: Shop, kind: str) -> None:
     dataset = shop.dataset(kind)
     query, item = dataset.sides["query_counts"].numeric, dataset.sides["item_counts"].numeric
+    of_query, of_item = dataset.row_query.whole(), dataset.row_item.whole()
     for spec, table in nonempty(zip(dataset.config.counts, dataset.counts, strict=True)):
         keys = raw_keys(shop, dataset, spec.keys)
         for row in nonempty(range(0, len(dataset.events), 13)):
             expected = by_loop(dataset, spec, keys, row)
             for name, value in nonempty(zip(table.names, expected, strict=True)):
-                names, block = (query, dataset.row_query) if name in query else (item, dataset.row_item)
+                names, block = (query, of_query) if name in query else (item, of_item)
                 encoder = dataset.encoders.numerics[name]
                 context = len(dataset.sides["context"].numeric) if names is query else 0
                 found = float(block.numeric[row, context + names.index(name)])

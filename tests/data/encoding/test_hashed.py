@@ -55,7 +55,7 @@ def test_rows_and_requests_have_the_codes_of_their_raw_values(dataset: Dataset) 
             assert np.array_equal(block.categorical[:, side.categorical.index(name)].numpy(), expected)
     train = items[dataset.events.parts == Part.TRAIN]
     seen = np.bincount(train, minlength=len(dataset.item_ids))
-    codes = dataset.items.categorical[:, dataset.sides["item"].categorical.index("item_id")].numpy()
+    codes = dataset.items.whole().categorical[:, dataset.sides["item"].categorical.index("item_id")].numpy()
     assert np.array_equal(codes == UNKNOWN, seen < 16)
     assert 0 < (seen < 16).sum() < len(seen)
     assert encoders.hashed["item_id"].collisions.rare == int(((seen > 0) & (seen < 16)).sum())

@@ -56,9 +56,9 @@ def test_one_vocabulary_is_learned_from_all_of_them(dataset: Dataset) -> None:
     assert found["favourite"] is found["genre"]
     counted = dict.fromkeys(found["genre"].values, 0)
     train = dataset.events.parts == Part.TRAIN
-    genre = dataset.items.categorical[:, dataset.sides["item"].categorical.index("genre")].numpy()
-    favourite = dataset.users.categorical[:, dataset.sides["user"].categorical.index("favourite")].numpy()
-    likes = dataset.users.bags[dataset.sides["user"].bags.index("likes")].numpy()
+    genre = dataset.items.whole().categorical[:, dataset.sides["item"].categorical.index("genre")].numpy()
+    favourite = dataset.users.whole().categorical[:, dataset.sides["user"].categorical.index("favourite")].numpy()
+    likes = dataset.users.whole().bags[dataset.sides["user"].bags.index("likes")].numpy()
     users, items = dataset.events.users[train], dataset.events.items[train]
     for codes in (genre[items], favourite[users], likes[users].ravel(), dataset.event_codes["last"][train]):
         for name in found["genre"].names([code for code in codes.tolist() if code]):

@@ -75,7 +75,7 @@ def test_a_vector_feature_is_looked_up_by_the_items_raw_id(shop: Shop, tmp_path:
     block = found.items.vectors[[name for name, _ in found.layout.item.vectors].index("content")]
     for raw, row in found.item_rows.items():
         expected = vectors()[NAMES.index(raw)] if raw in NAMES else np.zeros(5)
-        np.testing.assert_allclose(block[row].numpy(), expected, rtol=1e-6)
+        np.testing.assert_allclose(block[row], expected, rtol=1e-6)
     assert block.any(1).sum() == len(set(NAMES) & set(found.item_ids))
 
 

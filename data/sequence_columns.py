@@ -1,0 +1,108 @@
+"""Sequence features as columns of a batch: the latest events of a history, their number, their matches with an item."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..base.arrays import F32, I32, I64, Ints
+from .batch import Block, SideLayout
+from .feature_spec import FeatureSpec
+from .history import History
+from .packed import Packed
+from .vocabulary import FIRST, UNKNOWN
+
+GAP_BUCKETS = 40
+
+
+@dataclass(frozen=True)
+class SequenceColumns:
+    """What the sequence features of a data set add to a batch.
+
+    Attributes:
+        specs: the sequence features, in order.
+        histories: the events of each.
+        described: vocabulary rows of what describes each event of a history, int32 [E, of + properties].
+        item_layout: columns of the item block, with which elements are matched.
+    """
+
+    specs: tuple[FeatureSpec, ...]
+    histories: Mapping[str, History]
+    described: Mapping[str, I32]
+    item_layout: SideLayout
+
+    @classmethod
+    def of(
+        cls,
+        specs: Sequence[FeatureSpec],
+        histories: Mapping[str, History],
+        items: Packed,
+        item_layout: SideLayout,
+        labels: Mapping[str, F32],
+    ) -> SequenceColumns:
+        """Describe every event of every history.
+
+        Args:
+            specs: the sequence features.
+            histories: the events of each.
+            items: encoded item columns.
+            item_layout: names of these columns.
+            labels: task -> label of each row of the log, 0 where masked.
+        """
+        described = {}
+        for spec in specs:
+            history = histories[spec.name]
+            columns = [items.codes(item_layout.categorical.index(name), history.items) for name in spec.of]
+            columns += [_property(history, name, labels) for name in spec.properties]
+            described[spec.name] = np.stack(columns, axis=1).astype(np.int32)
+        return cls(tuple(specs), histories, described, item_layout)
+
+    def added(
+        self, query: Block, item: Block, owner: Tensor | None, users: Ints, ends: Mapping[str, I64]
+    ) -> tuple[Block, Block]:
+        """Both sides of a batch with the sequences up to given pointers, their lengths, and their matches with items.
+
+        Args:
+            query: Q rows.
+            item: R rows.
+            owner: int64 [R] query row of each item row; None where they are the same.
+            users: int [Q] user row of each query row.
+            ends: of each sequence, int64 [Q] pointer behind the last event that is known.
+        """
+        sequences, lengths, matches = [], [], []
+        for spec in self.specs:
+            elements = self._latest(spec, users, ends[spec.name])
+            sequences.append(elements)
+            lengths.append(np.log1p(ends[spec.name] - self.histories[spec.name].ptr[users]))
+            for name in spec.matches:
+                own = item.categorical[:, self.item_layout.categorical.index(name)]
+                shown = elements[:, :, spec.of.index(name)]
+                shown = shown if owner is None else shown.index_select(0, owner)
+                same = (shown == own.unsqueeze(1)) & (own >= FIRST).unsqueeze(1)
+                matches.append(torch.log1p(same.sum(1).float()))
+        known = torch.from_numpy(np.stack(lengths, axis=1).astype(np.float32))
+        query = replace(query, numeric=torch.cat([query.numeric, known], 1), sequences=tuple(sequences))
+        if matches:
+            item = replace(item, numeric=torch.cat([item.numeric, torch.stack(matches, dim=1)], dim=1))
+        return query, item
+
+    def _latest(self, spec: FeatureSpec, users: Ints, ends: I64) -> Tensor:
+        """The last elements before each pointer, described: int64 [B, L, of + properties]."""
+        positions, present = self.histories[spec.name].window(users, ends, spec.length)
+        described = self.described[spec.name]
+        if not len(described):
+            return torch.zeros(len(users), spec.length, described.shape[1], dtype=torch.int64)
+        elements = torch.from_numpy(described.take(positions.flatten().numpy(), axis=0)).long()
+        return (elements * present.flatten().unsqueeze(1)).view(len(users), spec.length, -1)
+
+
+def _property(history: History, name: str, labels: Mapping[str, F32]) -> I64:
+    """One property of every event of a history as vocabulary rows, int64 [E]."""
+    if name == "gap":
+        return history.gap_buckets(GAP_BUCKETS) + UNKNOWN
+    label = labels[name][np.maximum(history.rows, 0)].astype(np.int64)
+    return np.where(history.rows < 0, UNKNOWN, label + FIRST)
