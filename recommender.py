@@ -14,6 +14,7 @@ from .base.errors import ConfigError, RunError
 from .configs.run import RunConfig
 from .data.given import ids_of, records_of, subjects_of
 from .data.ids import id_text
+from .data.subject import Subject
 from .funnel.bulk import ListReport, write_lists
 from .funnel.folder import load_run, save_run
 from .funnel.funnel import Funnel
@@ -172,7 +173,7 @@ class Recommender:
             file: its suffix is the format: `.parquet`, `.csv` or `.jsonl`, one row per item.
             k: items per user.
             where: see `recommend`.
-            users: raw ids; every user of the run when None.
+            users: raw ids or `recsys.Subject`s; every user of the run when None.
             allow: see `recommend`.
             block: see `recommend`.
 
@@ -231,7 +232,7 @@ class Recommender:
         """Given items for one user, best first: `user, rank, item, score`, a column per task.
 
         Args:
-            user: raw id of a user of the run.
+            user: raw id of a user of the run, or a `recsys.Subject`.
             candidates: raw item ids; those the run does not know come last, with a score of NaN.
 
         Raises:
@@ -249,34 +250,44 @@ class Recommender:
         it, so scores are comparable within a user.
 
         Args:
-            users: raw user ids, one per pair.
+            users: raw user ids, one per pair, or `recsys.Subject`s; the same subject is one user.
             items: raw item ids, as many; a score of NaN for those the run does not know.
 
         Raises:
             ConfigError: the two differ in length, or the run does not know a user.
+            DataError: a subject's value is not what the schema says.
         """
         import pandas as pd
 
-        user_ids, item_ids = ids_of(users), ids_of(items)
-        if len(user_ids) != len(item_ids):
-            raise ConfigError(f"{len(user_ids)} users and {len(item_ids)} items were given; give one item per user")
+        asked, item_ids = ids_of(users), ids_of(items)
+        if len(asked) != len(item_ids):
+            raise ConfigError(f"{len(asked)} users and {len(item_ids)} items were given; give one item per user")
         data = self.trained.dataset
         rows = np.array([data.item_rows.get(id_text(raw), -1) for raw in item_ids], dtype=np.int64)
         rows[rows >= data.num_catalogue] = -1
         scores = np.full(len(rows), np.nan)
         tasks: dict[str, Any] = {}
-        user_rows = np.array([self._user_row(user) for user in user_ids], dtype=np.int64)
-        for user_row in np.unique(user_rows):
-            known = np.flatnonzero((user_rows == user_row) & (rows >= 0))
+        pairs: dict[Any, list[int]] = {}
+        for place, user in enumerate(asked):
+            pairs.setdefault(id(user) if isinstance(user, Subject) else id_text(user), []).append(place)
+        standing = {who: self._standing(asked[places[0]]) for who, places in pairs.items()}
+        for who, places in pairs.items():
+            known = np.array(places)[rows[places] >= 0]
             if len(known):
-                ranked = self.funnel.judge(np.array([user_row]), rows[known][None, :])
+                funnel, user_row = standing[who]
+                ranked = funnel.judge(np.array([user_row]), rows[known][None, :])
                 scores[known] = ranked.scores[0]
                 for name, values in ranked.tasks.items():
                     tasks.setdefault(name, np.full(len(rows), np.nan, dtype=np.float32))[known] = values[0]
-        return pd.DataFrame({"user": user_ids, "item": item_ids, "score": scores, **tasks})
+        names = [user.user if isinstance(user, Subject) else user for user in asked]
+        return pd.DataFrame({"user": names, "item": item_ids, "score": scores, **tasks})
 
     def explain(self, user: Any, item: Any) -> dict[str, Any]:
         """Why an item would be recommended, beside the user's own candidates.
+
+        Args:
+            user: raw id of a user of the run, or a `recsys.Subject`.
+            item: raw item id.
 
         Returns:
             `score` and `rank` of the item among the candidates (1 is the best), each task's value, the rung that the
@@ -284,30 +295,34 @@ class Recommender:
 
         Raises:
             ConfigError: the run does not know the user or the item.
+            DataError: a subject's value is not what the schema says.
         """
         data = self.trained.dataset
         row = data.item_rows.get(id_text(item), data.num_catalogue)
         if row >= data.num_catalogue:
             raise ConfigError(f"the run's catalogue has no item {item!r}, so there is nothing to explain")
-        user_row = self._user_row(user)
-        ranked = self.funnel.judge_as_candidate(user_row, row)
+        funnel, user_row = self._standing(user)
+        ranked = funnel.judge_as_candidate(user_row, row)
         score = float(ranked.scores[0, -1])
         return {
-            "user": user,
+            "user": user.user if isinstance(user, Subject) else user,
             "item": item,
             "title": data.titles[row],
-            "rung": str(self.funnel.ladder.rung(user_row)),
+            "rung": str(funnel.ladder.rung(user_row)),
             "score": score,
             "rank": int((ranked.scores[0] > score).sum()) + 1,
             "tasks": {name: float(values[0, -1]) for name, values in ranked.tasks.items()},
-            "because_of": self.funnel.explainer.because_of(user_row, row),
+            "because_of": funnel.explainer.because_of(user_row, row),
         }
 
-    def _user_row(self, user: Any) -> int:
-        rows = self.trained.dataset.user_rows
-        if id_text(user) not in rows:
-            raise ConfigError(f"the run knows no user {user!r}, so nothing can be scored for them")
-        return rows[id_text(user)]
+    def _standing(self, user: Any) -> tuple[Funnel, int]:
+        """A funnel that knows a user, by raw id or as a subject, and their row in it."""
+        if isinstance(user, Subject) and not user.brings_nothing:
+            return self.funnel.standing(user)
+        name, rows = user.user if isinstance(user, Subject) else user, self.trained.dataset.user_rows
+        if name is None or id_text(name) not in rows:
+            raise ConfigError(f"the run knows no user {name!r}, so nothing can be scored for them")
+        return self.funnel, rows[id_text(name)]
 
     def evaluate(self, stage: str = "all", slices: Sequence[str] = ()) -> Report:
         """Measure the run on its test part: retrieval, ranking and funnel, with intervals and baselines.

@@ -121,17 +121,18 @@ class History:
         previous[self.ptr[:-1][np.diff(self.ptr) > 0]] = -np.inf
         return _octaves(self.times, previous, buckets)
 
-    def request_gap_buckets(self, buckets: int, now: float) -> I64:
+    def request_gap_buckets(self, buckets: int, now: float | F64) -> I64:
         """Time from each event to the request that follows it, int64 [E], in the classes of `gap_buckets`.
 
         A request stands where the user's next event does; after the last event of all it stands at `now`.
 
         Args:
             buckets: classes, the unknown one included.
-            now: seconds.
+            now: seconds, for all or of each user [U].
         """
-        following = np.concatenate([self.times[1:], [now]]) if len(self.times) else self.times
-        following[self.ptr[1:][np.diff(self.ptr) > 0] - 1] = now
+        following = np.concatenate([self.times[1:], [np.nan]]) if len(self.times) else self.times
+        present = np.diff(self.ptr) > 0
+        following[self.ptr[1:][present] - 1] = np.broadcast_to(now, self.num_users)[present]
         return _octaves(following, self.times, buckets)
 
     def window(self, users: Ints, ends: I64, length: int) -> tuple[Tensor, Tensor]:

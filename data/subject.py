@@ -26,8 +26,9 @@ class Subject:
             take their places by it; else they follow what is stored.
         history_mode: `append` to what is stored of the user, or `replace` it.
         features: columns of the users table; they override what is stored.
-        context: columns of the events table that are context features, as they are at the moment of the request; by
-            default those of the latest event that has them.
+        context: columns of the events table that are context features or inputs of derived ones, as they are at the
+            moment of the request; by default those of the latest event that has them. The time column is the moment
+            itself, by default the clock's.
     """
 
     user: Any = None

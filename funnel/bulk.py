@@ -26,6 +26,7 @@ from ..base.arrays import I64
 from ..base.package import package_version
 from ..configs.run import config_hash
 from ..data.ids import TEXT, id_text, ids_as_given
+from ..data.subject import Subject
 from ..retrieval.index.bitmap import Bitmap
 from ..training.progress import track
 from .funnel import Funnel
@@ -84,7 +85,7 @@ def write_lists(
     Args:
         funnel: answers.
         file: its suffix is the format: `.parquet`, `.csv` or `.jsonl`.
-        users: raw ids; every user of the run when None.
+        users: raw ids or subjects; every user of the run when None.
         k: items per user.
         allowed: items that may be named (see `Funnel.select`); all of the catalogue when None.
         part: users answered by a thread in one go and kept as a part.
@@ -193,10 +194,17 @@ def user_column(funnel: Funnel, users: Sequence[Any] | None = None) -> pa.Array:
     if users is None:
         data = funnel.dataset
         return pa.array(ids_as_given(data.user_ids, data.id_types.get("user", TEXT)))
+    ids = [user.user if isinstance(user, Subject) else user for user in users]
     try:
-        return pa.array(list(users))
+        column = pa.array(ids)
     except (pa.ArrowInvalid, pa.ArrowTypeError):  # of several types
-        return pa.array([id_text(user) for user in users], pa.string())
+        return pa.array([None if one is None else id_text(one) for one in ids], pa.string())
+    return column.cast(pa.string()) if pa.types.is_null(column.type) else column
+
+
+def _said(user: Any) -> Any:
+    """What is asked about, in words that differ where the answers may."""
+    return repr(asdict(user)) if isinstance(user, Subject) else id_text(user)
 
 
 def _identity(funnel: Funnel, users: Sequence[Any] | None, k: int, allowed: Bitmap | None, part: int) -> str:
@@ -209,7 +217,7 @@ def _identity(funnel: Funnel, users: Sequence[Any] | None, k: int, allowed: Bitm
         "data": funnel.dataset.fingerprint,
         "index": trained.index_report,
         "blend": funnel.blend.model_dump(mode="json"),
-        "users": None if users is None else [id_text(user) for user in users],
+        "users": None if users is None else [_said(user) for user in users],
         "k": k,
         "part": part,
     }

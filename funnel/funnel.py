@@ -196,6 +196,15 @@ class Funnel:
             answers.append(replace(asked, seconds=found.seconds + encoding))
         return answers[0] if not brought else Recommendations.gathered(answers, np.argsort([*stored, *brought]))
 
+    def standing(self, subject: Subject) -> tuple[Funnel, int]:
+        """A funnel that knows a subject who brings knowledge, and their user row in it.
+
+        Raises:
+            ConfigError, DataError: see `recommend`.
+        """
+        people = encode_subjects(self.dataset, [subject], self.trained.config.retrieval.positive)
+        return self.before(people), 0
+
     def before(self, people: Dataset) -> Funnel:
         """The same funnel before other users than the stored ones.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Container
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +12,7 @@ import typer
 from ...base.errors import ConfigError, DataError
 from ..options import JsonOption, RunOption, pairs
 
+_TIME = re.compile(r"\d[\dT:.+Z -]*")
 CHUNK = 1024
 """Users answered before their answers are printed."""
 
@@ -29,15 +32,34 @@ def recommend(
         ),
     ] = None,
     history: Annotated[
-        str, typer.Option("--history", metavar="A,B,C", help="Item ids, oldest first, that the run has not stored.")
+        str,
+        typer.Option(
+            "--history",
+            metavar="A,B@TIME,C",
+            help="Items, oldest first, that the run has not stored; with @ the time of each, an ISO date or seconds.",
+        ),
     ] = "",
+    history_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--history-file",
+            metavar="FILE",
+            help="The same as JSON or a table: item, and where known time, labels and context columns.",
+        ),
+    ] = None,
     user_features: Annotated[
         Path | None,
-        typer.Option("--user-features", metavar="FILE", help="JSON object of columns of the users table."),
+        typer.Option(
+            "--user-features", metavar="FILE", help="Columns of the users table: a JSON object, or a table of one row."
+        ),
     ] = None,
     context: Annotated[
         list[str] | None,
-        typer.Option("--context", metavar="KEY=VALUE", help="A context column as it is now; repeatable."),
+        typer.Option(
+            "--context",
+            metavar="KEY=VALUE",
+            help="A context column as it is now, or the time column for the moment; repeatable.",
+        ),
     ] = None,
     run: RunOption = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many items each user gets.")] = 10,
@@ -61,15 +83,23 @@ def recommend(
     Each answer says what it rests on: the user's history, or for new users their own features, what is popular among
     users like them, or what is popular at all. Whatever the filters, k items come back while k of them exist.
 
-    A request may bring its own knowledge, of somebody anonymous or, with --user, beside what is stored of the user.
+    A request may bring its own knowledge, of somebody anonymous or, with --user, beside what is stored of the user: a
+    history, features of the user, the context. Where every event told has a time, they take their places by it; else
+    they follow what is stored.
 
     A condition compares columns of the items with values: = != < <= > >= in (...), joined by and, or, not, ( ).
 
     Example: recsys recommend --user 42 -k 5 --where "genres = 'Comedy' and year < 1995"
+    A stranger: recsys recommend --history "318@2026-01-03T10:00,12@2026-01-03T10:05" --context device=tv
     Everybody: recsys recommend --all-users --out lists.parquet
     """
     asked: list[Any] = [*(user or []), *(_read_ids(users, "--users", "user") if users else [])]
-    brought = {"--history": history, "--user-features": user_features, "--context": context}
+    brought = {
+        "--history": history,
+        "--history-file": history_file,
+        "--user-features": user_features,
+        "--context": context,
+    }
     told = [option for option, value in brought.items() if value]
     if all_users and asked:
         raise ConfigError("--all-users names everybody; leave --user and --users out")
@@ -83,8 +113,8 @@ def recommend(
     if told and (all_users or len(asked) > 1):
         named = "everybody is" if all_users else f"{len(asked)} are"
         raise ConfigError(f"{told[0]} is of one user and {named} named; ask for one at a time")
-    if told and out is not None:
-        raise ConfigError(f"{told[0]} is answered here and not in a table; leave --out out")
+    if history and history_file:
+        raise ConfigError("--history and --history-file both tell the history; give one of them")
     if explain and out is not None:
         raise ConfigError("--explain has no column in a table; leave it out, or leave --out out")
     if where and not where.strip():
@@ -102,6 +132,14 @@ def recommend(
     from ..records import read_records
 
     recommender = api.load(folder)
+    if told:
+        events: list[Any] = _history(history, recommender.trained.dataset.item_rows)
+        if history_file is not None:
+            events = [_event(row) for row in read_records(history_file, "--history-file")]
+        features = _one(read_records(user_features, "--user-features"), user_features) if user_features else {}
+        who = asked[0] if asked else None
+        moment = pairs(context or [], "--context", "device=phone")
+        asked = [Subject(user=who, history=events, features=features, context=moment)]
     if out is not None:
         written = recommender.write_lists(
             out, k, where, users=None if all_users else asked, allow=allowed_ids, block=blocked_ids
@@ -111,15 +149,6 @@ def recommend(
         else:
             render.print_facts("lists", written.to_json())
         return
-    if told:
-        events = [item.strip() for item in history.split(",") if item.strip()]
-        features = _one(read_records(user_features, "--user-features"), user_features) if user_features else {}
-        who = asked[0] if asked else None
-        asked = [
-            Subject(
-                user=who, history=events, features=features, context=pairs(context or [], "--context", "device=phone")
-            )
-        ]
     funnel = recommender.funnel
     allowed = funnel.select(where, allowed_ids, blocked_ids)
     funnel.warm_up()
@@ -143,6 +172,23 @@ def _read_ids(file: Path, option: str, what: str, may_be_empty: bool = False) ->
     if not ids and not may_be_empty:
         raise DataError(f"{file} names no {what}; expected one {what} id a line")
     return ids
+
+
+def _history(text: str, known: Container[str]) -> list[Any]:
+    """Events of `A,B@TIME,C`: an id, or an id and a time; an id of the run may hold an @ itself."""
+    found: list[Any] = []
+    for entry in (part.strip() for part in text.split(",")):
+        item, _, time = entry.rpartition("@")
+        if item and entry not in known and _TIME.fullmatch(time):
+            found.append({"item": item, "time": time})
+        elif entry:
+            found.append(entry)
+    return found
+
+
+def _event(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a file without the cells that say nothing."""
+    return {name: value for name, value in row.items() if value is not None and value != ""}
 
 
 def _one(rows: list[dict[str, Any]], file: Path) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class RequestColumns(RawColumns):
         owner: int64 [E + B] request of each row of the events table.
         num_events: E.
         items: int64 [E + B] item row, -1 where the catalogue lacks it and of the requests themselves.
-        times: float64 [E + B] seconds, -inf where unknown.
+        times: float64 [E + B] seconds, -inf where unknown; of a request when it says that it is asked.
         labels: float32 [E + B, T] as of `EventLog`.
         mask: bool [E + B, T].
         said: `user` and `context` -> for each row of that table the columns that a request gave.
@@ -158,8 +158,10 @@ def request_columns(dataset: Dataset, subjects: Sequence[Subject], positive: str
     reader = _Reader(config, [*_read(config, "context"), *(spec for spec in config.features if spec.after_event)])
     events = [reader.event(event) for subject in subjects for event in subject.history]
     owner = np.repeat(np.arange(len(subjects)), [len(subject.history) for subject in subjects])
-    times = _times(config, events, len(events) + len(subjects), bad)
     moment_specs = _read(config, "context")
+    asked_at = [_asked_at(config, subject) for subject in subjects]
+    times = _times(config, [*(event.time for event in events), *asked_at], bad)
+    timeless = config.time if config.time not in {spec.source for spec in moment_specs} else ""
     contexts = []
     for place, subject in enumerate(subjects):
         row = stored[place] if appends[place] else -1
@@ -169,7 +171,8 @@ def request_columns(dataset: Dataset, subjects: Sequence[Subject], positive: str
         for at in own[in_order(times[own])]:
             if times[at] >= last or not np.isfinite(times[at]):
                 carried |= events[at].columns
-        asked = told_columns(subject.context, moment_specs, "context", "the events table")
+        said = {name: value for name, value in subject.context.items() if name != timeless}
+        asked = told_columns(said, moment_specs, "context", "the events table")
         contexts.append({**{s.source: carried[s.source] for s in moment_specs if s.source in carried}, **asked})
     features = [told_columns(subject.features, user_specs, "user features", "the users table") for subject in subjects]
     rows = [event.columns for event in events] + contexts
@@ -291,14 +294,19 @@ def in_order(times: F64) -> I64:
     return np.argsort(times, kind="stable") if np.isfinite(times).all() else np.arange(len(times))
 
 
-def _times(config: DataConfig, events: Sequence[_Event], rows: int, bad: BadRows) -> F64:
+def _asked_at(config: DataConfig, subject: Subject) -> str | None:
+    """When a request says that it is asked."""
+    return raw_text(subject.context[config.time]) if config.time and config.time in subject.context else None
+
+
+def _times(config: DataConfig, texts: Texts, bad: BadRows) -> F64:
     """Seconds of every row of the events table, -inf where no time is known."""
-    times = np.full(rows, -np.inf)
-    known = [place for place, event in enumerate(events) if event.time is not None]
+    times = np.full(len(texts), -np.inf)
+    known = [place for place, text in enumerate(texts) if text is not None]
     if known and not config.time:
         raise ConfigError("history: the run's data has no times; leave time out")
     if known:
-        column = pa.table({config.time: pa.array([events[place].time for place in known], pa.string())})
+        column = pa.table({config.time: pa.array([texts[place] for place in known], pa.string())})
         tables = Tables(
             events=column,
             users=None,

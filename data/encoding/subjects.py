@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...base.arrays import I64, AnyArray, Bool
+from ...base.arrays import F64, I64, AnyArray, Bool
 from ..batch import Block, Layout, SideLayout
 from ..candidates import CandidateBlocks
 from ..dataset import Dataset
@@ -41,11 +41,13 @@ class SubjectDataset(Dataset):
     Attributes:
         run: the data set that the subjects are encoded like.
         stored_rows: int64 [B] each subject's user row in `run`, -1 where it stores none.
+        asked_at: float64 [B] seconds, when each request says that it is asked; -inf where it does not.
         unknown: of each subject, what the run knows nothing of: `history`, `features` or `context` -> raw values.
     """
 
     run: Dataset
     stored_rows: I64
+    asked_at: F64
     unknown: tuple[Mapping[str, tuple[str, ...]], ...]
 
     @cached_property
@@ -72,6 +74,11 @@ class SubjectDataset(Dataset):
     def default_context(self) -> Block:
         """See `Dataset.default_context`: learned from the run's training rows."""
         return self.run.default_context
+
+    def request_times(self, users: I64, moment: int) -> F64:
+        """See `Dataset.request_times`; a time that the request says comes first."""
+        told = self.asked_at[users]
+        return np.where(np.isfinite(told), told, super().request_times(users, moment))
 
 
 def encode_subjects(dataset: Dataset, subjects: Sequence[Subject], positive: str) -> SubjectDataset:
@@ -112,7 +119,8 @@ def encode_subjects(dataset: Dataset, subjects: Sequence[Subject], positive: str
             for s in range(count)
         )
     )
-    return SubjectDataset(run=dataset, stored_rows=raw.stored_rows, unknown=unknown, **kept, **changed)
+    mine = {"stored_rows": raw.stored_rows, "asked_at": raw.times[raw.num_events :], "unknown": unknown}
+    return SubjectDataset(run=dataset, **mine, **kept, **changed)
 
 
 def _derived(one: Derived, raw: RequestColumns, users: _Users, events: _Events) -> Derived:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -206,7 +205,8 @@ def _properties(dataset: Dataset, history: History, names: Sequence[str]) -> Ten
         if name == "gap":
             columns.append(history.gap_buckets(GAP_BUCKETS) + UNKNOWN)
         elif name == "request_gap":
-            columns.append(history.request_gap_buckets(GAP_BUCKETS, time.time()) + UNKNOWN)
+            asked = dataset.request_times(np.arange(dataset.num_users), NOW)
+            columns.append(history.request_gap_buckets(GAP_BUCKETS, asked) + UNKNOWN)
         else:
             columns.append(_event_column(dataset, history, name))
     return torch.from_numpy(np.stack(columns, axis=1) if columns else np.empty((len(history.items), 0), dtype=np.int64))
