@@ -119,8 +119,10 @@ def encode_subjects(dataset: Dataset, subjects: Sequence[Subject], positive: str
             for s in range(count)
         )
     )
-    mine = {"stored_rows": raw.stored_rows, "asked_at": raw.times[raw.num_events :], "unknown": unknown}
-    return SubjectDataset(run=dataset, **mine, **kept, **changed)
+    asked_at = raw.times[raw.num_events :]
+    return SubjectDataset(
+        run=dataset, stored_rows=raw.stored_rows, asked_at=asked_at, unknown=unknown, **kept, **changed
+    )
 
 
 def _derived(one: Derived, raw: RequestColumns, users: _Users, events: _Events) -> Derived:

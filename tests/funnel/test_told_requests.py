@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 import recsys
 from recsys.base.errors import ConfigError, DataError
 from recsys.cli.main import main
 from recsys.configs.run import RunConfig
-from recsys.data.dataset import GAP_BUCKETS, NOW
+from recsys.data.dataset import NOW
 from recsys.data.encoding.subjects import encode_subjects
+from recsys.data.sequence_columns import GAP_BUCKETS
 from recsys.data.subject import Subject
 from recsys.data.vocabulary import UNKNOWN
 from recsys.tests.support.nonempty import nonempty
@@ -119,13 +119,13 @@ def test_context_told_reaches_what_is_derived_from_columns_that_are_no_features(
     weathers = events["weather"].to_numpy()[data.events.source_rows]
     rows = pd.DataFrame({"city": [cities[owner] for owner in owners], "weather": weathers})
     place = data.layout.query.categorical.index("sky")
-    of_rows = data.row_query.categorical[:, place - len(data.sides["user"].categorical)]
+    of_rows = np.asarray(data.row_query.codes(place - len(data.sides["user"].categorical)))
     items = np.arange(data.num_catalogue)[None, :]
     prices = next(one for one in data.derived if one.spec.name == "value").inputs[1][: data.num_catalogue]
     for weather, basket in (("rain", 3), ("sun", 8)):
         people = encode_subjects(data, [Subject(user=user, context={"weather": weather, "basket": basket})], "click")
         batch = people.candidates(np.array([0]), items, NOW)
-        same = of_rows[torch.from_numpy(((rows["city"] == "A") & (rows["weather"] == weather)).to_numpy(copy=True))]
+        same = of_rows[((rows["city"] == "A") & (rows["weather"] == weather)).to_numpy()]
         assert set(same.tolist()) == {int(batch.query.categorical[0, place])}
         ratio = np.divide(basket, prices, out=np.full(len(prices), np.nan), where=prices != 0).astype(np.float32)
         found = batch.item.categorical[:, data.layout.item.categorical.index("value")]
