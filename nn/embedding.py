@@ -14,6 +14,24 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .rows import new_matrix, take_rows
+
+
+class _Rows(torch.autograd.Function):
+    """Table rows whose gradient is the list of (row, value) pairs, as `F.embedding(sparse=True)` gives them."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.shape = weight.shape
+        return take_rows(weight, rows.flatten()).view(*rows.shape, weight.shape[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (rows,) = ctx.saved_tensors
+        values = grad.reshape(-1, ctx.shape[1])
+        return torch.sparse_coo_tensor(rows.reshape(1, -1), values, ctx.shape, check_invariants=False), None
+
 
 class _PooledRows(torch.autograd.Function):
     """Weighted sums of table rows, without the rows themselves ever standing in memory beside each other."""
@@ -69,7 +87,7 @@ class EmbeddingTable(nn.Module):
         for name, rows in self.sizes.items():
             self.offsets[name] = total
             total += rows
-        self.weight = nn.Parameter(torch.randn(total, dim) * std)
+        self.weight = nn.Parameter(new_matrix(total, dim).normal_().mul_(std))  # in place: never twice in memory
         self.register_buffer("pad_rows", torch.tensor(list(self.offsets.values()), dtype=torch.int64), persistent=False)
         self.register_buffer("still_rows", self.pad_rows, persistent=False)
         self.zero_padding()
@@ -95,7 +113,10 @@ class EmbeddingTable(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Look up rows of `weight`: int64 [...] -> float [..., K]. The gradient is sparse (rows, values)."""
-        return F.embedding(rows, self.weight, sparse=True)
+        if self.weight.requires_grad and torch.is_grad_enabled():
+            found: Tensor = _Rows.apply(self.weight, rows)  # type: ignore[no-untyped-call]
+            return found
+        return F.embedding(rows, self.weight)
 
     def pooled(self, rows: Tensor, share: Tensor) -> Tensor:
         """Weighted sum of the rows of each line, `sum over j of share[r, j] * weight[rows[r, j]]`.

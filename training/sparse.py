@@ -16,13 +16,21 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..base.errors import RunError
 from ..nn.embedding import EmbeddingTable
+from ..nn.rows import new_matrix, put_rows, take_rows
 
 TableKind = Literal["adam", "rowwise_adagrad"]
 
-DENSE_ROWS_PER_LOOKUP = 4  # tables up to this many rows per lookup are summed in a dense buffer: no sort (measured)
+DENSE_ROWS_PER_LOOKUP = 4
+"""Tables up to this many rows per lookup are summed in a dense buffer, without a sort,"""
+DENSE_ENTRIES = 1 << 19
+"""and only gradients of so few numbers, which fit a cache: beyond, sums in sorted order are faster (measured)."""
+
+UPDATE_ENTRIES = 1 << 18
+"""Weights updated at a time on the CPU: a row is still in the cache when its new value is written (measured)."""
 
 
 @dataclass(frozen=True)
@@ -32,21 +40,38 @@ class RowGradient:
     Attributes:
         rows: int64 [U] distinct rows, ascending; never a padding or frozen row.
         values: float [U, K] summed gradient of each.
+        counted: float [U], 1 for such a row and 0 for a filler, whose row is 0, the first padding row, and whose
+            gradient is zero; None where nothing is filled up.
     """
 
     rows: Tensor
     values: Tensor
+    counted: Tensor | None = None
+
+    def blocks(self) -> list[RowGradient]:
+        """The same rows as gradients that fit a cache; on anything but a CPU one only."""
+        rows = max(1, UPDATE_ENTRIES // max(1, self.values.shape[1]))
+        if self.rows.device.type != "cpu" or self.rows.numel() <= rows:
+            return [self]
+        counted = [None] * (-(-self.rows.numel() // rows)) if self.counted is None else self.counted.split(rows)
+        return [
+            RowGradient(*part) for part in zip(self.rows.split(rows), self.values.split(rows), counted, strict=True)
+        ]
 
 
 class RowSum:
-    """Sums duplicate rows of a table's gradient.
+    """Sums duplicate rows of a table's gradient, in the order in which they were looked up.
 
-    Small tables are summed by one `index_add_` into a buffer as large as the table, which is reused and kept zero;
-    large ones after sorting the row numbers, so that nothing as large as the table is touched. Both sums are the same.
+    On the CPU, few lookups in a small table are summed by one `index_add_` into a buffer as large as the table, which
+    is reused and kept zero; others after sorting the row numbers, so that nothing as large as the table is touched.
+    Both end with the rows that were found, and how many they are is read back. Elsewhere reading back would make the
+    host wait for the device, so that as many rows come out as were looked up, filled up with the first padding row. All
+    three sums are the same; on a GPU, `index_add_` adds in a fixed order only under
+    `torch.use_deterministic_algorithms`.
 
     Args:
         num_rows: rows V of the table.
-        pad_rows: int64 [P] rows without gradient, ascending.
+        pad_rows: int64 [P] rows without gradient, ascending; for `fixed`, row 0 is one of them.
     """
 
     def __init__(self, num_rows: int, pad_rows: Tensor) -> None:
@@ -57,7 +82,9 @@ class RowSum:
 
     def __call__(self, rows: Tensor, values: Tensor) -> RowGradient:
         """Rows int64 [N] and values [N, K], duplicates allowed -> one sum per row."""
-        if self.num_rows <= DENSE_ROWS_PER_LOOKUP * rows.numel():
+        if rows.device.type != "cpu":
+            return self.fixed(rows, values)
+        if self.num_rows <= DENSE_ROWS_PER_LOOKUP * rows.numel() and values.numel() <= DENSE_ENTRIES:
             return self.dense(rows, values)
         return self.sorted(rows, values)
 
@@ -76,14 +103,44 @@ class RowSum:
 
     def sorted(self, rows: Tensor, values: Tensor) -> RowGradient:
         """By sorting the row numbers."""
-        distinct, position = torch.unique(rows, return_inverse=True)
-        sums = values.new_zeros(distinct.numel(), values.shape[1]).index_add_(0, position, values)
-        if self.pad_rows.numel():
-            nearest = torch.searchsorted(self.pad_rows, distinct).clamp_(max=self.pad_rows.numel() - 1)
-            kept = (self.pad_rows[nearest] != distinct).nonzero().squeeze(1)
-            if kept.numel() < distinct.numel():
-                distinct, sums = distinct.index_select(0, kept), sums.index_select(0, kept)
+        if not rows.numel():
+            return RowGradient(rows, values)
+        ordered, order, first = self._ordered(rows)
+        starts = first.nonzero().squeeze(1)
+        distinct = ordered.index_select(0, starts)
+        sums = F.embedding_bag(order, values, starts, mode="sum")
+        place, met = self._still(distinct)
+        if met.any():
+            moving = torch.ones_like(distinct, dtype=torch.bool).index_fill_(0, place[met], False)
+            kept = moving.nonzero().squeeze(1)
+            distinct, sums = distinct.index_select(0, kept), sums.index_select(0, kept)
         return RowGradient(distinct, sums)
+
+    def fixed(self, rows: Tensor, values: Tensor) -> RowGradient:
+        """By sorting too, in shapes that depend on the number of lookups alone: U = N."""
+        if not rows.numel():
+            return RowGradient(rows, values)
+        ordered, order, first = self._ordered(rows)
+        segment = first.cumsum(0) - 1
+        sums = torch.zeros_like(values).index_add_(0, segment, values.index_select(0, order))
+        distinct = torch.full_like(ordered, self.num_rows).scatter_(0, segment, ordered)
+        place, met = self._still(distinct)
+        still = (distinct == self.num_rows).int().index_add_(0, place, met.int()) > 0
+        sums.masked_fill_(still.unsqueeze(1), 0.0)
+        return RowGradient(distinct.masked_fill_(still, 0), sums, (~still).to(values.dtype))
+
+    def _ordered(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Row numbers int64 [N] ascending, which lookup each comes from, and whether it is the first of its row."""
+        narrow = rows.int() if self.num_rows < 1 << 31 else rows  # half the bytes to sort
+        ordered, order = narrow.sort(stable=True)
+        first = torch.ones_like(ordered, dtype=torch.bool)
+        torch.ne(ordered[1:], ordered[:-1], out=first[1:])
+        return ordered.long(), order, first
+
+    def _still(self, distinct: Tensor) -> tuple[Tensor, Tensor]:
+        """Where in ascending rows each row without gradient stands, int64 [P], and whether it does, bool [P]."""
+        place = torch.searchsorted(distinct, self.pad_rows).clamp_(max=distinct.numel() - 1)
+        return place, distinct.index_select(0, place) == self.pad_rows
 
 
 class TableOptimizer:
@@ -108,10 +165,9 @@ class TableOptimizer:
         weight = table.weight.detach()
         self.slots: dict[str, Tensor] = {}  # per-row state: [V, K] or [V]
         if kind == "adam":
-            self.slots = {"mean": torch.zeros_like(weight), "square": torch.zeros_like(weight)}
-            self.slots["steps"] = weight.new_zeros(weight.shape[0])
+            self.slots = {"mean": _zeros(weight), "square": _zeros(weight), "steps": _zeros(weight[:, 0])}
         else:
-            self.slots = {"square": weight.new_zeros(weight.shape[0])}
+            self.slots = {"square": _zeros(weight[:, 0])}
         self._sum = RowSum(weight.shape[0], table.still_rows)
 
     def gradient(self) -> RowGradient | None:
@@ -121,32 +177,40 @@ class TableOptimizer:
             return None
         if grad.layout == torch.strided:  # the table was also used whole: every row has a gradient
             every = torch.arange(grad.shape[0], device=grad.device)
-            return self._sum.sorted(every, grad)
+            return self._sum.sorted(every, grad) if grad.device.type == "cpu" else self._sum.fixed(every, grad)
         # the accessors below skip the checks and copies of coalescing
         return self._sum(grad._indices().squeeze(0), grad._values())
 
     @torch.no_grad()
     def update(self, gradient: RowGradient, lr: float) -> None:
         """Move the rows of `gradient` by one step of size `lr`."""
+        for part in gradient.blocks():
+            self._update(part, lr)
+
+    def _update(self, gradient: RowGradient, lr: float) -> None:
         rows, grad = gradient.rows, gradient.values
-        weight = self.table.weight.index_select(0, rows)
+        weight = take_rows(self.table.weight, rows)
         if self.weight_decay > 0:
             weight.mul_(1.0 - lr * self.weight_decay)
         if self.kind == "adam":
-            self._adam(rows, grad, weight, lr)
+            self._adam(gradient, weight, lr)
         else:
             square = self.slots["square"].index_select(0, rows).add_(grad.square().mean(1))
             self.slots["square"].index_copy_(0, rows, square)
             weight.addcdiv_(grad, square.sqrt().add_(self.eps).unsqueeze(1), value=-lr)
-        self.table.weight.index_copy_(0, rows, weight)
+        put_rows(self.table.weight, rows, weight)
 
-    def _adam(self, rows: Tensor, grad: Tensor, weight: Tensor, lr: float) -> None:
+    def _adam(self, gradient: RowGradient, weight: Tensor, lr: float) -> None:
+        rows, grad = gradient.rows, gradient.values
         beta1, beta2 = self.betas
-        mean = self.slots["mean"].index_select(0, rows).lerp_(grad, 1.0 - beta1)
-        square = self.slots["square"].index_select(0, rows).mul_(beta2).addcmul_(grad, grad, value=1.0 - beta2)
-        steps = self.slots["steps"].index_select(0, rows).add_(1.0)
-        for name, moved in (("mean", mean), ("square", square), ("steps", steps)):
-            self.slots[name].index_copy_(0, rows, moved)
+        mean = take_rows(self.slots["mean"], rows).lerp_(grad, 1.0 - beta1)
+        square = take_rows(self.slots["square"], rows).mul_(beta2).addcmul_(grad, grad, value=1.0 - beta2)
+        steps = self.slots["steps"].index_select(0, rows).add_(1.0 if gradient.counted is None else gradient.counted)
+        put_rows(self.slots["mean"], rows, mean)
+        put_rows(self.slots["square"], rows, square)
+        self.slots["steps"].index_copy_(0, rows, steps)
+        if gradient.counted is not None:  # a filler has made no step, and 0 / 0 is no zero
+            steps.clamp_(min=1.0)
         # expm1 because 1 - 0.999**n in float32 loses its digits for small n
         unbias1 = torch.expm1(steps * math.log(beta1)).neg_() if beta1 > 0 else torch.ones_like(steps)
         unbias2 = torch.expm1(steps * math.log(beta2)).neg_().sqrt_() if beta2 > 0 else torch.ones_like(steps)
@@ -183,3 +247,8 @@ class TableOptimizer:
                         f"{[size, *values.shape[1:]]}; it belongs to another table or table_optimizer: start without it"
                     )
                 values[start : start + rows].copy_(saved)
+
+
+def _zeros(like: Tensor) -> Tensor:
+    """Zeros of the shape, type and device of `like`; as a table's weights, in memory made for row passes."""
+    return new_matrix(*like.shape).zero_() if like.device.type == "cpu" else torch.zeros_like(like)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from recsys.base.errors import RunError
 from recsys.nn.embedding import EmbeddingTable
-from recsys.training.sparse import RowSum, TableOptimizer
+from recsys.training import sparse
+from recsys.training.sparse import RowGradient, RowSum, TableOptimizer
 
 SIZES = {"user": 7, "item": 30, "tag": 4}
 PADS = [0, 7, 37]
@@ -37,7 +38,7 @@ def step(optimizer: TableOptimizer, lr: float = 0.05) -> None:
     optimizer.table.weight.grad = None
 
 
-@pytest.mark.parametrize("pads", [PADS, []])
+@pytest.mark.parametrize("pads", [PADS, [0]])
 def test_both_ways_of_summing_give_the_sums(pads: list[int]) -> None:
     rows = torch.randint(0, ROWS, (500,))
     rows[:5] = torch.tensor([0, 7, 37, 40, 40])
@@ -61,7 +62,58 @@ def test_small_tables_and_large_ones_are_summed_each_in_its_way(monkeypatch: pyt
     pads = torch.tensor([0])
     RowSum(100, pads)(torch.zeros(1000, dtype=torch.int64), torch.zeros(1000, 2))
     RowSum(10**9, pads)(torch.zeros(1000, dtype=torch.int64), torch.zeros(1000, 2))
-    assert taken == ["dense", "sorted"]
+    RowSum(100, pads)(torch.zeros(1 << 15, dtype=torch.int64), torch.zeros(1 << 15, 32))
+    assert taken == ["dense", "sorted", "sorted"]
+
+
+def test_sums_in_fixed_shapes_are_the_sums_filled_up_with_the_first_padding_row() -> None:
+    rows = torch.tensor([9, 40, 7, 9, 0, 40, 9, 2])
+    values = torch.randn(8, 3)
+    summing = RowSum(ROWS, torch.tensor([*PADS, 40]))
+    exact, fixed = summing.sorted(rows, values), summing.fixed(rows, values)
+    assert fixed.counted is not None
+    counted = fixed.counted.bool()
+    assert fixed.rows.tolist() == [0, 2, 0, 9, 0, 0, 0, 0]
+    assert torch.equal(fixed.rows[counted], exact.rows)
+    assert torch.equal(fixed.values[counted], exact.values)
+    assert not fixed.values[~counted].any()
+
+
+@pytest.mark.parametrize("kind", ["adam", "rowwise_adagrad"])
+@pytest.mark.parametrize("dim", [1, 3, 8])
+@pytest.mark.parametrize("lookups", [0, 60, 3000])
+def test_every_way_of_summing_trains_the_same_weights(
+    monkeypatch: pytest.MonkeyPatch, kind: str, dim: int, lookups: int
+) -> None:
+    """Bit for bit, the state too: with frozen rows, with decay, in blocks, and by the textbook's index arithmetic."""
+    monkeypatch.setattr(sparse, "UPDATE_ENTRIES", 40)
+    ends = []
+    for way in ("dense", "sorted", "fixed", "plain"):
+        source = table(dim)
+        source.freeze(torch.tensor([5, 36]))
+        optimizer = TableOptimizer(source, kind, (0.9, 0.99), 1e-8, 0.1)  # type: ignore[arg-type]
+        summing = RowSum(ROWS, source.still_rows)
+        for seed in range(3):
+            rows = torch.randint(0, ROWS, (lookups,), generator=torch.Generator().manual_seed(seed))
+            values = torch.randn(lookups, dim, generator=torch.Generator().manual_seed(seed))
+            if way == "plain":
+                sums = torch.zeros(ROWS, dim).index_add_(0, rows, values)
+                met = [row for row in rows.unique().tolist() if row not in source.still_rows]
+                found = RowGradient(torch.tensor(met, dtype=torch.int64), sums[met])
+            else:
+                found = getattr(summing, way)(rows, values)
+            optimizer.update(found, 0.05)
+        ends.append([source.weight.detach(), *optimizer.slots.values()])
+    for end in ends[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(ends[0], end, strict=True))
+
+
+def test_what_a_step_in_fixed_shapes_returns_depends_on_the_number_of_lookups_alone() -> None:
+    """Traced on a device without numbers: nothing may ask how many rows there were."""
+    summing = RowSum(10**6, torch.tensor([0], device="meta"))
+    found = summing(torch.empty(50, dtype=torch.int64, device="meta"), torch.empty(50, 4, device="meta"))
+    assert found.rows.shape == (50,)
+    assert found.values.shape == (50, 4)
 
 
 def test_lazy_adam_is_adam_where_every_row_is_looked_up() -> None:
