@@ -104,8 +104,7 @@ def test_every_way_of_summing_trains_the_same_weights(
                 found = getattr(summing, way)(rows, values)
             optimizer.update(found, 0.05)
         ends.append([source.weight.detach(), *optimizer.slots.values()])
-    for end in ends[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(ends[0], end, strict=True))
+    assert all(torch.equal(a, b) for end in ends[1:] for a, b in zip(ends[0], end, strict=True))
 
 
 def test_what_a_step_in_fixed_shapes_returns_depends_on_the_number_of_lookups_alone() -> None:
