@@ -8,7 +8,7 @@ difference, averaged over the folds, is one value of the paired bootstrap and of
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,63 @@ def _spread(name: str, values: Sequence[Any], level: float) -> Json:
         half = float(t.ppf((1 + level) / 2, len(known) - 1)) * deviation / math.sqrt(len(known))
         out |= {f"{name}_ci": [mean - half, mean + half], f"{name}_sd": deviation}
     return out
+
+
+def slices_over_folds(
+    folds: Sequence[Sequence[Mapping[str, Any]]], level: float = 0.95, moving: Collection[str] = ()
+) -> list[Json]:
+    """The slices of the folds' evaluations, each averaged over the folds that have it.
+
+    A value that only one fold has, such as a range of numbers whose edges moved, is left out.
+
+    Args:
+        folds: of each fold every slice, as of `Slice.to_json`.
+        level: coverage of the intervals.
+        moving: columns whose values have edges of each fold in brackets, such as "light (1 to 7)"; the words before the
+            bracket are what the folds have in common.
+
+    Returns:
+        Slices of the same shape: means of `estimate`, `size`, `share`, `gap` and `cost`; `low` and `high`, the t
+        interval of the estimate over folds; `sd` between folds, and `folds`, the estimate of each, None where it is
+        undefined.
+    """
+    found: dict[tuple[str, str, str], list[Mapping[str, Any] | None]] = {}
+    for place, fold in enumerate(folds):
+        for one in fold:
+            value = str(one["value"])
+            value = value.partition(" (")[0] if one["column"] in moving else value
+            entries = found.setdefault((one["column"], value, one["metric"]), [None] * len(folds))
+            entries[place] = one
+    out = []
+    for (column, value, metric), entries in found.items():
+        there = [one for one in entries if one is not None]
+        if len(there) < min(2, len(folds)):
+            continue
+        estimates = [None if one is None else one["estimate"] for one in entries]
+        known = [one for one in estimates if one is not None]
+        spread = _spread("estimate", estimates, level) if known else {}
+        low, high = spread.get("estimate_ci", (None, None))
+        mean = {name: _mean([one[name] for one in there]) for name in ("share", "gap", "cost")}
+        about: Json = {"column": column, "value": value, "metric": metric, "estimate": spread.get("estimate")}
+        size = round(float(np.mean([one["size"] for one in there])))
+        out.append({**about, "low": low, "high": high, "size": size, **mean, "sd": spread.get("estimate_sd"),
+                    "folds": estimates})  # fmt: skip
+    return out
+
+
+def worst_of(slices: Sequence[Json], metrics: Sequence[str], limit: int = 10) -> list[Json]:
+    """Averaged slices that cost most of each metric, by size x gap; only those worse than the whole."""
+    costly = [one for one in slices if (one["cost"] or 0.0) > 0]
+    return [
+        one
+        for metric in metrics
+        for one in sorted((s for s in costly if s["metric"] == metric), key=lambda s: -s["cost"])[:limit]
+    ]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def compare_over_folds(

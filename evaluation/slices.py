@@ -22,8 +22,9 @@ from .metrics.lists import UserMetrics
 from .summary import bootstrap_of
 from .uncertainty.bootstrap import UserBootstrap, ratio
 from .uncertainty.row_samples import PIVOTAL, row_metric_samples
+from .uncertainty.value_samples import grouped_value_samples
 
-LOWER_IS_BETTER = frozenset({"logloss", "ece"})
+LOWER_IS_BETTER = frozenset({"logloss", "ece", "rmse", "mae"})
 OTHER = "(other)"
 NONE = "(none)"
 
@@ -197,6 +198,45 @@ def row_slices(
             num_groups=len(parts.names),
             num_bins=config.num_bins,
         )
+        for metric, drawn in samples.items():
+            sliced = _slices(boot, parts, metric=metric, samples=drawn, overall=float(whole[metric][0, 0]))
+            slices += [replace(part, metric=f"{task} {metric}") for part in sliced] if task else sliced
+    return slices
+
+
+def value_slices(
+    labels: Floats,
+    values: Floats,
+    users: Ints,
+    columns: Mapping[str, Column],
+    config: EvaluationConfig | None = None,
+    *,
+    task: str = "",
+) -> list[Slice]:
+    """RMSE, MAE, R2 and predicted over observed of one regression task, within each value of each column.
+
+    Args:
+        labels: [R], in the label's unit.
+        values: [R], predictions in the same unit.
+        users: [R], user of each row, in any numbering.
+        columns: as of `row_slices`.
+        config: as of `row_slices`.
+        task: as of `row_slices`.
+    """
+    config = config or EvaluationConfig()
+    if len(labels) == 0:
+        return []
+    labels, values = labels.astype(np.float64), values.astype(np.float64)
+    _, user = np.unique(users, return_inverse=True)
+    boot = bootstrap_of(int(user.max()) + 1, config)
+    whole = grouped_value_samples(UserBootstrap(boot.num_users, draws=0), labels, values, user)
+    slices: list[Slice] = []
+    for column, given in columns.items():
+        if len(given) != len(labels):
+            raise DataError(f"column '{column}' has {len(given)} values for {len(labels)} rows; pass one per row")
+        parts = _parts(column, given, config.max_slices)
+        at, num = parts.entry, len(parts.names)
+        samples = grouped_value_samples(boot, labels[at], values[at], user[at], parts.group, num)
         for metric, drawn in samples.items():
             sliced = _slices(boot, parts, metric=metric, samples=drawn, overall=float(whole[metric][0, 0]))
             slices += [replace(part, metric=f"{task} {metric}") for part in sliced] if task else sliced

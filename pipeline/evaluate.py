@@ -168,8 +168,7 @@ def refuse_learned(trained: TrainedRun) -> None:
 def _slices(slices: list[Slice], chosen: Sequence[SliceColumn]) -> Json:
     """All slices, the worst ones of the metrics that a slice is judged by, and what a reader looks at first."""
     names = dict.fromkeys(one.metric for one in slices)
-    kinds = ("ndcg@", "item_recall@"), " auc"
-    judged = [name for name in names if name.startswith(kinds[0]) or name.endswith(kinds[1])]
+    judged = [name for name in names if name.startswith(("ndcg@", "item_recall@")) or name.endswith((" auc", " rmse"))]
     return {
         "slices": [one.to_json() for metric in judged for one in worst_slices(slices, metric)],
         "all_slices": [one.to_json() for one in slices],

@@ -25,10 +25,11 @@ from ..data.folds import Fold, time_folds
 from ..data.reading.keys import clean, read_configured
 from ..data.reading.readers import Source, combined_digest
 from ..data.reading.tables import BadRows, Tables
-from ..evaluation.folds import compare_over_folds, figures_over_folds
+from ..evaluation.folds import compare_over_folds, figures_over_folds, slices_over_folds, worst_of
 from ..retrieval.retriever import TOWER
 from .evaluate import evaluate_run
 from .publish import train_dataset
+from .run_slices import USERS
 from .start import Start
 from .train import Stages
 
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 IDENTITY = "folds.json"
-SECTIONS = ("retrieval", "ranking", "funnel")
+SECTIONS = ("retrieval", "similar", "ranking", "funnel")
 FUNNEL = "funnel"
 
 
@@ -160,12 +161,18 @@ def _result(config: RunConfig, cuts: Sequence[Fold], runs: Sequence[Run]) -> Jso
     if systems:
         reference = FUNNEL if FUNNEL in figures else TOWER
         compared = {"reference": reference, "comparison": compare_over_folds(values, reference, config.evaluation)}
+    sliced = slices_over_folds([report.get("all_slices", []) for report in reports], level, {USERS})
+    slices: Json = {}
+    if sliced:
+        judged = reports[-1]["sliced_by"]
+        slices = {"slices": worst_of(sliced, judged["metrics"]), "all_slices": sliced, "sliced_by": judged}
     return {
         "title": f"{len(cuts)} time folds of {config.name}",
         "protocol": protocol,
         **figures,
         "folds": {"cuts": [_cut(cut, report, run) for cut, report, run in zip(cuts, reports, runs, strict=True)]}
         | compared,
+        **slices,
         "findings": [
             finding | {"sentence": f"Fold {number}: {finding['sentence']}"}
             for number, report in enumerate(reports, start=1)

@@ -20,6 +20,7 @@ from ..evaluation.slices import (
     row_slices,
     taken,
     user_slices,
+    value_slices,
 )
 from .slice_columns import SliceColumn
 from .trace import Bench
@@ -56,7 +57,7 @@ def list_slices(bench: Bench, final: Ints, metrics: UserMetrics, chosen: Sequenc
 
 
 def task_slices(bench: Bench, values: dict[str, AnyArray], chosen: Sequence[SliceColumn] = ()) -> list[Slice]:
-    """Each binary task by columns of the rows: their context, their user's activity, their item's popularity.
+    """Each task by columns of the rows: their context, their user's activity, their item's popularity.
 
     Args:
         bench: the run's answers.
@@ -79,6 +80,10 @@ def task_slices(bench: Bench, values: dict[str, AnyArray], chosen: Sequence[Slic
             config,
             task=task,
         )
+    users = dataset.events.users[rows] if dataset.config.user else np.arange(len(rows))
+    for task, (mask, labels, predictions) in bench.value_rows().items():
+        of_rows = {name: taken(column, mask) for name, column in columns.items()}
+        slices += value_slices(labels[mask], predictions[mask], users[mask], of_rows, config, task=task)
     return slices
 
 

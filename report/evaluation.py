@@ -82,7 +82,8 @@ def similar_table(similar: Json) -> Table:
     """The next item given the last one alone, by who names similar items."""
     sources = similar["sources"]
     caption = f"the next item among those like the last one, {similar['requests']:,} users"
-    return grid(sources, names_of(sources.values()), "similar items by", title="Similar items", caption=caption)
+    shown = [name for name in names_of(sources.values()) if name.partition("@")[2].isdigit()]
+    return grid(sources, shown, "similar items by", title="Similar items", caption=caption)
 
 
 def ranking_tables(tasks: Mapping[str, Json], leave_out: Sequence[str] = ()) -> Iterator[Table]:

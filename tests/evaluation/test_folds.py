@@ -7,7 +7,7 @@ import pytest
 
 from recsys.base.errors import DataError
 from recsys.evaluation.config import EvaluationConfig
-from recsys.evaluation.folds import compare_over_folds, figures_over_folds
+from recsys.evaluation.folds import compare_over_folds, figures_over_folds, slices_over_folds, worst_of
 
 CONFIG = EvaluationConfig(draws=200, permutations=500)
 
@@ -64,3 +64,28 @@ def test_without_a_metric_in_common_there_is_nothing_to_compare() -> None:
     lone = [{"users": np.arange(3), "two_tower/ndcg@10": np.ones(3)}] * 2
     with pytest.raises(DataError, match="no system has a metric in common"):
         compare_over_folds(lone, "two_tower", CONFIG)
+
+
+def _slice(column: str, value: str, estimate: float | None, gap: float | None, share: float = 0.5) -> dict[str, object]:
+    cost = 0.0 if gap is None else share * gap
+    ends = {"low": 0.0, "high": 1.0, "size": 10, "share": share}
+    return {"column": column, "value": value, "metric": "auc", "estimate": estimate, "gap": gap, "cost": cost, **ends}
+
+
+def test_slices_are_averaged_over_the_folds_that_have_them() -> None:
+    """Edges in brackets differ between folds where the column says so, and nowhere else."""
+    folds = [
+        [_slice("activity", "light (1 to 3)", 0.6, 0.1), _slice("title", "Kong (1933)", 0.5, 0.2)],
+        [_slice("activity", "light (1 to 5)", 0.8, -0.2), _slice("title", "Kong (1976)", 0.9, 0.0)],
+        [_slice("activity", "light (1 to 6)", None, None), _slice("title", "Kong (1976)", 0.7, 0.4)],
+    ]
+    found = {(one["column"], one["value"]): one for one in slices_over_folds(folds, moving={"activity"})}
+    assert found.keys() == {("activity", "light"), ("title", "Kong (1976)")}
+    light, kong = found["activity", "light"], found["title", "Kong (1976)"]
+    assert light["folds"] == [0.6, 0.8, None]
+    assert light["estimate"] == pytest.approx(0.7)
+    assert light["gap"] == pytest.approx(-0.05)
+    half = 12.706205 * np.std([0.6, 0.8], ddof=1) / np.sqrt(2)
+    assert [light["low"], light["high"]] == pytest.approx([0.7 - half, 0.7 + half], abs=1e-5)
+    assert kong["cost"] == pytest.approx(0.1)
+    assert [one["value"] for one in worst_of(list(found.values()), ["auc"])] == ["Kong (1976)"]

@@ -23,6 +23,7 @@ from recsys.evaluation.slices import (
     quarters,
     row_slices,
     user_slices,
+    value_slices,
     worst_slices,
 )
 from recsys.tests.support.nonempty import nonempty
@@ -198,3 +199,37 @@ def test_nobody_and_nothing_have_no_slices() -> None:
     assert item_slices(ranked, empty, {"c": np.zeros(50)}, 10, CONFIG) == []
     assert user_slices(list_metrics(ranked, empty, [10]), {"c": np.zeros(3)}, CONFIG) == []
     assert row_slices(np.empty(0), np.empty(0), np.empty(0), {"c": np.empty(0)}, CONFIG) == []
+
+
+def test_value_slices_equal_the_metrics_of_those_rows_and_their_intervals_hold_them() -> None:
+    rng = np.random.default_rng(4)
+    users, tab = rng.integers(0, 60, 2000), rng.integers(0, 3, 2000)
+    labels = 100 + rng.normal(0, 5, 2000)
+    values = labels + rng.normal(0, 1 + tab, 2000)
+    found = value_slices(labels, values, users + 1000, {"tab": tab}, CONFIG, task="price")
+    whole = np.sqrt(np.mean((values - labels) ** 2))
+    for one in nonempty(found):
+        y, q = labels[tab == int(one.value)], values[tab == int(one.value)]
+        error = q - y
+        rmse = float(np.sqrt(np.mean(error**2)))
+        want = {
+            "price rmse": rmse,
+            "price mae": float(np.abs(error).mean()),
+            "price r2": 1 - float((error**2).sum() / ((y - y.mean()) ** 2).sum()),
+            "price predicted_to_observed": float(q.sum() / y.sum()),
+        }
+        assert one.estimate == pytest.approx(want[one.metric], abs=1e-9)
+        assert one.low < one.estimate < one.high
+        if one.metric == "price rmse":
+            assert one.gap == pytest.approx(rmse - whole, abs=1e-9)
+    assert {one.metric for one in found} == set(want)
+    assert [one.value for one in worst_slices(found, "price rmse")] == ["2"]
+
+
+def test_a_row_of_several_values_counts_in_each_slice_of_a_regression() -> None:
+    labels, values = np.array([1.0, 2.0, 4.0]), np.array([1.0, 3.0, 2.0])
+    genre = Several(("a", "b"), Ragged.from_lists([[0], [0, 1], [1]]))
+    found = {
+        one.value: one for one in value_slices(labels, values, np.arange(3), {"genre": genre}) if one.metric == "mae"
+    }
+    assert {value: one.estimate for value, one in found.items()} == {"a": 0.5, "b": 1.5}

@@ -21,6 +21,7 @@ from recsys.data.dataset import NOW
 from recsys.funnel.folder import load_run
 from recsys.funnel.funnel import Funnel, Ranked
 from recsys.funnel.ladder import POPULAR
+from recsys.pipeline.evaluate import evaluate
 from recsys.pipeline.publish import train_run
 from recsys.ranking.requests import SELECT
 from recsys.tests.support.nonempty import nonempty
@@ -213,6 +214,12 @@ def test_a_duration_is_answered_in_its_own_unit(tiny_run: TinyRun, tmp_path: Pat
         told = [item["tasks"]["dwell"] for item in answer["items"]]
         assert told == pytest.approx(np.expm1(logs.numpy()).tolist(), rel=1e-4, abs=1e-5)
         assert [item["score"] for item in answer["items"]] == told
+    result = evaluate(answerer.trained, "ranking").result
+    assert "dwell rmse" in result["sliced_by"]["metrics"]
+    tiers = [e for e in result["all_slices"] if (e["column"], e["metric"]) == ("popularity", "dwell rmse")]
+    assert sum(e["size"] for e in tiers) == result["ranking"]["dwell"]["rows"]
+    squares = sum(e["size"] * e["estimate"] ** 2 for e in tiers) / result["ranking"]["dwell"]["rows"]
+    assert squares == pytest.approx(result["ranking"]["dwell"]["rmse"] ** 2)
 
 
 def test_another_blend_gives_another_order(tiny_run: TinyRun, tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from recsys.cli.main import main
 from recsys.configs.run import RunConfig
 from recsys.funnel.folder import load_run
 from recsys.pipeline.folds import evaluate_folds
+from recsys.report.evaluation import evaluation_blocks
+from recsys.report.terminal import plain_text
 from recsys.tests.support.nonempty import nonempty
 from recsys.tests.support.tiny import TINY, TinyRun
 
@@ -52,6 +54,16 @@ def test_each_fold_is_a_run_and_every_figure_the_mean_of_theirs(result: dict[str
     ease = [report["retrieval"]["ease"]["ndcg@5"] for report in reports]
     row = compared["ease", "ndcg@5"]
     assert row["difference_folds"] == pytest.approx(np.subtract(ease, funnel), abs=1e-6)
+    (tail,) = (one for one in result["all_slices"] if (one["value"], one["metric"]) == ("tail", "item_recall@5"))
+    of_folds = [
+        e["estimate"] for r in reports for e in r["all_slices"] if (e["value"], e["metric"]) == ("tail", tail["metric"])
+    ]
+    assert tail["estimate"] == pytest.approx(np.mean(of_folds))
+    similar = [report["similar"]["sources"]["mixed"]["recall@5"] for report in reports]
+    assert result["similar"]["sources"]["mixed"]["recall@5"] == pytest.approx(np.mean(similar))
+    shown = plain_text(evaluation_blocks(result))
+    assert "By activity" in shown
+    assert "Similar items" in shown
     json.dumps(result, allow_nan=False)
 
 
