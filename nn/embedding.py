@@ -131,6 +131,8 @@ class EmbeddingTable(nn.Module):
         Returns:
             Float [R, K].
         """
+        if not torch.is_grad_enabled():
+            return F.embedding_bag(rows, self.weight, mode="sum", per_sample_weights=share.to(self.weight.dtype))
         found: Tensor = _PooledRows.apply(self.weight, rows, share.to(self.weight.dtype))  # type: ignore[no-untyped-call]
         return found
 

@@ -26,6 +26,8 @@ def search_exactly(
     allowed: Bitmap | None = None,
     excluded: Ragged | None = None,
     device: str = "cpu",
+    *,
+    finite: bool = False,
 ) -> I64:
     """The k items of the best products without an index.
 
@@ -36,13 +38,14 @@ def search_exactly(
         allowed: items that may be found.
         excluded: rows that single requests must not get.
         device: where to compute.
+        finite: as in `exact_topk`.
 
     Returns:
         int64 [B, k] item rows, best first, -1 pads.
     """
     rows = None if allowed is None else allowed.rows
     items = item_vectors if rows is None else item_vectors[rows]
-    return exact_topk(queries, items, k, excluded, rows=rows, device=device)[0]
+    return exact_topk(queries, items, k, excluded, rows=rows, device=device, finite=finite)[0]
 
 
 def search_interests(

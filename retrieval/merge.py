@@ -146,4 +146,8 @@ def places(rows: I64) -> I32:
 
 def _padded(rows: I64, k: int) -> I64:
     """Lists [B, n] as [B, k]."""
-    return np.pad(rows[:, :k], ((0, 0), (0, max(0, k - rows.shape[1]))), constant_values=-1)
+    return (
+        rows[:, :k]
+        if rows.shape[1] >= k
+        else np.pad(rows[:, :k], ((0, 0), (0, max(0, k - rows.shape[1]))), constant_values=-1)
+    )

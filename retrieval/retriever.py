@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
+from torch import Tensor
 
 from ..base.arrays import F32, F64, I32, I64, Bool
 from ..base.errors import ConfigError
@@ -27,13 +28,12 @@ from .index.base import CandidateIndex
 from .index.bitmap import Bitmap
 from .interests import search_exactly, search_interests, smooth_best
 from .merge import Merged, fill_up, merge
-from .towers.train import item_vectors, query_vectors
+from .opinions import PARTS, opinion_features
+from .towers.train import item_contents, item_vectors, query_vectors
 from .towers.two_tower import TwoTower
 from .towers.windows import TowerData, choose
 
 TOWER = "two_tower"
-TIED = 1e-4
-"""Difference of standardised scores below which two candidates share a rank."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,8 @@ class Retriever:
             segments: `[retrieval] segments`.
         """
         other = copy.copy(self)
+        other._content = self._content
+        other._finite = self._finite
         other._unpopular = self._unpopular  # of the training's events, which the other does not see
         other.data = self.data.of_others(people, self.model.config, positive)
         other.companions = {name: one.for_users(people, segments) for name, one in self.companions.items()}
@@ -140,7 +142,7 @@ class Retriever:
         score standardised among the candidates, and the log of its rank among them; then the log of the history's
         length.
         """
-        names = [f"{name}.{part}" for name in (TOWER, *self.scorers) for part in ("score", "standardised", "log_rank")]
+        names = [f"{name}.{part}" for name in (TOWER, *self.scorers) for part in PARTS]
         return (*names, "log_history")
 
     def histories(self, users: I64, moment: int) -> Histories:
@@ -151,7 +153,17 @@ class Retriever:
 
     def queries(self, users: I64, moment: int) -> F32:
         """Query vectors of users at a moment, [B, width]."""
-        return query_vectors(self.model, self.data, users, self.data.ends(moment)[users])
+        return query_vectors(self.model, self.data, users, self.data.ends(moment)[users], self._content)
+
+    @cached_property
+    def _content(self) -> Tensor:
+        """What histories are made of, float [N, D]: made once for the whole catalogue."""
+        return item_contents(self.model, self.data, self.item_vectors)
+
+    @cached_property
+    def _finite(self) -> bool:
+        """Whether all item vectors are finite numbers: looked at once, they do not change."""
+        return bool(np.isfinite(self.item_vectors).all())
 
     def vectors_of(self, items: Block, layout: SideLayout) -> F32:
         """Vectors of items that need not be of the catalogue, as the item tower makes them: float32 [n, width].
@@ -193,7 +205,8 @@ class Retriever:
         k = min(k, self.data.num_items)
         if name == TOWER:
             if self.index is None or exact:
-                return search_exactly(self.item_vectors, queries, k, allowed, seen)
+                finite = self._finite and bool(np.isfinite(queries).all())
+                return search_exactly(self.item_vectors, queries, k, allowed, seen, finite=finite)
             return search_interests(self.index, queries, k, allowed, seen)
         forbidden = None if allowed is None else ~allowed.mask()
 
@@ -290,20 +303,20 @@ class Retriever:
         present = rows >= 0
         filled = np.where(present, rows, 0)
         tower = self._tower_scores(queries, filled)
-        opinions = [tower, *(self.companions[name].score_pairs(histories, filled) for name in self.scorers)]
+        opinions = np.empty((1 + len(self.scorers), *rows.shape), dtype=np.float32)
+        opinions[0] = tower
+        for place, name in enumerate(self.scorers, 1):
+            opinions[place] = self.companions[name].score_pairs(histories, filled)
         served = rows.shape[1] if served is None else served
         masked = np.where(present, tower, -np.inf)
         own = masked[:, :served]
         top = np.max(own, axis=1, keepdims=True, initial=-1e30)
         prior = masked - top - np.log(np.maximum(np.exp(own - top).sum(1, keepdims=True), 1e-30))
         prior = prior.astype(np.float32)
-        columns = []
-        for place, scores in enumerate(opinions):
-            raw = scores if place else prior  # a product of vectors has no zero; its log-probability has
-            columns += [np.where(present, raw, 0.0), *_standardised(scores, present, served)]
+        raw = opinions.copy()
+        raw[0] = prior  # a product of vectors has no zero; its log-probability has
         length = np.log1p(histories.events.lengths).astype(np.float32)
-        columns.append(np.broadcast_to(length[:, None], rows.shape))
-        return CandidateSet(rows, np.stack(columns, axis=2), prior, ranks)
+        return CandidateSet(rows, opinion_features(opinions, raw, present, length, served), prior, ranks)
 
     def _tower_scores(self, queries: F32, items: I64) -> F32:
         """What training would score the pairs of requests and items [B, C]."""
@@ -325,30 +338,3 @@ def last_seen(history: History, users: I64, ends: I64, moment: int) -> F64:
     known = (ends > history.ptr[users]) & (moment != NOW)
     times = history.times[np.where(known, ends - 1, 0)] if len(history.times) else np.zeros(len(ends))
     return np.where(known & np.isfinite(times), times, np.inf)
-
-
-def _standardised(scores: F32, present: Bool, served: int) -> tuple[F32, F32]:
-    """Scores standardised among the first `served` of each request, and log(1 + rank) among them; 0 at pads.
-
-    Scores that are all but equal share the better rank: which of two items with the same vector comes first is decided
-    by the rounding of their products, which is not the same alone and in a block of requests.
-    """
-    own, kept = scores[:, :served], present[:, :served]
-    count = np.maximum(kept.sum(1, keepdims=True), 1)
-    mean = np.where(kept, own, 0.0).sum(1, keepdims=True) / count
-    deviation = np.sqrt((np.where(kept, own - mean, 0.0) ** 2).sum(1, keepdims=True) / count)
-    deviation = np.maximum(deviation, 1e-6)
-    standardised = np.where(present, scores - mean, 0.0) / deviation
-    rank = np.zeros(scores.shape, dtype=np.int64)
-    best = np.where(kept, standardised[:, :served], -np.inf)
-    order = np.argsort(-best, axis=1)  # equal scores share a rank, so any order among them will do
-    falling = np.take_along_axis(best, order, axis=1)
-    with np.errstate(invalid="ignore"):
-        lower = falling[:, :-1] - falling[:, 1:] > TIED
-    first = np.where(lower, np.arange(1, best.shape[1]), 0)  # where a new rank begins, and 0 inside a tie
-    shared = np.maximum.accumulate(np.pad(first, ((0, 0), (1, 0))), axis=1)
-    np.put_along_axis(rank[:, :served], order, shared, axis=1)
-    for column in range(served, scores.shape[1]):
-        rank[:, column] = (best > standardised[:, [column]] + TIED).sum(1)
-    log_rank = np.where(present, np.log1p(rank), 0.0)
-    return standardised.astype(np.float32), log_rank.astype(np.float32)

@@ -143,13 +143,15 @@ def fit(
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """No dropout and no gradients inside; the mode found is put back, whatever happens."""
-    mode = model.training
-    model.eval()
+    training = model.training
+    if training:
+        model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        model.train(mode)
+        if training:
+            model.train()
 
 
 def _plain_backward(terms: dict[str, Tensor]) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from functools import cached_property
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from pydantic import ValidationError
@@ -20,16 +21,13 @@ from ...base.errors import ConfigError, DataError
 from ...base.ragged import Ragged
 from ...base.settings import Settings
 from ...data.dataset import Dataset
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_array
-
+from .sparse import WeightedRows
 
 SCORE_BLOCK = 1 << 24
 """Scores held at once while pairs are picked out of whole rows (64 MB)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Histories:
     """What B queries are answered from.
 
@@ -61,25 +59,35 @@ class Histories:
         """Item rows that each query is not answered with."""
         return self.events if self.seen is None else self.seen
 
-    def weights(self, num_items: int, last: int | None = None, decay: float = 1.0) -> csr_array:
-        """Queries by items, float32 `[B, N]`: `decay ** age` at each item's latest event, age 0 being the last event.
+    def weights(self, num_items: int, last: int | None = None, decay: float = 1.0) -> WeightedRows:
+        """The distinct items of each query, ascending, with `decay ** age` of the latest event; the last has age 0.
 
         Args:
             num_items: N.
             last: only the last so many events count.
             decay: factor per event of age, in (0, 1].
         """
-        from scipy.sparse import csr_array
+        if num_items not in self._distinct:
+            self._distinct[num_items] = self._latest(num_items)
+        row, item, age = self._distinct[num_items]
+        if last is not None:
+            kept = age < last
+            row, item, age = row[kept], item[kept], age[kept]
+        return WeightedRows(len(self), row, item, (decay ** age.astype(np.float64)).astype(np.float32))
 
+    @cached_property
+    def _distinct(self) -> dict[int, tuple[I64, I64, I64]]:
+        """Results of `_latest`, which every baseline asks for."""
+        return {}
+
+    def _latest(self, num_items: int) -> tuple[I64, I64, I64]:
+        """Query, item and age of the latest event of each item of each query, by query and item: three int64 [H]."""
         row, item = self.events.users, self.events.items
         age = np.repeat(self.events.ptr[1:], self.events.lengths) - 1 - np.arange(len(row))
         kept = (item >= 0) & (item < num_items)
-        if last is not None:
-            kept &= age < last
         row, age, item = row[kept][::-1], age[kept][::-1], item[kept][::-1]
         _, newest = np.unique(row * num_items + item, return_index=True)  # reversed: the first met is the latest
-        values = (decay ** age[newest].astype(np.float64)).astype(np.float32)
-        return csr_array((values, (row[newest], item[newest])), shape=(len(self), num_items))
+        return row[newest], item[newest], age[newest]
 
 
 class Baseline(ABC):

@@ -14,6 +14,7 @@ from ...data.vocabulary import FIRST
 from .base import Baseline, Histories
 from .items import HistoryWeighting
 from .popularity import Popularity, PopularitySettings
+from .sparse import WeightedRows, summed
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -103,21 +104,26 @@ class SameCategory(Baseline):
 
     def score(self, histories: Histories) -> F32:
         """See `Baseline.score`; 0 for items of other categories."""
-        return np.asarray((self._taste(histories) @ self.by_category).toarray(), dtype=np.float32)
+        taste = self._taste(histories)
+        owner, category = np.nonzero(taste)
+        return summed(
+            WeightedRows(len(taste), owner, category, taste[owner, category]), self.by_category, self.num_items
+        )
 
     def score_pairs(self, histories: Histories, items: AnyArray) -> F32:
         """See `Baseline.score_pairs`; only the candidates' categories are looked at."""
         rows = np.asarray(items, dtype=np.int64)
-        taste = np.pad(self._taste(histories).toarray(), ((0, 0), (0, 1)))  # the last column is that of the pads
+        taste = np.pad(self._taste(histories), ((0, 0), (0, 1)))  # the last column is that of the pads
+        query = np.arange(len(rows))[:, None]
         scores = np.zeros(rows.shape, dtype=np.float32)
         for place in range(self.categories.shape[1]):
-            scores += np.take_along_axis(taste, self.categories[rows, place], axis=1) * self.weights[rows, place]
+            scores += taste[query, self.categories[rows, place]] * self.weights[rows, place]
         return scores
 
-    def _taste(self, histories: Histories) -> csr_array:
-        """What the histories are made of, [B, G]."""
-        taste: csr_array = histories.weights(self.num_items, self.settings.last, self.settings.decay) @ self.shares
-        return taste
+    def _taste(self, histories: Histories) -> F32:
+        """What the histories are made of, float32 [B, G]."""
+        weighted = histories.weights(self.num_items, self.settings.last, self.settings.decay)
+        return summed(weighted, self.shares, int(self.shares.shape[1]))
 
     def _arrays(self) -> dict[str, AnyArray]:
         return {"categories": self.categories, "weights": self.weights}

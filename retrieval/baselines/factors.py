@@ -7,6 +7,7 @@ rest. For BPR, whose own training has no such step, this is a fold-in and not th
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -64,15 +65,18 @@ class _Factors(Baseline):
 
     def _fold_in(self, histories: Histories) -> F32:
         """User factors `[B, D]`: `(Y'Y + (alpha - 1) Y_h' Y_h + reg I)^-1 alpha Y_h' 1`."""
-        seen = histories.weights(self.num_items)
-        factors = self.factors.astype(np.float64)
-        width, alpha = factors.shape[1], self.settings.alpha
-        common = factors.T @ factors + self.settings.regularisation * np.eye(width)
-        vectors = np.zeros((len(histories), width))
+        weighted, alpha = histories.weights(self.num_items), self.settings.alpha
+        ptr, vectors = weighted.ptr, np.zeros((len(histories), self.factors.shape[1]))
         for row in range(len(histories)):
-            own = factors[seen.indices[seen.indptr[row] : seen.indptr[row + 1]]]
-            vectors[row] = np.linalg.solve(common + (alpha - 1) * own.T @ own, alpha * own.sum(axis=0))
+            own = self.factors[weighted.rows[ptr[row] : ptr[row + 1]]].astype(np.float64)
+            vectors[row] = np.linalg.solve(self._common + (alpha - 1) * own.T @ own, alpha * own.sum(axis=0))
         return vectors.astype(np.float32)
+
+    @cached_property
+    def _common(self) -> F64:
+        """`Y'Y + reg I`, float64 [D, D]: what every history's regression shares."""
+        factors = self.factors.astype(np.float64)
+        return np.asarray(factors.T @ factors + self.settings.regularisation * np.eye(factors.shape[1]))
 
     def _arrays(self) -> dict[str, AnyArray]:
         return {"factors": self.factors}

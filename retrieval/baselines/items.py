@@ -17,6 +17,7 @@ from ...base.errors import ConfigError
 from ...base.settings import Settings
 from .base import Baseline, Histories
 from .cooccurrence import cooccurrence_blocks, interaction_matrix, top_per_row
+from .sparse import WeightedRows, summed, summed_at, summed_dense, summed_dense_at
 
 
 class HistoryWeighting(Settings):
@@ -46,10 +47,21 @@ class ItemToItem(Baseline):
 
     def score(self, histories: Histories) -> F32:
         """See `Baseline.score`."""
-        weights = histories.weights(self.num_items, self.settings.last, self.settings.decay)
+        weighted = self._weighted(histories)
         if isinstance(self.matrix, np.ndarray):
-            return _weighted_rows(weights, self.matrix)
-        return np.asarray((weights @ self.matrix).toarray(), dtype=np.float32)
+            return summed_dense(weighted, self.matrix)
+        return summed(weighted, self.matrix, self.num_items)
+
+    def score_pairs(self, histories: Histories, items: AnyArray) -> F32:
+        """See `Baseline.score_pairs`; only the candidates' columns are added up."""
+        weighted = self._weighted(histories)
+        if isinstance(self.matrix, np.ndarray):
+            return summed_dense_at(weighted, self.matrix, items)
+        return summed_at(weighted, self.matrix, self.num_items, items)
+
+    def _weighted(self, histories: Histories) -> WeightedRows:
+        """The rows of the matrix that the histories are, and how much each counts."""
+        return histories.weights(self.num_items, self.settings.last, self.settings.decay)
 
     def _arrays(self) -> dict[str, AnyArray]:
         if isinstance(self.matrix, np.ndarray):
@@ -62,16 +74,6 @@ class ItemToItem(Baseline):
         else:
             parts = (arrays["data"], arrays["indices"], arrays["indptr"])
             self.matrix = csr_array(parts, shape=(self.num_items, self.num_items))
-
-
-def _weighted_rows(weights: csr_array, matrix: F32) -> F32:
-    """`weights @ matrix`, [B, N] of sparse [B, N] and dense [N, N]: the same sums as scipy's in half its time."""
-    import torch
-    from torch.nn.functional import embedding_bag
-
-    rows, ptr, values = (torch.from_numpy(part) for part in (weights.indices, weights.indptr[:-1], weights.data))
-    scores: F32 = embedding_bag(rows, torch.from_numpy(matrix), ptr, mode="sum", per_sample_weights=values).numpy()
-    return scores
 
 
 class ItemKNNSettings(HistoryWeighting):

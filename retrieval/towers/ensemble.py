@@ -43,6 +43,11 @@ class TowerEnsemble(TwoTower):
         """Sum of the members' widths."""
         return sum(member.width for member in self.towers())
 
+    @property
+    def vectors_hold_content(self) -> bool:
+        """Never as they are: every member has a part of the vectors, with a bias of its own."""
+        return False
+
     def embed_content(self, items: Block) -> Tensor:
         """Item columns of R items -> the members' content side by side, [R, S * D]."""
         return torch.cat([member.embed_content(items) for member in self.towers()], dim=1)

@@ -9,6 +9,7 @@ from typing import Literal, Self
 import numpy as np
 import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
+from torch import Tensor
 
 from ...base.arrays import F32, I64
 from ...base.errors import DataError
@@ -154,7 +155,22 @@ def item_vectors(model: TwoTower, data: TowerData) -> F32:
     return out
 
 
-def query_vectors(model: TwoTower, data: TowerData, users: I64, ends: I64) -> F32:
+def item_contents(model: TwoTower, data: TowerData, vectors: F32) -> Tensor:
+    """Content of the whole catalogue, float [N, D]: a part of the item vectors, where these are the content itself.
+
+    Args:
+        model: the towers.
+        data: the catalogue.
+        vectors: float32 [N, width] of all items.
+    """
+    if model.vectors_hold_content:
+        return torch.from_numpy(vectors)[:, : model.config.dim]
+    with evaluation_mode(model):
+        blocks = torch.arange(data.num_items).split(ITEM_BLOCK)
+        return torch.cat([model.embed_content(data.items.select(rows)) for rows in blocks])
+
+
+def query_vectors(model: TwoTower, data: TowerData, users: I64, ends: I64, content: Tensor | None = None) -> F32:
     """Vectors of users as they are before each pointer, float32 [B, width], or [B, M, width] of M > 1 interests;
     embedded in blocks of similar length.
 
@@ -163,6 +179,7 @@ def query_vectors(model: TwoTower, data: TowerData, users: I64, ends: I64) -> F3
         data: histories and user columns.
         users: int64 [B] user rows.
         ends: int64 [B] pointers into `data.history`.
+        content: see `item_contents`; that of the items of the histories is computed when None.
     """
     several = model.config.interests
     out = np.empty((len(users), *((several,) if several > 1 else ()), model.width), dtype=np.float32)
@@ -171,10 +188,12 @@ def query_vectors(model: TwoTower, data: TowerData, users: I64, ends: I64) -> F3
         for start in range(0, len(users), BLOCK):
             chosen = by_length[start : start + BLOCK]
             windows = data.windows(users[chosen], ends[chosen])
-            # Only the items of these histories are embedded: one user costs the same however large the catalogue is.
-            rows, place = windows.items.unique(return_inverse=True)
-            content = model.embed_content(data.items.select(rows))
-            out[chosen] = model.user_vectors(windows, content[place]).numpy()
+            if content is None:  # of these histories alone: one user costs the same however large the catalogue is
+                rows, place = windows.items.unique(return_inverse=True)
+                history = model.embed_content(data.items.select(rows))[place]
+            else:
+                history = content[windows.items]
+            out[chosen] = model.user_vectors(windows, history).numpy()
     return out
 
 

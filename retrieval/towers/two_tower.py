@@ -253,6 +253,11 @@ class TwoTower(nn.Module):
         return np.asarray(own / np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-12), dtype=np.float32)
 
     @property
+    def vectors_hold_content(self) -> bool:
+        """Whether the first D numbers of an item's vector are its content, as nothing comes between the two."""
+        return self.item_network is None and self.log_scale is None
+
+    @property
     def scale(self) -> Tensor | float:
         """Factor on the product while training: 1 / temperature for cosine, 1 for dot. It cannot change an order."""
         return 1.0 if self.log_scale is None else self.log_scale.clamp(max=5.0).exp()

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from scipy.sparse import csr_array
 
 from recsys.base.errors import ConfigError, DataError
 from recsys.base.ragged import Ragged
-from recsys.retrieval.baselines import BASELINES, Histories, baseline_from_state, build_baseline, cooccurrence
+from recsys.retrieval.baselines import BASELINES, Histories, baseline_from_state, build_baseline, cooccurrence, sparse
 from recsys.retrieval.baselines.categories import SameCategory
 
 U, N = 40, 15
@@ -139,14 +140,20 @@ def test_transitions_follow_time_and_stay_within_a_user() -> None:
 
 
 def test_history_weights_take_the_latest_occurrence_and_forget() -> None:
-    weights = histories().weights(N, last=3, decay=0.5).toarray()
+    def written_out(found: sparse.WeightedRows) -> np.ndarray:
+        weights = np.zeros((found.queries, N))
+        weights[found.owner, found.rows] = found.values
+        return weights
+
+    weights = written_out(histories().weights(N, last=3, decay=0.5))
     assert weights[3].tolist() == [0, 0.5, 0, 0, 0, 1.0, *[0] * 9]
     assert weights[0].tolist() == [0.5, 0, 0, 0.25, 0, 0, 0, 1.0, *[0] * 7]
     assert weights[1].sum() == 0
     assert weights[4].tolist() == [0, 0, 0, 0, 0.25, *[0] * 10]
     assert (weights[5] > 0).sum() == 3
-    np.testing.assert_array_equal(histories().block(3, 5).weights(N, 3, 0.5).toarray(), weights[3:5])
-    assert (histories().weights(N).toarray()[5] == ([1.0] * 14 + [0.0])).all()
+    np.testing.assert_array_equal(written_out(histories().block(3, 5).weights(N, 3, 0.5)), weights[3:5])
+    np.testing.assert_array_equal(written_out(histories().weights(N, 3, 0.5).block(3, 5)), weights[3:5])
+    assert (written_out(histories().weights(N))[5] == ([1.0] * 14 + [0.0])).all()
 
 
 def test_popularity_counts_and_recent_popularity_fades() -> None:
@@ -229,3 +236,24 @@ def test_models_that_learn_the_same_share_it_and_others_do_not(name: str) -> Non
     assert not unfitted("ease", regularisation=20.0).adopt(fitted("ease"))
     assert not unfitted("transition", orders=2).adopt(fitted("transition"))
     assert not unfitted("ease").adopt(fitted("item_knn"))
+
+
+@pytest.mark.parametrize("name", ["item_knn", "ease", "transition", "same_category"])
+def test_pairs_of_a_block_that_is_cut_are_those_of_whole_rows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, queries = fitted(name), histories()
+    candidates = np.random.default_rng(3).integers(0, N, (6, 5))
+    expected = np.take_along_axis(model.score(queries), candidates, 1)
+    assert np.count_nonzero(expected)
+    monkeypatch.setattr(sparse, "SUMS", 2 * N)
+    for _ in range(2):  # the buffer of sums is left as it was found
+        np.testing.assert_array_equal(model.score_pairs(queries, candidates), expected)
+
+
+def test_sums_of_rows_are_those_of_a_sparse_product_bit_for_bit() -> None:
+    rng = np.random.default_rng(4)
+    matrix = csr_array(rng.random((30, 50), dtype=np.float32) * (rng.random((30, 50)) < 0.4))
+    owner, rows = np.nonzero(rng.random((7, 30)) < 0.3)
+    values = rng.random(len(rows), dtype=np.float32)
+    product = (csr_array((values, (owner, rows)), shape=(7, 30)) @ matrix).toarray()
+    assert (product != 0).any()
+    np.testing.assert_array_equal(sparse.summed(sparse.WeightedRows(7, owner, rows, values), matrix, 50), product)
