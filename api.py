@@ -11,6 +11,7 @@ from .artifacts.locate import find_run
 from .base.errors import ConfigError
 from .configs.inferred import infer_config
 from .configs.packaged import open_config
+from .configs.rules import RulesConfig, load_rules
 from .configs.run import RunConfig, with_settings
 from .data.reading.readers import Source
 from .data.reading.tables import BadRows
@@ -180,13 +181,16 @@ def evaluate_folds(
     return Report(folds_in(settled, folds, folder, stage=stage, base=base, tables=tables, slices=slices))
 
 
-def load(run: str | Path | None = None) -> Recommender:
+def load(run: str | Path | None = None, rules: RulesConfig | str | Path | None = None) -> Recommender:
     """The recommender in a run folder, as `Recommender.save` or `recsys train` wrote it.
 
     Args:
         run: the folder, or the name of one in `runs/`; the newest run when None.
+        rules: instead of the run's own last stage, a TOML file with the keys of `[rules]`, or its settings.
 
     Raises:
-        RunError: there is none, or a file in it is missing, truncated or changed.
+        ConfigError: the rules are wrong.
+        RunError: there is no run, or a file in it is missing, truncated or changed.
     """
-    return Recommender(folder=find_run(None if run is None else Path(run)))
+    read = load_rules(Path(rules)) if isinstance(rules, str | Path) else rules
+    return Recommender(folder=find_run(None if run is None else Path(run)), rules=read)

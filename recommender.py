@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -11,6 +12,7 @@ import numpy as np
 
 from .artifacts.folder import open_run
 from .base.errors import ConfigError, RunError
+from .configs.rules import RulesConfig
 from .configs.run import RunConfig
 from .data.given import ids_of, records_of, subjects_of
 from .data.ids import id_text
@@ -45,9 +47,11 @@ class Recommender:
         *,
         folder: Path | None = None,
         base: Path = Path(),
+        rules: RulesConfig | None = None,
     ) -> None:
         self._trained = trained
         self._base = base
+        self._rules = rules
         self.folder = folder
 
     @property
@@ -55,7 +59,9 @@ class Recommender:
         """The run in memory; read from its folder when first asked for."""
         if self._trained is None:
             assert self.folder is not None
-            self._trained = load_run(open_run(self.folder))
+            read = load_run(open_run(self.folder))
+            update = {} if self._rules is None else {"rules": self._rules}
+            self._trained = replace(read, config=read.config.model_copy(update=update))
         return self._trained
 
     @property
@@ -324,7 +330,7 @@ class Recommender:
             raise ConfigError(f"the run knows no user {name!r}, so nothing can be scored for them")
         return self.funnel, rows[id_text(name)]
 
-    def evaluate(self, stage: str = "all", slices: Sequence[str] = ()) -> Report:
+    def evaluate(self, stage: str = "all", slices: Sequence[str] = (), variety: str = "") -> Report:
         """Measure the run on its test part: retrieval, ranking and funnel, with intervals and baselines.
 
         A run in a folder keeps the result, for `recsys compare`.
@@ -333,6 +339,7 @@ class Recommender:
             stage: `retrieval`, `ranking`, `funnel` or `all`.
             slices: columns whose values are also measured one by one: a feature, an attribute or id of the items, the
                 id of the users, `hour` or `weekday`. Users by activity and items by popularity always are.
+            variety: column of the items, such as a category: also measure what variety of each kind and strength costs.
 
         Raises:
             ConfigError: the run keeps no such column.
@@ -340,8 +347,8 @@ class Recommender:
             DataError: the run's data leaks.
         """
         if self.folder is not None:
-            return Report(evaluate_run(self.folder, stage, self.trained, slices))
-        return Report(evaluate(self.trained, stage, slices).result)
+            return Report(evaluate_run(self.folder, stage, self.trained, slices, variety))
+        return Report(evaluate(self.trained, stage, slices, variety).result)
 
     def build_index(self, factory: str = "", target_recall: float = 0.0) -> IndexReport | Mapping[str, Any]:
         """Build an index of the item vectors, checked against exact search; published into the folder if there is one.

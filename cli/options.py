@@ -23,6 +23,10 @@ ConfigArgument = Annotated[
         f"{', '.join(packaged_names())}.",
     ),
 ]
+RulesOption = Annotated[
+    Path | None,
+    typer.Option("--rules", metavar="FILE.toml", help="Instead of the run's own last stage: the keys of [rules]."),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. --set retrieval.fit.epochs=3; repeatable."),

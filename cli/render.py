@@ -62,17 +62,29 @@ def print_recommendation(answer: Mapping[str, Any]) -> None:
             str(item.get("title") or item["item"]),
             _score(item.get("score")),
             *(_score(item.get("tasks", {}).get(task)) for task in tasks),
-            ", ".join(item.get("sources", [])),
+            _origin(item),
             *([_why(item.get("why", ""))] if explained else []),
         )
         for rank, item in enumerate(items, start=1)
     ]
     left = [1, *range(3 + len(tasks), len(heads))]
+    if answer.get("relaxed"):
+        caption = f"gave way, for want of items: {', '.join(answer['relaxed'])}\n{caption}"
     if answer.get("unknown"):
         named = "; ".join(f"{part}: {', '.join(values)}" for part, values in answer["unknown"].items())
         caption = f"the run does not know {named}\n{caption}"
     user = "somebody anonymous" if answer["user"] is None else f"user {answer['user']}"
     show(table(heads, rows, title=f"For {user}{rung}", caption=caption, left=left))
+
+
+def _origin(item: Mapping[str, Any]) -> str:
+    """Who proposed an item, and what rule put it in its place."""
+    marks = list(item.get("sources", []))
+    if item.get("pinned"):
+        marks.append("pinned")
+    if item.get("explored"):
+        marks.append(f"drawn ({item['propensity']:.2%})")
+    return ", ".join(marks)
 
 
 def print_similar(answer: Mapping[str, Any]) -> None:

@@ -28,6 +28,7 @@ from ..training.runtime import RuntimeConfig
 from .file import dump_table, dump_toml, load_settings, overridden
 from .final import EnsembleConfig, FinalConfig
 from .retired import without_retired
+from .rules import RulesConfig
 
 
 class RunConfig(Settings):
@@ -57,6 +58,9 @@ class RunConfig(Settings):
     """A last fit on more rows, after the choice on validation."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """How runs are judged."""
+    rules: RulesConfig = RulesConfig()
+    """What a list must, must not and should hold beside the best items; the funnel is measured with it."""
+
     runtime: RuntimeConfig = RuntimeConfig()
     """How training and scoring use the machine."""
 

@@ -17,6 +17,7 @@ import torch
 
 from ..base.arrays import F32, F64, I64
 from ..base.errors import ConfigError, RunError
+from ..base.ragged import Ragged
 from ..data.dataset import NOW, Dataset
 from ..data.encoding.subjects import encode_subjects
 from ..data.ids import id_text
@@ -29,6 +30,8 @@ from ..retrieval.baselines.segment import SEGMENT_POPULARITY
 from ..retrieval.index.base import check_allowed
 from ..retrieval.index.bitmap import Bitmap
 from ..retrieval.retriever import CandidateSet
+from .arrange.compiled import ListRules
+from .arrange.stage import LastStage, Shown, by_rules, by_score
 from .explain import Explainer
 from .ladder import POPULAR, Ladder, Rung
 from .recommendations import Recommendations
@@ -54,15 +57,19 @@ class Ranked:
     scores: F64
     tasks: Mapping[str, F32]
 
-    def order(self) -> I64:
-        """Columns from best to worst, int64 [B, C]; ties keep the retriever's order."""
-        return np.argsort(-self.scores, axis=1, kind="stable")
-
     def top(self, k: int) -> I64:
-        """Item rows of the best k, int64 [B, k], -1 pads."""
-        best = np.take_along_axis(self.rows, self.order()[:, :k], axis=1)
-        short = k - best.shape[1]
-        return np.pad(best, ((0, 0), (0, short)), constant_values=-1) if short > 0 else best
+        """Item rows of the best k, int64 [B, k], -1 pads; ties keep the retriever's order."""
+        return by_score(self.rows, self.scores, k).rows
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What one call asks for everybody: items, those that may be named, and the last stage."""
+
+    k: int
+    allowed: Bitmap | None
+    rules: ListRules | None
+    rng: np.random.Generator
 
 
 class Funnel:
@@ -83,6 +90,7 @@ class Funnel:
         self.blend = effective_blend(trained)
         self.ladder = Ladder(self.dataset, self.retriever)
         self.explainer = Explainer(self.dataset, self.retriever)
+        self.rules = LastStage(trained.config.rules, self.dataset, self.retriever.item_vectors)
 
     def warm_up(self) -> None:
         """Answer once and forget it, so that what libraries set up at first use is in no answer's timings."""
@@ -159,6 +167,7 @@ class Funnel:
         allowed: Bitmap | None = None,
         *,
         block: int = BLOCK,
+        rng: np.random.Generator | None = None,
     ) -> Recommendations:
         """The best items for each user, in the order asked.
 
@@ -170,6 +179,7 @@ class Funnel:
             explain: also name the items of the history that are nearest to each item.
             allowed: items that may be named (see `select`); all of the catalogue when None.
             block: users retrieved for at once; more are faster where thousands are asked about.
+            rng: draws the places that the rules explore; the operating system's chance when None.
 
         Raises:
             ConfigError: no user was named, `k` exceeds the catalogue, the filter speaks about another catalogue, or a
@@ -177,6 +187,10 @@ class Funnel:
             DataError: a subject's value is not what the schema says.
         """
         self.check(len(users), k, allowed)
+        rules = self.rules.at(time.time())
+        if rules is not None and rules.allowed is not None:
+            allowed = rules.allowed if allowed is None else allowed & rules.allowed
+        asked = _Asked(k, allowed, rules, rng or np.random.default_rng())
         subjects = [user if isinstance(user, Subject) else Subject(user=user) for user in users]
         stored = [place for place, subject in enumerate(subjects) if subject.brings_nothing]
         brought = [place for place, subject in enumerate(subjects) if not subject.brings_nothing]
@@ -184,16 +198,16 @@ class Funnel:
         if stored:
             ids = [subjects[place].user for place in stored]
             rows = np.array([-1 if user is None else self.dataset.user_rows.get(id_text(user), -1) for user in ids])
-            answers.append(self._best(ids, rows, k, explain, allowed, block))
+            answers.append(self._best(ids, rows, asked, explain, block))
         for start in range(0, len(brought), BLOCK):
             some = [subjects[place] for place in brought[start : start + BLOCK]]
             started = time.perf_counter()
             people = encode_subjects(self.dataset, some, self.trained.config.retrieval.positive)
             funnel, rows = self.before(people), np.arange(len(some))
             encoding = np.array([(time.perf_counter() - started) / len(some), 0.0])
-            found = funnel._best([subject.user for subject in some], rows, k, explain, allowed, block)
-            asked = replace(found, dataset=self.dataset, user_rows=people.stored_rows, unknown=people.unknown)
-            answers.append(replace(asked, seconds=found.seconds + encoding))
+            found = funnel._best([subject.user for subject in some], rows, asked, explain, block)
+            stored_too = replace(found, dataset=self.dataset, user_rows=people.stored_rows, unknown=people.unknown)
+            answers.append(replace(stored_too, seconds=found.seconds + encoding))
         return answers[0] if not brought else Recommendations.gathered(answers, np.argsort([*stored, *brought]))
 
     def standing(self, subject: Subject) -> tuple[Funnel, int]:
@@ -219,9 +233,7 @@ class Funnel:
         other.explainer = Explainer(people, other.retriever)
         return other
 
-    def _best(
-        self, users: Sequence[Any], user_rows: I64, k: int, explain: bool, allowed: Bitmap | None, block: int
-    ) -> Recommendations:
+    def _best(self, users: Sequence[Any], user_rows: I64, asked: _Asked, explain: bool, block: int) -> Recommendations:
         """Answers to users of this funnel's data set, rung by rung, in the order asked."""
         rungs = [self.ladder.rung(int(row)) for row in user_rows]
         blocks: list[Recommendations] = []
@@ -231,7 +243,7 @@ class Funnel:
             for start in range(0, len(places), block):
                 chosen = places[start : start + block]
                 order += chosen
-                blocks.append(self._answers([users[place] for place in chosen], user_rows[chosen], rung, k, allowed))
+                blocks.append(self._answers([users[place] for place in chosen], user_rows[chosen], rung, asked))
         answers = Recommendations.gathered(blocks, np.argsort(order))
         return self._explained(answers) if explain else answers
 
@@ -258,37 +270,28 @@ class Funnel:
         ranked = () if self.trained.model is None else self.dataset.task_names
         return (*ranked, *((SELECT,) if selects else ()))
 
-    def _answers(
-        self, users: Sequence[Any], user_rows: I64, rung: Rung, k: int, allowed: Bitmap | None
-    ) -> Recommendations:
+    def _answers(self, users: Sequence[Any], user_rows: I64, rung: Rung, asked: _Asked) -> Recommendations:
         """Answers to users of one rung."""
         started = time.perf_counter()
-        shape = (len(users), k)
-        rows, scores = np.full(shape, -1, dtype=np.int64), np.full(shape, np.nan)
-        proposed = np.zeros((*shape, len(self.sources)), dtype=bool)
-        tasks: dict[str, F32] = {}
+        k, allowed = asked.k, asked.allowed
+        width = max(k, self.trained.config.retrieval.num_candidates)
         if rung is Rung.POPULAR:
-            rows, scores = self.ladder.popular(user_rows, k, allowed)
-            proposed[:, :, self.sources.index(POPULAR)] = rows >= 0
-            counts = (rows >= 0).sum(1)
+            rows, shares = self.ladder.popular(user_rows, k if asked.rules is None else width, allowed)
+            ranked = Ranked(rows, np.where(rows >= 0, shares, -np.inf), {})
+            proposed = (rows >= 0)[:, :, None]
+            sources: tuple[str, ...] = (POPULAR,)
             retrieved = time.perf_counter()
         else:
-            width = max(k, self.trained.config.retrieval.num_candidates)
             offer = self.ladder.offer(rung, user_rows, width, allowed)
+            proposed, sources = offer.candidates.proposed, offer.sources
             retrieved = time.perf_counter()
             ranked = self._ranked_in_blocks(user_rows, offer.candidates)
-            order = ranked.order()[:, :k]
-            filled = slice(0, order.shape[1])
-            rows[:, filled] = np.take_along_axis(ranked.rows, order, axis=1)
-            present = rows[:, filled] >= 0
-            scores[:, filled] = np.where(present, np.take_along_axis(ranked.scores, order, axis=1), np.nan)
-            for name, values in ranked.tasks.items():
-                tasks[name] = np.full(shape, np.nan, dtype=np.float32)
-                tasks[name][:, filled] = np.where(present, np.take_along_axis(values, order, axis=1), np.nan)
-            columns = [self.sources.index(name) for name in offer.sources]
-            proposers = np.take_along_axis(offer.candidates.proposed, order[:, :, None], axis=1)
-            proposed[:, filled, columns] = proposers & present[:, :, None]
-            counts = (offer.candidates.rows >= 0).sum(1)
+        shown = self.shown(ranked, k, user_rows, NOW, asked.rules, asked.rng)
+        inside, at = shown.columns >= 0, np.maximum(shown.columns, 0)
+        by_source = np.zeros((*shown.rows.shape, len(self.sources)), dtype=bool)
+        by_source[:, :, [self.sources.index(name) for name in sources]] = (
+            np.take_along_axis(proposed, at[:, :, None], axis=1) & inside[:, :, None]
+        )
         seconds = (retrieved - started) / len(users), (time.perf_counter() - retrieved) / len(users)
         return Recommendations(
             dataset=self.dataset,
@@ -296,14 +299,49 @@ class Funnel:
             users=tuple(users),
             user_rows=user_rows,
             rungs=(rung,) * len(users),
-            rows=rows,
-            scores=scores,
-            tasks=tasks,
-            proposed=proposed,
-            candidates=counts,
+            rows=shown.rows,
+            scores=np.where(inside, np.take_along_axis(ranked.scores, at, axis=1), np.nan),
+            tasks={
+                name: np.where(inside, np.take_along_axis(values, at, axis=1), np.float32(np.nan))
+                for name, values in ranked.tasks.items()
+            },
+            proposed=by_source,
+            candidates=(ranked.rows >= 0).sum(1),
             eligible=np.array([self.ladder.eligible(int(row), allowed) for row in user_rows], dtype=np.int64),
             seconds=np.tile(seconds, (len(users), 1)),
+            propensities=shown.propensities,
+            pinned=shown.pinned,
+            relaxed=shown.relaxed,
         )
+
+    def shown(
+        self,
+        ranked: Ranked,
+        k: int,
+        user_rows: I64,
+        moment: int,
+        rules: ListRules | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> Shown:
+        """The lists of ranked candidates: the last stage.
+
+        Args:
+            ranked: B requests.
+            k: items per list.
+            user_rows: int64 [B] user rows, -1 for a user nobody knows.
+            moment: when the requests stand.
+            rules: of `self.rules`; by score alone when None.
+            rng: draws the places to explore; none are without it.
+        """
+        if rules is None:
+            return by_score(ranked.rows, ranked.scores, k)
+        known = np.flatnonzero(user_rows >= 0)
+        found = self.retriever.histories(user_rows[known], moment)
+        seen, history = (
+            Ragged.from_pairs(known[lists.users], lists.items, len(user_rows))
+            for lists in (found.excluded, found.events)
+        )
+        return by_rules(ranked.rows, ranked.scores, k, rules, seen=seen, history=history, rng=rng)
 
     def _explained(self, answers: Recommendations) -> Recommendations:
         """The same answers with the items of each user's history that are nearest to each item."""

@@ -38,6 +38,10 @@ class Recommendations:
         seconds: float64 [B, 2] of retrieving and of ranking; those of a block are shared evenly among its users.
         unknown: of each user, what the request says and the run knows nothing of: `history`, `features` or `context` ->
             raw values; None where no request said anything.
+        propensities: float64 [B, k], probability with which a drawn item stands in its place, NaN where none was drawn;
+            None without rules (`arrange.stage.Shown`).
+        pinned: bool [B, k], whether the place is the item's own; None without rules.
+        relaxed: of each user the rules that gave way; None without rules.
         reasons: per user and item the nearest items of the history; None where nobody asked why.
     """
 
@@ -55,6 +59,9 @@ class Recommendations:
     seconds: F64
     unknown: tuple[Mapping[str, Sequence[str]], ...] | None = None
     reasons: tuple[Sequence[Sequence[Json]], ...] | None = None
+    propensities: F64 | None = None
+    pinned: Bool | None = None
+    relaxed: tuple[tuple[str, ...], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -117,6 +124,7 @@ class Recommendations:
             "eligible": int(self.eligible[user]),
             "short": self.rows.shape[1] - len(items),
             "timings_ms": {"retrieve": retrieve, "rank": rank, "total": round(retrieve + rank, 3)},
+            **({"relaxed": list(self.relaxed[user])} if self.relaxed is not None else {}),
             **({"unknown": {name: list(values) for name, values in unknown.items()}} if unknown else {}),
         }
 
@@ -126,10 +134,13 @@ class Recommendations:
         item: Json = {
             "item": self.dataset.item_ids[row],
             "title": self.dataset.titles[row],
-            "score": float(self.scores[user, column]),
+            "score": _or_none(self.scores[user, column]),
             "tasks": {name: value for name, value in tasks.items() if not np.isnan(value)},
             "sources": self._sources(user, column),
         }
+        if self.propensities is not None and self.pinned is not None:
+            drawn = _or_none(self.propensities[user, column])
+            item |= {"pinned": bool(self.pinned[user, column]), "explored": drawn is not None, "propensity": drawn}
         if self.reasons is not None:
             item["why"] = {
                 "sources": item["sources"],
@@ -168,3 +179,8 @@ class Recommendations:
         table |= {name: values[user, column] for name, values in self.tasks.items()}
         table["source"] = ["+".join(self._sources(u, c)) for u, c in zip(user.tolist(), column.tolist(), strict=True)]
         return pd.DataFrame(table)
+
+
+def _or_none(value: float) -> float | None:
+    """A number, or None: an item that was no candidate has no score."""
+    return None if np.isnan(value) else float(value)

@@ -34,6 +34,7 @@ from .run_slices import ITEMS, USERS, list_slices, task_slices
 from .slice_columns import SliceColumn, slice_columns
 from .stage_metrics import cutoffs, index_figures, ranking_figures, remember, retrieval_figures
 from .trace import Bench
+from .variety import variety_curve
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,11 @@ class Evaluation:
 
 
 def evaluate_run(
-    folder: Path, stage: str = "all", trained: TrainedRun | None = None, slices: Sequence[str] = ()
+    folder: Path,
+    stage: str = "all",
+    trained: TrainedRun | None = None,
+    slices: Sequence[str] = (),
+    variety: str = "",
 ) -> Json:
     """Measure a run folder on its test part, and keep the result in the run; see `evaluate`.
 
@@ -63,10 +68,11 @@ def evaluate_run(
         stage: `retrieval`, `ranking`, `funnel` or `all`.
         trained: what the folder holds; read from it when None.
         slices: columns to slice by, beside the usual and the configured ones.
+        variety: see `evaluate`.
     """
     run = open_run(folder)
     try:
-        evaluation = evaluate(trained or load_run(run), stage, slices)
+        evaluation = evaluate(trained or load_run(run), stage, slices, variety)
     except RunError as error:
         raise RunError(f"{folder}: {error}") from None
     try:
@@ -76,13 +82,14 @@ def evaluate_run(
     return evaluation.result
 
 
-def evaluate(trained: TrainedRun, stage: str = "all", slices: Sequence[str] = ()) -> Evaluation:
+def evaluate(trained: TrainedRun, stage: str = "all", slices: Sequence[str] = (), variety: str = "") -> Evaluation:
     """Measure a run on its test part.
 
     Args:
         trained: the run.
         stage: `retrieval`, `ranking`, `funnel` or `all`.
         slices: columns to slice by, beside the usual and the configured ones; see `slice_columns`.
+        variety: column of the items by whose values the curve of variety is drawn (`variety_curve`); none when empty.
 
     Raises:
         ConfigError: the run keeps no such column.
@@ -131,6 +138,8 @@ def evaluate(trained: TrainedRun, stage: str = "all", slices: Sequence[str] = ()
         metrics = remember("funnel", trace.final, trace.truth, trained, values)
         sliced += list_slices(bench, trace.final, metrics, chosen)
         findings += filters_drop_relevant(result["funnel"]["stages"])
+        if variety:
+            result["variety"] = variety_curve(bench, variety)
         result["examples"] = example_lists(bench, trace.final)
         if trained.dataset.events.propensities is not None and binary:
             result["off_policy"] = off_policy_report(bench, binary[0])

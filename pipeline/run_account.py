@@ -31,6 +31,8 @@ def protocol(trained: TrainedRun, stage: str = "all") -> Json:
         "positive": trained.config.retrieval.positive or "every event",
         "candidates": trained.config.retrieval.num_candidates,
     }
+    if not trained.config.rules.idle:
+        lists["rules"] = trained.config.rules.model_dump(mode="json", exclude_defaults=True)
     out: Json = {
         "split": split.kind,
         **(lists if trained.retriever is not None and stage != "ranking" else {}),

@@ -77,6 +77,12 @@ class Bench:
         names = [TOWER, *(name for name in self.retriever.companions if name in listed)]
         return {name: self.lists(name) for name in track(names, "retrieving", len(names))}
 
+    @property
+    def asked_at(self) -> float:
+        """When the requests stand for dated rules, seconds since 1970: at the last event before the part."""
+        events = self.trained.dataset.events
+        return float(events.times[events.parts < self.part].max(initial=0.0))
+
     @cached_property
     def trace(self) -> FunnelTrace:
         """What each stage of the funnel handed to the next."""
@@ -85,21 +91,27 @@ class Bench:
         count = self.trained.config.retrieval.num_candidates
         depth = self.trained.config.evaluation.list_k
         several = len(retriever.proposers) > 1
-        exact, ann, without, candidates, verdicts, truth_scores = [], [], [], [], [], []
+        rules = funnel.rules.at(self.asked_at)
+        kept = None if rules is None else rules.allowed
+        exact, ann, without, candidates, verdicts, truth_scores, shown = [], [], [], [], [], [], []
         starts = range(0, len(users), BLOCK)
         for start in track(starts, "ranking", len(starts)):
             block = users[start : start + BLOCK]
             answers = retriever.proposals(block, int(self.part), count)
-            merged = retriever.merged(answers)
-            part = retriever.describe(merged.rows, answers.queries, answers.histories, merged.ranks)
+            if kept is None:
+                merged = retriever.merged(answers)
+                part = retriever.describe(merged.rows, answers.queries, answers.histories, merged.ranks)
+            else:
+                part = retriever.candidates(block, int(self.part), count, kept)
             verdict = funnel.rank(block, part, int(self.part))
+            shown.append(funnel.shown(verdict, depth, block, int(self.part), rules).rows)
             candidates.append(part)
             verdicts.append(verdict)
             theirs = slice(truth.ptr[start], truth.ptr[start + len(block)])
             missing = truth.users[theirs] - start, truth.items[theirs]
             truth_scores.append(self._truth_scores(funnel, block, answers, verdict, *missing))
             lists = dict(answers.lists)
-            if several:
+            if several and kept is None:
                 rest = {name: {other: lists[other] for other in lists if other != name} for name in lists}
                 without.append({name: retriever.joined(others).rows for name, others in rest.items()})
             if retriever.index is not None and TOWER in lists:
@@ -110,14 +122,16 @@ class Bench:
         return FunnelTrace(
             truth=truth,
             retrieved=_joined(exact),
-            final=np.concatenate([verdict.top(depth) for verdict in verdicts]),
+            final=np.concatenate(shown),
             ann={TOWER: np.concatenate(ann)} if ann else {},
             candidates=rows,
             scores=np.concatenate([verdict.scores for verdict in verdicts]),
             truth_scores=np.concatenate(truth_scores),
-            merged=rows if several or retriever.proposers[0] != TOWER else None,
+            merged=rows if kept is None and (several or retriever.proposers[0] != TOWER) else None,
             proposed=np.concatenate([part.proposed for part in candidates]),
             without=_joined(without),
+            filters=kept is not None,
+            rules=rules is not None,
         )
 
     def _truth_scores(

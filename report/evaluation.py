@@ -23,6 +23,7 @@ from .values import (
     table,
     words,
 )
+from .variety import variety_table
 
 HEADLINES = (("recall", "ndcg", "mrr", "coverage"), ("recall",))
 """Retrieval metrics shown at the smallest cut-off, and at the largest; the rest is in JSON and page."""
@@ -66,6 +67,8 @@ def _blocks(result: Json) -> Iterator[Block]:
         yield from contributions_table(funnel.get("sources") or {})
         if funnel.get("verdict"):
             yield Line(str(funnel["verdict"]))
+    if result.get("variety"):
+        yield variety_table(result["variety"])
     yield from slice_tables(result)
     for finding in result.get("findings") or ():
         yield Line(finding["sentence"], "error" if finding["severity"] == "error" else "warning", finding["severity"])

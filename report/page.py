@@ -30,6 +30,7 @@ from .sections import (
 from .slices import slices_view
 from .training import training_curves
 from .values import Json, Line, scalar, words
+from .variety import variety_view
 
 Section = tuple[str, Callable[[Any], Any]]
 
@@ -43,6 +44,7 @@ SECTIONS: dict[str, Section] = {
     "ranking": ("Ranking", ranking_view),
     "gates": ("Gates", gates_view),
     "blend": ("Blend of the tasks", properties),
+    "variety": ("Variety", variety_view),
     "training": ("Training", training_curves),
     "slices": ("Slices", slices_view),
     "comparisons": ("Comparison", differences_table),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ...base.errors import ConfigError
-from ..options import JsonOption, RunOption, SetOption
+from ..options import JsonOption, RulesOption, RunOption, SetOption
 
 if TYPE_CHECKING:
     from ...report.report import Report
@@ -36,6 +36,11 @@ def evaluate(
             help="Also measure each value of this column: a feature, an item attribute, hour, weekday; repeatable.",
         ),
     ] = None,
+    rules: RulesOption = None,
+    variety: Annotated[
+        str,
+        typer.Option(metavar="COLUMN", help="Also measure what variety costs; of the items, e.g. genres."),
+    ] = "",
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FILE.html", help="Also write a page to read in a browser.")
     ] = None,
@@ -67,6 +72,10 @@ def evaluate(
         )
     if (config is None) != (folds is None) or (set_ and folds is None):
         raise ConfigError("CONFIG, --set and --folds go together; a run has its configuration: name it with --run")
+    if variety and (predictions is not None or folds is not None):
+        raise ConfigError("--variety is measured on one run; leave --folds and --predictions out")
+    if rules is not None and (predictions is not None or folds is not None):
+        raise ConfigError("--rules is of one run; in a configuration the section [rules] says the same")
     if predictions is not None and folds is not None:
         raise ConfigError("--folds trains and tests a configuration; leave --predictions and --truth out")
     if predictions is not None and truth is not None:
@@ -74,7 +83,7 @@ def evaluate(
     elif config is not None and folds is not None:
         measured = _folds(config, folds, run, set_ or [], stage, slices or [])
     else:
-        measured = _run(run, stage, slices or [])
+        measured = _run(run, stage, slices or [], rules, variety)
 
     from ...report.evaluation import evaluation_blocks
     from .. import render
@@ -88,14 +97,14 @@ def evaluate(
         render.show(*evaluation_blocks(measured))
 
 
-def _run(run: Path | None, stage: str, slices: Sequence[str]) -> Report:
+def _run(run: Path | None, stage: str, slices: Sequence[str], rules: Path | None, variety: str) -> Report:
     from ...artifacts.locate import find_run
 
     folder = find_run(run)
 
     from ... import api
 
-    return api.load(folder).evaluate(stage, slices)
+    return api.load(folder, rules).evaluate(stage, slices, variety)
 
 
 def _folds(

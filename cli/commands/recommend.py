@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ...base.errors import ConfigError, DataError
-from ..options import JsonOption, RunOption, pairs
+from ..options import JsonOption, RulesOption, RunOption, pairs
 
 _TIME = re.compile(r"\d[\dT:.+Z -]*")
 CHUNK = 1024
@@ -72,6 +72,7 @@ def recommend(
     block: Annotated[
         Path | None, typer.Option("--block", metavar="FILE", help="Never these items: text file, one item id a line.")
     ] = None,
+    rules: RulesOption = None,
     explain: Annotated[bool, typer.Option("--explain", help="Say of each item why it is there.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -131,7 +132,7 @@ def recommend(
     from .. import render
     from ..records import read_records
 
-    recommender = api.load(folder)
+    recommender = api.load(folder, rules)
     if told:
         events: list[Any] = _history(history, recommender.trained.dataset.item_rows)
         if history_file is not None:

@@ -127,6 +127,26 @@ def category_diversity(ranked: Ints, categories: Ints, k: int) -> F64:
     return _ratio(pairs - same, pairs)
 
 
+def value_entropy(ranked: Ints, codes: Ints, num_values: int, k: int) -> F64:
+    """Entropy in bits of a column's values over each list, float64 [U]; an item's values share its weight.
+
+    Args:
+        ranked: int [U, >= k], item rows; -1 pads a short list.
+        codes: int [N, m], codes of each item's values; `num_values` pads.
+        num_values: V.
+        k: cut-off.
+    """
+    lists = ranked[:, :k]
+    own = codes[lists]
+    valid = (own < num_values) & (lists >= 0)[:, :, None]
+    weight = valid / np.maximum(valid.sum(2, keepdims=True), 1)
+    user = np.broadcast_to(np.arange(len(lists))[:, None, None], own.shape)
+    shares = np.zeros((len(lists), num_values))
+    np.add.at(shares, (user[valid], own[valid]), weight[valid])
+    shares /= np.maximum(shares.sum(1, keepdims=True), 1e-12)
+    return np.asarray(-(shares * np.log2(np.maximum(shares, 1e-300))).sum(1))
+
+
 def _mean_over_list(values: Floats, lists: Ints) -> F64:
     valid = lists >= 0
     return _ratio(np.where(valid, values[lists], 0.0).sum(1), valid.sum(1).astype(np.float64))

@@ -1,0 +1,204 @@
+"""The last stage of a configuration: what a list must, must not and should hold beside the best items.
+
+The section `[rules]` of a run, or a file of its own (`--rules FILE`) with the same keys.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ..base.settings import Settings
+from .file import load_settings
+
+VarietyKind = Literal["none", "mmr", "dpp", "calibrated"]
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class _Dated(Settings):
+    """A rule that holds for a time."""
+
+    since: str = ""
+    """ISO date or time (UTC) from which the rule holds; always when empty."""
+
+    until: str = ""
+    """ISO date or time (UTC) at which the rule ends; never when empty."""
+
+    @field_validator("since", "until")
+    @classmethod
+    def _is_a_date(cls, value: str) -> str:
+        if value:
+            _seconds(value)
+        return value
+
+    def holds(self, at: float) -> bool:
+        """Whether the rule holds at a moment, seconds since 1970."""
+        after = not self.since or _seconds(self.since) <= at
+        return after and (not self.until or at < _seconds(self.until))
+
+
+class BlockRule(_Dated):
+    """Items that are in no list."""
+
+    where: str = ""
+    """A condition on the items, such as `category = "recalled"`."""
+
+    items: tuple[str, ...] = ()
+    """Raw item ids."""
+
+    @model_validator(mode="after")
+    def _of_something(self) -> BlockRule:
+        if bool(self.where) == bool(self.items):
+            raise ValueError("a block names its items by where or by items; give one of the two")
+        return self
+
+
+class BoostRule(_Dated):
+    """Items whose blended score is multiplied."""
+
+    where: str
+    """A condition on the items."""
+
+    factor: Annotated[float, Field(gt=0.0)]
+    """What their score is multiplied by: above 1 lifts, below 1 lowers."""
+
+
+class PinRule(_Dated):
+    """An item with a place of its own; left out where the item is blocked or seen, or its filter excludes it."""
+
+    item: str
+    """Raw item id."""
+
+    slot: Annotated[int, Field(ge=1)] = 1
+    """Place in the list, from 1."""
+
+
+class CapRule(Settings):
+    """At most so many items of one value; an item of several values counts for each."""
+
+    column: str
+    """Column of the items."""
+
+    most: Annotated[int, Field(ge=1)]
+    """Most items of any one value."""
+
+    within: Annotated[int, Field(ge=0)] = 0
+    """In any so many places that follow one another; in the whole list when 0."""
+
+
+class ShareRule(Settings):
+    """At least a share of the list for some items."""
+
+    where: str
+    """A condition on the items."""
+
+    least: Share
+    """Share of the list, rounded down to whole items."""
+
+
+class FreshnessRule(Settings):
+    """Only items that came out lately."""
+
+    column: str
+    """Column of the items with the time each came out, in seconds since 1970."""
+
+    days: Annotated[float, Field(gt=0.0)]
+    """How long ago at most; items without a time stay."""
+
+
+class DiversityConfig(Settings):
+    """Variety of a list, bought with relevance."""
+
+    kind: VarietyKind = "none"
+    """`mmr` (Carbonell and Goldstein 1998), `dpp` (Chen, Zhang and Zhou 2018) or `calibrated` (Steck 2018)."""
+
+    strength: Share = 0.2
+    """0 is the order of the scores, 1 is variety alone."""
+
+    column: str = ""
+    """`calibrated`: column of the items whose shares in the list follow those of the user's history."""
+
+    pool: Annotated[int, Field(ge=1, le=500)] = 200
+    """Best items that variety chooses from; the rest follow by score."""
+
+    @model_validator(mode="after")
+    def _column_where_it_is_read(self) -> DiversityConfig:
+        if (self.kind == "calibrated") != bool(self.column):
+            raise ValueError('diversity.column is read by kind = "calibrated", and by no other; set both or neither')
+        return self
+
+
+class ExploreConfig(Settings):
+    """Places whose item is drawn, with the probability of the draw in the answer."""
+
+    slots: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(max_length=3)] = ()
+    """Places, from 1, that are drawn; none by default."""
+
+    epsilon: Share = 0.1
+    """Share of the draws that are even over all items that may stand there; the others follow the scores."""
+
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    """Of the softmax over the logarithms of the scores: above 1 draws more evenly."""
+
+
+class RulesConfig(Settings):
+    """The last stage; does nothing by default."""
+
+    block: tuple[BlockRule, ...] = ()
+    """Items that are in no list."""
+
+    boost: tuple[BoostRule, ...] = ()
+    """Items whose score is multiplied."""
+
+    pin: tuple[PinRule, ...] = ()
+    """Items with a place of their own."""
+
+    cap: tuple[CapRule, ...] = ()
+    """At most so many items of one value."""
+
+    share: tuple[ShareRule, ...] = ()
+    """At least a share of the list for some items."""
+
+    freshness: FreshnessRule | None = None
+    """Only items that came out lately."""
+
+    diversity: DiversityConfig = DiversityConfig()
+    """Variety, bought with relevance."""
+
+    explore: ExploreConfig = ExploreConfig()
+    """Places whose item is drawn."""
+
+    @model_validator(mode="after")
+    def _one_item_a_place(self) -> RulesConfig:
+        drawn = set(self.explore.slots)
+        if both := sorted(drawn & {pin.slot for pin in self.pin}):
+            raise ValueError(f"slot {both[0]} is pinned and explored; give each another place")
+        return self
+
+    @property
+    def idle(self) -> bool:
+        """Whether the list is the ranker's order, as it is."""
+        filled = (self.block, self.boost, self.pin, self.cap, self.share, self.freshness, self.explore.slots)
+        varied = self.diversity.kind != "none" and self.diversity.strength > 0
+        return not varied and not any(filled)
+
+
+def load_rules(file: Path) -> RulesConfig:
+    """The rules in a TOML file.
+
+    Raises:
+        ConfigError: one sentence for each mistake, one a line.
+    """
+    return load_settings(RulesConfig, file)
+
+
+def _seconds(text: str) -> float:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f'"{text}" is no date; expected ISO, such as 2026-12-24 or 2026-12-24T18:00+01:00') from None
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()

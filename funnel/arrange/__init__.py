@@ -1,0 +1,1 @@
+"""The last stage: from scored candidates to the list that is shown."""

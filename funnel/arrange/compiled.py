@@ -1,0 +1,167 @@
+"""The configured rules as arrays over a run's catalogue, at one moment."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ...base.arrays import F32, F64, I64, Bool
+from ...base.errors import ConfigError
+from ...configs.rules import RulesConfig
+from ...data.dataset import Dataset
+from ...data.encoding.attributes import Attribute, TextColumn
+from ...retrieval.filters import parse_filter
+from ...retrieval.index.bitmap import Bitmap
+from .variety import DPP, MMR, Calibrated, Variety
+
+log = logging.getLogger(__name__)
+
+DAY = 86_400.0
+
+
+@dataclass(frozen=True)
+class Capped:
+    """A column's values as codes, and how many of each may stand.
+
+    Attributes:
+        codes: int64 [N, m] codes of each item's values, `num_values` pads.
+        num_values: V.
+        most: items of one value.
+        within: places; 0 is the whole list.
+    """
+
+    codes: I64
+    num_values: int
+    most: int
+    within: int
+
+    def values_of(self, rows: I64) -> I64:
+        """Padded codes of item rows, int64 [n, m]."""
+        return self.codes[rows]
+
+
+class ListRules:
+    """What the last stage of a run does at a moment.
+
+    Args:
+        config: the rules.
+        dataset: encoded data; conditions and columns are of its items.
+        vectors: float32 [N, D] item vectors that similarity is read from.
+        at: seconds since 1970; rules that hold for a time are judged by it.
+
+    Raises:
+        ConfigError: a condition is none, or a column or item is unknown.
+    """
+
+    def __init__(self, config: RulesConfig, dataset: Dataset, vectors: F32, at: float) -> None:
+        self.config, self.size = config, dataset.num_catalogue
+        self._columns, self._vectors = dataset.item_columns, vectors
+        self.allowed = self._allowed(dataset, at)
+        self.pins = self._pinned(dataset, at)
+        boosts = [rule for rule in config.boost if rule.holds(at)]
+        self.factors: F64 | None = None
+        for boost in boosts:
+            factors = np.ones(self.size) if self.factors is None else self.factors
+            self.factors = np.where(self._passing(boost.where).mask(), factors * boost.factor, factors)
+        self.caps = [
+            Capped(*padded_codes(_column(self._columns, cap.column, "cap")), cap.most, cap.within) for cap in config.cap
+        ]
+        self.shares = [(self._passing(share.where).mask(), share.least) for share in config.share]
+
+    def _passing(self, where: str) -> Bitmap:
+        return parse_filter(where).bitmap(self._columns)
+
+    def _allowed(self, dataset: Dataset, at: float) -> Bitmap | None:
+        """Items that no rule keeps out; None when none does."""
+        allowed: Bitmap | None = None
+        for rule in self.config.block:
+            if not rule.holds(at):
+                continue
+            barred = self._passing(rule.where) if rule.where else _listed(dataset, rule.items)
+            allowed = ~barred if allowed is None else allowed & ~barred
+        fresh = self.config.freshness
+        if fresh is not None:
+            times = _column(self._columns, fresh.column, "freshness")
+            if isinstance(times, TextColumn):
+                raise ConfigError(f'rules.freshness.column = "{fresh.column}" holds texts; expected seconds since 1970')
+            late = Bitmap.from_mask(~(times < at - fresh.days * DAY))
+            allowed = late if allowed is None else allowed & late
+        return allowed
+
+    def _pinned(self, dataset: Dataset, at: float) -> dict[int, int]:
+        """Place -> item row of the pins that hold and are not blocked."""
+        pins: dict[int, int] = {}
+        for pin in self.config.pin:
+            row = dataset.item_rows.get(pin.item, self.size)
+            if row >= self.size:
+                log.warning('the pinned item "%s" is none of the run\'s catalogue; its place goes by score', pin.item)
+            elif pin.holds(at) and (self.allowed is None or self.allowed.contains(row)):
+                pins.setdefault(pin.slot, row)
+        return pins
+
+    @cached_property
+    def may_stand(self) -> Bool:
+        """Items that no rule keeps out, bool [N]."""
+        return np.ones(self.size, dtype=np.bool_) if self.allowed is None else self.allowed.mask()
+
+    def boosted(self, rows: I64, scores: F64) -> F64:
+        """Scores after the boosts; a lift of a negative score brings it nearer to 0."""
+        if self.factors is None:
+            return scores
+        factors = self.factors[rows]
+        return np.where(scores >= 0, scores * factors, scores / factors)
+
+    def variety(self, rows: I64, history: I64) -> Variety | None:
+        """What a list of these candidates, best first, wants beside their scores; None where order is by score."""
+        config = self.config.diversity
+        if config.kind == "none" or config.strength == 0 or not len(rows):
+            return None
+        if config.kind == "calibrated":
+            shares = self._value_shares
+            mean = shares[history].sum(0)
+            total = mean.sum()
+            return Calibrated(shares[rows], mean / total if total else mean, config.strength)
+        vectors = self._vectors[rows].astype(np.float64)
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return MMR(vectors, config.strength) if config.kind == "mmr" else DPP(vectors, config.strength)
+
+    @cached_property
+    def _value_shares(self) -> F64:
+        """Weight of every value of the calibrated column in every item, float64 [N, V]; an item's values share 1."""
+        codes, count = padded_codes(_column(self._columns, self.config.diversity.column, "diversity"))
+        shares = np.zeros((len(codes), count + 1))
+        np.add.at(shares, (np.arange(len(codes))[:, None], codes), 1.0)
+        shares = shares[:, :-1]
+        return np.asarray(shares / np.maximum(shares.sum(1, keepdims=True), 1.0))
+
+
+def padded_codes(column: Attribute) -> tuple[I64, int]:
+    """Codes of each item's values, int64 [N, m], padded by the number of distinct values, and that number."""
+    if not isinstance(column, TextColumn):
+        values, codes = np.unique(column, return_inverse=True)  # NaN, nothing known, sorts last
+        known = int((~np.isnan(values)).sum())
+        return np.minimum(codes, known).astype(np.int64)[:, None], known
+    lengths = np.diff(column.ptr)
+    padded = np.full((len(column), max(1, int(lengths.max(initial=0)))), len(column.values), dtype=np.int64)
+    item = np.repeat(np.arange(len(column)), lengths)
+    padded[item, np.arange(len(column.codes)) - column.ptr[item]] = column.codes
+    return padded, len(column.values)
+
+
+def _column(columns: Mapping[str, Attribute], name: str, rule: str) -> Attribute:
+    if name not in columns:
+        raise ConfigError(
+            f'rules.{rule}.column = "{name}" is no column of the items that the run keeps; there are '
+            f"{', '.join(sorted(columns))}; name a further one in data.attributes and train"
+        )
+    return columns[name]
+
+
+def _listed(dataset: Dataset, ids: tuple[str, ...]) -> Bitmap:
+    rows = [dataset.item_rows.get(raw, dataset.num_catalogue) for raw in ids]
+    known = np.array([row for row in rows if row < dataset.num_catalogue], dtype=np.int64)
+    return Bitmap.from_rows(known, dataset.num_catalogue)

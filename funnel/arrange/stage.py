@@ -1,0 +1,107 @@
+"""The last stage of a run: many requests' lists, by the rules that hold when they are asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...base.arrays import F32, F64, I64, Bool
+from ...base.ragged import Ragged
+from ...configs.rules import RulesConfig
+from ...data.dataset import Dataset
+from .arrange import Arranged, arrange
+from .compiled import ListRules
+
+_HOUR = 3_600.0
+_KEPT = 8
+"""Compiled rules kept: as many as dated rules begin or end between two requests."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Lists of B requests.
+
+    Attributes:
+        rows: int64 [B, k] item rows, -1 pads.
+        columns: int64 [B, k], each one's column among the candidates; -1 at pads and at items that were none.
+        propensities: float64 [B, k], probability of the draw, NaN where none was drawn; None where rules do nothing.
+        pinned: bool [B, k], whether the place was the item's own; likewise.
+        relaxed: of each request the wishes that gave way; likewise.
+    """
+
+    rows: I64
+    columns: I64
+    propensities: F64 | None = None
+    pinned: Bool | None = None
+    relaxed: tuple[tuple[str, ...], ...] | None = None
+
+
+class LastStage:
+    """The rules of a run, compiled again when a dated rule begins or ends, or an hour makes an item too old.
+
+    Args:
+        config: the rules.
+        dataset: encoded data.
+        vectors: float32 [N, D] item vectors.
+
+    Raises:
+        ConfigError: see `ListRules`.
+    """
+
+    def __init__(self, config: RulesConfig, dataset: Dataset, vectors: F32) -> None:
+        self.config, self._dataset, self._vectors = config, dataset, vectors
+        self._compiled: dict[tuple[object, ...], ListRules] = {}
+
+    def at(self, seconds: float) -> ListRules | None:
+        """What holds at a moment, seconds since 1970; None where a list is the ranker's order."""
+        if self.config.idle:
+            return None
+        dated = (*self.config.block, *self.config.boost, *self.config.pin)
+        hour = seconds // _HOUR if self.config.freshness is not None else None
+        key = (*(rule.holds(seconds) for rule in dated), hour)
+        if key not in self._compiled:
+            kept = dict(list(self._compiled.items())[1 - _KEPT :])  # a new dict: other threads read the old one
+            self._compiled = {**kept, key: ListRules(self.config, self._dataset, self._vectors, seconds)}
+        return self._compiled[key]
+
+
+def by_score(rows: I64, scores: F64, k: int) -> Shown:
+    """The best k of candidates [B, C]; ties keep the candidates' order."""
+    columns = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    listed = np.take_along_axis(rows, columns, axis=1)
+    short = ((0, 0), (0, k - columns.shape[1]))
+    listed, columns = (np.pad(part, short, constant_values=-1) for part in (listed, columns))
+    return Shown(listed, np.where(listed >= 0, columns, -1))
+
+
+def by_rules(
+    rows: I64,
+    scores: F64,
+    k: int,
+    rules: ListRules,
+    *,
+    seen: Ragged,
+    history: Ragged,
+    rng: np.random.Generator | None,
+) -> Shown:
+    """The lists of candidates [B, C] by rules; see `arrange`."""
+    lists: list[Arranged] = [
+        arrange(
+            rows[place],
+            scores[place],
+            k,
+            rules,
+            seen=np.unique(seen.items[seen.ptr[place] : seen.ptr[place + 1]]),
+            history=history.items[history.ptr[place] : history.ptr[place + 1]],
+            rng=rng,
+        )
+        for place in range(len(rows))
+    ]
+    return Shown(
+        np.stack([one.rows for one in lists]),
+        np.stack([one.columns for one in lists]),
+        np.stack([one.propensities for one in lists]),
+        np.stack([one.pinned for one in lists]),
+        tuple(one.relaxed for one in lists),
+    )
