@@ -6,21 +6,22 @@ it stood at the end of training. On logs of a real platform these few numbers ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from ...base.arrays import F32, F64, I64, Bool
+from ...base.arrays import F32, F64, I64, AnyArray, Bool, Ints
+from ...base.counting import STEP, counting_order
 from ..batch import Block
 from ..schema import CountSpec
 from ..vocabulary import FIRST
 from .encoders import Encoders, stack
 
 
-def combine(codes: list[I64], sizes: tuple[int, ...]) -> I64:
+def combine(codes: Sequence[Ints], sizes: tuple[int, ...]) -> I64:
     """One code per row from one or two key columns; -1 where any key is unknown.
 
     Args:
@@ -33,6 +34,62 @@ def combine(codes: list[I64], sizes: tuple[int, ...]) -> I64:
         known = known & (column >= FIRST)
         combined = combined * size + column
     return np.where(known, combined, -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """Rows of a log key by key.
+
+    Attributes:
+        rows: int [G] rows whose key is known, those of a key from the earliest to the latest.
+        starts: int64 [M + 1] where the rows of each key begin.
+        keys: int64 [M] combined codes, ascending.
+    """
+
+    rows: Ints
+    starts: I64
+    keys: I64
+
+    @classmethod
+    def of(cls, codes: Sequence[Ints], sizes: tuple[int, ...], in_time: Ints) -> Groups:
+        """Group by one or two key columns, by a counting sort for each.
+
+        Args:
+            codes: vocabulary rows of each key, int [R].
+            sizes: rows of each key's vocabulary.
+            in_time: int [n] rows that count, from the earliest to the latest.
+        """
+        rows = in_time
+        for column in codes:
+            known = column[rows] >= FIRST
+            rows = rows if known.all() else rows[known]
+        for column, size in zip(reversed(codes), reversed(sizes), strict=True):
+            rows = rows[counting_order(column[rows], size)]
+        new = np.zeros(len(rows), dtype=bool)
+        new[:1] = True
+        for column in codes:
+            ordered = column[rows]
+            new[1:] |= ordered[1:] != ordered[:-1]
+        first = np.flatnonzero(new)
+        at = rows[first]
+        return cls(rows=rows, starts=np.append(first, len(rows)), keys=combine([column[at] for column in codes], sizes))
+
+    def totals(self, values: AnyArray) -> F32:
+        """Sum of the values [R] of each key's rows, float32 [M]."""
+        running = _running(values, self.rows)
+        return np.diff(running[self.starts]).astype(np.float32)
+
+    def moments(self, times: F64) -> Ints:
+        """Where among `rows` the rows of the same key and moment begin, of each: int [G]."""
+        kind = np.int32 if len(self.rows) < 2**31 else np.int64
+        begins = np.zeros(len(self.rows), dtype=kind)
+        begins[self.starts[:-1]] = self.starts[:-1]
+        for start in range(1, len(begins), STEP):
+            time = times[self.rows[start - 1 : start + STEP]]
+            later = np.flatnonzero(time[1:] != time[:-1]) + start
+            begins[later] = later
+        np.maximum.accumulate(begins, out=begins)
+        return begins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,81 +120,106 @@ class CountTable:
         return (f"{self.spec.name}.n", *(f"{self.spec.name}.{task}" for task in self.spec.tasks))
 
     @classmethod
-    def fit(cls, spec: CountSpec, codes: I64, sizes: tuple[int, ...], labels: F32, mask: Bool) -> CountTable:
+    def fit(
+        cls,
+        spec: CountSpec,
+        groups: Groups,
+        sizes: tuple[int, ...],
+        labels: Sequence[F32],
+        mask: Sequence[Bool],
+        training: Bool,
+    ) -> CountTable:
         """Count over the training rows.
 
         Args:
-            codes: int64 [R] combined codes of the training rows.
+            spec: keys, tasks, smoothing.
+            groups: the training rows by key.
             sizes: rows of each key's vocabulary.
-            labels: float32 [R, t] labels of the spec's tasks, 0 where masked.
-            mask: bool [R, t].
+            labels: of each of the spec's tasks float32 [R], 0 where masked.
+            mask: of each task bool [R].
+            training: bool [R] the training rows, those of unknown keys included.
         """
-        keys, inverse = np.unique(codes, return_inverse=True)
-
-        def total(values: NDArray[np.generic]) -> F32:
-            return np.bincount(inverse, weights=values, minlength=len(keys)).astype(np.float32)
-
-        tasks = range(labels.shape[1])
-        rows = np.stack([total(mask[:, t]) for t in tasks], axis=1) if tasks else np.empty((len(keys), 0), np.float32)
-        positives = np.stack([total(labels[:, t]) for t in tasks], axis=1) if tasks else rows
-        prior = (labels.sum(0) / np.maximum(mask.sum(0), 1)).astype(np.float32)
-        known = keys >= 0
-        seen = total(np.ones(len(codes)))
+        blank = np.empty((len(groups.keys), 0), dtype=np.float32)
+        prior = [
+            float(label.sum(where=training, dtype=np.float64)) / max(int((known & training).sum()), 1)
+            for label, known in zip(labels, mask, strict=True)
+        ]
         return cls(
             spec=spec,
             sizes=sizes,
-            keys=keys[known],
-            seen=seen[known],
-            rows=rows[known],
-            positives=positives[known],
-            prior=prior,
+            keys=groups.keys,
+            seen=np.diff(groups.starts).astype(np.float32),
+            rows=np.stack([groups.totals(one) for one in mask], axis=1) if mask else blank,
+            positives=np.stack([groups.totals(one) for one in labels], axis=1) if labels else blank,
+            prior=np.array(prior, dtype=np.float32),
         )
 
-    def _statistics(self, seen: F32, rows: F32, positives: F32) -> F32:
-        rate = (positives + self.spec.smoothing * self.prior) / (rows + self.spec.smoothing)
-        return np.concatenate([seen[:, None], rate], axis=1).astype(np.float32)
+    def _rate(self, task: int, rows: F32, positives: F32) -> F32:
+        """Smoothed rate of one task, float32 [n]."""
+        smoothing = self.spec.smoothing
+        return np.asarray((positives + smoothing * self.prior[task]) / (rows + smoothing), dtype=np.float32)
 
     def lookup(self, codes: I64) -> F32:
         """Frozen statistics of combined codes [B] -> float32 [B, 1 + t]; a key never seen has 0 rows and the prior."""
-        if not len(self.keys):
-            blank = np.zeros((len(codes), self.rows.shape[1]), np.float32)
-            return self._statistics(np.zeros(len(codes), np.float32), blank, blank)
-        at = np.minimum(np.searchsorted(self.keys, codes), len(self.keys) - 1)
-        known = self.keys[at] == codes
-        return self._statistics(
-            np.where(known, self.seen[at], 0.0).astype(np.float32),
-            np.where(known[:, None], self.rows[at], 0.0).astype(np.float32),
-            np.where(known[:, None], self.positives[at], 0.0).astype(np.float32),
+        places = self._places(codes)
+        tasks = range(len(self.prior))
+        seen = np.append(self.seen, np.float32(0.0))  # place -1 is of a key never seen
+        rows, positives = (
+            np.append(one, np.zeros((1, len(tasks)), np.float32), 0) for one in (self.rows, self.positives)
         )
+        rates = [self._rate(t, rows[:, t], positives[:, t])[places] for t in tasks]
+        return np.stack([seen[places], *rates], axis=1).astype(np.float32, copy=False)
 
-    def as_of(self, codes: I64, times: F64, labels: F32, mask: Bool) -> F32:
-        """Statistics of each training row from strictly earlier training rows of its key: float32 [R, 1 + t].
+    def _places(self, codes: I64) -> Ints:
+        """Place of each combined code among the keys, -1 of those that are not: by a table where many are asked."""
+        size = math.prod(self.sizes)
+        if size < 4 * len(codes):
+            table = np.full(size + 1, -1, dtype=np.int32)  # the last entry is of unknown keys, code -1
+            table[self.keys] = np.arange(len(self.keys), dtype=np.int32)
+            return np.asarray(table[codes])
+        if not len(self.keys):
+            return np.full(len(codes), -1)
+        at = np.minimum(np.searchsorted(self.keys, codes), len(self.keys) - 1)
+        return np.where(self.keys[at] == codes, at, -1)
+
+    def as_of(
+        self, groups: Groups, times: F64, labels: Sequence[F32], mask: Sequence[Bool], out: Sequence[F32]
+    ) -> None:
+        """Statistics of each grouped row from strictly earlier rows of its key.
 
         Args:
-            codes: int64 [R] combined codes.
+            groups: the training rows by key.
             times: float64 [R] seconds.
-            labels: float32 [R, t] labels, 0 where masked.
-            mask: bool [R, t].
+            labels: of each task float32 [R], 0 where masked.
+            mask: of each task bool [R].
+            out: of each statistic float32 [R], written at the grouped rows.
         """
-        order = np.lexsort((times, codes))
-        code, time = codes[order], times[order]
-        new_key = np.append(True, code[1:] != code[:-1])
-        new_moment = new_key | np.append(True, time[1:] != time[:-1])
-        key_start = np.maximum.accumulate(np.where(new_key, np.arange(len(code)), 0))
-        moment_start = np.maximum.accumulate(np.where(new_moment, np.arange(len(code)), 0))
+        moments = groups.moments(times)
+        keys = np.repeat(groups.starts[:-1].astype(moments.dtype), np.diff(groups.starts))
+        for start in range(0, len(moments), STEP):
+            part = slice(start, start + STEP)
+            out[0][groups.rows[part]] = moments[part] - keys[part]
+        for task, (label, known) in enumerate(zip(labels, mask, strict=True)):
+            rows, positives = _running(known, groups.rows), _running(label, groups.rows)
+            for start in range(0, len(moments), STEP):
+                moment, key = moments[start : start + STEP], keys[start : start + STEP]
+                earlier = [(running[moment] - running[key]).astype(np.float32) for running in (rows, positives)]
+                out[1 + task][groups.rows[start : start + STEP]] = self._rate(task, *earlier)
 
-        def before(values: NDArray[np.generic]) -> F32:
-            running = np.concatenate(
-                [np.zeros((1, values.shape[1])), np.cumsum(values[order], axis=0, dtype=np.float64)]
-            )
-            earlier = (running[moment_start] - running[key_start]).astype(np.float32)
-            earlier[code < 0] = 0.0
-            unsorted = np.empty_like(earlier)
-            unsorted[order] = earlier
-            return np.asarray(unsorted, dtype=np.float32)
+    def blank(self) -> list[np.float32]:
+        """Statistics of a key without rows."""
+        nothing = np.zeros(1, dtype=np.float32)
+        return [np.float32(0.0), *(self._rate(task, nothing, nothing)[0] for task in range(len(self.prior)))]
 
-        seen = before(np.ones((len(codes), 1)))[:, 0]
-        return self._statistics(np.asarray(seen, dtype=np.float32), before(mask), before(labels))
+
+def _running(values: AnyArray, rows: Ints) -> AnyArray:
+    """Sums of the values [R] of the first 0, 1, ... of the given rows [G]: whole numbers of 0/1 values, [G + 1]."""
+    taken = values[rows]
+    counts = values.dtype == np.bool_ or bool(((taken == 0) | (taken == 1)).all())
+    kind = np.dtype(np.int32 if counts and len(rows) < 2**31 else np.int64 if counts else np.float64)
+    running = np.zeros(len(rows) + 1, dtype=kind)
+    np.cumsum(taken, dtype=kind, out=running[1:])
+    return running
 
 
 def encode_counts(columns: Sequence[tuple[str, F32]], encoders: Encoders, rows: int) -> Block:

@@ -8,18 +8,22 @@ a logarithm before, or equal-frequency normalised as in Meituan's ranker (2018):
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...base.arrays import F32, F64, I64
+from ...base.arrays import F32, F64, Ints
 from ...base.cited import cited
 from ..feature_spec import Scale
 from ..vocabulary import FIRST, UNKNOWN
 
 EQUAL_FREQUENCY_BINS = 100
 """n of the equal-frequency normaliser."""
+BLOCK = 1 << 16
+"""Values encoded together: what is worked out on the way stays in the processor's cache."""
+COMPARED = 32
+"""Up to so many edges, a comparison of all values with each edge is faster than a binary search of each value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +65,7 @@ class NumericEncoder:
         if chosen:
             learned = cls.fit(values, 1, scale)
             return replace(learned, mode=math.nan, edges=np.array(chosen, dtype=np.float64))
-        seen = values[~np.isnan(values)].astype(np.float64)
+        seen = values[~np.isnan(values)]
         if not len(seen):
             return cls(
                 mode=0.0,
@@ -71,41 +75,61 @@ class NumericEncoder:
                 deviation=1.0,
                 quantiles=np.empty(0) if scale == "equal_frequency" else None,
             )
-        distinct, counts = np.unique(seen, return_counts=True)
-        mode = float(distinct[counts.argmax()])
-        rest = np.sort(seen[seen != mode])
+        lowest = float(seen.min())
+        log = lowest >= 0 and scale != "standard"
+        mean, deviation = _moments(seen, log)
+        seen = np.sort(seen)
+        mode, before, count = _mode(seen)
+        rest = len(seen) - count
         edges = np.empty(0)
-        if len(rest) and bins > 1:
-            positions = (np.arange(1, bins) * len(rest)) // bins
-            edges = np.unique(rest[positions])
+        if rest and bins > 1:
+            places = (np.arange(1, bins) * rest) // bins
+            edges = np.unique(seen[np.where(places < before, places, places + count)].astype(np.float64))
         quantiles = None
         if scale == "equal_frequency":
-            quantiles = np.sort(seen)[(np.arange(1, EQUAL_FREQUENCY_BINS) * len(seen)) // EQUAL_FREQUENCY_BINS]
-        log = bool(distinct[0] >= 0) and scale != "standard"
-        scaled = np.log1p(seen) if log else seen
-        deviation = float(scaled.std())
+            places = (np.arange(1, EQUAL_FREQUENCY_BINS) * len(seen)) // EQUAL_FREQUENCY_BINS
+            quantiles = seen[places].astype(np.float64)
         return cls(
             mode=mode,
             edges=edges,
             log=log,
-            mean=float(scaled.mean()),
+            mean=mean,
             deviation=deviation if deviation > 1e-12 else 1.0,
             quantiles=quantiles,
         )
 
-    def buckets(self, values: F32) -> I64:
-        """bucket rows, int64 [n]: 1 missing, 2 the mode, 3.. the others; values out of range fall in the end ones."""
-        rows = FIRST + 1 + np.searchsorted(self.edges, values.astype(np.float64), side="right")
-        rows = np.where(values.astype(np.float64) == self.mode, FIRST, rows)
-        return np.where(np.isnan(values), UNKNOWN, rows).astype(np.int64)
+    def buckets(self, values: F32) -> Ints:
+        """Bucket rows [n]: 1 missing, 2 the mode, 3.. the others; values out of range fall in the end ones.
+
+        uint8 where that holds them, else int32.
+        """
+        rows = np.empty(len(values), dtype=np.uint8 if self.size <= 256 else np.int32)
+        edges = _as_float32(self.edges)
+        for start in range(0, len(values), BLOCK):
+            part, found = values[start : start + BLOCK], rows[start : start + BLOCK]
+            found[:] = FIRST + 1
+            if len(edges) <= COMPARED:
+                for edge in edges:
+                    found += part >= edge
+            else:
+                found += np.searchsorted(edges, part, side="right").astype(rows.dtype)
+            found[part == self.mode] = FIRST
+            found[np.isnan(part)] = UNKNOWN
+        return rows
 
     def scaled(self, values: F32) -> F32:
         """Scaled numbers, float32 [n], NaN where missing: standardised, clipped to 8 deviations, or shares of bins."""
         if self.quantiles is not None:
             return equal_frequency(values, self.quantiles)
-        x = values.astype(np.float64)
-        x = np.log1p(np.maximum(x, 0.0)) if self.log else x
-        return np.clip((x - self.mean) / self.deviation, -8.0, 8.0).astype(np.float32)
+        found = np.empty(len(values), dtype=np.float32)
+        for start in range(0, len(values), BLOCK):
+            x = values[start : start + BLOCK].astype(np.float64)
+            if self.log:
+                np.log1p(np.maximum(x, 0.0, out=x), out=x)
+            x -= self.mean
+            x /= self.deviation
+            found[start : start + BLOCK] = np.clip(x, -8.0, 8.0, out=x)
+        return found
 
     def unscaled(self, scaled: F32) -> F64:
         """The numbers behind scaled ones, float64 [n]: up to the clipping, or the lower edge of their bin."""
@@ -142,6 +166,52 @@ class NumericEncoder:
         )
 
 
+def _mode(ordered: F32) -> tuple[float, int, int]:
+    """The most frequent of ascending values (of equally frequent ones the smallest), where it begins, how often it is."""
+    begins = np.append(0, np.flatnonzero(ordered[1:] != ordered[:-1]) + 1)
+    counts = np.diff(np.append(begins, len(ordered)))
+    place = int(counts.argmax())
+    return float(ordered[begins[place]]), int(begins[place]), int(counts[place])
+
+
+def _moments(values: F32, log: bool) -> tuple[float, float]:
+    """Mean and deviation of the (logged) values, to the last bit those that numpy gives for the whole column."""
+
+    def numbers(start: int, count: int) -> F64:
+        part = values[start : start + count].astype(np.float64)
+        return np.log1p(part, out=part) if log else part
+
+    mean = pairwise_sum(numbers, 0, len(values)) / len(values)
+
+    def squares(start: int, count: int) -> F64:
+        part = numbers(start, count)
+        part -= mean
+        return np.multiply(part, part, out=part)
+
+    return mean, math.sqrt(pairwise_sum(squares, 0, len(values)) / len(values))
+
+
+def pairwise_sum(numbers: Callable[[int, int], F64], start: int, count: int) -> float:
+    """Sum of a column that is worked out part by part: numpy cuts a long sum in two in just these places.
+
+    Args:
+        numbers: the column's numbers from a row on, given that row and their count.
+        start: first row.
+        count: rows.
+    """
+    if count <= BLOCK:
+        return float(np.sum(numbers(start, count)))
+    half = count // 2
+    half -= half % 8
+    return pairwise_sum(numbers, start, half) + pairwise_sum(numbers, start + half, count - half)
+
+
+def _as_float32(edges: F64) -> F32:
+    """The smallest float32 at or above each edge: a float32 is at or above both or neither."""
+    near = edges.astype(np.float32)
+    return np.where(near < edges, np.nextafter(near, np.float32(np.inf)), near)
+
+
 @cited("Meituan technology blog 2018")
 def equal_frequency(values: F32, edges: F64) -> F32:
     """Meituan's equal-frequency normaliser: a value in bin b of n equally full ones, b = 0..n-1, becomes b/n.
@@ -151,5 +221,9 @@ def equal_frequency(values: F32, edges: F64) -> F32:
         edges: ascending inner edges [n - 1], from training quantiles; a value equal to several of them counts as above
             all of these.
     """
-    share = np.searchsorted(edges, values, side="right") / (len(edges) + 1)
-    return np.where(np.isnan(values), np.nan, share).astype(np.float32)
+    found, bounds = np.empty(len(values), dtype=np.float32), _as_float32(edges)
+    for start in range(0, len(values), BLOCK):
+        part = values[start : start + BLOCK].astype(np.float32, copy=False)
+        share = np.searchsorted(bounds, part, side="right") / (len(edges) + 1)
+        found[start : start + BLOCK] = np.where(np.isnan(part), np.nan, share)
+    return found

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...base.arrays import I64
-from .columns import as_strings, column_values, texts_of
+from .columns import as_strings, column_values
 from .tables import Tables
+from .texts import texts_of
 
 LISTS = pa.large_list(pa.string())
 """How a column of lists is held once its values are text."""

@@ -1,0 +1,25 @@
+"""The rows of a log from the earliest to the latest."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...base.arrays import Ints
+from ...base.counting import rises
+from ..log import EventLog
+
+
+def in_time_order(events: EventLog) -> Ints:
+    """Rows of the log by time, those of one moment in the order of their file: int [R].
+
+    Carried rows stand in no file and are the first of their moment. A file in time order needs no sort.
+    """
+    rows, source = len(events), events.source_rows
+    carried = source < 0
+    if carried.any():
+        by_file = np.argsort(source, kind="stable")
+    else:
+        by_file = np.empty(rows, dtype=np.int32 if rows < 2**31 else np.int64)
+        by_file[source] = np.arange(rows, dtype=by_file.dtype)
+    times = events.times[by_file]
+    return by_file if rises(times) else by_file[np.argsort(times, kind="stable")]
