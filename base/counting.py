@@ -24,7 +24,11 @@ def counting_order(codes: Ints, size: int) -> Ints:
     rows = len(codes)
     kind = np.int32 if max(rows, size) < 2**31 - 1 else np.int64
     # Row r of a matrix with its one entry in column codes[r]: turned into columns, the entries are counted into place.
-    entries = (np.ones(rows, dtype=np.int8), codes.astype(kind, copy=False), np.arange(rows + 1, dtype=kind))
+    entries: tuple[AnyArray, AnyArray, AnyArray] = (
+        np.ones(rows, dtype=np.int8),
+        codes.astype(kind, copy=False),
+        np.arange(rows + 1, dtype=kind),
+    )
     order: Ints = csr_array(entries, shape=(rows, size)).tocsc().indices
     return order
 

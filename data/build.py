@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ..base.arrays import I64
+from ..base.arrays import AnyArray, Ints
+from ..base.counting import counting_order, first_places, rises
 from .dataset import Dataset
 from .encoding.carry import Past, places, refuse_known_answers
 from .encoding.encode import Carried, Encoding
@@ -18,7 +19,8 @@ from .encoding.raw_columns import RawColumns
 from .ids import id_type
 from .joins import join_notes
 from .log import EventLog
-from .reading.columns import as_strings
+from .reading.coded import Coded
+from .reading.columns import as_codes, as_strings
 from .reading.keys import RawEvents, clean, label_matrix, read_configured
 from .reading.tables import BadRows, Tables
 from .schema import DataConfig
@@ -68,27 +70,15 @@ def build_dataset(
     tables, raw = clean(tables, config, bad)
     unlisted = join_notes(tables, config, refuse=source is None)
     past = None if source is None else Past.of(source, config, raw)
-    by_time = pa.array(np.argsort(raw.times, kind="stable"))
-    seen = None if raw.users is None else raw.users.take(by_time)
-    user_ids = _entities(tables, "users", config.user, seen, None if past is None else past.users)
-    users = _positions(raw.users, user_ids, len(raw))
-    order = np.lexsort((np.arange(len(raw)), raw.times, users))
+    by_time = None if rises(raw.times) else np.argsort(raw.times, kind="stable")
+    user_ids = _entities(tables, "users", config.user, _seen(raw.users, by_time), None if past is None else past.users)
+    users = _positions(raw.users, user_ids)
+    order = _by_user(users, len(user_ids), by_time, len(raw))
     parts = _parts(config, tables, raw, users, order, seed)
     parts[parts <= learned] = Part.TRAIN
     item_ids, num_catalogue = _catalogue(tables, config, raw, parts, order, past)
-    items = _positions(raw.items, item_ids, len(raw))
-    labels, mask = label_matrix(config.tasks, raw.labels, tables)
-    events = EventLog(
-        users=users[order],
-        items=items[order],
-        times=raw.times[order],
-        parts=parts,
-        labels=labels[order],
-        mask=mask[order],
-        weights=raw.weights[order],
-        propensities=None if raw.propensities is None else raw.propensities[order],
-        source_rows=order.astype(np.int64),
-    )
+    events = _log(config, tables, raw, order, parts, users, _positions(raw.items, item_ids))
+    del raw, users, order, parts, by_time  # they would stand beside the log while it is encoded
     carried: Carried | None = None
     if past is not None:
         refuse_known_answers(past.source, events, config, user_ids, item_ids)
@@ -101,8 +91,18 @@ def build_dataset(
         carried,
     ).dataset()
     named = {"user": config.user, "item": config.item}
-    types = {name: id_type(tables.events.column(column)) for name, column in named.items() if column}
+    types = {name: id_type(tables.events.schema.field(column)) for name, column in named.items() if column}
     return replace(dataset, id_types=types, notes=(*dataset.notes, *unlisted))
+
+
+def _seen(ids: Coded | None, rows: AnyArray | None) -> pa.Array | None:
+    """Distinct ids in the order in which they first appear among the rows (int or bool [n], all when None)."""
+    if ids is None or rows is None:
+        return None if ids is None else ids.values
+    codes = ids.codes[rows]
+    first = first_places(codes, len(ids.values))
+    there = np.flatnonzero(first < len(codes))
+    return ids.values.take(pa.array(there[np.argsort(first[there])]))
 
 
 def _entities(tables: Tables, name: str, column: str, seen: pa.Array | None, known: pa.Array | None) -> pa.Array:
@@ -111,15 +111,49 @@ def _entities(tables: Tables, name: str, column: str, seen: pa.Array | None, kno
         return pa.array([], pa.string())
     none = pa.array([], pa.string())
     listed = as_strings(tables, name, column) if getattr(tables, name) is not None else none
-    return pc.unique(
-        pa.concat_arrays([none if known is None else known, listed.cast(pa.string()), seen.cast(pa.string())])
-    )
+    return pc.unique(pa.concat_arrays([none if known is None else known, listed.cast(pa.string()), seen]))
 
 
-def _positions(raw: pa.Array | None, ids: pa.Array, rows: int) -> I64:
+def _positions(raw: Coded | None, ids: pa.Array) -> Ints | None:
+    """Row of each event's user or item, int32 [R]; None where events name none."""
     if raw is None:
-        return np.full(rows, -1, dtype=np.int64)
-    return np.asarray(pc.index_in(raw, value_set=ids).to_numpy(zero_copy_only=False), dtype=np.int64)
+        return None
+    rows: Ints = pc.index_in(raw.values, value_set=ids).to_numpy(zero_copy_only=False).astype(np.int32)
+    return rows[raw.codes]
+
+
+def _by_user(users: Ints | None, num_users: int, by_time: Ints | None, rows: int) -> Ints:
+    """Rows of the event table in the order of the log: by user, time, and place in the file."""
+    if users is None:
+        return np.arange(rows) if by_time is None else by_time
+    if by_time is None:
+        return counting_order(users, num_users)
+    return by_time[counting_order(users[by_time], num_users)]
+
+
+def _log(
+    config: DataConfig,
+    tables: Tables,
+    raw: RawEvents,
+    order: Ints,
+    parts: NDArray[np.int8],
+    users: Ints | None,
+    items: Ints | None,
+) -> EventLog:
+    """The typed columns in the order of the log."""
+    nobody = np.full(0 if users is not None and items is not None else len(raw), -1, dtype=np.int32)
+    labels, mask = label_matrix(config.tasks, raw.labels, tables, order)
+    return EventLog(
+        users=nobody if users is None else users[order],
+        items=nobody if items is None else items[order],
+        times=raw.times[order],
+        parts=parts,
+        labels=labels,
+        mask=mask,
+        weights=raw.weights[order],
+        propensities=None if raw.propensities is None else raw.propensities[order],
+        source_rows=order,
+    )
 
 
 def _catalogue(
@@ -127,38 +161,39 @@ def _catalogue(
     config: DataConfig,
     raw: RawEvents,
     parts: NDArray[np.int8],
-    order: I64,
+    order: Ints,
     past: Past | None,
 ) -> tuple[pa.Array, int]:
     """Item ids, those that may be recommended first: known ones, the item table, the training rows; then the rest."""
     if raw.items is None:
         return pa.array([], pa.string()), 0
-    train = raw.items.take(pa.array(np.sort(order[parts == Part.TRAIN])))
-    known = _entities(tables, "items", config.item, train, None if past is None else past.items)
-    return pc.unique(pa.concat_arrays([known, raw.items.cast(pa.string())])), len(known)
+    train = np.zeros(len(raw), dtype=bool)
+    train[order[parts == Part.TRAIN]] = True
+    known = _entities(tables, "items", config.item, _seen(raw.items, train), None if past is None else past.items)
+    return pc.unique(pa.concat_arrays([known, raw.items.values])), len(known)
 
 
 def _parts(
     config: DataConfig,
     tables: Tables,
     raw: RawEvents,
-    users: I64,
-    order: I64,
+    users: Ints | None,
+    order: Ints,
     seed: int,
 ) -> NDArray[np.int8]:
     spec = config.split
     named, strata = None, None
     if spec.kind == "column" and spec.column:
-        named = as_strings(tables, "events", spec.column).take(pa.array(order)).to_pylist()
+        named = as_codes(tables, "events", spec.column).take(order)
         if spec.parts:
-            named = [spec.parts[value] for value in named]
+            said = [spec.parts[value] for value in named.values.to_pylist()]
+            named = Coded(pa.array(said, pa.string()), named.codes)
     if spec.stratify:
-        codes = as_strings(tables, "events", spec.stratify).dictionary_encode().indices
-        strata = pc.fill_null(codes, -1).to_numpy(zero_copy_only=False).astype(np.int64)[order] + 1
+        strata = as_codes(tables, "events", spec.stratify).codes[order] + 1
     return assign_parts(
         spec,
-        users=users[order] if config.user else None,
-        times=raw.times[order] if config.time else None,
+        users=None if users is None or spec.kind != "leave_last" else users[order],
+        times=raw.times[order] if config.time and spec.kind == "time" else None,
         named=named,
         strata=strata,
         rows=len(raw),

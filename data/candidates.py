@@ -12,14 +12,14 @@ from functools import cached_property
 
 import torch
 
-from ..base.arrays import I64
+from ..base.arrays import I64, Ints
 from .batch import Block, SideLayout, join_blocks
 from .encoding.counts import CountTable, EncodedCounts, combine
 from .encoding.encoders import Encoders
 from .feature_spec import Side
 from .packed import Packed
 
-QueryCodes = Callable[[str], I64]
+QueryCodes = Callable[[str], Ints]
 """Count key of the query side -> vocabulary row of each request, int64 [Q]."""
 
 
@@ -42,7 +42,7 @@ class _Counted:
         """Whether the item alone decides."""
         return all(side == "item" for _, side in self.keys)
 
-    def at(self, codes: Sequence[I64]) -> Block:
+    def at(self, codes: Sequence[Ints]) -> Block:
         """Encoded statistics of key codes, one [R] array a key."""
         return self.table.at(combine(list(codes), self.table.sizes))
 
@@ -65,7 +65,7 @@ class CandidateBlocks:
         layout: SideLayout,
         counts: Sequence[CountTable],
         sides: Mapping[str, Side],
-        item_codes: Mapping[str, I64],
+        item_codes: Mapping[str, Ints],
         encoders: Encoders,
     ) -> None:
         self._items, self._layout, self._item_codes, self._encoders = items, layout, item_codes, encoders

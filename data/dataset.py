@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ..base.arrays import F64, I64
+from ..base.arrays import F64, I64, Ints
 from .batch import Batch, Block, Layout, SequenceField, SideLayout, join_blocks, join_layouts
 from .candidates import CandidateBlocks
 from .encoding.absent import absent_context
@@ -59,7 +59,7 @@ class Dataset:
             they are joined; the derived ones are absent in data sets of earlier versions.
         key_codes: count-key feature -> vocabulary row of each user, item, or event row (whichever the feature is of).
         counts: tables frozen at the end of training.
-        event_codes: `after_event` feature -> vocabulary row of each event row, int64 [R].
+        event_codes: `after_event` feature -> vocabulary row of each event row, int [R].
         sequences: history of each sequence feature.
         sequence_ends: pointer into that history for each event row.
         fingerprint: sha256 of the source files.
@@ -83,9 +83,9 @@ class Dataset:
     row_query: Packed
     row_item: Packed
     sides: Mapping[str, SideLayout]
-    key_codes: Mapping[str, I64]
+    key_codes: Mapping[str, Ints]
     counts: tuple[CountTable, ...]
-    event_codes: Mapping[str, I64]
+    event_codes: Mapping[str, Ints]
     sequences: Mapping[str, History]
     sequence_ends: Mapping[str, I64]
     fingerprint: str
@@ -206,7 +206,7 @@ class Dataset:
         context_rows = self._latest_rows(moment)[users]
         context = self.context_of(context_rows)
 
-        def codes(key: str) -> I64:
+        def codes(key: str) -> Ints:
             if self.config.feature(key).side == "user":
                 return self.key_codes[key][users]
             return np.where(context_rows >= 0, self.key_codes[key][context_rows], self.common_codes[key])

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..base.errors import DataError
-from .reading.columns import as_strings
+from .reading.columns import as_codes
 from .reading.tables import Tables, quote
 from .schema import DataConfig
 
@@ -62,8 +62,7 @@ def joined(tables: Tables, name: str, column: str) -> Joined:
         name: `users` or `items`.
         column: the id column of both tables.
     """
-    seen = pc.unique(as_strings(tables, "events", column).drop_null())
-    listed = pc.unique(as_strings(tables, name, column).drop_null())
+    seen, listed = (as_codes(tables, table, column).values for table in ("events", name))
     strangers = seen.filter(pc.invert(pc.is_in(seen, value_set=listed)))
     names = str(tables.origin["events"]), str(tables.origin[name])
     return Joined(name, len(seen), len(listed), len(strangers), spelling(strangers, listed, *names))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy import int8
 from numpy.typing import NDArray
 
-from ..base.arrays import F32, F64, I64, Bool, Ints
+from ..base.arrays import F32, F64, Bool, Ints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class EventLog:
         mask: bool [R, T], whether the row lies in the task's sample space.
         weights: float32 training weight, [R]; [R, T] where tasks have weights of their own.
         propensities: float32 logging probability, or None.
-        source_rows: int64 row of the event table each came from.
+        source_rows: int row of the event table each came from.
     """
 
     users: Ints
@@ -35,7 +35,7 @@ class EventLog:
     mask: Bool
     weights: F32
     propensities: F32 | None
-    source_rows: I64
+    source_rows: Ints
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "users", np.asarray(self.users, dtype=np.int32))

@@ -8,8 +8,9 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base.arrays import F64, I64
+from ..base.arrays import F64, I64, Ints
 from ..base.errors import ConfigError, DataError
+from .reading.coded import Coded
 from .schema import SplitSpec
 
 
@@ -36,10 +37,10 @@ def part_of(name: str) -> Part:
 def assign_parts(
     spec: SplitSpec,
     *,
-    users: I64 | None,
+    users: Ints | None,
     times: F64 | None,
-    named: list[str] | None,
-    strata: I64 | None,
+    named: Coded | None,
+    strata: Ints | None,
     rows: int,
     seed: int,
     cuts: tuple[float | None, float | None] = (None, None),
@@ -50,7 +51,7 @@ def assign_parts(
         spec: how to split.
         users: int [R] user row, rows sorted by (user, time, file order); needed by `leave_last`.
         times: float [R] seconds; needed by `time`.
-        named: text [R] of the split column; needed by `column`.
+        named: what the split column says in each row, R; needed by `column`.
         strata: int [R] stratum of each row for `random` and `halve_test`, or None.
         rows: R.
         seed: of the draws.
@@ -102,8 +103,11 @@ def moment(key: str, text: str) -> float | None:
 
 
 def _by_time(spec: SplitSpec, times: F64, cuts: tuple[float | None, float | None]) -> NDArray[np.int8]:
-    valid_from = cuts[0] if cuts[0] is not None else float(np.quantile(times, 1.0 - spec.valid - spec.test))
-    test_from = cuts[1] if cuts[1] is not None else float(np.quantile(times, 1.0 - spec.test))
+    valid_from, test_from = cuts
+    if valid_from is None or test_from is None:
+        shares = np.quantile(times, (1.0 - spec.valid - spec.test, 1.0 - spec.test))
+        valid_from = float(shares[0]) if valid_from is None else valid_from
+        test_from = float(shares[1]) if test_from is None else test_from
     if valid_from > test_from:
         raise ConfigError(f"validation starts at {valid_from:.0f}, after test at {test_from:.0f}; swap the dates")
     parts = np.full(len(times), Part.TRAIN, dtype=np.int8)
@@ -112,7 +116,7 @@ def _by_time(spec: SplitSpec, times: F64, cuts: tuple[float | None, float | None
     return parts
 
 
-def _leave_last(users: I64) -> NDArray[np.int8]:
+def _leave_last(users: Ints) -> NDArray[np.int8]:
     """Each user's last row tests, the one before validates; users with fewer than three rows train only."""
     rows = len(users)
     ends = np.flatnonzero(np.append(users[1:] != users[:-1], True))
@@ -124,7 +128,7 @@ def _leave_last(users: I64) -> NDArray[np.int8]:
     return parts
 
 
-def _strata_order(rows: int, strata: I64 | None, rng: np.random.Generator) -> tuple[I64, F64]:
+def _strata_order(rows: int, strata: Ints | None, rng: np.random.Generator) -> tuple[I64, F64]:
     """A random order within each stratum, and each ordered row's position in its stratum as a share in [0, 1)."""
     key = rng.random(rows)
     groups = np.zeros(rows, dtype=np.int64) if strata is None else strata
@@ -135,14 +139,14 @@ def _strata_order(rows: int, strata: I64 | None, rng: np.random.Generator) -> tu
     return order, position / sizes[groups[order]]
 
 
-def _by_column(spec: SplitSpec, named: list[str] | None, strata: I64 | None, seed: int) -> NDArray[np.int8]:
+def _by_column(spec: SplitSpec, named: Coded | None, strata: Ints | None, seed: int) -> NDArray[np.int8]:
     if named is None:
         raise ConfigError('split kind "column" needs data.split.column, the column that names each row\'s part')
-    values, codes = np.unique(np.asarray(named, dtype=object).astype(str), return_inverse=True)
-    strange = [str(value) for value in values if value not in PART_NAMES]
+    values = named.values.to_pylist()
+    strange = sorted(set(values) - set(PART_NAMES))
     if strange:
         raise DataError(f'column "{spec.column}" holds "{strange[0]}"; expected only {", ".join(PART_NAMES)}')
-    parts = np.asarray([part_of(value) for value in values], dtype=np.int8)[codes]
+    parts = np.asarray([part_of(value) for value in values], dtype=np.int8)[named.codes]
     if spec.halve_test:
         tests = np.flatnonzero(parts == Part.TEST)
         order, share = _strata_order(len(tests), None if strata is None else strata[tests], np.random.default_rng(seed))

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..base.arrays import I64
+from ..base.arrays import I64, Ints
 
 PAD, UNKNOWN, FIRST = 0, 1, 2
 MISSING = ""
@@ -32,7 +32,7 @@ class Vocabulary:
         return pa.array(self.values, pa.string())
 
     @classmethod
-    def fit(cls, values: pa.Array, weights: I64 | None = None, min_count: int = 1) -> Vocabulary:
+    def fit(cls, values: pa.Array, weights: Ints | None = None, min_count: int = 1) -> Vocabulary:
         """Learn the values seen at least `min_count` times, most frequent first (ties: first seen first).
 
         Args:

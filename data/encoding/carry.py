@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ...base.arrays import F64, I64, AnyArray, Ints
+from ...base.counting import counting_order
 from ...base.errors import DataError, RunError
 from ..dataset import Dataset
 from ..log import EventLog
@@ -118,10 +119,10 @@ class Past:
             elif spec.name == "source_rows":
                 taken = np.full(len(self.rows), -1, dtype=np.int64)
             events[spec.name] = np.concatenate([taken, after])
-        users, times = events["users"], events["times"]
+        users = events["users"]
         assert users is not None
-        assert times is not None
-        order = np.lexsort((np.arange(len(times)), times, users))
+        # Both halves are in order, and all of the first is earlier: of one user, its rows come first.
+        order = counting_order(users, len(user_ids)) if len(user_ids) else np.arange(len(users))
         sorted_columns: dict[str, Any] = {n: None if values is None else values[order] for n, values in events.items()}
         log = EventLog(**sorted_columns)
         carried = np.flatnonzero(order < len(self.rows))
@@ -161,7 +162,7 @@ def refuse_known_answers(source: Dataset, new: EventLog, config: DataConfig, use
                 f"the source run learned from rows up to {last:.0f}, and the {judged.name.lower()} part begins at "
                 f"{first:.0f}: it knows answers; move data.split, or train without --from"
             )
-        if not (config.user and config.item):
+        if not (config.user and config.item) or last < first:
             continue
         users, items = places(source.user_ids, user_ids), places(source.item_ids, item_ids)
         theirs = _keys(_moved(old.users[known], users), _moved(old.items[known], items), old.times[known])

@@ -36,6 +36,11 @@ def combine(codes: Sequence[Ints], sizes: tuple[int, ...]) -> I64:
     return np.where(known, combined, -1)
 
 
+def statistic_names(spec: CountSpec) -> tuple[str, ...]:
+    """Feature name of each statistic: `<keys>.n`, then `<keys>.<task>`."""
+    return (f"{spec.name}.n", *(f"{spec.name}.{task}" for task in spec.tasks))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Groups:
     """Rows of a log key by key.
@@ -81,8 +86,7 @@ class Groups:
 
     def moments(self, times: F64) -> Ints:
         """Where among `rows` the rows of the same key and moment begin, of each: int [G]."""
-        kind = np.int32 if len(self.rows) < 2**31 else np.int64
-        begins = np.zeros(len(self.rows), dtype=kind)
+        begins: Ints = np.zeros(len(self.rows), dtype=np.int32 if len(self.rows) < 2**31 else np.int64)
         begins[self.starts[:-1]] = self.starts[:-1]
         for start in range(1, len(begins), STEP):
             time = times[self.rows[start - 1 : start + STEP]]
@@ -116,8 +120,8 @@ class CountTable:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Feature name of each statistic: `<keys>.n`, then `<keys>.<task>`."""
-        return (f"{self.spec.name}.n", *(f"{self.spec.name}.{task}" for task in self.spec.tasks))
+        """See `statistic_names`."""
+        return statistic_names(self.spec)
 
     @classmethod
     def fit(
@@ -173,7 +177,7 @@ class CountTable:
     def _places(self, codes: I64) -> Ints:
         """Place of each combined code among the keys, -1 of those that are not: by a table where many are asked."""
         size = math.prod(self.sizes)
-        if size < 4 * len(codes):
+        if size < 4 * len(codes) and codes.max(initial=-1) < size:
             table = np.full(size + 1, -1, dtype=np.int32)  # the last entry is of unknown keys, code -1
             table[self.keys] = np.arange(len(self.keys), dtype=np.int32)
             return np.asarray(table[codes])

@@ -11,17 +11,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from ...base.arrays import I64, AnyArray
+from ...base.arrays import I64, AnyArray, Bool, Ints
 from ..batch import Block, SideLayout
 from ..feature_spec import FeatureSpec
 from ..hashing import HashedVocabulary
 from ..ids import id_text
+from ..reading.coded import Coded
 from ..reading.lists import split_values
 from ..vocabulary import FIRST, MISSING, UNKNOWN, Vocabulary
 from .numeric import NumericEncoder
 
 Column = Any
-"""A raw column: text [n] for categorical and multi, float32 [n] numeric, float32 [n, d] vector."""
+"""A raw column: text [n] for categorical (of event rows `Coded`) and multi, float32 [n] numeric, [n, d] vector."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class Encoders:
     shared: Mapping[str, str] = field(default_factory=dict)
     hashed: Mapping[str, HashedVocabulary] = field(default_factory=dict)
 
-    def codes(self, name: str, values: pa.Array) -> I64:
-        """Rows of a categorical or multi feature's raw values, int64 [n]."""
-        return (self.hashed[name] if name in self.hashed else self.vocabularies[name]).rows(values)
+    def codes(self, name: str, values: pa.Array | Coded) -> Ints:
+        """Rows of a categorical or multi feature's raw values, int [n]."""
+        return rows_of(self.hashed[name] if name in self.hashed else self.vocabularies[name], values)
 
     def sizes(self) -> dict[str, int]:
         """Table rows of every vocabulary, buckets included."""
@@ -97,32 +98,46 @@ class Encoders:
         )
 
 
+def rows_of(vocabulary: Vocabulary | HashedVocabulary, values: pa.Array | Coded) -> Ints:
+    """Vocabulary rows of raw values: int64 [n] of texts, int32 [n] of a coded column."""
+    if not isinstance(values, Coded):
+        return vocabulary.rows(values)
+    distinct = pa.concat_arrays([values.values, pa.array([None], pa.string())])  # the last one is of code -1
+    rows: Ints = vocabulary.rows(distinct).astype(np.int32)[values.codes]
+    return rows
+
+
 def fill_missing(spec: FeatureSpec, column: Column) -> Column:
     """A raw column with the feature's `fill` where it says nothing; unchanged where the feature has none."""
     if spec.fill is None:
         return column
     if spec.kind == "numeric":
         return np.where(np.isnan(column), np.float32(spec.fill), column)
+    if isinstance(column, Coded):
+        return column.filled(MISSING, id_text(spec.fill))
     known = pc.if_else(pc.equal(column, MISSING), None, column)
     return pc.fill_null(known, id_text(spec.fill))
 
 
-def weighed_values(spec: FeatureSpec, column: pa.Array, weights: I64) -> tuple[pa.Array, I64]:
+def weighed_values(spec: FeatureSpec, column: pa.Array | Coded, weights: I64 | Bool) -> tuple[pa.Array, Ints]:
     """Values [m] of a categorical or multi feature that training rows have, and how many rows have each entry.
 
     Args:
         spec: the feature.
         column: text [n].
-        weights: int [n] training rows each entry stands for.
+        weights: int [n] training rows each entry stands for; of a coded column bool [n], whether each row is one.
     """
+    if isinstance(column, Coded):
+        return column.seen(weights.astype(bool, copy=False))
     seen = pa.array(weights > 0)
+    weights = weights.astype(np.int64, copy=False)
     if spec.kind == "categorical":
         return column.filter(seen).cast(pa.string()), weights[weights > 0]
     values, ptr = split_values(column.filter(seen), spec.separator)
     return values.cast(pa.string()), np.repeat(weights[weights > 0], np.diff(ptr))
 
 
-def padded(rows: I64, ptr: I64, length: int) -> I64:
+def padded(rows: Ints, ptr: I64, length: int) -> I64:
     """Ragged rows as [n, length], cut after `length` and padded with 0."""
     n = len(ptr) - 1
     out = np.zeros((n, length), dtype=np.int64)

@@ -103,16 +103,16 @@ class NumericEncoder:
 
         uint8 where that holds them, else int32.
         """
-        rows = np.empty(len(values), dtype=np.uint8 if self.size <= 256 else np.int32)
+        rows: Ints = np.empty(len(values), dtype=np.uint8 if self.size <= 256 else np.int32)
         edges = _as_float32(self.edges)
         for start in range(0, len(values), BLOCK):
             part, found = values[start : start + BLOCK], rows[start : start + BLOCK]
             found[:] = FIRST + 1
             if len(edges) <= COMPARED:
                 for edge in edges:
-                    found += part >= edge
+                    np.add(found, part >= edge, out=found)
             else:
-                found += np.searchsorted(edges, part, side="right").astype(rows.dtype)
+                np.add(found, np.searchsorted(edges, part, side="right"), out=found, casting="unsafe")
             found[part == self.mode] = FIRST
             found[np.isnan(part)] = UNKNOWN
         return rows
@@ -167,7 +167,7 @@ class NumericEncoder:
 
 
 def _mode(ordered: F32) -> tuple[float, int, int]:
-    """The most frequent of ascending values (of equally frequent ones the smallest), where it begins, how often it is."""
+    """The most frequent of ascending values (of several the smallest), where it begins, and how often it is there."""
     begins = np.append(0, np.flatnonzero(ordered[1:] != ordered[:-1]) + 1)
     counts = np.diff(np.append(begins, len(ordered)))
     place = int(counts.argmax())

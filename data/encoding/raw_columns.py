@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...base.arrays import F64, I64, AnyArray
+from ...base.arrays import F64, I64, AnyArray, Ints
+from ...base.counting import first_places
 from ..feature_spec import FeatureSpec, Side
 from ..hashing import hash_column
 from ..log import EventLog
-from ..reading.columns import as_float32, as_float64, as_strings
+from ..reading.coded import Coded
+from ..reading.columns import as_codes, as_float32, as_float64, as_strings
 from ..reading.keys import home_table, side_table
 from ..reading.lists import as_several, is_list, list_values
 from ..reading.sparse_times import as_seconds
@@ -22,6 +25,7 @@ from ..schema import DataConfig
 from ..split import Part
 from .attributes import Attribute, TextColumn, numbers_or_texts
 from .encoders import Column, fill_missing
+from .log_order import in_time_order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +76,13 @@ class RawColumns:
         elif spec.kind == "multi":
             values = as_several(self.tables, home, spec.source)
         else:
-            values = as_strings(self.tables, home, spec.source)
+            return self._texts(home, spec)
         return gather(values, self.home_rows(spec.side))
+
+    def _texts(self, home: str, spec: FeatureSpec) -> Column:
+        """A column of text: coded where it has an entry for each event, plain where for each user or item."""
+        found = as_codes(self.tables, home, spec.source).take(self.home_rows(spec.side))
+        return found if spec.side == "context" else found.texts()
 
     def input(self, side: Side, column: str, reads: str) -> AnyArray:
         """A column that a derived feature is computed from, in the form of `Derived.inputs`."""
@@ -84,26 +93,43 @@ class RawColumns:
         if reads == "number":
             numbers: F64 = self.raw(FeatureSpec(name=column, side=side, kind="numeric"), exact=True)
             return numbers
-        return hash_column(self.raw(FeatureSpec(name=column, side=side)))
+        texts = self.raw(FeatureSpec(name=column, side=side))
+        if not isinstance(texts, Coded):
+            return hash_column(texts)
+        return np.append(hash_column(texts.values), np.uint64(0))[texts.codes]
 
-    def home_rows(self, side: Side) -> I64:
-        """Row of the table that describes each user, item or event; -1 where none does: int64 [n].
+    def home_rows(self, side: Side) -> Ints:
+        """Row of the table that describes each user, item or event; -1 where none does: int [n].
 
         A user or item whose columns stand in the events is described by the first training row that names it.
         """
         if side == "context":
             return self.events.source_rows
+        if side not in self._homes:
+            self._homes[side] = self._home_rows(side)
+        return self._homes[side]
+
+    def _home_rows(self, side: Side) -> Ints:
         name, column = ("users", self.config.user) if side == "user" else ("items", self.config.item)
         ids = self.user_ids if side == "user" else self.item_ids
         if getattr(self.tables, name) is not None:
             found = pc.index_in(ids, value_set=as_strings(self.tables, name, column))
             return np.asarray(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
         entity, events = self.events.users if side == "user" else self.events.items, self.events
-        train = np.flatnonzero((events.parts == Part.TRAIN) & (events.source_rows >= 0))
-        backwards = train[np.lexsort((events.source_rows[train], events.times[train]))][::-1]
-        first = np.full(len(ids), -1, dtype=np.int64)
-        first[entity[backwards]] = events.source_rows[backwards]  # the last assignment, the earliest row, wins
-        return first
+        train = self.in_time[(events.parts == Part.TRAIN)[self.in_time]]
+        train = train[events.source_rows[train] >= 0]
+        first = first_places(entity[train], len(ids))
+        rows = np.append(events.source_rows[train], -1)
+        return np.asarray(rows[first])
+
+    @cached_property
+    def in_time(self) -> Ints:
+        """Rows of the log from the earliest to the latest, see `in_time_order`."""
+        return in_time_order(self.events)
+
+    @cached_property
+    def _homes(self) -> dict[Side, Ints]:
+        return {}
 
     def of_items(self, column: str) -> pa.Array:
         """A column of the item table as text, one entry per item row."""
@@ -138,12 +164,14 @@ class RawColumns:
         return owner[items >= 0], items[items >= 0]
 
 
-def gather(values: Column, at: I64) -> Column:
+def gather(values: Column, at: Ints) -> Column:
     """Entries at the given positions; missing (null, NaN, zero vector) where the position is -1."""
     if isinstance(values, np.ndarray):
         if not len(values):
             return np.full((len(at), *values.shape[1:]), np.nan, dtype=values.dtype)
-        taken = values[np.maximum(at, 0)].copy()
-        taken[at < 0] = np.nan if values.ndim == 1 else 0.0
+        taken = values.take(at, axis=0, mode="clip")
+        nowhere = at < 0
+        if nowhere.any():
+            taken[nowhere] = np.nan if values.ndim == 1 else 0.0
         return taken
     return values.take(pa.array(np.where(at < 0, 0, at), mask=at < 0))

@@ -16,7 +16,7 @@ from ..batch import Block, SideLayout
 from ..dataset import Dataset
 from ..feature_spec import FeatureSpec, Side
 from ..ids import id_text
-from ..reading.columns import as_time
+from ..reading.columns import as_strings, as_time
 from ..reading.keys import label_matrix, raw_label
 from ..reading.tables import BadRows, Origin, Span, Tables, quote
 from ..reading.vectors import parse_vectors
@@ -24,7 +24,7 @@ from ..schema import DataConfig, TableName, TaskSpec
 from ..subject import Subject, raw_text
 from ..vocabulary import UNKNOWN
 from .encoders import Column
-from .raw_columns import RawColumns
+from .raw_columns import RawColumns, gather
 
 Texts = list[str | None]
 
@@ -64,6 +64,9 @@ class RequestColumns(RawColumns):
     def home_rows(self, side: Side) -> I64:
         """See `RawColumns.home_rows`: every row describes itself."""
         return np.arange(len(self.stored_rows) if side == "user" else len(self.owner))
+
+    def _texts(self, home: str, spec: FeatureSpec) -> Column:
+        return gather(as_strings(self.tables, home, spec.source), self.home_rows(spec.side))
 
     def specs(self, side: Side) -> tuple[FeatureSpec, ...]:
         """Features of a side that are read from columns known at the moment of a request."""

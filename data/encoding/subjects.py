@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...base.arrays import F64, I64, AnyArray, Bool
+from ...base.arrays import F64, I64, AnyArray, Bool, Ints
 from ..batch import Block, Layout, SideLayout
 from ..candidates import CandidateBlocks
 from ..dataset import Dataset
@@ -265,7 +265,7 @@ class _Events:
         mine = brought.select(torch.from_numpy(np.maximum(self.brought, 0)))
         return overlay(mine, run.row_query, self.stored, layout, ())
 
-    def _codes(self, name: str, stored: I64, brought: I64) -> I64:
+    def _codes(self, name: str, stored: Ints, brought: Ints) -> Ints:
         """Count-key codes of a context feature, int64 [R]; of a request those of its own context."""
         raw, first = self.raw, self.raw.num_events
         latest = self._latest_stored()

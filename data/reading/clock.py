@@ -34,7 +34,7 @@ _PLAIN = r"^(19[7-9]|20\d|21\d)\d-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])( ([01]\d|2
 def mostly_numbers(chunks: list[pa.Array]) -> bool:
     """Whether most texts of a column are numbers: a date among them is the odd one out, not they."""
     numeric = sum(pc.sum(pc.match_substring_regex(chunk, r"^\s*-?[0-9.]+\s*$")).as_py() or 0 for chunk in chunks)
-    return 2 * numeric >= sum(len(chunk) - chunk.null_count for chunk in chunks)
+    return bool(2 * numeric >= sum(len(chunk) - chunk.null_count for chunk in chunks))
 
 
 def iso_stamps(values: pa.Array) -> pa.Array:

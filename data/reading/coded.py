@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...base.arrays import I32, AnyArray, Bool, Ints
-from ...base.counting import STEP, first_places
+from ...base.counting import STEP, first_places, tallies
 from .texts import texts_of
 
 WIDE = 4
@@ -54,12 +54,16 @@ class Coded:
         found: Bool = np.append(among, False)[self.codes]
         return found
 
-    def filled(self, text: str) -> Coded:
-        """The column with a text where nothing stands."""
-        place = pc.index(self.values, text).as_py()
-        values = self.values if place >= 0 else pa.concat_arrays([self.values, pa.array([text], pa.string())])
-        place = place if place >= 0 else len(self.values)
-        return Coded(values, np.where(self.codes < 0, np.int32(place), self.codes))
+    def filled(self, missing: str, text: str) -> Coded:
+        """The column with a text where nothing stands, or the text that means it."""
+        values = self.values.to_numpy(zero_copy_only=False)
+        places = np.arange(len(values) + 1, dtype=np.int32)  # the last one is of code -1
+        new = np.flatnonzero(values == text)
+        place = int(new[0]) if len(new) else len(values)
+        places[-1] = place
+        places[:-1][values == missing] = place
+        joined = self.values if len(new) else pa.concat_arrays([self.values, pa.array([text], pa.string())])
+        return Coded(joined, places[self.codes])
 
     def seen(self, rows: AnyArray | None = None) -> tuple[pa.Array, Ints]:
         """Texts that the given rows have, in the order in which they first appear there, and how many rows have each.
@@ -71,10 +75,10 @@ class Coded:
         """
         codes = self.codes if rows is None else self.codes[rows]
         size = len(self.values)
-        counts = np.bincount(np.where(codes < 0, size, codes), minlength=size + 1)
-        first = np.append(first_places(codes, size), len(codes))
-        if counts[size]:
-            first[size] = int(np.argmax(codes < 0))
+        counts, first = tallies(codes, size), first_places(codes, size)
+        missing = len(codes) - int(counts.sum())
+        counts = np.append(counts, missing)
+        first = np.append(first, np.argmax(codes < 0) if missing else len(codes))
         there = np.flatnonzero(counts)
         there = there[np.argsort(first[there])]
         return pa.concat_arrays([self.values, pa.array([""], pa.string())]).take(pa.array(there)), counts[there]

@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...base.arrays import F32, F64, Bool
+from ...base.arrays import F32, F64, Bool, Ints
 from ...base.errors import ConfigError, DataError
 from ..feature_spec import FeatureSpec, Side
 from ..schema import DataConfig, TaskSpec
 from ..split import PART_NAMES
-from .columns import as_choice, as_float32, as_ids, as_labels, as_strings, as_time, require_columns
+from .coded import Coded
+from .columns import as_choice, as_codes, as_float32, as_ids, as_labels, as_time, require_columns
 from .readers import Source, combined_digest, read_tables
 from .sources import load
 from .sparse_times import as_seconds
@@ -83,8 +84,8 @@ FILE = "file"
 class RawEvents:
     """Typed key columns of the event table, in file order."""
 
-    users: pa.Array | None
-    items: pa.Array | None
+    users: Coded | None
+    items: Coded | None
     times: F64
     labels: Mapping[str, F32]
     weights: F32
@@ -155,8 +156,7 @@ def _weights(tables: Tables, config: DataConfig, bad: BadRows) -> F32:
         ).copy()
     for rule in config.weights:
         if rule.equals:
-            among = pc.is_in(as_strings(tables, "events", rule.column), value_set=pa.array(rule.equals))
-            met = among.to_numpy(zero_copy_only=False)
+            met = as_codes(tables, "events", rule.column).says(rule.equals)
         else:
             values = as_float32(tables, "events", rule.column, bad)
             low = -np.inf if rule.at_least is None else rule.at_least
@@ -182,9 +182,8 @@ def raw_label(tables: Tables, task: TaskSpec, bad: BadRows) -> F32:
     A task of words has 1 where the column says one of them and 0 where it says another.
     """
     if task.equals:
-        texts = as_strings(tables, "events", task.source)
-        found = pc.if_else(pc.is_null(texts), None, pc.is_in(texts, value_set=pa.array(task.equals, pa.string())))
-        return np.array(pc.cast(found, pa.float32()).to_numpy(zero_copy_only=False))
+        texts = as_codes(tables, "events", task.source)
+        return np.where(texts.codes < 0, np.float32(np.nan), texts.says(task.equals).astype(np.float32))
     kind: Literal["binary", "duration", "number"]
     kind = "binary" if task.kind == "binary" and task.at_least is None else "duration" if task.log1p else "number"
     return as_labels(tables, "events", task.source, bad, kind=kind, allow_missing=True)
@@ -192,40 +191,46 @@ def raw_label(tables: Tables, task: TaskSpec, bad: BadRows) -> F32:
 
 def _require_a_word(tables: Tables, task: TaskSpec) -> None:
     """DataError where no row says any of a task's words."""
-    texts = as_strings(tables, "events", task.source)
+    texts = as_codes(tables, "events", task.source).values
     if not pc.any(pc.is_in(texts, value_set=pa.array(task.equals, pa.string()))).as_py():
-        words = ", ".join(quote(value) for value in pc.unique(texts.drop_null())[:5].to_pylist())
+        words = ", ".join(quote(value) for value in texts[:5].to_pylist())
         raise DataError(
             f'no row of column "{task.source}" is {" or ".join(quote(word) for word in task.equals)}, as the task '
             f'"{task.name}" expects; the column says {words}: correct equals, blanks and dots included'
         )
 
 
-def label_matrix(tasks: Sequence[TaskSpec], labels: Mapping[str, F32], tables: Tables) -> tuple[F32, Bool]:
-    """Labels [R, T] (0 where masked) and masks [R, T], in file order; `labels` as `raw_label` reads them."""
-    columns, masks = [], []
+def label_matrix(
+    tasks: Sequence[TaskSpec], labels: Mapping[str, F32], tables: Tables, order: Ints | None = None
+) -> tuple[F32, Bool]:
+    """Labels [R, T] (0 where masked) and masks [R, T].
+
+    Args:
+        tasks: in the order of the columns.
+        labels: as `raw_label` reads them.
+        tables: as read.
+        order: rows of the event table in the order of the matrices; as they stand there when None.
+    """
+    rows = tables.events.num_rows
+    values, masks = np.zeros((rows, len(tasks)), np.float32), np.zeros((rows, len(tasks)), bool)
     by_name: dict[str, tuple[F32, Bool]] = {}
-    for task in tasks:
+    for place, task in enumerate(tasks):
         value = labels[task.name]
         mask = ~np.isnan(value)
         if task.at_least is not None:
             value = (value >= task.at_least).astype(np.float32)
         if task.where:
             gate, gate_mask = by_name[task.where]
-            mask = mask & gate_mask & (gate > 0)
+            mask &= gate_mask & (gate > 0)
         if task.scene:
             column, _, wanted = task.scene.partition("=")
-            mask = mask & pc.fill_null(pc.equal(as_strings(tables, "events", column), wanted), False).to_numpy(
-                zero_copy_only=False
-            )
-        value = np.where(mask, value, 0.0).astype(np.float32)
-        by_name[task.name] = value, mask
-        columns.append(value)
-        masks.append(mask)
-    if not columns:
-        rows = tables.events.num_rows
-        return np.empty((rows, 0), np.float32), np.empty((rows, 0), bool)
-    return np.stack(columns, axis=1), np.stack(masks, axis=1)
+            mask &= as_codes(tables, "events", column).says([wanted])
+        value = np.where(mask, value, np.float32(0.0))
+        if any(task.name == other.where for other in tasks):
+            by_name[task.name] = value, mask
+        values[:, place] = value if order is None else value[order]
+        masks[:, place] = mask if order is None else mask[order]
+    return values, masks
 
 
 def home_table(tables: Tables, spec: FeatureSpec) -> str:

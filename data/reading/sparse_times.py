@@ -10,17 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...base.arrays import F64
-from .columns import as_time, require_columns
+from .columns import as_time, column_values
 from .tables import BadRows, Tables
 
 
 def as_seconds(tables: Tables, name: str, column: str, bad: BadRows) -> F64:
     """A time column as seconds since 1970 UTC, float64 `[rows]`, NaN where nothing stands; see `as_time`."""
-    require_columns(tables, name, [column])
-    table = tables.table(name)
-    values = table.column(column).combine_chunks()
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
+    values = column_values(tables, name, column)
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
         values = pc.if_else(pc.equal(values, ""), None, values)
     missing = pc.is_null(values, nan_is_null=True).to_numpy(zero_copy_only=False)
@@ -28,6 +24,6 @@ def as_seconds(tables: Tables, name: str, column: str, bad: BadRows) -> F64:
         return np.full(len(missing), np.nan)
     first = values[int(np.flatnonzero(~missing)[0])]  # stands in for the missing ones, so that rows keep their places
     whole = pc.if_else(pa.array(missing), first, values)
-    changed: dict[str, Any] = {name: table.set_column(table.column_names.index(column), column, whole)}
-    times = as_time(replace(tables, **changed), name, column, bad)
+    alone: dict[str, Any] = {name: pa.table({column: whole})}
+    times = as_time(replace(tables, **alone), name, column, bad)
     return np.where(missing, np.nan, times / 1000.0)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from recsys.base.errors import ConfigError, DataError
+from recsys.data.reading.coded import coded
 from recsys.data.schema import SplitSpec
 from recsys.data.split import Part, assign_parts, part_of
 
@@ -19,6 +21,9 @@ TIMES = np.concatenate([np.sort(np.random.default_rng(0).integers(0, 100, n)) fo
 
 def parts(spec: dict[str, Any], **given: Any) -> NDArray[np.int8]:
     named = {"users": USERS, "times": TIMES, "named": None, "strata": None, "rows": len(USERS), "seed": 0}
+    texts = given.get("named")
+    if texts is not None:
+        given["named"] = coded(pa.chunked_array([pa.array(texts, pa.string())]), "part")
     return assign_parts(SplitSpec.model_validate(spec), **{**named, **given})
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recsys.base.arrays import F32, I64, Bool
+from recsys.base.arrays import F32, F64, I64, Bool
 from recsys.data.dataset import NOW, Dataset
-from recsys.data.encoding.counts import CountTable, combine
+from recsys.data.encoding.counts import CountTable, Groups, combine
 from recsys.data.schema import CountSpec
 from recsys.data.split import Part
 from recsys.tests.support.nonempty import nonempty
@@ -68,16 +68,22 @@ def test_every_statistic_equals_a_loop_over_the_log(shop: Shop, kind: str) -> No
                 assert bucket in encoder.buckets(nearby)
 
 
-def fitted(codes: I64, labels: F32, mask: Bool) -> CountTable:
-    return CountTable.fit(SPEC, codes, (10,), labels, mask)
+def fitted(codes: I64, labels: F32, mask: Bool, times: F64 | None = None) -> tuple[CountTable, F32]:
+    """The table of some training rows, and the statistics of each row, [R, 3]."""
+    times = np.zeros(len(codes)) if times is None else times
+    groups = Groups.of([codes], (10,), np.argsort(times, kind="stable"))
+    columns, masks = list(labels.T), list(mask.T)
+    table = CountTable.fit(SPEC, groups, (10,), columns, masks, np.ones(len(codes), bool))
+    out = [np.full(len(codes), value, dtype=np.float32) for value in table.blank()]
+    table.as_of(groups, times, columns, masks, out)
+    return table, np.stack(out, axis=1)
 
 
 def test_rows_of_one_moment_do_not_see_each_other() -> None:
     codes = np.array([3, 3, 3, 3, 4])
     times = np.array([1.0, 5.0, 5.0, 9.0, 5.0])
     labels = np.array([[1, 0], [1, 0], [0, 0], [1, 1], [1, 1]], np.float32)
-    mask = np.ones((5, 2), bool)
-    found = fitted(codes, labels, mask).as_of(codes, times, labels, mask)
+    _, found = fitted(codes, labels, np.ones((5, 2), bool), times)
     assert found[:, 0].tolist() == [0, 1, 1, 3, 0]
     rate = labels.mean(0)[0]
     assert found[3, 1] == pytest.approx(smoothed(2, 3, rate, 2.0))
@@ -88,27 +94,26 @@ def test_the_order_of_the_rows_plays_no_part() -> None:
     codes, times = rng.integers(-1, 8, 300), rng.integers(0, 40, 300).astype(float)
     labels, mask = rng.integers(0, 2, (300, 2)).astype(np.float32), rng.random((300, 2)) < 0.8
     labels = labels * mask
-    whole = fitted(codes, labels, mask).as_of(codes, times, labels, mask)
+    _, whole = fitted(codes, labels, mask, times)
     mixed = rng.permutation(300)
-    again = fitted(codes[mixed], labels[mixed], mask[mixed]).as_of(
-        codes[mixed], times[mixed], labels[mixed], mask[mixed]
-    )
+    _, again = fitted(codes[mixed], labels[mixed], mask[mixed], times[mixed])
     assert np.array_equal(again, whole[mixed])
 
 
 def test_unknown_keys_have_no_rows_and_the_prior() -> None:
     codes, times = np.array([2, 2, -1, -1]), np.arange(4.0)
     labels, mask = np.array([[1, 1], [0, 0], [1, 1], [1, 0]], np.float32), np.ones((4, 2), bool)
-    table = fitted(codes, labels, mask)
+    table, found = fitted(codes, labels, mask, times)
     prior = labels.mean(0)
-    assert table.as_of(codes, times, labels, mask)[3].tolist() == pytest.approx([0, *prior])
+    assert found[3].tolist() == pytest.approx([0, *prior])
     assert table.lookup(np.array([-1, 7]))[1].tolist() == pytest.approx([0, *prior])
     assert table.lookup(np.array([-1, 7]))[0].tolist() == pytest.approx([0, *prior])
     assert table.lookup(np.array([2]))[0, 0] == 2
+    assert table.lookup(np.full(50, 2))[0, 0] == 2  # many at once
 
 
 def test_a_table_without_any_key_still_answers() -> None:
-    nothing = fitted(np.array([-1, -1]), np.zeros((2, 2), np.float32), np.ones((2, 2), bool))
+    nothing, _ = fitted(np.array([-1, -1]), np.zeros((2, 2), np.float32), np.ones((2, 2), bool))
     assert nothing.lookup(np.array([3, -1])).tolist() == [[0, 0, 0], [0, 0, 0]]
 
 

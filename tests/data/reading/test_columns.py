@@ -199,12 +199,15 @@ def test_times_from_a_beginning_of_their_own_may_be_small() -> None:
 
 
 def test_ids_are_text_and_never_missing_or_doubled(tmp_path: Path) -> None:
-    assert as_ids(csv_of(tmp_path, "user_id", ["07", "x"]), "events", "user_id", STRICT).to_pylist() == ["07", "x"]
+    assert as_ids(csv_of(tmp_path, "user_id", ["07", "x"]), "events", "user_id", STRICT).texts().to_pylist() == [
+        "07",
+        "x",
+    ]
     assert 'line 3, column "user_id": found nothing, expected an id' in (
         sentence(as_ids, csv_of(tmp_path, "user_id", ["1", ""]), "user_id")
     )
     doubled = csv_of(tmp_path, "user_id", ["1", "2", "1"])
-    assert as_ids(doubled, "events", "user_id", STRICT).to_pylist() == ["1", "2", "1"]
+    assert as_ids(doubled, "events", "user_id", STRICT).texts().to_pylist() == ["1", "2", "1"]
     assert sentence(as_ids, doubled, "user_id", unique=True) == (
         'ratings.csv, line 4, column "user_id": found "1" again (first at line 2), expected each id once in the '
         'events table; mend the value or set on_bad_rows = "drop"'

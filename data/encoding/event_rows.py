@@ -1,0 +1,225 @@
+"""The columns that change from event to event: context, as-of statistics and derived features, one after the other.
+
+A column is read, encoded and put away before the next one is touched, so that few of them are in memory at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+
+from ...base.arrays import F64, I64, AnyArray, Bool, Ints
+from ..batch import SideLayout
+from ..dataset import Dataset
+from ..derived_spec import DerivedSpec
+from ..feature_spec import FeatureSpec, Side
+from ..hashing import HashedVocabulary
+from ..packed import SIDES, Packed
+from ..reading.lists import split_values
+from ..schema import CountSpec, DataConfig
+from ..split import Part
+from .counts import CountTable, Groups, combine, statistic_names
+from .derived import Derived, Situation, derived_layout
+from .encoders import Column, Encoders, fill_missing, padded
+from .numeric import NumericEncoder
+from .raw_columns import RawColumns
+from .row_columns import RowColumns
+from .sequences import history_and_ends
+
+log = logging.getLogger(__name__)
+
+
+def computed_layouts(config: DataConfig) -> dict[str, SideLayout]:
+    """Columns of the statistics and derived features, of the query and of the (query, item) pair."""
+    found = {}
+    for place in ("query", "item"):
+        pair = place == "item"
+        counts = [spec for spec in config.counts if of_pair(config, spec) == pair]
+        named = tuple(name for spec in counts for name in statistic_names(spec))
+        found[f"{place}_counts"] = SideLayout(named, named)
+        found[f"{place}_derived"] = derived_layout([spec for spec in config.derived if spec.of_pair == pair])
+    return found
+
+
+def of_pair(config: DataConfig, spec: CountSpec) -> bool:
+    """Whether statistics describe the (query, item) pair; otherwise the query alone."""
+    return any(config.feature(key).side == "item" for key in spec.keys)
+
+
+class EventRows:
+    """The encoded event rows of a data set in the making.
+
+    Args:
+        raw: columns by row.
+        known: bool [R] rows that what is learned may know.
+        kept: side -> row of the earlier data set that each row's values are taken from, -1 for its own; None where
+            there is no earlier one.
+        old: the earlier data set.
+        layouts: columns of each side.
+        encoders: learned so far; those of statistics and derived features are added.
+    """
+
+    def __init__(
+        self,
+        raw: RawColumns,
+        known: Bool,
+        kept: Mapping[Side, I64 | None],
+        old: Dataset | None,
+        layouts: Mapping[str, SideLayout],
+        encoders: Encoders,
+    ) -> None:
+        self.raw, self.config, self.events = raw, raw.config, raw.events
+        self.known, self.kept, self.old = known, kept, old
+        self.layouts, self.encoders = layouts, encoders
+        self._tables = {
+            pair: RowColumns([layouts[side] for side in SIDES["row_item" if pair else "row_query"]], len(raw.events))
+            for pair in (False, True)
+        }
+
+    def packed(self) -> tuple[Packed, Packed]:
+        """Columns of the query and of the pair, once all are encoded."""
+        return self._tables[False].packed(), self._tables[True].packed()
+
+    def encode_context(self, columns: dict[str, Column]) -> None:
+        """Context columns, which are given up; carried rows stand as the earlier data set has them."""
+        kept, layout = self.kept["context"], self.layouts["context"]
+        at = np.empty(0, dtype=np.int64) if kept is None else np.flatnonzero(kept >= 0)
+        theirs = at if kept is None else kept[at]
+        old = None if self.old is None else self.old.row_query
+        table = self._tables[False]
+        for spec in self.config.inputs("context"):
+            column = columns.pop(spec.name)
+            codes, numbers = self._encoded(spec, column)
+            if codes is not None:
+                if old is not None:
+                    codes[at] = old.codes(layout.categorical.index(spec.name), theirs)
+                table.add_codes(spec.name, codes, self.encoders.sizes()[spec.name])
+            if numbers is not None:
+                if old is not None:
+                    numbers[at] = old.numbers[theirs, layout.numeric.index(spec.name)]
+                table.add_numbers(spec.name, numbers)
+            if spec.kind == "multi":
+                values, ptr = split_values(column, spec.separator)
+                bag = padded(self.encoders.codes(spec.name, values), ptr, spec.max_length)
+                if old is not None:
+                    bag[at] = old.bags[layout.bags.index(spec.name)][theirs]
+                table.add_bag(bag)
+            elif spec.kind == "vector":
+                if old is not None:
+                    column[at] = old.vectors[[name for name, _ in layout.vectors].index(spec.name)][theirs]
+                table.add_vector(column)
+
+    def _encoded(self, spec: FeatureSpec, column: Column) -> tuple[Ints | None, AnyArray | None]:
+        """Vocabulary rows and scaled numbers of a column, None of what it has not."""
+        if spec.kind == "categorical":
+            return self.encoders.codes(spec.name, column), None
+        if spec.kind != "numeric":
+            return None, None
+        encoder = self.encoders.numerics[spec.name]
+        codes = encoder.buckets(column) if spec.bins else None
+        return codes, encoder.scaled(column) if spec.scale != "none" else None
+
+    def encode_counts(self, codes: Mapping[str, Ints], numerics: dict[str, NumericEncoder]) -> tuple[CountTable, ...]:
+        """Count tables; their statistics are as-of in known rows and frozen afterwards.
+
+        Args:
+            codes: vocabulary rows of each count key, one per user, item or event row.
+            numerics: gets the encoders of statistics that it has none of.
+        """
+        events, known, tables = self.events, self.known, []
+        if not self.config.counts:
+            return ()
+        in_time, later = self.raw.in_time, np.flatnonzero(~known)
+        in_time = in_time[known[in_time]]
+        names = [task.name for task in self.config.tasks]
+        rows: dict[Side, Ints] = {"user": events.users, "item": events.items}
+        for spec in self.config.counts:
+            sides = [self.config.feature(key).side for key in spec.keys]
+            key_codes = [
+                codes[key] if side == "context" else codes[key].astype(np.int32)[rows[side]]
+                for key, side in zip(spec.keys, sides, strict=True)
+            ]
+            sizes = tuple(len(self.encoders.keys[key]) for key in spec.keys)
+            chosen = [names.index(task) for task in spec.tasks]
+            labels, mask = [events.labels[:, task] for task in chosen], [events.mask[:, task] for task in chosen]
+            groups = Groups.of(key_codes, sizes, in_time)
+            table = CountTable.fit(spec, groups, sizes, labels, mask, known)
+            statistics = [np.full(len(events), value, dtype=np.float32) for value in table.blank()]
+            table.as_of(groups, events.times, labels, mask, statistics)
+            del groups
+            frozen = table.lookup(combine([column[later] for column in key_codes], sizes))
+            for place, name in enumerate(table.names):
+                values = statistics[place]
+                values[later] = frozen[:, place]
+                if name not in numerics:
+                    numerics[name] = NumericEncoder.fit(values[events.parts == Part.TRAIN], spec.bins, spec.scale)
+                self._tables[of_pair(self.config, spec)].add_codes(
+                    name, numerics[name].buckets(values), numerics[name].size
+                )
+                self._tables[of_pair(self.config, spec)].add_numbers(name, numerics[name].scaled(values))
+            tables.append(table)
+        return tuple(tables)
+
+    def encode_derived(
+        self, numerics: dict[str, NumericEncoder], hashed: dict[str, HashedVocabulary]
+    ) -> tuple[Derived, ...]:
+        """Derived features with their inputs.
+
+        Args:
+            numerics: gets the encoders of numbers that it has none of.
+            hashed: gets the rows of crosses.
+        """
+        if not self.config.derived:
+            return ()
+        events, found = self.events, []
+        rows: dict[Side, Ints] = {"user": events.users, "item": events.items, "context": np.arange(len(events))}
+        at = Situation(rows, events.times, self._times_before())
+        for place, spec in enumerate(self.config.derived):
+            inputs = [self._input(place, position) for position in range(len(spec.sources))]
+            found.append(Derived(spec, tuple(inputs)))
+            values, feature = found[-1].values(at), spec.feature
+            if spec.kind == "cross":
+                hashed[feature.name] = self._hashed_cross(spec, values)
+            column = fill_missing(feature, values)
+            if spec.kind != "cross" and feature.name not in numerics:
+                fitted = column[self.known]
+                numerics[feature.name] = NumericEncoder.fit(fitted, feature.bins, feature.scale, feature.edges)
+            codes, numbers = self._encoded(feature, column)
+            table = self._tables[spec.of_pair]
+            if codes is not None:
+                table.add_codes(feature.name, codes, self.encoders.sizes()[feature.name])
+            if numbers is not None:
+                table.add_numbers(feature.name, numbers)
+        return tuple(found)
+
+    def _input(self, place: int, position: int) -> AnyArray:
+        """An input of a derived feature; the earlier data set's value where a row is taken from it."""
+        spec = self.config.derived[place]
+        side, column = spec.sources[position]
+        values, kept = self.raw.input(side, column, spec.reads), self.kept[side]
+        if self.old is None or kept is None or not (kept >= 0).any():
+            return values
+        before = self.old.derived[place].inputs[position]
+        return np.where(kept >= 0, before[np.maximum(kept, 0)], values)
+
+    def _times_before(self) -> F64:
+        """Time of the user's row before each event row, as far as it may be known there; NaN where none is or asked."""
+        events = self.events
+        if not any(spec.kind == "since" and not spec.inputs for spec in self.config.derived):
+            return np.full(len(events), np.nan)
+        users = len(self.raw.user_ids)
+        history, ends = history_and_ends(self.config, events, users, np.ones(len(events), dtype=bool), None)
+        started = ends > history.ptr[events.users]
+        return np.where(started, history.times[np.maximum(ends - 1, 0)], np.nan)
+
+    def _hashed_cross(self, spec: DerivedSpec, values: AnyArray) -> HashedVocabulary:
+        """Rows of a cross; carried rows have been counted by the earlier data set."""
+        kept = self.kept["context"]
+        counted = self.known if kept is None else self.known & (kept < 0)
+        before = None if self.old is None else self.old.encoders.hashed[spec.name]
+        weights = np.ones(int(counted.sum()), dtype=np.int64)
+        found = HashedVocabulary.fit(values[counted], weights, spec.hash_buckets, spec.min_count, before)
+        log.info('"%s": %s', spec.name, found.collisions)
+        return found
