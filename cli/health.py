@@ -129,9 +129,9 @@ def _machine() -> Iterator[Finding]:
         yield Finding("ok", "threads", f"torch uses {threads} of {cores} cores")
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name(0)
-        yield Finding("note", "device", f"{name} is not used; training and scoring run on the CPU")
+        yield Finding("note", "device", f'{name} is there; runs use the CPU unless runtime.device = "cuda" or "auto"')
     else:
-        yield Finding("ok", "device", "training and scoring run on the CPU")
+        yield Finding("ok", "device", "PyTorch sees no GPU; runs use the CPU")
 
 
 def _weights(name: str, file: Path) -> Iterator[Finding]:

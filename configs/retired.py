@@ -7,8 +7,6 @@ from typing import Any
 
 RETIRED: Mapping[str, str] = {
     "ranking.calibration.weight": "was removed in 0.2, because the weights used in training are taken; take it out",
-    "runtime.device": "was removed in 0.2, because training and scoring run on the CPU; take it out",
-    "runtime.deterministic": "was removed in 0.2, because every run on the CPU is deterministic; take it out",
 }
 """Dotted key -> the rest of the sentence: the version that removed it, why, and how to mend the file."""
 

@@ -8,10 +8,12 @@ cross statistics, of the pair. One user scored against many candidates is a batc
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from ..base.device import to_device
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Block:
 
     def to(self, device: torch.device | str) -> Block:
         """A copy on `device`."""
-        return self.map(lambda tensor: tensor.to(device))
+        return self.map(lambda tensor: to_device(tensor, device))
 
 
 def _empty() -> Tensor:
@@ -160,8 +162,14 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """A copy on `device`."""
-        moved = {f.name: value.to(device) for f in fields(self) if (value := getattr(self, f.name)) is not None}
-        return replace(self, **moved)
+        return Batch(
+            query=self.query.to(device),
+            item=self.item.to(device),
+            owner=None if self.owner is None else to_device(self.owner, device),
+            labels=to_device(self.labels, device),
+            mask=to_device(self.mask, device),
+            weight=to_device(self.weight, device),
+        )
 
 
 def join_blocks(blocks: Sequence[Block]) -> Block:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ..base.arrays import F32, F64, I64
+from ..base.device import device_of, to_host
 from ..base.errors import ConfigError, RunError
 from ..base.ragged import Ragged
 from ..data.dataset import NOW, Dataset
@@ -140,9 +141,10 @@ class Funnel:
         if model is None:
             return {SELECT: candidates.prior}
         requests = request_batch(self.dataset, moment, users, candidates.rows, candidates.features, candidates.prior)
+        device = device_of(model)
         with torch.no_grad():
-            logits = model(requests if isinstance(model, RequestRanker) else requests.batch)
-        return {name: values.view(candidates.rows.shape).numpy() for name, values in logits.items()}
+            logits = model((requests if isinstance(model, RequestRanker) else requests.batch).to(device))
+        return {name: to_host(values.view(candidates.rows.shape)) for name, values in logits.items()}
 
     def _ranked_in_blocks(self, users: I64, candidates: CandidateSet) -> Ranked:
         """As `rank`, now, `BLOCK` requests at a time."""

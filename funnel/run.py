@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
+import torch
 from torch import Tensor, nn
 
 from ..base.arrays import F32
@@ -63,6 +64,13 @@ class TrainedRun:
     epochs: Mapping[Stage, tuple[int, ...]] = field(default_factory=dict)
     final: Json | None = None
     schema_notes: tuple[str, ...] = ()
+
+    def to(self, device: torch.device) -> Self:
+        """This run, its models moved to where they are to answer; a trained run and a loaded one are on the CPU."""
+        for module in (None if self.retriever is None else self.retriever.model, self.model, self.ranker):
+            if module is not None:
+                module.to(device)
+        return self
 
 
 def assemble_retriever(

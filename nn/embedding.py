@@ -46,6 +46,8 @@ class _PooledRows(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         rows, share = ctx.saved_tensors
+        if grad.device.type != "cpu":
+            return _summed_without_waiting(rows, share, grad, ctx.shape), None, None
         # Summed row by row here: a gradient entry per element would be many times the size of the output.
         distinct, inverse = rows.flatten().unique(return_inverse=True)
         inverse = inverse.view_as(rows)
@@ -56,6 +58,30 @@ class _PooledRows(torch.autograd.Function):
                 part = grad if len(used) == len(grad) else grad.index_select(0, used)
                 sums.index_add_(0, inverse[used, column], part * share[used, column, None])
         return torch.sparse_coo_tensor(distinct[None], sums, ctx.shape, check_invariants=False), None, None
+
+
+def _summed_without_waiting(rows: Tensor, share: Tensor, grad: Tensor, shape: tuple[int, int]) -> Tensor:
+    """The same sums in the same order where no shape may depend on a value: an entry per element, most of them zero."""
+    distinct, place = numbered(rows.t().flatten())
+    parts = (grad.unsqueeze(0) * share.t().unsqueeze(2)).flatten(0, 1)  # [L * R, K], column by column
+    sums = grad.new_zeros(parts.shape).index_add_(0, place, parts)
+    return torch.sparse_coo_tensor(distinct[None], sums, shape, check_invariants=False)
+
+
+def numbered(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """`torch.unique` of fixed shape: nobody has to know how many distinct rows there are.
+
+    Args:
+        rows: int64 [N], N > 0.
+
+    Returns:
+        distinct: int64 [N], the distinct rows, ascending, and then zeros.
+        place: int64 [N], where each row is among them.
+    """
+    ordered, order = torch.sort(rows, stable=True)
+    fresh = torch.cat([ordered.new_zeros(1), (ordered[1:] != ordered[:-1]).long()])
+    segment = fresh.cumsum(0)
+    return torch.zeros_like(rows).scatter_(0, segment, ordered), torch.empty_like(rows).scatter_(0, order, segment)
 
 
 class EmbeddingTable(nn.Module):

@@ -114,7 +114,7 @@ def remember(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """
     own = {id(parameter) for parameter in model.parameters()}
     helpers = {f"weight/{name}": p.detach().clone() for name, p in optimizer.dense.items() if id(p) not in own}
-    return optimizer.state_dict() | helpers
+    return {name: tensor.cpu() for name, tensor in (optimizer.state_dict() | helpers).items()}
 
 
 def take_up(model: nn.Module, optimizer: Optimizer, dataset: Dataset, learned: Learned) -> list[Copied]:

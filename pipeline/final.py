@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..base.device import CPU
 from ..base.errors import ConfigError
 from ..configs.run import RunConfig
 from ..data.dataset import Dataset
@@ -89,11 +90,11 @@ def last_fit(chosen: TrainedRun, encode: Callable[[Dataset, Part], Dataset]) -> 
             final = _retriever_again(final, runtime)
         if isinstance(chosen.model, RequestRanker):
             account["ranker"] = "kept"
-            return _ranker_kept(final, chosen)
+            return _ranker_kept(final, chosen).to(CPU)
         if chosen.ranker is not None:
             account["ranker"] = "trained again"
             final = _ranker_again(final, runtime)
-    return final
+    return final.to(CPU)
 
 
 def _retriever_again(run: TrainedRun, runtime: Runtime) -> TrainedRun:

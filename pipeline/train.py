@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
+from ..base.device import CPU
 from ..base.errors import ConfigError
 from ..configs.run import RunConfig
 from ..data.dataset import Dataset
@@ -114,7 +115,7 @@ def train(
         schema_notes=() if previous is None else previous.schema_notes,
         warm_start={name: result.start for name, result in results.items() if result.start},
         epochs={name: result.chosen for name, result in results.items() if result.chosen},
-    )
+    ).to(CPU)
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def train_retriever(
     Args:
         dataset: encoded data.
         config: the whole configuration.
-        runtime: arithmetic.
+        runtime: device and arithmetic; the models stay on the device.
         start: where the towers begin.
         checkpointer: see `train`.
         epochs: of each seed, trained without looking at a metric; those of the configuration when empty.

@@ -88,7 +88,7 @@ def copy_rows(
             if not by_value and target.sizes[name] != source.sizes[name]:
                 continue
             into = target.rows_of(name)
-            out, variance = to_width(source.rows_of(name), target.dim)
+            out, variance = to_width(source.rows_of(name).to(into.device), target.dim)
             if by_value:
                 here, there = target_vocabularies[name].values, source_vocabularies[name].values
                 places = {value: row for row, value in enumerate(there)}

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..base.device import device_of, to_host
 from ..data.dataset import Dataset
 from ..evaluation.gates import GateLevel, gate_report, unused_experts
 from ..training.loop import evaluation_mode
@@ -37,7 +38,8 @@ def read_gates(ranker: Ranker, dataset: Dataset, rows: Tensor) -> dict[str, Any]
         return {}
     places = np.unique(np.linspace(0, len(rows) - 1, min(ROWS, len(rows))).astype(np.int64))
     with evaluation_mode(ranker):
-        return mixture_report(ranker.batch_mixtures(dataset.batch(rows[torch.from_numpy(places)])))
+        batch = dataset.batch(rows[torch.from_numpy(places)]).to(device_of(ranker))
+        return mixture_report(ranker.batch_mixtures(batch))
 
 
 def mixture_report(mixtures: Sequence[Mixture]) -> dict[str, Any]:
@@ -52,14 +54,11 @@ def warn_of_unused(report: Mapping[str, Any]) -> None:
 
 
 def _as_arrays(mixture: Mixture) -> GateLevel:
-    def array(tensor: Tensor) -> Any:
-        return tensor.detach().float().cpu().numpy()
-
     return GateLevel(
         streams=mixture.streams,
         experts=mixture.names,
-        weights=array(mixture.weights),
-        outputs=array(mixture.experts),
+        weights=to_host(mixture.weights),
+        outputs=to_host(mixture.experts),
         visible=mixture.visible,
-        direct=None if mixture.direct is None else array(mixture.direct),
+        direct=None if mixture.direct is None else to_host(mixture.direct),
     )

@@ -73,7 +73,7 @@ def mix(weights: Tensor, experts: Tensor) -> Tensor:
     """Weighted sums of experts, all mixtures in one batched product: [R, S, E], [R, E, H] -> [R, S, H]."""
     mixtures, num_experts, hidden = weights.shape[1], experts.shape[1], experts.shape[2]
     needed = -(-SMALL_PRODUCT // max(1, num_experts * hidden))
-    if mixtures >= needed or weights.device.type != "cpu":
+    if mixtures >= needed:
         return torch.bmm(weights, experts)
     return torch.bmm(F.pad(weights, (0, 0, 0, needed - mixtures)), experts)[:, :mixtures]
 

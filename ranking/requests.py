@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..base.arrays import F32, I64
+from ..base.device import to_device
 from ..base.settings import Settings
 from ..data.batch import Batch
 from ..data.dataset import Dataset
@@ -64,6 +65,11 @@ class RequestBatch:
     features: Tensor
     prior: Tensor
     target: Tensor
+
+    def to(self, device: torch.device | str) -> RequestBatch:
+        """A copy on `device`."""
+        moved = (to_device(part, device) for part in (self.features, self.prior, self.target))
+        return RequestBatch(self.batch.to(device), *moved)
 
 
 @dataclass(frozen=True, kw_only=True)

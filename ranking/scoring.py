@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..base.arrays import F32, I64, Floats
+from ..base.device import device_of, to_host
 from ..base.ragged import Ragged, offsets
 from ..data.dataset import Dataset
 from ..evaluation.metrics.lists import rank_metrics
@@ -26,10 +27,11 @@ TOP = 10
 def score_rows(ranker: Ranker, dataset: Dataset, rows: Tensor) -> dict[str, F32]:
     """Logit (or value) of every task on logged rows, task -> float32 [R]."""
     parts: dict[str, list[F32]] = {}
+    device = device_of(ranker)
     with evaluation_mode(ranker):
         for start in range(0, len(rows), SCORE_ROWS):
-            for name, logits in ranker(dataset.batch(rows[start : start + SCORE_ROWS])).items():
-                parts.setdefault(name, []).append(logits.numpy())
+            for name, logits in ranker(dataset.batch(rows[start : start + SCORE_ROWS]).to(device)).items():
+                parts.setdefault(name, []).append(to_host(logits))
     return {name: np.concatenate(found) for name, found in parts.items()}
 
 
@@ -77,11 +79,12 @@ def row_metrics(ranker: Ranker, dataset: Dataset, rows: Tensor) -> dict[str, flo
 def request_logits(model: nn.Module, requests: RequestSet, block: int = 64) -> dict[str, F32]:
     """Logits of all requests' candidates, task -> float32 [Q, C], `select` among them."""
     parts: dict[str, list[F32]] = {}
+    device = device_of(model)
     with evaluation_mode(model):
         for start in range(0, len(requests), block):
             chosen = torch.arange(start, min(start + block, len(requests)))
-            for name, logits in model(requests.batch(chosen)).items():
-                parts.setdefault(name, []).append(logits.view(len(chosen), -1).numpy())
+            for name, logits in model(requests.batch(chosen).to(device)).items():
+                parts.setdefault(name, []).append(to_host(logits.view(len(chosen), -1)))
     return {name: np.concatenate(found) for name, found in parts.items()}
 
 

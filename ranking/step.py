@@ -19,6 +19,24 @@ from .requests import SELECT, RequestBatch, RequestRanker, RequestSet, SelectCon
 
 
 @dataclass(frozen=True)
+class StepBatch:
+    """What one step learns from.
+
+    Attributes:
+        logged: labelled rows; None where requests are all there is.
+        asked: requests; None where `select` is not learned.
+    """
+
+    logged: Batch | None
+    asked: RequestBatch | None
+
+    def to(self, device: torch.device | str) -> StepBatch:
+        """A copy on `device`."""
+        logged = None if self.logged is None else self.logged.to(device)
+        return StepBatch(logged, None if self.asked is None else self.asked.to(device))
+
+
+@dataclass(frozen=True)
 class LoggedRows:
     """Source of logged batches with a masked column of labels for `select`, which logged rows do not have."""
 
@@ -54,20 +72,25 @@ class RankingStep:
         self.loss, self.select = loss, select
         self.requests, self.optimizer, self.seed = requests, optimizer, seed
 
-    def __call__(self, batch: Batch | RequestBatch) -> dict[str, Tensor]:
-        """Batch -> loss terms by name; the total is filled in by `backward`."""
-        terms: dict[str, Tensor] = {}
+    def prepare(self, batch: Batch | RequestBatch) -> StepBatch:
+        """The loader's batch, and with logged rows the requests of this step, drawn on the CPU."""
         if isinstance(batch, RequestBatch):
-            terms[f"aux/{SELECT}"] = self._select_loss(batch)
-        else:
-            losses = self.ranker.losses(batch, self.loss)
+            return StepBatch(None, batch)
+        if self.requests is None:
+            return StepBatch(batch, None)
+        # The draw depends on the step's number alone, so a resumed training draws the same requests.
+        rng = np.random.default_rng([self.seed, self.optimizer.steps])
+        chosen = rng.integers(len(self.requests), size=min(self.select.requests_per_step, len(self.requests)))
+        return StepBatch(batch, self.requests.batch(torch.from_numpy(np.sort(chosen))))
+
+    def __call__(self, batch: StepBatch) -> dict[str, Tensor]:
+        """What `prepare` made -> loss terms by name; the total is filled in by `backward`."""
+        terms: dict[str, Tensor] = {}
+        if batch.logged is not None:
+            losses = self.ranker.losses(batch.logged, self.loss)
             terms = {name: loss for name, loss in losses.items() if name != f"loss/{SELECT}"}
-            if self.requests is not None:
-                # The draw depends on the step's number alone, so a resumed training draws the same requests.
-                rng = np.random.default_rng([self.seed, self.optimizer.steps])
-                chosen = rng.integers(len(self.requests), size=min(self.select.requests_per_step, len(self.requests)))
-                asked = self.requests.batch(torch.from_numpy(np.sort(chosen)))
-                terms[f"aux/{SELECT}"] = self._select_loss(asked)
+        if batch.asked is not None:
+            terms[f"aux/{SELECT}"] = self._select_loss(batch.asked)
         with torch.no_grad():
             total = sum_of(list(terms.values())) if self.balance is None else self.balance.total(terms)
         return {**terms, "loss": total.detach()}

@@ -254,7 +254,7 @@ def fit_ranker(
     Args:
         training: what `build_training` made, started from earlier weights or not.
         config: the `[ranking]` section.
-        runtime: arithmetic.
+        runtime: device and arithmetic; the ranker stays on the device.
         seed: of the requests' draws and of the blend's search.
         checkpointer: where to keep checkpoints, and whether to resume from one.
         blend: the `[blend]` section, for a search of its weights.
@@ -263,6 +263,7 @@ def fit_ranker(
     held, valid_rows, loader = training.held, training.valid_rows, training.loader
     tasks = dataset.config.tasks
     fitted = training.fitted if tasks else None
+    training.optimizer.to(runtime.device)
     step = RankingStep(model, ranker, balance, config.loss, config.select, fitted, training.optimizer, seed)
 
     def evaluate() -> dict[str, float]:
@@ -287,6 +288,7 @@ def fit_ranker(
         loader,
         training.optimizer,
         options,
+        prepare=step.prepare,
         evaluate=evaluate,
         describe=describe,
         backward=step.backward,

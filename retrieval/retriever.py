@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from ..base.arrays import F32, F64, I32, I64, Bool
+from ..base.device import device_of, to_host
 from ..base.errors import ConfigError
 from ..base.ragged import Ragged
 from ..base.topk import topk_of_scores
@@ -172,9 +173,9 @@ class Retriever:
             items: n of them, every item column.
             layout: names of the columns.
         """
-        chosen = choose(layout, items, self.model.config.item_features)[1]
+        chosen = choose(layout, items, self.model.config.item_features)[1].to(device_of(self.model))
         with evaluation_mode(self.model):
-            return self.model.item_vectors(chosen, self.model.embed_content(chosen)).numpy()
+            return to_host(self.model.item_vectors(chosen, self.model.embed_content(chosen)))
 
     def propose(
         self,

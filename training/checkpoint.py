@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..base.device import CPU
 from ..base.errors import RunError
 from ..base.files import sync
 
@@ -161,9 +162,13 @@ def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def capture_rng(generators: Mapping[str, torch.Generator]) -> Snapshot:
-    """States of torch's, numpy's and Python's global generators and of the given ones."""
+def capture_rng(generators: Mapping[str, torch.Generator], device: torch.device = CPU) -> Snapshot:
+    """States of torch's, numpy's and Python's global generators, of the GPU's where the training is on one, and of the
+    given ones.
+    """
     snapshot = Snapshot({"torch": torch.get_rng_state()})
+    if device.type == "cuda":
+        snapshot.tensors["cuda"] = torch.cuda.get_rng_state(device)
     snapshot.add("own", {name: generator.get_state() for name, generator in generators.items()})
     _, key, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002 - the global generator is meant
     snapshot.state = {
@@ -173,13 +178,15 @@ def capture_rng(generators: Mapping[str, torch.Generator]) -> Snapshot:
     return snapshot
 
 
-def restore_rng(snapshot: Snapshot, generators: Mapping[str, torch.Generator]) -> None:
-    """Put the generators back to the states captured.
+def restore_rng(snapshot: Snapshot, generators: Mapping[str, torch.Generator], device: torch.device = CPU) -> None:
+    """Put the generators back to the states captured; a GPU's keeps its own where they were captured on a CPU.
 
     Raises:
         RunError: a generator was not there when the states were captured.
     """
     torch.set_rng_state(snapshot.tensors["torch"])
+    if device.type == "cuda" and "cuda" in snapshot.tensors:
+        torch.cuda.set_rng_state(snapshot.tensors["cuda"], device)
     own = snapshot.group("own")
     for name, generator in generators.items():
         if name not in own:

@@ -18,6 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..base.device import CPU, device_of
 from ..base.errors import ConfigError, RunError
 from ..base.settings import Settings
 from ..data.loader import Loader
@@ -30,6 +31,9 @@ from .runtime import Runtime
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+CHECK_EVERY = 50
+"""Steps between two looks at the loss where a look makes the host wait for the device."""
+
 Backward = Callable[[dict[str, Tensor]], None]
 
 
@@ -62,11 +66,12 @@ class FitOptions(Settings):
 
 
 def fit(
-    step: Callable[[T], dict[str, Tensor]],
+    step: Callable[[Any], dict[str, Tensor]],
     loader: Loader[T],
     optimizer: Optimizer,
     options: FitOptions,
     *,
+    prepare: Callable[[T], Any] | None = None,
     evaluate: Callable[[], Mapping[str, float]] | None = None,
     describe: Callable[[], Mapping[str, Any]] | None = None,
     backward: Backward | None = None,
@@ -85,12 +90,15 @@ def fit(
         loader: batches of the training rows.
         optimizer: knows the model, which is in training mode during steps and in evaluation mode during `evaluate`.
         options: see `FitOptions`.
+        prepare: batch of the loader -> batch of `step`, on the CPU: everything is drawn there that decides what the
+            step learns. What it returns is moved to the runtime's device by its method `to`.
         evaluate: validation metrics by name, called after every epoch without gradients.
         describe: JSON values by name for the history's details, called as `evaluate` is.
         backward: terms -> gradients on the parameters, for balances that weigh the tasks' gradients; by default
             `terms["loss"].backward()`.
         checkpointer: where to keep checkpoints, and whether to resume from one.
-        runtime: arithmetic of the steps; float32 when None.
+        runtime: device and arithmetic of the steps; the CPU and float32 when None. The optimiser's model is moved to
+            the device and stays there.
         generators: random generators that `step` or `evaluate` draw from, besides the global ones and those that
             modules hold as `generator`; they are part of the checkpoint.
         memories: what else `step` keeps between calls, by name; part of the checkpoint too.
@@ -107,8 +115,10 @@ def fit(
     if options.metric and evaluate is None:
         raise ConfigError(f'metric = "{options.metric}" needs validation rows, and there are none')
     model = optimizer.model
+    device = CPU if runtime is None else runtime.device
+    optimizer.to(device)
     drawn_from = {name: m.generator for name, m in model.named_modules() if _has_generator(m)}
-    training = _Training(loader, optimizer, {**drawn_from, **(generators or {})}, memories or {})
+    training = _Training(loader, optimizer, {**drawn_from, **(generators or {})}, memories or {}, device)
     if checkpointer is not None and (snapshot := checkpointer.load()) is not None:
         training.restore(snapshot)
         log.info("%s: resumed after %d steps", description, optimizer.steps)
@@ -118,7 +128,7 @@ def fit(
         with TrainingBar(description, options.epochs * len(loader)) as bar:
             while loader.epoch < options.epochs and not history.stopped_early:
                 model.train()
-                _run_epoch(training, step, backward or _plain_backward, checkpointer, runtime, bar)
+                _run_epoch(training, prepare, step, backward or _plain_backward, checkpointer, runtime, bar)
                 record = training.close_epoch()
                 if evaluate is not None:
                     with evaluation_mode(model):
@@ -171,7 +181,9 @@ class _Training:
         optimizer: Optimizer,
         generators: Mapping[str, torch.Generator],
         memories: Mapping[str, Stateful],
+        device: torch.device,
     ) -> None:
+        self.device = device
         self.loader = loader
         self.optimizer = optimizer
         self.model = optimizer.model
@@ -212,7 +224,7 @@ class _Training:
         snapshot.add("best_optimizer", self.best_state)
         for name, memory in self.memories.items():
             snapshot.add(f"memory/{name}", memory.state_dict())
-        rng = capture_rng(self.generators)
+        rng = capture_rng(self.generators, self.device)
         snapshot.add("rng", rng.tensors)
         snapshot.state = {
             "loader": self.loader.state(),
@@ -241,14 +253,15 @@ class _Training:
         self.best_state = snapshot.group("best_optimizer")
         for name, memory in self.memories.items():
             memory.load_state_dict(snapshot.group(f"memory/{name}"))
-        self.totals.restore(**state["totals"], device=next(self.model.parameters()).device)
+        self.totals.restore(**state["totals"], device=device_of(self.model))
         self.history = TrainingLog(**state["history"])
-        restore_rng(Snapshot(snapshot.group("rng"), state["rng"]), self.generators)
+        restore_rng(Snapshot(snapshot.group("rng"), state["rng"]), self.generators, self.device)
 
 
 def _run_epoch(
     training: _Training,
-    step: Callable[[T], dict[str, Tensor]],
+    prepare: Callable[[T], Any] | None,
+    step: Callable[[Any], dict[str, Tensor]],
     backward: Backward,
     checkpointer: Checkpointer | None,
     runtime: Runtime | None,
@@ -258,7 +271,11 @@ def _run_epoch(
     loader, optimizer, totals = training.loader, training.optimizer, training.totals
     epoch = loader.epoch + 1
     started = time.perf_counter() - totals.seconds
-    for batch in loader:
+    watched = training.device.type == "cpu"
+    for loaded in loader:
+        batch = loaded if prepare is None else prepare(loaded)
+        if training.device != CPU:
+            batch = batch.to(training.device)
         with nullcontext() if runtime is None else runtime.arithmetic():
             terms = step(batch)
             backward(terms)
@@ -266,8 +283,10 @@ def _run_epoch(
         optimizer.zero_grad()
         totals.add(terms, loader.rows_in_batch)
         totals.seconds = time.perf_counter() - started
-        totals.check(epoch, optimizer.steps)
-        bar.show(optimizer.steps, epoch, float(terms["loss"].detach()), totals.rows / totals.seconds)
+        if watched or optimizer.steps % CHECK_EVERY == 0:
+            totals.check(epoch, optimizer.steps)
+            bar.show(optimizer.steps, epoch, float(terms["loss"].detach()), totals.rows / totals.seconds)
         if checkpointer is not None and checkpointer.due(optimizer.steps) and loader.position < len(loader):
             checkpointer.save(training.snapshot())
     totals.check(epoch, optimizer.steps)
+    totals.seconds = time.perf_counter() - started  # a device may have had steps left when the host had none

@@ -1,4 +1,4 @@
-"""How numbers are computed: threads, precision, seeds. Decided once, logged once."""
+"""How numbers are computed: device, threads, precision, seeds. Decided once, logged once."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import ctypes
 import logging
 import os
 import random
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field, model_validator
 
+from ..base.device import CPU, device_name, pick_device
 from ..base.settings import Settings
 from ..nn.precision import bf16_is_fast, reduced_matmul
 
@@ -21,6 +23,7 @@ log = logging.getLogger(__name__)
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 KEPT_BYTES = 1 << 30
+Precision = Literal["float32", "tf32", "bf16"]
 
 
 class RuntimeConfig(Settings):
@@ -29,9 +32,24 @@ class RuntimeConfig(Settings):
     threads: int = 0
     """CPU threads of one operation; 0 leaves the choice to torch. Results repeat bit for bit with 1. With more they do
     on an idle machine; on a busy one, sums have been seen to differ in their last digits."""
-    bf16: Literal["auto", "on", "off"] = "off"
-    """Round the operands of the training step's matrix products to bfloat16; everything else, scoring included, stays
-    float32. `auto`: where the hardware is fast at it. Off, the same numbers come out everywhere."""
+    device: str = Field(default="cpu", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """Where models are trained: `cpu`, `cuda`, `cuda:N`, or `auto`, a GPU where there is one. What decides what is
+    learned (order, negatives, horizons, requests) is drawn the same on every device; sums and dropout differ."""
+    deterministic: bool = False
+    """On a GPU, sum in a fixed order, which is slower: two runs are then equal to the last bit, as on the CPU."""
+    precision: Precision = "float32"
+    """Of the training step's matrix products; everything else, scoring included, stays float32. `tf32`: rounded
+    operands on a GPU, float32 on the CPU. `bf16`: bfloat16 operands, on a GPU bfloat16 activations too (autocast)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _before_precision(cls, given: Any) -> Any:
+        """`bf16 = "auto" | "on" | "off"`, the key before `precision`, is read for one version more."""
+        if not isinstance(given, Mapping) or given.get("bf16") not in ("auto", "on", "off"):
+            return given
+        rounded = given["bf16"] == "on" or (given["bf16"] == "auto" and bf16_is_fast())
+        rest = {name: value for name, value in given.items() if name != "bf16"}
+        return {"precision": "bf16" if rounded else "float32", **rest}
 
 
 @dataclass(frozen=True)
@@ -40,15 +58,27 @@ class Runtime:
 
     Attributes:
         threads: CPU threads of one operation.
-        bf16: whether matrix products of the training step round their operands.
+        precision: of the training step's matrix products, see `RuntimeConfig`.
+        device: where the training runs.
     """
 
     threads: int
-    bf16: bool
+    precision: Precision = "float32"
+    device: torch.device = CPU
 
-    def arithmetic(self) -> AbstractContextManager[None]:
+    @property
+    def reduced(self) -> bool:
+        """Whether float32 matrix products round their operands on this device."""
+        return self.precision == "bf16" or (self.precision == "tf32" and self.device.type == "cuda")
+
+    @contextmanager
+    def arithmetic(self) -> Iterator[None]:
         """Context of a training step, its backward pass included."""
-        return reduced_matmul(self.bf16)
+        with ExitStack() as stack:
+            stack.enter_context(reduced_matmul(self.reduced))
+            if self.precision == "bf16" and self.device.type == "cuda":
+                stack.enter_context(torch.autocast("cuda", torch.bfloat16))
+            yield
 
 
 @contextmanager
@@ -59,15 +89,19 @@ def runtime_session(config: RuntimeConfig, seed: int) -> Iterator[Runtime]:
         config: see `RuntimeConfig`.
         seed: of the global generators of torch, numpy and Python, from which dropout and libraries draw.
     """
-    threads = torch.get_num_threads()
+    threads, fixed_order = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - kept, not drawn from
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:
         yield _decided(config, seed)
     finally:
         torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(fixed_order)
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
         torch.set_rng_state(states[2])
+        if on_gpus:
+            torch.cuda.set_rng_state_all(on_gpus)
 
 
 def start_runtime(config: RuntimeConfig, seed: int) -> Runtime:
@@ -84,10 +118,13 @@ def start_runtime(config: RuntimeConfig, seed: int) -> Runtime:
 def _decided(config: RuntimeConfig, seed: int) -> Runtime:
     if config.threads > 0:
         torch.set_num_threads(config.threads)
-    bf16 = config.bf16 == "on" or (config.bf16 == "auto" and bf16_is_fast())
+    runtime = Runtime(torch.get_num_threads(), config.precision, pick_device(config.device))
+    if config.deterministic and runtime.device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
     seed_everything(seed)
-    runtime = Runtime(torch.get_num_threads(), bf16)
-    log.info("runtime: %d threads, %s, seed %d", runtime.threads, "bfloat16 products" if bf16 else "float32", seed)
+    where = device_name(runtime.device)
+    log.info("runtime: %s, %d threads, %s, seed %d", where, runtime.threads, runtime.precision, seed)
     return runtime
 
 

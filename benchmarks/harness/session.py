@@ -56,7 +56,7 @@ class Session:
 
     def runtime(self, seed: int) -> Runtime:
         """Seed the process for one training."""
-        return start_runtime(RuntimeConfig(threads=self.args.threads, bf16=self.args.bf16), seed)
+        return start_runtime(RuntimeConfig.model_validate({"threads": self.args.threads, "bf16": self.args.bf16}), seed)
 
 
 def start(found: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> Session:

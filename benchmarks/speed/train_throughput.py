@@ -212,16 +212,16 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4096)
     parser.add_argument("--repeats", type=int, default=7, help="passes of each, in turn")
     parser.add_argument("--threads", type=int, default=0, help="0: torch's choice")
-    parser.add_argument("--bf16", choices=["auto", "on", "off"], default="off", help="of both")
+    parser.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of both")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    runtime = start_runtime(RuntimeConfig(threads=options.threads, bf16=options.bf16), options.seed)
+    runtime = start_runtime(RuntimeConfig(threads=options.threads, precision=options.precision), options.seed)
     data = load(options.synthetic, options.seed)
     library = Library(data, options.batch_size, options.seed)
     bare = Bare(data, library)
-    with reduced_matmul(runtime.bf16):
+    with reduced_matmul(runtime.reduced):
         losses = library.epoch(), bare.epoch()
-        if abs(losses[0] - losses[1]) > (1e-2 if runtime.bf16 else 1e-4) * losses[1]:
+        if abs(losses[0] - losses[1]) > (1e-2 if runtime.reduced else 1e-4) * losses[1]:
             raise SystemExit(f"the losses of the first pass differ: library {losses[0]:.6f}, bare {losses[1]:.6f}")
         rows = data.rows.numel()
         speeds = [(timed(library, rows), timed(bare, rows)) for _ in range(options.repeats)]
@@ -234,7 +234,7 @@ def main() -> None:
     if options.out:
         result = {
             "threads": runtime.threads,
-            "bf16": runtime.bf16,
+            "bf16": runtime.reduced,
             "data": "synthetic" if options.synthetic else "census-income",
             "rows": rows,
             "batch_size": options.batch_size,

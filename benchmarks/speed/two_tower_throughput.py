@@ -39,7 +39,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from torch import Tensor
 
 from recsys.base.arrays import I64
 from recsys.base.topk import exact_ranks
@@ -53,7 +52,7 @@ from recsys.data.schema import DataConfig
 from recsys.data.split import Part
 from recsys.evaluation.metrics.lists import rank_metrics
 from recsys.nn.precision import bf16_is_fast
-from recsys.retrieval.towers.step import RetrievalStep
+from recsys.retrieval.towers.step import RetrievalStep, TowerBatch
 from recsys.retrieval.towers.train import RetrievalConfig, build_two_tower, requests, validation_metrics
 from recsys.retrieval.towers.two_tower import TowerHistory, TwoTowerConfig, Windows
 from recsys.retrieval.towers.windows import TowerData, WindowLoader
@@ -104,21 +103,21 @@ class Ours:
         self.model = build_two_tower(data, config.tower, seed)
         self.loader = WindowLoader(data, Part.VALID, config.tokens, seed)
         self.optimizer = Optimizer(self.model, config.optim, epochs * len(self.loader))
-        self.learn = RetrievalStep(self.model, data, config, seed, runtime.bf16)
+        self.learn = RetrievalStep(self.model, data, config, seed, runtime.reduced)
         self.compared = {"full_softmax": data.num_items, "bce": 2}[self.learn.kind]  # the positive itself included
         self.positives = 0
 
-    def step(self, windows: Windows) -> dict[str, Tensor]:
-        """The library's step, its positives counted."""
+    def prepare(self, windows: Windows) -> TowerBatch:
+        """The library's batch, its positives counted."""
         self.positives += int(windows.present.sum()) - int((windows.present[:, 0] & ~windows.from_start).sum())
-        return self.learn(windows)
+        return self.learn.prepare(windows)
 
     def epoch(self) -> Pass:
         """One more pass."""
         self.positives = 0
         options = FitOptions(epochs=self.loader.epoch + 1)
         clock, cpu = time.perf_counter(), time.process_time()
-        fit(self.step, self.loader, self.optimizer, options, runtime=self.runtime)
+        fit(self.learn, self.loader, self.optimizer, options, prepare=self.prepare, runtime=self.runtime)
         seconds, spent = time.perf_counter() - clock, time.process_time() - cpu
         return Pass(self.positives, self.positives * self.compared, seconds, spent)
 
@@ -246,7 +245,7 @@ def main() -> None:
     if importlib.util.find_spec("torch_rechub") is None:
         print("torch-rechub is not installed, so there is nothing to compare with: pip install torch-rechub")
         return
-    runtime = start_runtime(RuntimeConfig(threads=options.threads, bf16="off"), options.seed)
+    runtime = start_runtime(RuntimeConfig(threads=options.threads, precision="float32"), options.seed)
     dataset = load(options.users, options.seed)
     tower = TwoTowerConfig(
         dim=DIM,
@@ -259,7 +258,7 @@ def main() -> None:
     pairs = RetrievalConfig(tower=tower, loss="bce")
     data = TowerData.of(dataset, config.tower, "")
     epochs = max(1 + options.passes, options.epochs)
-    reduced = replace(runtime, bf16=True)
+    reduced = replace(runtime, precision="bf16")
     seed = options.seed
     runs: list[tuple[str, Any]] = [("library", lambda: Ours(data, config, runtime, seed, epochs))]
     if bf16_is_fast():

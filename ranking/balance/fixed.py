@@ -28,6 +28,7 @@ class Schedule(Balance, kind="schedule"):
     def __init__(self, config: BalanceConfig, tasks: Sequence[TaskSpec]) -> None:
         super().__init__(config, tasks)
         self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
+        self._seen = (-1, -1), 0  # which tensor was read, in which state, and what it said
 
     def begin_epoch(self, epoch: int) -> None:
         """Take the weights of this epoch."""
@@ -35,5 +36,8 @@ class Schedule(Balance, kind="schedule"):
 
     def weights(self) -> dict[str, float]:
         """`w_k gamma_k^t`."""
-        epoch = int(self.epoch)
+        state = id(self.epoch), self.epoch._version
+        if self._seen[0] != state:  # once an epoch: on a GPU every look at a number makes the host wait
+            self._seen = state, int(self.epoch)
+        epoch = self._seen[1]
         return {name: weight * self.config.gamma.get(name, 1.0) ** epoch for name, weight in self.initial.items()}

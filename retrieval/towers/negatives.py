@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...base.device import CPU, to_host
 from ..index.base import CandidateIndex, SearchPlan
 from ..index.exact import ExactIndex
 from ..index.faiss import FaissIndex
@@ -38,12 +39,13 @@ class NegativeMemory:
     Args:
         capacity: vectors kept; the oldest make room.
         width: D.
+        device: where they are kept.
     """
 
-    def __init__(self, capacity: int, width: int) -> None:
-        self._vectors = torch.zeros(capacity, width)
-        self._ids = torch.full((capacity,), -1, dtype=torch.int64)
-        self._log_q = torch.zeros(capacity)
+    def __init__(self, capacity: int, width: int, device: torch.device = CPU) -> None:
+        self._vectors = torch.zeros(capacity, width, device=device)
+        self._ids = torch.full((capacity,), -1, dtype=torch.int64, device=device)
+        self._log_q = torch.zeros(capacity, device=device)
         self._next = 0
         self._size = 0
 
@@ -62,7 +64,7 @@ class NegativeMemory:
         count = min(len(ids), capacity)
         if count == 0:
             return
-        places = (torch.arange(count) + self._next) % capacity
+        places = (torch.arange(count, device=self._ids.device) + self._next) % capacity
         self._vectors[places] = vectors[-count:].detach().to(self._vectors)
         self._ids[places] = ids[-count:].to(self._ids)
         self._log_q[places] = log_q[-count:].detach().to(self._log_q)
@@ -82,7 +84,8 @@ class NegativeMemory:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` gave; capacity and width follow the state."""
-        self._vectors, self._ids, self._log_q = (state[name].clone() for name in ("vectors", "ids", "log_q"))
+        where = self._ids.device
+        self._vectors, self._ids, self._log_q = (state[name].clone().to(where) for name in ("vectors", "ids", "log_q"))
         self._next, self._size = (int(value) for value in state["cursor"])
 
 
@@ -110,28 +113,30 @@ class HardNegatives:
         """Search these item vectors `[N, D]` from now on; they are copied."""
         self._vectors = vectors.detach().clone()
         if len(vectors) <= EXACT_ITEMS or not has_faiss():
-            self._index = ExactIndex(self._vectors.numpy())
+            self._index = ExactIndex(to_host(self._vectors), self._vectors.device)
         else:
-            self._index = FaissIndex.build(self._vectors.numpy(), SEARCHED_BY, seed=self.seed)
+            self._index = FaissIndex.build(to_host(self._vectors), SEARCHED_BY, seed=self.seed)
             self._index.use_plan(SearchPlan(k=len(vectors), effort=SEARCH_EFFORT))
 
     def mine(self, queries: Tensor, exclude: Tensor) -> Tensor:
         """The best-scored items of each query that are not its own; see `mine_hard_negatives`.
 
+        The search is the host's, so it waits for the queries.
+
         Args:
-            queries: `[P, D]` user vectors.
+            queries: `[P, D]` user vectors, anywhere.
             exclude: `[P, X]` int64 ids that are no negatives of the row, padded with -1.
 
         Returns:
-            `[P, H]` int64, best first, -1 where there are no more.
+            `[P, H]` int64 on the CPU, best first, -1 where there are no more.
         """
         index = self._index
         assert index is not None, "refresh comes first"
 
         def search(wanted: Tensor, k: int) -> Tensor:
-            return torch.from_numpy(index.search(wanted.float().numpy(), k).rows)
+            return torch.from_numpy(index.search(to_host(wanted), k).rows)
 
-        return mine_hard_negatives(queries, search, exclude, self.count, len(self._vectors), self.skip_top)
+        return mine_hard_negatives(queries, search, exclude.cpu(), self.count, len(self._vectors), self.skip_top)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The snapshot that is searched; the index is a function of it."""

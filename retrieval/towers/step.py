@@ -1,5 +1,7 @@
 """One training step of the towers: a batch of windows becomes the loss that the configuration names.
 
+`prepare` draws on the CPU what is learned from a batch; the step itself computes where the batch was moved to.
+
 Every loss but one answers the same question, which item comes next, and differs in what the item is compared with: the
 whole catalogue, the other items of the batch, earlier batches, items drawn evenly, and items the model itself confuses.
 `exposures` asks what a ranker asks: whether a shown item was taken.
@@ -8,13 +10,14 @@ whole catalogue, the other items of the batch, earlier batches, items drawn even
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from ...base.device import CPU, to_device
 from ...base.settings import Settings
 from ...data.split import Part
 from ...training.loop import Stateful
@@ -70,16 +73,51 @@ class TowerLossConfig(Settings):
         return self
 
 
+@dataclass(frozen=True, kw_only=True)
+class TowerBatch:
+    """Windows and all that was drawn for them: what a step computes with, wherever it computes.
+
+    Every shape and every draw is settled on the CPU, so that a step on a GPU neither waits nor draws.
+
+    Attributes:
+        windows: their items are rows of what the step embeds: of all items met, or of `rows`.
+        positions: int64 [P] places in the flattened windows whose state predicts an event.
+        targets: int64 [P] the item each learns, its place among the items met.
+        positives: int64 [P] the same item as a row of what the step embeds.
+        rows: int64 [R] items met that the step embeds; None for all.
+        drawn: int64 [B'] negatives drawn evenly, as places among the items met.
+        negatives: int64 [B'] the same as rows of what the step embeds.
+        paired: int64 [P] which of `negatives` is beside each positive, for `bce`.
+    """
+
+    windows: Windows
+    positions: Tensor
+    targets: Tensor
+    positives: Tensor
+    rows: Tensor | None
+    drawn: Tensor
+    negatives: Tensor
+    paired: Tensor
+
+    def to(self, device: torch.device | str) -> TowerBatch:
+        """A copy on `device`."""
+        tensors = ("positions", "targets", "positives", "drawn", "negatives", "paired")
+        moved = {name: to_device(getattr(self, name), device) for name in tensors}
+        rows = None if self.rows is None else to_device(self.rows, device)
+        return replace(self, windows=self.windows.to(device), rows=rows, **moved)
+
+
 class RetrievalStep:
     """One batch of windows -> the loss. Holds what every step needs: item columns, probabilities, and its memories.
 
     Args:
-        model: the towers.
+        model: the towers, on `device`.
         data: what they see.
         config: which loss.
         seed: of the draws.
-        reduced: bfloat16 products in the softmax.
+        reduced: rounded products in the softmax.
         exposures: for the loss of that name.
+        device: where the steps are computed.
     """
 
     def __init__(
@@ -90,10 +128,12 @@ class RetrievalStep:
         seed: int,
         reduced: bool,
         exposures: Exposures | None = None,
+        device: torch.device = CPU,
     ) -> None:
         self.model = model
         self.config = config
         self.reduced = reduced
+        self.device = device
         self.generator = torch.Generator().manual_seed(seed)
         counts = data.popularity(Part.VALID)
         # Items without a training event are no negatives: they would teach the unknown id, whose row they share, that
@@ -102,14 +142,15 @@ class RetrievalStep:
         if exposures is not None:
             met[torch.from_numpy(exposures.items)] = True
         known = torch.nonzero(met)[:, 0]
-        self.items = data.items.select(known)
+        self.items = data.items.select(known).to(device)
         self.place = torch.zeros(data.num_items, dtype=torch.int64)
         self.place[known] = torch.arange(len(known))
-        self.frequency = (counts[known] / counts.sum()).float()  # [n] share of the positives
+        self.frequency = to_device((counts[known] / counts.sum()).float(), device)  # [n] share of the positives
         self.kind = config.loss
         if self.kind == "auto":
             self.kind = "full_softmax" if data.num_items <= config.full_softmax_items else "mixed"
-        self.memory = NegativeMemory(config.memory, model.width) if config.memory and self.kind == "in_batch" else None
+        remembers = config.memory and self.kind == "in_batch"
+        self.memory = NegativeMemory(config.memory, model.width, device) if remembers else None
         self.hard = HardNegatives(config.hard_negatives, config.hard_skip, seed) if config.hard_negatives else None
         self.steps = 0
 
@@ -131,51 +172,92 @@ class RetrievalStep:
         """Continue counting."""
         self.steps = int(state["steps"])
 
-    def __call__(self, windows: Windows) -> dict[str, Tensor]:
-        """Windows -> {"loss": mean loss of the positions that predict an event, and its parts where there are two}."""
+    def prepare(self, windows: Windows) -> TowerBatch:
+        """Windows on the CPU -> what is learned from them, drawn and numbered there."""
+        none = torch.empty(0, dtype=torch.int64)
         if self.kind == "exposures":
-            return {"loss": self._exposure_loss(windows)}
+            shown = windows.shown
+            assert shown is not None, "the loader carries the exposures"
+            met = self.place[torch.cat([windows.items.flatten(), shown.items])]
+            rows, inverse = met.unique(return_inverse=True)
+            here, positives = inverse.split([windows.items.numel(), len(shown.items)])
+            windows = replace(windows, items=here.view_as(windows.items))
+            return TowerBatch(
+                windows=windows,
+                positions=none,
+                targets=none,
+                positives=positives,
+                rows=rows,
+                drawn=none,
+                negatives=none,
+                paired=none,
+            )
         target = windows.present.clone()
         target[:, 0] &= windows.from_start  # the past of a stretch cut out of a history is not empty but unknown
         if windows.to_learn is not None:
             target &= windows.to_learn
-        windows = replace(windows, items=self.place[windows.items])
-        ahead = events_ahead(len(target), target.shape[1], self.config.horizon, self.generator)  # [U, L]
-        targets = windows.items.gather(1, ahead)[target]  # [P]
+        positions = target.flatten().nonzero()[:, 0]
+        events = self.place[windows.items]
+        ahead = events_ahead(len(target), target.shape[1], self.config.horizon, self.generator)[target]  # [P] columns
+        learned = positions.div(target.shape[1], rounding_mode="floor"), ahead
+        targets = events[learned]
+        drawn = negatives = paired = none
+        if self.kind == "full_softmax":
+            return TowerBatch(
+                windows=replace(windows, items=events),
+                positions=positions,
+                targets=targets,
+                positives=targets,
+                rows=None,
+                drawn=drawn,
+                negatives=negatives,
+                paired=paired,
+            )
+        # Only the items of this batch are embedded: a step costs the same however large the catalogue is.
+        if self.kind != "in_batch":
+            drawn = torch.randint(self.items.rows, (self.config.negatives,), generator=self.generator)
+        rows, inverse = torch.cat([events.flatten(), drawn]).unique(return_inverse=True)
+        here, negatives = inverse.split([events.numel(), len(drawn)])
+        here = here.view_as(events)
+        if self.kind == "bce":
+            paired = torch.randint(len(negatives), (len(targets),), generator=self.generator)
+        return TowerBatch(
+            windows=replace(windows, items=here),
+            positions=positions,
+            targets=targets,
+            positives=here[learned],
+            rows=rows,
+            drawn=drawn,
+            negatives=negatives,
+            paired=paired,
+        )
+
+    def __call__(self, batch: TowerBatch) -> dict[str, Tensor]:
+        """What `prepare` made, on the step's device -> {"loss": mean loss of the positions that predict an event, and
+        its parts where there are two}.
+        """
+        if self.kind == "exposures":
+            return {"loss": self._exposure_loss(batch)}
         if self.hard is not None and self.steps % self.config.hard_refresh == 0:
             self.hard.refresh(self._all_vectors())
         self.steps += 1
+        items = self.items if batch.rows is None else self.items.select(batch.rows)
+        content, vectors = self.model.embed_items(items)  # [R, D], [R, width]
+        windows = batch.windows
+        users = self.model.states_before(windows, content[windows.items]).flatten(0, 1)[batch.positions]
         if self.kind == "full_softmax":
-            content, vectors = self.model.embed_items(self.items)  # [n, D], [n, width]
-            users = self.model.states_before(windows, content[windows.items])[target]
-            loss = full_softmax_loss(users, vectors, targets, scale=self.model.scale, reduced=self.reduced)
+            loss = full_softmax_loss(users, vectors, batch.targets, scale=self.model.scale, reduced=self.reduced)
         else:
-            users, loss = self._sampled(windows, ahead, target, targets)
+            loss = self._sampled_loss(users, vectors, batch)
         if self.hard is None:
             return {"loss": loss}
-        hard = self._hard_loss(users, targets)
+        hard = self._hard_loss(users, batch.targets)
         return {"loss": loss + self.config.hard_weight * hard, "softmax": loss.detach(), "hard": hard.detach()}
 
-    def _sampled(self, windows: Windows, ahead: Tensor, target: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """User vectors [P, width] and the loss, with only the items of this batch embedded: a step costs the same
-        however large the catalogue is.
-        """
-        model = self.model
-        drawn = torch.empty(0, dtype=torch.int64)
-        if self.kind != "in_batch":
-            drawn = torch.randint(self.items.rows, (self.config.negatives,), generator=self.generator)
-        rows, inverse = torch.cat([windows.items.flatten(), drawn]).unique(return_inverse=True)
-        content, vectors = model.embed_items(self.items.select(rows))
-        events = inverse[: windows.items.numel()].view_as(windows.items)
-        positives = vectors[events.gather(1, ahead)[target]]  # [P, width]
-        users = self.model.states_before(windows, content[events])[target]
-        negatives = vectors[inverse[windows.items.numel() :]]  # [B', width]
-        return users, self._sampled_loss(users, positives, targets, negatives, drawn)
-
-    def _sampled_loss(
-        self, users: Tensor, positives: Tensor, targets: Tensor, negatives: Tensor, drawn: Tensor
-    ) -> Tensor:
-        scale, frequency = self.model.scale, self.frequency
+    def _sampled_loss(self, users: Tensor, vectors: Tensor, batch: TowerBatch) -> Tensor:
+        """Loss of user vectors [P, width] among a sample of the vectors [R, width]."""
+        scale, frequency, targets, drawn = self.model.scale, self.frequency, batch.targets, batch.drawn
+        positives = vectors[batch.positives]  # [P, width]
         if self.kind == "in_batch":
             log_q = frequency[targets].log()
             used = self.memory is not None and self.steps > self.config.memory_after
@@ -183,6 +265,7 @@ class RetrievalStep:
             if self.memory is not None:
                 self.memory.push(positives, targets, log_q)
             return in_batch_softmax_loss(users, positives, targets, log_q, scale, memory=columns, reduced=self.reduced)
+        negatives = vectors[batch.negatives]  # [B', width]
         if self.kind == "mixed":
             return mixed_negative_softmax_loss(
                 users,
@@ -198,40 +281,39 @@ class RetrievalStep:
             )
         if self.kind == "sampled":
             return sampled_softmax_loss(users, positives, negatives, scale, positive_ids=targets, negative_ids=drawn)
-        paired = negatives[torch.randint(len(negatives), (len(users),), generator=self.generator)]
-        labels = torch.cat([torch.ones(len(users)), torch.zeros(len(users))])
-        pairs = torch.cat([users, users]), torch.cat([positives, paired])
+        count, device = len(users), users.device
+        labels = torch.cat([torch.ones(count, device=device), torch.zeros(count, device=device)])
+        pairs = torch.cat([users, users]), torch.cat([positives, negatives[batch.paired]])
         return bce_loss(*pairs, labels, scale, self._pair_bias)
 
     @property
     def _pair_bias(self) -> Tensor | float:
         return 0.0 if self.model.pair_bias is None else self.model.pair_bias
 
-    def _exposure_loss(self, windows: Windows) -> Tensor:
+    def _exposure_loss(self, batch: TowerBatch) -> Tensor:
         """Cross-entropy of the labels of shown items, each with the user as they were before it; only the items of this
         batch are embedded.
         """
-        shown = windows.shown
-        assert shown is not None, "the loader carries the exposures"
-        met = torch.cat([windows.items.flatten(), shown.items])
-        rows, inverse = self.place[met].unique(return_inverse=True)
-        content, vectors = self.model.embed_items(self.items.select(rows))
-        count = windows.items.numel()
-        history = content[inverse[:count].view_as(windows.items)]
-        users = self.model.states_between(windows, history)[shown.window, shown.known]
-        items = vectors[inverse[count:]]
+        windows, shown = batch.windows, batch.windows.shown
+        assert shown is not None
+        assert batch.rows is not None
+        content, vectors = self.model.embed_items(self.items.select(batch.rows))
+        users = self.model.states_between(windows, content[windows.items])[shown.window, shown.known]
+        items = vectors[batch.positives]
         return bce_loss(users, items, shown.labels, self.model.scale, self._pair_bias, shown.weights)
 
     def _hard_loss(self, users: Tensor, targets: Tensor) -> Tensor:
-        """Softmax of each positive among the items the model ranks highest."""
+        """Softmax of each positive among the items the model ranks highest, which the host searches."""
         assert self.hard is not None
         nearest = users if users.dim() == 2 else _nearest(users, self._vectors_of(targets))
         mined = self.hard.mine(nearest.detach(), targets[:, None])
-        rows, inverse = torch.cat([targets, mined.clamp(min=0).flatten()]).unique(return_inverse=True)
+        own = targets.cpu()
+        rows, inverse = torch.cat([own, mined.clamp(min=0).flatten()]).unique(return_inverse=True)
+        # A pad is given the target's own id, which the loss leaves out.
+        ids = torch.where(mined >= 0, mined, own[:, None])
+        rows, inverse, ids = (to_device(tensor, self.device) for tensor in (rows, inverse, ids))
         vectors = self._vectors_of(rows)
         positives, negatives = vectors[inverse[: len(targets)]], vectors[inverse[len(targets) :]]
-        # A pad is given the target's own id, which the loss leaves out.
-        ids = torch.where(mined >= 0, mined, targets[:, None])
         return sampled_softmax_loss(
             users,
             positives,
@@ -265,4 +347,4 @@ def events_ahead(users: int, length: int, horizon: int, generator: torch.Generat
 def _nearest(users: Tensor, positives: Tensor) -> Tensor:
     """Of several interests [P, M, width] the one nearest to the target [P, width]."""
     chosen = torch.einsum("pmd,pd->pm", users, positives).argmax(1)
-    return users[torch.arange(len(users)), chosen]
+    return users[torch.arange(len(users), device=users.device), chosen]

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
 from ...base.arrays import F32, I64
+from ...base.device import device_of, to_device, to_host
 from ...base.errors import DataError
 from ...base.ragged import Ragged, pair_keys
 from ...base.topk import exact_ranks
@@ -148,15 +149,16 @@ class RetrievalConfig(TowerLossConfig):
 def item_vectors(model: TwoTower, data: TowerData) -> F32:
     """Vectors of the whole catalogue, float32 [N, width], made once for an index; a block of items at a time."""
     out = np.empty((data.num_items, model.width), dtype=np.float32)
+    device = device_of(model)
     with evaluation_mode(model):
         for rows in torch.arange(data.num_items).split(ITEM_BLOCK):
-            items = data.items.select(rows)
-            out[rows.numpy()] = model.item_vectors(items, model.embed_content(items)).numpy()
+            items = data.items.select(rows).to(device)
+            out[rows.numpy()] = to_host(model.item_vectors(items, model.embed_content(items)))
     return out
 
 
 def item_contents(model: TwoTower, data: TowerData, vectors: F32) -> Tensor:
-    """Content of the whole catalogue, float [N, D]: a part of the item vectors, where these are the content itself.
+    """Content of the whole catalogue, float [N, D] on the CPU: a part of the item vectors, where these are the content.
 
     Args:
         model: the towers.
@@ -166,8 +168,8 @@ def item_contents(model: TwoTower, data: TowerData, vectors: F32) -> Tensor:
     if model.vectors_hold_content:
         return torch.from_numpy(vectors)[:, : model.config.dim]
     with evaluation_mode(model):
-        blocks = torch.arange(data.num_items).split(ITEM_BLOCK)
-        return torch.cat([model.embed_content(data.items.select(rows)) for rows in blocks])
+        blocks, device = torch.arange(data.num_items).split(ITEM_BLOCK), device_of(model)
+        return torch.cat([model.embed_content(data.items.select(rows).to(device)).cpu() for rows in blocks])
 
 
 def query_vectors(model: TwoTower, data: TowerData, users: I64, ends: I64, content: Tensor | None = None) -> F32:
@@ -183,17 +185,17 @@ def query_vectors(model: TwoTower, data: TowerData, users: I64, ends: I64, conte
     """
     several = model.config.interests
     out = np.empty((len(users), *((several,) if several > 1 else ()), model.width), dtype=np.float32)
-    by_length = np.argsort(ends - data.history.ptr[users], kind="stable")
+    by_length, device = np.argsort(ends - data.history.ptr[users], kind="stable"), device_of(model)
     with evaluation_mode(model):
         for start in range(0, len(users), BLOCK):
             chosen = by_length[start : start + BLOCK]
             windows = data.windows(users[chosen], ends[chosen])
             if content is None:  # of these histories alone: one user costs the same however large the catalogue is
                 rows, place = windows.items.unique(return_inverse=True)
-                history = model.embed_content(data.items.select(rows))[place]
+                history = model.embed_content(data.items.select(rows).to(device))[to_device(place, device)]
             else:
-                history = content[windows.items]
-            out[chosen] = model.user_vectors(windows, history).numpy()
+                history = to_device(content[windows.items], device)
+            out[chosen] = to_host(model.user_vectors(windows.to(device), history))
     return out
 
 
@@ -245,7 +247,7 @@ def validation_metrics(model: TwoTower, data: TowerData, part: Part = Part.VALID
     """Full-ranking `recall@K` and `ndcg@K`, K = 10 and 100, of a part; seen items removed."""
     users, seen, truth = requests(data, part)
     vectors = query_vectors(model, data, users, data.ends(part)[users])
-    ranks = exact_ranks(vectors, item_vectors(model, data), truth, seen)
+    ranks = exact_ranks(vectors, item_vectors(model, data), truth, seen, device=device_of(model))
     means = rank_metrics(ranks, truth.lengths, [10, 100], ("recall", "ndcg")).means()
     return {name: float(value or 0.0) for name, value in means.items()}
 
@@ -324,17 +326,19 @@ def fit_towers(
     Args:
         training: what `build_towers` made, started from earlier weights or not.
         config: the `[retrieval]` section.
-        runtime: arithmetic.
+        runtime: device and arithmetic; the towers stay on the device.
         seed: of the negatives.
         checkpointer: where to keep checkpoints, and whether to resume from one.
     """
     model, data = training.model, training.data
-    step = RetrievalStep(model, data, config, seed, runtime.bf16, training.exposures)
+    training.optimizer.to(runtime.device)
+    step = RetrievalStep(model, data, config, seed, runtime.reduced, training.exposures, runtime.device)
     return fit(
         step,
         training.loader,
         training.optimizer,
         config.fit,
+        prepare=step.prepare,
         evaluate=(lambda: validation_metrics(model, data)) if config.fit.metric or asks(data, Part.VALID) else None,
         checkpointer=checkpointer,
         runtime=runtime,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...base.arrays import F32
+from ...base.device import to_device
 from ...base.settings import Settings
 from ...data.batch import Block, SideLayout
 from ...data.vocabulary import UNKNOWN
@@ -123,6 +124,10 @@ class Shown:
     labels: Tensor
     weights: Tensor
 
+    def to(self, device: torch.device | str) -> Shown:
+        """A copy on `device`."""
+        return Shown(*(to_device(getattr(self, part.name), device) for part in fields(self)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Windows:
@@ -152,6 +157,20 @@ class Windows:
     def lengths(self) -> Tensor:
         """Events of each window, int64 [B]."""
         return self.present.sum(1)
+
+    def to(self, device: torch.device | str) -> Windows:
+        """A copy on `device`."""
+        return replace(
+            self,
+            users=self.users.to(device),
+            items=to_device(self.items, device),
+            properties=to_device(self.properties, device),
+            present=to_device(self.present, device),
+            from_start=to_device(self.from_start, device),
+            times=to_device(self.times, device),
+            to_learn=None if self.to_learn is None else to_device(self.to_learn, device),
+            shown=None if self.shown is None else self.shown.to(device),
+        )
 
 
 class ContentSum(nn.Module):
@@ -273,9 +292,10 @@ class TwoTower(nn.Module):
         The row of the unknown id thus learns what an item without one is worth: the start of every new item.
         """
         if self.training and self.config.id_dropout > 0 and self.item_id_column >= 0:
-            hidden = torch.rand(items.rows) < self.config.id_dropout
             categorical = items.categorical.clone()
-            categorical[hidden, self.item_id_column] = UNKNOWN
+            ids = categorical[:, self.item_id_column]
+            hidden = torch.rand(items.rows, device=ids.device) < self.config.id_dropout
+            ids.masked_fill_(hidden, UNKNOWN)
             items = replace(items, categorical=categorical)
         content = self.embed_content(items)
         return content, self.item_vectors(items, content)

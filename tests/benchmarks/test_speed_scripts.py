@@ -92,7 +92,7 @@ def test_both_sides_learn_from_the_same_events(towers: TowerData) -> None:
         ),
         loss="bce",
     )
-    ours = Ours(towers, config, Runtime(1, False), 1, 2)
+    ours = Ours(towers, config, Runtime(1), 1, 2)
     done = ours.epoch()
     lengths = stops - history.ptr[:-1]
     assert done.positives == lengths.sum()  # the first event of a user as well: a new user is a case of its own

@@ -25,7 +25,7 @@ from recsys.tests.support.shop import Shop
 from recsys.tests.support.tiny import TinyRun
 from recsys.training.runtime import Runtime
 
-RUNTIME = Runtime(1, bf16=False)
+RUNTIME = Runtime(1)
 SEARCH = BlendConfig(search=True, tries=40)
 TASKS = (TaskSpec(name="click", weight=3.0), TaskSpec(name="like"), TaskSpec(name="watch", kind="regression"))
 

@@ -21,7 +21,7 @@ from recsys.ranking.train import RankingConfig, train_ranker
 from recsys.tests.support.tiny import TinyRun
 from recsys.training.runtime import Runtime
 
-RUNTIME = Runtime(1, bf16=False)
+RUNTIME = Runtime(1)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from recsys.ranking.train import RankingConfig, TrainedRanker, build_training, f
 from recsys.tests.support.shop import Shop
 from recsys.training.runtime import Runtime
 
-RUNTIME = Runtime(1, bf16=False)
+RUNTIME = Runtime(1)
 MIXTURES = [kind for kind, ranker in ranker_kinds().items() if issubclass(ranker, MixtureRanker)]
 SMALL: dict[str, Any] = {"expert_hidden": [8], "tower_hidden": [4], "input": {"embedding_dim": 4}}
 

@@ -35,7 +35,7 @@ from recsys.ranking.train import (
 from recsys.tests.support.tiny import TinyRun
 from recsys.training.runtime import Runtime
 
-RUNTIME = Runtime(1, bf16=False)
+RUNTIME = Runtime(1)
 
 
 @pytest.fixture(scope="module")

@@ -223,7 +223,7 @@ def test_reduced_arithmetic_reaches_the_backward_pass_and_no_further() -> None:
 
     threads = torch.get_num_threads()
     before = switch.fp32_precision
-    runtime = start_runtime(RuntimeConfig(bf16="on"), seed=0)
+    runtime = start_runtime(RuntimeConfig(precision="bf16"), seed=0)
     fit(training.step, training.loader, training.optimizer, FitOptions(epochs=1), backward=backward, runtime=runtime)
     assert seen == ["bf16"] * 7
     assert switch.fp32_precision == before

@@ -144,7 +144,7 @@ def test_the_loss_is_the_cross_entropy_of_every_row_by_itself(shop: Shop, simila
                 label, weight = exposures.labels[row], float(exposures.weights[row])
                 total -= weight * (label * math.log(chance) + (1 - label) * math.log(1 - chance))
                 mass += weight
-        assert step(windows)["loss"].item() == pytest.approx(total / mass, rel=1e-4)
+        assert step(step.prepare(windows))["loss"].item() == pytest.approx(total / mass, rel=1e-4)
 
 
 def test_every_part_of_both_towers_and_the_bias_learn(shop: Shop) -> None:
@@ -152,7 +152,7 @@ def test_every_part_of_both_towers_and_the_bias_learn(shop: Shop) -> None:
     model, data, exposures = towers(shop.dataset("time"), config)
     step = RetrievalStep(model, data, config, 0, False, exposures)
     batches = WindowLoader(data, Part.VALID, 60, 1, exposures)
-    torch.stack([step(windows)["loss"] for windows in batches]).sum().backward()
+    torch.stack([step(step.prepare(windows))["loss"] for windows in batches]).sum().backward()
     for name, parameter in nonempty(model.named_parameters()):
         assert parameter.grad is not None, name
         assert parameter.grad.to_dense().abs().sum() > 0, name
@@ -200,7 +200,7 @@ def test_tastes_are_learned_and_chances_are_calibrated(tastes: Dataset, similari
         "tokens": 100,
     }
     config = RetrievalConfig.model_validate(table)
-    model, data, _ = train_two_tower(tastes, config, Runtime(1, bf16=False), seed=1)
+    model, data, _ = train_two_tower(tastes, config, Runtime(1), seed=1)
     exposures = Exposures.of(tastes, data.history, "click")
     owner = np.repeat(np.arange(tastes.num_users), np.diff(exposures.ptr))
     queries = query_vectors(model, data, owner, exposures.ends)
@@ -280,7 +280,7 @@ def test_of_several_interests_the_smooth_best_is_judged(shop: Shop) -> None:
     shown = windows.shown
     assert shown is not None
     with torch.no_grad():
-        loss = step(windows)["loss"].item()
+        loss = step(step.prepare(windows))["loss"].item()
         content = model.embed_content(data.items)
         users = model.states_between(windows, content[windows.items])[shown.window, shown.known]
         items = model.item_vectors(data.items, content)[shown.items]

@@ -100,7 +100,7 @@ def test_it_learns_under_every_loss(shop: Shop, loss: str, similarity: str) -> N
     model, data, config = towers(dataset, loss, similarity=similarity, item_hidden=[5], hidden_gate="tanh")
     exposures = Exposures.of(dataset, data.history, "click") if loss == "exposures" else None
     step = RetrievalStep(model, data, config, 0, False, exposures)
-    step(next(iter(WindowLoader(data, Part.VALID, 100, 1, exposures))))["loss"].backward()
+    step(step.prepare(next(iter(WindowLoader(data, Part.VALID, 100, 1, exposures)))))["loss"].backward()
     assert model.item_network is not None
     assert sum(isinstance(module, HiddenGate) for module in model.item_network.modules()) == 1
     for name, parameter in nonempty([*model.item_network.named_parameters(), *model.item_content.named_parameters()]):

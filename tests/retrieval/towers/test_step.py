@@ -41,7 +41,7 @@ def test_the_hard_part_is_a_softmax_among_the_models_best_items(shop: Shop, coun
     model, data, step = stepping(shop, hard_negatives=count)
     windows = next(iter(WindowLoader(data, Part.VALID, 100, 0)))
     with torch.no_grad():
-        found = step(windows)["hard"].item()
+        found = step(step.prepare(windows))["hard"].item()
         content, vectors = model.embed_items(step.items)
         places = step.place[windows.items]
         users = model.states_before(windows, content[places])[windows.present]
@@ -57,7 +57,7 @@ def test_of_several_interests_the_one_nearest_to_the_target_mines(shop: Shop) ->
     model, data, step = stepping(shop, interests=2, hard_negatives=3)
     windows = next(iter(WindowLoader(data, Part.VALID, 100, 0)))
     with torch.no_grad():
-        found = step(windows)["hard"].item()
+        found = step(step.prepare(windows))["hard"].item()
         content, vectors = model.embed_items(step.items)
         places = step.place[windows.items]
         scores = model.states_before(windows, content[places])[windows.present] @ vectors.T  # [P, M, n]

@@ -40,7 +40,7 @@ from recsys.training.loop import FitOptions
 from recsys.training.optim import OptimConfig
 from recsys.training.runtime import Runtime
 
-RUNTIME = Runtime(1, bf16=False)
+RUNTIME = Runtime(1)
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,9 @@ def test_the_memory_holds_earlier_batches_and_waits_for_its_turn(planted: Datase
     batches = list(loader)[:4]
     plain = RetrievalStep(model, data, retrieval("in_batch"), 0, reduced=False)
     step = RetrievalStep(model, data, config, 0, reduced=False)
-    differences = [abs((step(batch)["loss"] - plain(batch)["loss"]).item()) for batch in batches]
+    differences = [
+        abs((step(step.prepare(batch))["loss"] - plain(plain.prepare(batch))["loss"]).item()) for batch in batches
+    ]
     assert differences[:2] == [0.0, 0.0], "the memory is not used before its turn"
     assert min(differences[2:]) > 1e-3
 
@@ -213,7 +215,9 @@ def test_a_step_leaves_the_first_state_of_a_cut_history_out(shop: Shop) -> None:
     assert not late.from_start.any()
     pretended = replace(late, from_start=torch.ones(4, dtype=torch.bool))
     with torch.no_grad():
-        assert step(late)["loss"].item() != pytest.approx(step(pretended)["loss"].item(), abs=1e-4)
+        assert step(step.prepare(late))["loss"].item() != pytest.approx(
+            step(step.prepare(pretended))["loss"].item(), abs=1e-4
+        )
 
 
 def test_requests_ask_for_new_items_of_the_part_given_what_came_before(shop: Shop) -> None:
