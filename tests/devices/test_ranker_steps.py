@@ -19,8 +19,6 @@ from recsys.tests.support.rankers import GATED, KINDS, MIXED, every_kind, varian
 from recsys.tests.support.toy import Toy
 from recsys.training.optim import OptimConfig, Optimizer
 
-SPARSE = "training/sparse.py"
-"""Where a step still waits, once for each table: for the number of rows it looked up."""
 WAITING = {"gradnorm": "ranking/balance/adaptive.py", "pcgrad": "ranking/balance/adaptive.py"}
 """Balances that decide by the size or the direction of gradients, which the host has to know."""
 ONCE = {"schedule": "ranking/balance/fixed.py"}
@@ -51,11 +49,6 @@ def training(
     return build
 
 
-def tables(toy: Toy, kind: str, keys: dict[str, Any]) -> int:
-    """Embedding tables of a ranker."""
-    return len(toy.ranker(kind, **keys).tables())
-
-
 SPECIAL = [
     param for param in variants() if str(param.id).rpartition("-")[2] not in ("plain", "gated", "mixed", "experts")
 ]
@@ -72,8 +65,7 @@ SPECIAL = [
 )
 def test_every_ranker_steps_as_on_the_cpu(toy: Toy, kind: str, keys: dict[str, Any]) -> None:
     crossed = compare(training(toy, kind, keys))
-    assert places(crossed.waits) <= {SPARSE}
-    assert crossed.waits.total() <= 3 * tables(toy, kind, keys)
+    assert not crossed.waits
     assert not crossed.to_device
     assert not crossed.to_host
 
@@ -89,9 +81,9 @@ def test_every_gate_steps_as_on_the_cpu(toy: Toy, field: str, sharing: str) -> N
 @pytest.mark.parametrize("balance", list(balance_kinds()))
 def test_every_balance_steps_as_on_the_cpu(toy: Toy, balance: str) -> None:
     crossed = compare(training(toy, "shared_bottom", balance=balance))
-    assert places(crossed.waits) <= {SPARSE, {**WAITING, **ONCE}.get(balance, SPARSE)}
+    assert places(crossed.waits) <= {place for kind, place in {**WAITING, **ONCE}.items() if kind == balance}
     if balance not in WAITING:
-        assert crossed.waits.total() <= 3 + (balance in ONCE)
+        assert crossed.waits.total() <= (balance in ONCE)
         assert not crossed.to_device
         assert not crossed.to_host
 
@@ -103,8 +95,7 @@ def test_every_optimiser_steps_as_on_the_cpu(toy: Toy, table_optimizer: Any, cli
         lr=0.01, table_optimizer=table_optimizer, clip_norm=clip_norm, weight_decay=0.1, table_weight_decay=0.1
     )
     crossed = compare(training(toy, "mmoe", optim=optim))
-    assert places(crossed.waits) <= {SPARSE}
-    assert crossed.waits.total() <= 3
+    assert not crossed.waits
 
 
 def test_every_part_of_the_loss_steps_as_on_the_cpu(toy: Toy) -> None:
@@ -139,7 +130,7 @@ def test_requests_step_as_on_the_cpu(toy: Toy) -> None:
         return Stage(optimizer, batches, step, step.backward)
 
     crossed = compare(build)
-    assert places(crossed.waits) <= {SPARSE}
+    assert not crossed.waits
     assert not crossed.to_device
 
 
@@ -148,13 +139,11 @@ def test_no_ranker_is_left_out(toy: Toy, kind: str) -> None:
     assert toy.ranker(kind).kind in KINDS
 
 
-@pytest.mark.parametrize("maker", ["zeros", "arange"])
-def test_a_tensor_made_without_its_device_is_found(toy: Toy, monkeypatch: pytest.MonkeyPatch, maker: str) -> None:
-    """The mutation: a maker of tensors that forgets where."""
-    made = getattr(torch, maker)
-    kind = {"zeros": "mmoe", "arange": "dupn"}[maker]
-    build = training(toy, kind)
+def test_a_tensor_made_without_its_device_is_found(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mutation: `torch.arange` forgets where its numbers are to be."""
+    made = torch.arange
+    build = training(toy, "dupn")
     with monkeypatch.context() as patch:
-        patch.setattr(torch, maker, lambda *args, **kwargs: made(*args, **{**kwargs, "device": "cpu"}))
-        with pytest.raises(RuntimeError, match=r"met a CPU tensor of shape \["):
+        patch.setattr(torch, "arange", lambda *args, **kwargs: made(*args, **{**kwargs, "device": "cpu"}))
+        with pytest.raises(RuntimeError, match=r"aten.lt.Tensor met a CPU tensor of shape \[4\] .*recurrent.py"):
             compare(build)
