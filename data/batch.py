@@ -117,7 +117,9 @@ class Block:
         return self.map(lambda tensor: tensor.index_select(0, rows))
 
     def to(self, device: torch.device | str) -> Block:
-        """A copy on `device`."""
+        """This block on `device`: itself where it is there."""
+        if self.categorical.device == torch.device(device):
+            return self
         return self.map(lambda tensor: to_device(tensor, device))
 
 
@@ -161,7 +163,9 @@ class Batch:
         return Batch(query=query, item=self.item.select(rows), owner=owner, **rest)
 
     def to(self, device: torch.device | str) -> Batch:
-        """A copy on `device`."""
+        """This batch on `device`: itself where it is there."""
+        if self.item.categorical.device == torch.device(device):
+            return self
         return Batch(
             query=self.query.to(device),
             item=self.item.to(device),

@@ -67,7 +67,9 @@ class RequestBatch:
     target: Tensor
 
     def to(self, device: torch.device | str) -> RequestBatch:
-        """A copy on `device`."""
+        """These requests on `device`: themselves where they are there."""
+        if self.prior.device == torch.device(device):
+            return self
         moved = (to_device(part, device) for part in (self.features, self.prior, self.target))
         return RequestBatch(self.batch.to(device), *moved)
 

@@ -179,7 +179,7 @@ def test_no_test_passes_by_looking_at_nothing() -> None:
 
 def test_tests_mirror_the_rooms() -> None:
     """Every folder of tests is a folder of the library, but for those that test across rooms."""
-    across = {"contract", "support", "benchmarks", "docs", "examples"}
+    across = {"contract", "devices", "support", "benchmarks", "docs", "examples"}
     folders = {file.parent.relative_to(ROOT / "tests") for file in (ROOT / "tests").rglob("test_*.py")}
     rooms = {file.parent.relative_to(ROOT) for file in LIBRARY}
     assert sorted(str(folder) for folder in folders - rooms if folder.parts[0] not in across) == []

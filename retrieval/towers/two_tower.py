@@ -159,7 +159,9 @@ class Windows:
         return self.present.sum(1)
 
     def to(self, device: torch.device | str) -> Windows:
-        """A copy on `device`."""
+        """These windows on `device`: themselves where they are there."""
+        if self.items.device == torch.device(device):
+            return self
         return replace(
             self,
             users=self.users.to(device),
