@@ -14,7 +14,9 @@ from ..base.package import package_version
 from ..base.settings import Settings
 
 FORMAT = "recsys-run"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE = (1, FORMAT_VERSION)
+"""Versions that are read: of version 1 the data set is laid out otherwise."""
 MANIFEST = "manifest.json"
 
 
@@ -72,10 +74,10 @@ class RunManifest(Settings):
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise RunError(f'{file} is no run manifest: found no "format": "{FORMAT}"; point --run at a run folder')
         version = content.get("format_version")
-        if version != FORMAT_VERSION:
+        if version not in READABLE:
             raise RunError(
-                f"{file} has format version {version}, this recsys {package_version()} reads version {FORMAT_VERSION}; "
-                "train the run again, or use the recsys that wrote it "
+                f"{file} has format version {version}, this recsys {package_version()} reads versions {READABLE[0]} to "
+                f"{FORMAT_VERSION}; train the run again, or use the recsys that wrote it "
                 f"({content.get('package_version', 'unknown version')})"
             )
         checksum = content.pop("checksum", None)

@@ -33,6 +33,7 @@ from .pretrained import TableStart
 from .schema import DataConfig
 from .sequence_columns import GAP_BUCKETS, SequenceColumns
 from .split import Part
+from .texts import TextRows, Texts
 from .vocabulary import FIRST
 
 NOW = 3
@@ -73,9 +74,9 @@ class Dataset:
 
     config: DataConfig
     encoders: Encoders
-    user_ids: tuple[str, ...]
-    item_ids: tuple[str, ...]
-    titles: tuple[str, ...]
+    user_ids: Texts
+    item_ids: Texts
+    titles: Texts
     num_catalogue: int
     events: EventLog
     users: Packed
@@ -106,14 +107,14 @@ class Dataset:
         return tuple(task.name for task in self.config.tasks)
 
     @cached_property
-    def user_rows(self) -> dict[str, int]:
+    def user_rows(self) -> Mapping[str, int]:
         """Raw user id -> user row."""
-        return {raw: row for row, raw in enumerate(self.user_ids)}
+        return TextRows(self.user_ids)
 
     @cached_property
-    def item_rows(self) -> dict[str, int]:
+    def item_rows(self) -> Mapping[str, int]:
         """Raw item id -> item row."""
-        return {raw: row for row, raw in enumerate(self.item_ids)}
+        return TextRows(self.item_ids)
 
     @cached_property
     def item_columns(self) -> dict[str, Attribute]:

@@ -34,6 +34,5 @@ def ids_as_given(ids: Sequence[str], type_name: str) -> NDArray[Any]:
             return np.asarray(pc.cast(pa.array(ids, pa.string()), pa.type_for_alias(alias)).to_numpy())
         except (pa.ArrowInvalid, ValueError):
             pass
-    texts = np.empty(len(ids), dtype=object)
-    texts[:] = ids
+    texts: NDArray[Any] = pa.array(ids, pa.string()).to_numpy(zero_copy_only=False)
     return texts

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..base.arrays import I64, Ints
+from .texts import Texts
 
 PAD, UNKNOWN, FIRST = 0, 1, 2
 MISSING = ""
@@ -21,15 +21,14 @@ MISSING = ""
 class Vocabulary:
     """An ordered set of raw values (text); `values[i]` owns row `i + 2`."""
 
-    values: tuple[str, ...]
+    values: Texts
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", Texts.of(self.values))
 
     def __len__(self) -> int:
         """Table rows, padding and unknown included."""
         return len(self.values) + FIRST
-
-    @cached_property
-    def _value_set(self) -> pa.Array:
-        return pa.array(self.values, pa.string())
 
     @classmethod
     def fit(cls, values: pa.Array, weights: Ints | None = None, min_count: int = 1) -> Vocabulary:
@@ -48,21 +47,19 @@ class Vocabulary:
         )
         order = np.argsort(-counts, kind="stable")
         kept = order[counts[order] >= min_count]
-        return cls(tuple(encoded.dictionary.take(pa.array(kept)).to_pylist()))
+        return cls(Texts(encoded.dictionary.take(pa.array(kept))))
 
     def rows(self, values: pa.Array) -> I64:
         """Rows of raw values, int64 [n]; values never learned get the unknown row."""
-        found = pc.index_in(pc.fill_null(values, MISSING), value_set=self._value_set)
-        if isinstance(found, pa.ChunkedArray):
-            found = found.combine_chunks()
-        places = pc.fill_null(found, UNKNOWN - FIRST).to_numpy(zero_copy_only=False)
-        return np.asarray(places, dtype=np.int64) + FIRST
+        filled = pc.fill_null(values, MISSING)
+        filled = filled.combine_chunks() if isinstance(filled, pa.ChunkedArray) else filled
+        places = self.values.rows(filled)
+        return np.where(places >= 0, places + FIRST, UNKNOWN)
 
-    def grow(self, values: Iterable[str]) -> Vocabulary:
+    def grow(self, values: Sequence[str]) -> Vocabulary:
         """This vocabulary with new values appended; old rows stay where they are."""
-        known = set(self.values)
-        fresh = [value for value in dict.fromkeys(values) if value not in known]
-        return Vocabulary(self.values + tuple(fresh))
+        fresh = pc.unique(Texts.of(values).array)
+        return Vocabulary(self.values.appended(Texts(fresh.filter(pa.array(self.values.rows(fresh) < 0)))))
 
     def names(self, rows: Sequence[int]) -> list[str]:
         """Raw value of each row; padding and unknown show as themselves."""

@@ -6,7 +6,7 @@ small slice that is terrible and a large one that is slightly bad cost the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -38,7 +38,7 @@ class Several:
         codes: places in `names`, one list for each of n entries; an entry with an empty list is in the slice "(none)".
     """
 
-    names: tuple[str, ...]
+    names: Sequence[str]
     codes: Ragged
 
     def __len__(self) -> int:

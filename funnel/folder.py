@@ -23,7 +23,7 @@ from ..artifacts.names import (
 )
 from ..base.errors import RunError
 from ..configs.run import RunConfig, config_hash, load_kept_config, write_config
-from ..data import store
+from ..data import store, store_v1
 from ..data.dataset import Dataset
 from ..ranking.blend_search import FoundBlend
 from ..ranking.calibrate import Calibrator
@@ -48,7 +48,6 @@ OPTIMIZERS: dict[Stage, str] = {
     "ranking": "ranking/optimizer.safetensors",
 }
 TRAINING: dict[Stage, str] = {"retrieval": RETRIEVAL_HISTORY, "ranking": RANKING_HISTORY}
-DATA = {part: f"data/{part}" for part in (store.ARRAYS, store.ENCODERS, store.IDS, store.SCHEMA)}
 
 
 def save_run(trained: TrainedRun, path: Path, base: Path = Path()) -> None:
@@ -101,7 +100,8 @@ def load_run(run: Run, *, with_index: bool = True, with_optimizers: bool = False
         RunError: a file belongs to another model.
     """
     config = load_kept_config(run.file(CONFIG))
-    dataset = store.load_dataset_files(*(run.file(name) for name in DATA.values()))
+    reader = store_v1 if f"data/{store_v1.ARRAYS}" in run else store
+    dataset = reader.load_dataset(lambda name: run.file(f"data/{name}"))
     retriever = _load_retriever(run, config, dataset, with_index) if TOWERS in run else None
     model: nn.Module | None = None
     ranker: Ranker | None = None

@@ -95,7 +95,7 @@ class Funnel:
 
     def warm_up(self) -> None:
         """Answer once and forget it, so that what libraries set up at first use is in no answer's timings."""
-        self.recommend(list(self.dataset.user_rows)[:1], min(10, self.retriever.data.num_items))
+        self.recommend(list(self.dataset.user_ids[:1]), min(10, self.retriever.data.num_items))
 
     def rank(self, users: I64, candidates: CandidateSet, moment: int) -> Ranked:
         """Score every candidate with every task and blend.

@@ -20,7 +20,7 @@ from ..base.errors import RunError
 from ..configs.run import RunConfig
 from ..data.dataset import Dataset
 from ..data.vocabulary import FIRST, UNKNOWN, Vocabulary
-from ..funnel.folder import DATA, OPTIMIZERS, RANKER, TOWERS, load_run
+from ..funnel.folder import OPTIMIZERS, RANKER, TOWERS, load_run
 from ..funnel.run import Stage, TrainedRun, companion_names
 from ..nn.embedding import EmbeddingTable
 from ..ranking.train import build_model
@@ -66,7 +66,8 @@ class SourceRun:
     def open(cls, folder: Path) -> SourceRun:
         """Read a run folder."""
         run = open_run(folder)
-        names = (*DATA.values(), TOWERS, RANKER, *OPTIMIZERS.values())
+        data = sorted(name for name in run.manifest.files if name.startswith("data/"))
+        names = (*data, TOWERS, RANKER, *OPTIMIZERS.values())
         entries = [f"{name} {run.manifest.files[name].sha256}" for name in names if name in run]
         identity = hashlib.sha256("\n".join(entries).encode()).hexdigest()
         return cls(load_run(run, with_index=False, with_optimizers=True), folder.name, identity)

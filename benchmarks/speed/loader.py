@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 
 BATCHES = (1_024, 8_192, 65_536)
+BEFORE = ("arrays.safetensors", "encoders.json", "ids.json", "schema.json")
+"""Files of version 1 of the format."""
 SECONDS = 1.5
 """CPU time that each figure is measured over, at least."""
 
@@ -110,9 +112,10 @@ def load(folder: Path) -> dict[str, float]:
 
     torch.set_num_threads(1)
     before, start = resident(), time.perf_counter()
-    dataset = store.load_dataset_files(
-        *(folder / name for name in (store.ARRAYS, store.ENCODERS, store.IDS, store.SCHEMA))
-    )
+    if of_files := getattr(store, "load_dataset_files", None):  # before version 2 of the format
+        dataset = of_files(*(folder / f"{name}" for name in BEFORE))
+    else:
+        dataset = store.load_dataset(folder.joinpath)
     found = {"load_seconds": time.perf_counter() - start, "load_mb": resident() - before}
     dataset.batch(torch.arange(0, len(dataset.events), max(len(dataset.events) // 1_024, 1)))
     return found | {"first_batch_seconds": time.perf_counter() - start, "first_batch_mb": resident() - before}

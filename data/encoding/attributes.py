@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from ...base.arrays import F64, I32, I64, Bool
 from ..reading.lists import split_values
+from ..texts import Texts
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,12 @@ class TextColumn:
         ptr: int64 [N + 1] item n's entries are `codes[ptr[n]:ptr[n + 1]]`; none where nothing is known.
     """
 
-    values: tuple[str, ...]
+    values: Texts
     codes: I32
     ptr: I64
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", Texts.of(self.values))
 
     def __len__(self) -> int:
         """N."""
@@ -53,7 +57,7 @@ class TextColumn:
         encoded = entries.dictionary_encode()
         encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
         codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int32)
-        return cls(tuple(encoded.dictionary.to_pylist()), codes, ptr.astype(np.int64))
+        return cls(Texts(encoded.dictionary), codes, ptr.astype(np.int64))
 
     def where(self, passed: Bool) -> Bool:
         """Items with an entry among the distinct texts that `passed`, bool [V], marks: bool [N]."""

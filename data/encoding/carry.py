@@ -25,8 +25,9 @@ from ..log import EventLog
 from ..reading.keys import RawEvents
 from ..schema import ORDERED_SPLITS, DataConfig
 from ..split import Part
+from ..texts import Texts
 
-Ids: TypeAlias = pa.Array | tuple[str, ...]
+Ids: TypeAlias = pa.Array | Texts
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ class Past:
         count = self.source.num_catalogue
         seen = self.source.events.items[self.rows]
         late = np.unique(seen[seen >= count])
-        return pa.array([*self.source.item_ids[:count], *(self.source.item_ids[row] for row in late)], pa.string())
+        ids = pa.array(self.source.item_ids, pa.string())
+        return pa.concat_arrays([ids.slice(0, count), ids.take(pa.array(late))])
 
     def merged(self, new: EventLog, user_ids: pa.Array, item_ids: pa.Array) -> tuple[EventLog, I64, I64]:
         """Carried and new events as one log.
@@ -176,7 +178,7 @@ def refuse_known_answers(source: Dataset, new: EventLog, config: DataConfig, use
 
 def places(ids: Ids, among: Ids) -> I64:
     """Position of each raw id among others, -1 where it is not among them."""
-    wanted, known = (pa.array(one, pa.string()) if isinstance(one, tuple) else one for one in (ids, among))
+    wanted, known = (pa.array(one, pa.string()) for one in (ids, among))
     found = pc.fill_null(pc.index_in(wanted, value_set=known), -1)
     return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64)
 

@@ -25,6 +25,7 @@ from ..packed import Packed
 from ..pretrained import TableStart
 from ..schema import DataConfig
 from ..split import Part
+from ..texts import Texts
 from ..vocabulary import Vocabulary
 from .attributes import Attribute
 from .carry import Past
@@ -129,7 +130,7 @@ class Encoding:
         }
         prior = {spec.name: found for spec in config.features if (found := self._prior(spec)) is not None}
         sequences, ends = build_sequences(config, events, len(self.raw.user_ids), self.num_catalogue, prior)
-        ids = tuple(self.raw.item_ids.to_pylist())
+        ids = Texts(self.raw.item_ids)
         of_query, of_item = rows.packed()
         entities = {
             side: Packed.of(block, [encoders.sizes()[name] for name in layouts[side].categorical])
@@ -138,7 +139,7 @@ class Encoding:
         return Dataset(
             config=config,
             encoders=encoders,
-            user_ids=tuple(self.raw.user_ids.to_pylist()),
+            user_ids=Texts(self.raw.user_ids),
             item_ids=ids,
             titles=self._titles(ids),
             num_catalogue=self.num_catalogue,
@@ -182,14 +183,14 @@ class Encoding:
         own = self.raw.tables.fingerprint
         return own if self.carried is None else self.carried.past.fingerprint(own)
 
-    def _titles(self, ids: tuple[str, ...]) -> tuple[str, ...]:
+    def _titles(self, ids: Texts) -> Texts:
         """What people call each item; what they called it before where the item table no longer lists it."""
         known = self.config.title and self.raw.tables.items is not None
         titles = self.raw.of_items(self.config.title).to_pylist() if known else [None] * len(ids)
         if self.old is not None:
             before = [self.old.titles[row] if row >= 0 else None for row in self._kept_of("item")]
             titles = [title or earlier for title, earlier in zip(titles, before, strict=True)]
-        return tuple(title or raw for title, raw in zip(titles, ids, strict=True))
+        return Texts([title or raw for title, raw in zip(titles, ids, strict=True)])
 
     def _attributes(self) -> dict[str, Attribute]:
         found = self.raw.attributes()

@@ -73,26 +73,26 @@ class Encoders:
         return vocabulary.values.index(MISSING) + FIRST if vocabulary and MISSING in vocabulary.values else -1
 
     def state(self) -> dict[str, Any]:
-        """As JSON."""
+        """As JSON, but for the values of the vocabularies, which are columns of texts."""
         hashed = {name: vocabulary.state() for name, vocabulary in self.hashed.items() if name not in self.shared}
         return {
-            "vocabularies": {n: list(v.values) for n, v in self.vocabularies.items() if n not in self.shared},
+            "vocabularies": {n: v.values for n, v in self.vocabularies.items() if n not in self.shared},
             "numerics": {name: encoder.state() for name, encoder in self.numerics.items()},
-            "keys": {name: list(vocabulary.values) for name, vocabulary in self.keys.items()},
+            "keys": {name: vocabulary.values for name, vocabulary in self.keys.items()},
             **({"shared": dict(self.shared)} if self.shared else {}),
             **({"hashed": hashed} if hashed else {}),
         }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Encoders:
-        """From JSON."""
-        vocabularies = {name: Vocabulary(tuple(values)) for name, values in state["vocabularies"].items()}
+        """From what `state` gave; values may be any sequences of texts."""
+        vocabularies = {name: Vocabulary(values) for name, values in state["vocabularies"].items()}
         hashed = {name: HashedVocabulary.from_state(one) for name, one in state.get("hashed", {}).items()}
         shared = state.get("shared", {})
         return cls(
             vocabularies | {name: vocabularies[owner] for name, owner in shared.items() if owner in vocabularies},
             {name: NumericEncoder.from_state(encoder) for name, encoder in state["numerics"].items()},
-            {name: Vocabulary(tuple(values)) for name, values in state.get("keys", {}).items()},
+            {name: Vocabulary(values) for name, values in state.get("keys", {}).items()},
             shared,
             hashed | {name: hashed[owner] for name, owner in shared.items() if owner in hashed},
         )

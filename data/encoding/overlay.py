@@ -12,6 +12,7 @@ from ...base.arrays import I64
 from ...base.ragged import spans
 from ..batch import Block, SideLayout
 from ..packed import Packed
+from ..texts import Texts
 from .attributes import Attribute, TextColumn
 
 
@@ -47,7 +48,7 @@ def overlay_attribute(mine: Attribute, old: Attribute | None, rows: I64) -> Attr
         starts = np.where(rows >= 0, old.ptr[np.maximum(rows, 0)] + len(mine.codes), mine.ptr[:-1])
         lengths = np.where(rows >= 0, np.diff(old.ptr)[np.maximum(rows, 0)], np.diff(mine.ptr))
         entries, ptr = spans(starts, lengths)
-        return TextColumn(tuple(values), np.concatenate(codes)[entries], ptr)
+        return TextColumn(Texts(values), np.concatenate(codes)[entries], ptr)
     if isinstance(mine, np.ndarray) and isinstance(old, np.ndarray):
         return np.where(rows >= 0, old[np.maximum(rows, 0)], mine)
     return mine

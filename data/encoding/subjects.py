@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 
 from ...base.arrays import F64, I64, AnyArray, Bool, Ints
@@ -24,6 +25,7 @@ from ..reading.tables import BadRows
 from ..schema import ORDERED_SPLITS
 from ..split import Part
 from ..subject import Subject
+from ..texts import Texts
 from .derived import Derived
 from .encoders import encode_side
 from .overlay import overlay
@@ -56,7 +58,7 @@ class SubjectDataset(Dataset):
         return self.run.layout
 
     @cached_property
-    def item_rows(self) -> dict[str, int]:
+    def item_rows(self) -> Mapping[str, int]:
         """See `Dataset.item_rows`."""
         return self.run.item_rows
 
@@ -100,7 +102,7 @@ def encode_subjects(dataset: Dataset, subjects: Sequence[Subject], positive: str
     config, count = dataset.config, len(subjects)
     sequences, ends = build_sequences(config, log, count, dataset.num_catalogue, events.prior)
     changed: dict[str, Any] = {
-        "user_ids": tuple(user or "" for user in raw.user_ids.to_pylist()),
+        "user_ids": Texts(pc.fill_null(raw.user_ids, "")),
         "events": log,
         "users": Packed.of(users.block),
         "row_query": Packed.of(events.query),

@@ -307,7 +307,7 @@ def faults() -> dict[str, tuple[Callable[[Path], object], str]]:
         "half a manifest": (lambda r: os.truncate(r / MANIFEST, 200), r"manifest.json is truncated or damaged"),
         "another version": (
             lambda r: edit(r / MANIFEST, lambda m: m.update(format_version=99)),
-            r"manifest.json has format version 99, this recsys \S+ reads version 1; train the run again",
+            r"manifest.json has format version 99, this recsys \S+ reads versions 1 to 2; train the run again",
         ),
         "manifest of something else": (
             lambda r: (r / MANIFEST).write_text('{"name": "my-app"}'),

@@ -179,8 +179,8 @@ def test_a_missing_configuration_names_its_neighbour(folder: Path, capsys: pytes
 RUNS: dict[str, tuple[Change, str]] = {
     "no run": (lambda run: os.rename(run, run.with_name("b")), "there is no run at runs/a; runs in runs: b"),
     "another version": (
-        replace("manifest.json", '"format_version": 1', '"format_version": 2'),
-        "manifest.json has format version 2, this recsys",
+        replace("manifest.json", '"format_version": 2', '"format_version": 3'),
+        "manifest.json has format version 3, this recsys",
     ),
     "truncated": (lambda run: os.truncate(run / "config.toml", 3), "runs/a/config.toml is truncated: found 3 bytes"),
     "tampered": (replace("config.toml", "seed", "sead"), "runs/a/config.toml was changed after it was written"),

@@ -55,8 +55,7 @@ def test_a_task_with_a_column_weighs_its_rows_by_it_and_the_others_by_what_all_h
     tasks = [{"name": "click", "weight_column": "watched"}, {"name": "like", "where": "click"}]
     dataset = shop.dataset("time", events=frame, weight="importance", tasks=tasks)
     store.save_dataset(dataset, tmp_path)
-    files = (store.ARRAYS, store.ENCODERS, store.IDS, store.SCHEMA)
-    kept = store.load_dataset_files(*(tmp_path / name for name in files))
+    kept = store.load_dataset(tmp_path.joinpath)
     rows = kept.rows("train")
     source = frame.iloc[kept.events.source_rows[rows.numpy()]]
     both = source["importance"].to_numpy()

@@ -63,9 +63,8 @@ def test_the_columns_come_back_from_disk_as_the_tables_had_them(
     config = shop.config(title="colour", attributes=["text"])
     dataset = build_dataset(read_tables(shop.events, shop.users, items), config, seed=1)
     store.save_dataset(dataset, tmp_path)
-    files = (store.ARRAYS, store.ENCODERS, store.IDS, store.SCHEMA)
     table = items.set_index("item_id").loc[list(dataset.item_ids[: dataset.num_catalogue])]
-    for one in (dataset, store.load_dataset_files(*(tmp_path / name for name in files))):
+    for one in (dataset, store.load_dataset(tmp_path.joinpath)):
         columns = one.item_columns
         assert sorted(columns) == ["colour", "genre", "item_id", "price", "tags", "text"]
         assert np.array_equal(columns["price"], table["price"], equal_nan=True)

@@ -279,7 +279,7 @@ def texts(column: Any, row: int) -> list[str]:
 def test_a_third_day_stands_on_the_second(shop: Shop, log: pd.DataFrame, second: Dataset, tmp_path: Any) -> None:
     """Through the files of a run, and with rows given again: the new tables are the truth from their first row on."""
     store.save_dataset(second, tmp_path)
-    stored = store.load_dataset_files(*(tmp_path / n for n in (store.ARRAYS, store.ENCODERS, store.IDS, store.SCHEMA)))
+    stored = store.load_dataset(tmp_path.joinpath)
     third = build(shop, log[log["timestamp"] >= 250], (325, 332), stored)
     events = third.events
     assert len(events) == len(log)

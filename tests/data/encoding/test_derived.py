@@ -181,8 +181,7 @@ def test_what_later_rows_say_changes_nothing_that_was_learned(shop: Shop, datase
 
 def test_it_is_kept_and_goes_on(shop: Shop, dataset: Dataset, tmp_path: Path) -> None:
     store.save_dataset(dataset, tmp_path)
-    files = (store.ARRAYS, store.ENCODERS, store.IDS, store.SCHEMA)
-    kept = store.load_dataset_files(*(tmp_path / name for name in files))
+    kept = store.load_dataset(tmp_path.joinpath)
     users, items = np.arange(24), np.tile(np.arange(20), (24, 1))
     asked = [one.candidates(users, items, NOW, np.full(24, START + 1e6)) for one in (dataset, kept)]
     assert torch.equal(asked[0].item.numeric.nan_to_num(-9.0), asked[1].item.numeric.nan_to_num(-9.0))

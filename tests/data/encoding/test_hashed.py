@@ -65,8 +65,7 @@ def test_rows_and_requests_have_the_codes_of_their_raw_values(dataset: Dataset) 
 
 def test_it_is_kept_and_goes_on_with_the_same_rows(shop: Shop, dataset: Dataset, tmp_path: Path) -> None:
     store.save_dataset(dataset, tmp_path)
-    files = (store.ARRAYS, store.ENCODERS, store.IDS, store.SCHEMA)
-    after = store.load_dataset_files(*(tmp_path / name for name in files))
+    after = store.load_dataset(tmp_path.joinpath)
     assert after.layout == dataset.layout
     assert after.encoders.state() == dataset.encoders.state()
     events = shop.events.assign(timestamp=shop.events["timestamp"] + 1000)

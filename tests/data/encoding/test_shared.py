@@ -87,8 +87,7 @@ def test_the_same_value_has_the_same_embedding_in_both_stages(dataset: Dataset) 
 
 def test_it_is_kept_and_grown(shop: Shop, dataset: Dataset, tmp_path: Path) -> None:
     store.save_dataset(dataset, tmp_path)
-    files = (store.ARRAYS, store.ENCODERS, store.IDS, store.SCHEMA)
-    after = store.load_dataset_files(*(tmp_path / name for name in files))
+    after = store.load_dataset(tmp_path.joinpath)
     assert after.layout == dataset.layout
     assert after.encoders.vocabularies == dataset.encoders.vocabularies
     old = dataset.encoders.vocabularies["genre"].values
