@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..data.infer import InferredSchema, infer_schema
+from ..data.notation import Notation
 from ..data.reading.readers import Source
 from ..data.schema import DataConfig
 from .commented import Place
@@ -54,6 +55,8 @@ def infer_config(
     item: str | None = None,
     time: str | None = None,
     header: Sequence[str] = (),
+    encoding: str = "utf-8",
+    notation: Notation | None = None,
     name: str = "inferred",
 ) -> InferredConfig:
     """A configuration for tables of any names and sizes; arguments and errors as of `data.infer.infer_schema`.
@@ -61,7 +64,18 @@ def infer_config(
     Args:
         name: of the run.
     """
-    schema = infer_schema(events, items, users, tasks, user=user, item=item, time=time, header=header)
+    schema = infer_schema(
+        events,
+        items,
+        users,
+        tasks,
+        user=user,
+        item=item,
+        time=time,
+        header=header,
+        encoding=encoding,
+        notation=notation,
+    )
     table: Table = {"name": name, "seed": 1, "data": data_table(schema.config)}
     reasons = {("data", *_place(kind, key)): why for (kind, key), why in schema.reasons.items()}
     if schema.config.user and schema.config.item:
@@ -80,7 +94,11 @@ def infer_config(
 def data_table(config: DataConfig) -> Table:
     """The `[data]` section with the keys that differ from their defaults, and those that name the key columns."""
     table = config.model_dump(mode="json", exclude_defaults=True)
-    first = [key for key in ("events", "items", "users", "header", "delimiter", "decimal") if key in table]
+    first = [
+        key
+        for key in ("events", "items", "users", "header", "delimiter", "encoding", "decimal", "missing")
+        if key in table
+    ]
     keys = {"user": config.user, "item": config.item, "time": config.time}
     rest = [key for key in table if key not in (*first, *keys)]
     return {**{key: table[key] for key in first}, **keys, **{key: table[key] for key in rest}}

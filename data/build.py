@@ -198,5 +198,8 @@ def _parts(
         strata=strata,
         rows=len(raw),
         seed=seed,
-        cuts=(moment("valid_from", spec.valid_from), moment("test_from", spec.test_from)),
+        cuts=(
+            moment("valid_from", spec.valid_from, config.time_zone),
+            moment("test_from", spec.test_from, config.time_zone),
+        ),
     )

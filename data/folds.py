@@ -35,7 +35,7 @@ class Fold:
         return SplitSpec(kind="time", valid_from=repr(self.valid_from), test_from=repr(self.test_from))
 
 
-def time_folds(times: F64, split: SplitSpec, count: int) -> tuple[Fold, ...]:
+def time_folds(times: F64, split: SplitSpec, count: int, zone: str = "") -> tuple[Fold, ...]:
     """Folds whose tests follow one another and end with the log; the last fold is the configured time split.
 
     Each trains on everything before its validation (a growing window). With dates, tests and validations last as long
@@ -45,6 +45,7 @@ def time_folds(times: F64, split: SplitSpec, count: int) -> tuple[Fold, ...]:
         times: float [R] seconds since 1970.
         split: the configured split; of another kind than `time` only the shares count.
         count: number of folds.
+        zone: of the configured dates that name none.
 
     Raises:
         ConfigError: fewer than two folds, or the first would have nothing to train on.
@@ -55,7 +56,7 @@ def time_folds(times: F64, split: SplitSpec, count: int) -> tuple[Fold, ...]:
     if not len(times):
         raise DataError("the events have no rows to cut in time")
     dated = split.kind == "time" and bool(split.test_from)
-    folds = _by_duration(times, split, count) if dated else _by_share(times, split, count)
+    folds = _by_duration(times, split, count, zone) if dated else _by_share(times, split, count)
     if folds[0].valid_from <= times.min():
         raise ConfigError(
             f"{count} folds leave the first one no rows to train on; lower --folds or the validation and test parts "
@@ -80,10 +81,10 @@ def _by_share(times: F64, split: SplitSpec, count: int) -> tuple[Fold, ...]:
     return tuple(folds)
 
 
-def _by_duration(times: F64, split: SplitSpec, count: int) -> tuple[Fold, ...]:
-    test_from = moment("test_from", split.test_from)
+def _by_duration(times: F64, split: SplitSpec, count: int, zone: str) -> tuple[Fold, ...]:
+    test_from = moment("test_from", split.test_from, zone)
     assert test_from is not None
-    valid_from = moment("valid_from", split.valid_from)
+    valid_from = moment("valid_from", split.valid_from, zone)
     if valid_from is None:
         valid_from = float(np.quantile(times, 1.0 - split.valid - split.test))
     tested = float(times.max()) - test_from

@@ -10,12 +10,14 @@ import codecs
 from collections.abc import Callable
 from functools import cached_property
 from typing import Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ..base.settings import Settings
 from .derived_spec import DerivedSpec
 from .feature_spec import FeatureSpec, Side
+from .notation import Notation
 
 TableName = Literal["events", "users", "items"]
 
@@ -158,6 +160,13 @@ class DataConfig(Settings):
     `{ items = "latin-1" }`."""
     decimal: Literal[".", ","] = "."
     """What stands before the decimals of numbers in text files: with a comma, "3,5" is three and a half."""
+    missing: tuple[str, ...] = ()
+    """Texts that stand for nothing, in every column of text: `["NA", "null", "-"]`. An empty text always does."""
+    time_format: str = ""
+    """How times are written in text, in the directives of Python's `strptime`: `%d.%m.%Y %H:%M`. ISO dates are read
+    without it, and beside it."""
+    time_zone: str = ""
+    """Zone of the times that name none, such as `Europe/Berlin`; UTC when empty. Numbers count from 1970 UTC anyway."""
     users: str = ""
     """User table for `files`; may be absent."""
     items: str = ""
@@ -213,6 +222,22 @@ class DataConfig(Settings):
                 codecs.lookup(name)
             except LookupError:
                 raise ValueError(f'"{name}" is no encoding; expected such as utf-8, latin-1, cp1252, gb18030') from None
+        return given
+
+    @field_validator("time_zone")
+    @classmethod
+    def _zone(cls, given: str) -> str:
+        try:
+            _ = ZoneInfo(given) if given else None
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError(f'"{given}" is no time zone; expected a name such as Europe/Berlin or UTC') from None
+        return given
+
+    @field_validator("time_format")
+    @classmethod
+    def _format(cls, given: str) -> str:
+        if given and ("%" not in given or ("%d" not in given and "%j" not in given)):
+            raise ValueError(f'"{given}" is no format of times; expected directives such as %d.%m.%Y %H:%M')
         return given
 
     @field_validator("features", "tasks", "derived")
@@ -323,6 +348,11 @@ class DataConfig(Settings):
                 f"{about}: since the user's row before asks for data.user and a split in time "
                 f'({" or ".join(ORDERED_SPLITS)}); found split "{self.split.kind}"'
             )
+
+    @property
+    def notation(self) -> Notation:
+        """How the texts of the tables are written."""
+        return Notation(self.decimal, self.time_format, self.time_zone, self.missing)
 
     @cached_property
     def shared(self) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import IntEnum
+from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,8 +86,8 @@ def assign_parts(
     return parts
 
 
-def moment(key: str, text: str) -> float | None:
-    """Epoch seconds of a configured date; None when empty."""
+def moment(key: str, text: str, zone: str = "") -> float | None:
+    """Epoch seconds of a configured date, of the clock of a zone where it names none; None when empty."""
     if not text:
         return None
     try:
@@ -99,7 +100,7 @@ def moment(key: str, text: str) -> float | None:
         raise ConfigError(
             f'data.split.{key} = "{text}" is no date; expected ISO (2022-05-04 or 2022-05-04T00:00+08:00) or seconds'
         ) from None
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    return (found if found.tzinfo else found.replace(tzinfo=ZoneInfo(zone) if zone else UTC)).timestamp()
 
 
 def _by_time(spec: SplitSpec, times: F64, cuts: tuple[float | None, float | None]) -> NDArray[np.int8]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..base.arrays import AnyArray, Floats, Ints
-from ..base.column_auc import SUSPICIOUS, coded, column_auc
+from ..base.column_auc import SUSPICIOUS, beyond_chance, coded, column_auc
 from ..base.finding import Finding
 from ..base.ragged import Ragged
 
@@ -35,7 +35,7 @@ def leak_suspects(
     for task, label in labels.items():
         for name in columns:
             best = column_auc(*codes[name], label)
-            if best < suspicious:
+            if best < suspicious or not beyond_chance(best, label):
                 continue
             findings.append(
                 Finding(

@@ -84,7 +84,7 @@ def evaluate_folds(
     cleaned, raw = clean(read_configured(config.data, base, bad, tables), first.data, bad)
     if bad.count():
         log.warning("%d bad rows were left out of every fold", bad.count())
-    cuts = time_folds(raw.times, config.data.split, folds)
+    cuts = time_folds(raw.times, config.data.split, folds, config.data.time_zone)
     identity = {"config": config_hash(config), "data": cleaned.fingerprint, "folds": folds, "stage": stage}
     _settle(folder, identity)
     done = []

@@ -36,6 +36,19 @@ def init(
     header: Annotated[
         str | None, typer.Option("--header", metavar="A,B,C", help="Column names of a log without a header line.")
     ] = None,
+    encoding: Annotated[
+        str, typer.Option("--encoding", metavar="E", help="Of text files without a byte order mark, such as cp1252.")
+    ] = "utf-8",
+    missing: Annotated[
+        list[str] | None,
+        typer.Option("--missing", metavar="WORD", help="Text that stands for nothing; repeatable. By default found."),
+    ] = None,
+    time_format: Annotated[
+        str, typer.Option("--time-format", metavar="F", help="Of times in text, such as %d.%m.%Y %H:%M.")
+    ] = "",
+    time_zone: Annotated[
+        str, typer.Option("--time-zone", metavar="Z", help="Of times that name none, such as Europe/Berlin.")
+    ] = "",
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
 ) -> None:
     """Look at your tables and write a commented configuration for them, to train from and to change.
@@ -53,6 +66,7 @@ def init(
 
     from ...configs.commented import commented_toml
     from ...configs.inferred import data_table, infer_config
+    from ...data.notation import Notation
 
     inferred = infer_config(
         events[0] if len(events) == 1 else events,
@@ -63,6 +77,8 @@ def init(
         item=item_column,
         time=time_column,
         header=[name.strip() for name in header.split(",")] if header else (),
+        encoding=encoding,
+        notation=Notation(time_format=time_format, time_zone=time_zone, missing=tuple(missing or ())),
         name=re.sub(r"[^\w.-]", "-", file.stem).lstrip(".-") or "inferred",
     )
     table = dict(inferred.table)

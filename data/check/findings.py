@@ -184,7 +184,7 @@ def _column_findings(about: Mapping[str, Any]) -> Iterable[Finding]:
         )
     elif about["missing"] > 0.5:
         yield Finding("note", about["column"], f"{name} is missing in {about['missing']:.0%} of the rows.")
-    suspects = {task: auc for task, auc in about["auc"].items() if auc >= SUSPICIOUS}
+    suspects = {task: auc for task, auc in about["auc"].items() if auc >= SUSPICIOUS and task not in about["by_chance"]}
     for task, auc in suspects.items():
         yield Finding(
             "problem", about["column"], f"{name} alone predicts {task} with AUC {auc:.3f}: known only after the event?"

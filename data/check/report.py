@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...base.arrays import I64, Floats
-from ...base.column_auc import column_auc
+from ...base.column_auc import beyond_chance, column_auc
 from ..hashing import Collisions
 from ..joins import joined
 from ..reading.columns import as_strings
@@ -230,7 +230,7 @@ def _column(
     labels: Labels,
     used: bool,
 ) -> dict[str, Any]:
-    column = profile(tables.table(table).column(name), names=name in keys, decimal=tables.decimal)
+    column = profile(tables.table(table).column(name), names=name in keys, decimal=tables.notation.decimal)
     counts = np.bincount(column.codes, minlength=len(column.values) + 1)
     about: dict[str, Any] = {
         "table": table,
@@ -258,6 +258,7 @@ def _column(
         }
     binary = {task: values for task, values in labels.items() if np.isin(values[~np.isnan(values)], (0, 1)).all()}
     about["auc"] = {task: column_auc(column.codes, column.numbers, values) for task, values in binary.items()}
+    about["by_chance"] = [task for task, auc in about["auc"].items() if not beyond_chance(auc, binary[task])]
     about["only_with"] = [task for task, values in binary.items() if comes_only_with(column, values)]
     return about
 

@@ -189,8 +189,7 @@ def request_columns(dataset: Dataset, subjects: Sequence[Subject], positive: str
         items=None,
         origin=origin,
         fingerprint="",
-        decimal=config.decimal,
-    )
+    ).written(config.notation)
     items = np.array([dataset.item_rows.get(event.item, -1) for event in events] + [-1] * len(subjects), np.int64)
     items[items >= dataset.num_catalogue] = -1
     unknown: list[list[str]] = [[] for _ in subjects]
@@ -316,7 +315,7 @@ def _times(config: DataConfig, texts: Texts, bad: BadRows) -> F64:
             items=None,
             origin={"events": origin_of("history of the request", len(known))},
             fingerprint="",
-        )
+        ).written(config.notation)
         times[known] = as_time(tables, "events", config.time, bad) / 1000.0
     return times
 

@@ -74,8 +74,7 @@ def encode_items(dataset: Dataset, items: Sequence[Mapping[str, Any]]) -> ToldIt
         items=table,
         origin={"events": origin_of("features of an item", len(said)), "items": origin_of("item", len(said))},
         fingerprint="",
-        decimal=config.decimal,
-    )
+    ).written(config.notation)
     raw = _Rows(
         tables=tables,
         config=config,

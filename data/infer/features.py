@@ -99,7 +99,7 @@ def kind_of(column: ColumnSummary) -> tuple[Kind | None, str]:
         return None, f"it holds {column.values.type}, which no feature reads"
     if column.kind == "list":
         return _list_kind(column)
-    if column.kind == "moment" or column.time_kind in ("iso", "day"):
+    if column.kind == "moment" or column.time_kind in ("iso", "written", "day"):
         return None, "it is a date; a number made of it, such as the year, would be a feature"
     if column.kind == "flag" or column.flagged:
         return "categorical", f"two values{gaps}"

@@ -165,7 +165,9 @@ def _time_column(events: Summaries, given: str | None, taken: set[str], notes: l
     timed = {
         name: column
         for name, column in timed.items()
-        if time_rank(name) is not None or column.time_kind in ("moment", "iso") or stem(name)[0] == plain(name)
+        if time_rank(name) is not None
+        or column.time_kind in ("moment", "iso", "written")
+        or stem(name)[0] == plain(name)
     }
     if not timed:
         return _order_column(events, taken, notes)
@@ -184,6 +186,7 @@ def _time_column(events: Summaries, given: str | None, taken: set[str], notes: l
             )
     chosen = choices[0]
     how = {"moment": "a date or time type", "iso": "ISO dates", "epoch": "times since 1970", "day": "calendar days"}
+    how["written"] = f'dates written as "{timed[chosen].written_as}"'
     notes.append(f'"{chosen}" is the time of an event: it holds {how[timed[chosen].time_kind]}')
     if timed[chosen].time_kind == "epoch" and (strange := timed[chosen].strange_times):
         notes.append(
@@ -211,8 +214,9 @@ def _order_column(events: Summaries, taken: set[str], notes: list[str]) -> tuple
     for name in sorted(set(events) - taken):
         if events[name].foreign_date and events[name].distinct:
             notes.append(
-                f'"{name}" looks like a time and is not read as one ("{events[name].some()[0]}"): write it as an ISO '
-                "date such as 2024-12-31 18:30, or in seconds since 1970; until then the rows of the file are the order"
+                f'"{name}" looks like a time and is not read as one ("{events[name].some()[0]}"): say how it is '
+                "written (--time-format, data.time_format: %d/%m/%Y or %m/%d/%Y), or write it as an ISO date such as "
+                "2024-12-31 18:30; until then the rows of the file are the order"
             )
             return "", False
     notes.append("no column holds times: the rows of the file are the order of the events")

@@ -7,7 +7,7 @@ column means can be told in a configuration file when the guess is wrong.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ...base.errors import ConfigError, DataError
 from ..check.file_order import sorted_by_item
 from ..feature_spec import FeatureSpec, Side
 from ..joins import join_notes
+from ..notation import Notation
 from ..reading.columns import as_time
 from ..reading.readers import Source, read_tables
 from ..reading.sniff import require_header, sniff_delimiter
@@ -22,6 +23,7 @@ from ..reading.tables import BadRows, Tables
 from ..schema import CountSpec, DataConfig, SplitSpec
 from .features import Features, describe_entities, describe_moments, owner_of
 from .labels import Labels, infer_labels, label_of
+from .nothing import words_for_nothing
 from .roles import Roles, find_roles
 from .splitting import choose_split
 from .summary import Summaries, summarise
@@ -71,6 +73,8 @@ def infer_schema(
     item: str | None = None,
     time: str | None = None,
     header: Sequence[str] = (),
+    encoding: str = "utf-8",
+    notation: Notation | None = None,
 ) -> InferredSchema:
     """A schema for tables of any names.
 
@@ -84,15 +88,22 @@ def infer_schema(
         item: column of item ids, likewise.
         time: column of event times, likewise.
         header: column names of text event files that have no header line.
+        encoding: of text files that begin with no byte order mark.
+        notation: how times are written and which texts stand for nothing; found from the tables where it is silent.
 
     Raises:
         ConfigError: several columns are equally likely, or a named one does not exist.
         DataError: a table cannot be read, or the tables do not fit together.
     """
     delimiter = _delimiter(events, items, users, bool(header))
-    tables = read_tables(events, users, items, delimiter=delimiter or None, header=list(header) or None)
+    tables = read_tables(
+        events, users, items, delimiter=delimiter or None, header=list(header) or None, encoding=encoding
+    )
+    told = notation or Notation()
+    missing = told.missing or words_for_nothing(tables)
+    tables = tables.written(replace(told, missing=missing))
     comma = delimiter not in ("", ",", ", ")
-    log = summarise(tables.events, comma)
+    log = summarise(tables.events, comma, told.time_format)
     item_table = None if tables.items is None else summarise(tables.items, comma)
     user_table = None if tables.users is None else summarise(tables.users, comma)
     roles = find_roles(log, item_table, user_table, user=user, item=item, time=time)
@@ -110,6 +121,8 @@ def infer_schema(
     if roles.user and user_table is not None:
         describe_entities("user", user_table, roles.user, features)
     special = _describe_log(tables, log, roles, labels, features)
+    time_format = log[roles.time].written_as if roles.time and log[roles.time].time_kind == "written" else ""
+    tables = tables.written(replace(tables.notation, time_format=time_format or told.time_format))
     split, split_note = _split(tables, roles, labels)
     config = DataConfig(
         events=_path(events),
@@ -118,6 +131,10 @@ def infer_schema(
         header=tuple(header),
         delimiter=delimiter,
         decimal="," if _has_decimal_comma(log, item_table, user_table) else ".",
+        encoding=encoding,
+        missing=missing,
+        time_format=tables.notation.time_format,
+        time_zone=told.time_zone,
         user=roles.user,
         item=roles.item,
         time=roles.time,
@@ -133,7 +150,15 @@ def infer_schema(
     seen_items = set(log[roles.item].counts) if roles.item else set()
     return InferredSchema(
         config=config,
-        notes=(*roles.notes, *labels.notes, *features.notes, *joins, split_note, *_about_labels(roles, labels)),
+        notes=(
+            *roles.notes,
+            *_about_nothing(missing, told),
+            *labels.notes,
+            *features.notes,
+            *joins,
+            split_note,
+            *_about_labels(roles, labels),
+        ),
         reasons=_reasons(features, labels, split_note),
         positive=labels.positive if roles.user and roles.item else "",
         unwanted=tuple(labels.unwanted),
@@ -142,6 +167,14 @@ def infer_schema(
         num_items=len({str(value) for value in known_items | seen_items}),
         ordered=bool(roles.time) and not roles.order_only,
     )
+
+
+def _about_nothing(missing: tuple[str, ...], told: Notation) -> list[str]:
+    """A sentence on words that were taken for missing values without being named."""
+    if not missing or told.missing:
+        return []
+    words = ", ".join(f'"{word}"' for word in missing)
+    return [f"{words} stands among numbers and is taken for a missing value, in every column (data.missing)"]
 
 
 def _has_decimal_comma(*tables: Summaries | None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Literal
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ..reading.lists import is_list
+from ..reading.written import formats_of
 
 ColumnKind = Literal["number", "text", "flag", "moment", "list", "other"]
 Summaries = Mapping[str, "ColumnSummary"]
@@ -41,12 +42,14 @@ class ColumnSummary:
         kind: `number` (text whose every value is a number, too), `text`, `flag` (bool), `moment` (a date or time
             type), `list`, or `other` (nested types, which no feature reads).
         decimal_comma: the numbers are written with a comma.
+        time_format: how times of the table are said to be written.
     """
 
     name: str
     values: pa.Array
     kind: ColumnKind
     decimal_comma: bool = False
+    time_format: str = ""
 
     @property
     def rows(self) -> int:
@@ -122,18 +125,28 @@ class ColumnSummary:
         return list(ordered[::step].to_pylist())
 
     @cached_property
-    def time_kind(self) -> Literal["", "moment", "iso", "epoch", "day"]:
+    def time_kind(self) -> Literal["", "moment", "iso", "written", "epoch", "day"]:
         """How the column may be read as a time; empty when it cannot."""
         if self.kind == "moment":
             return "moment"
         if self.kind == "text" and self.distinct:
-            return "iso" if all(_is_iso(str(value)) for value in self.some()) else ""
+            iso = all(_is_iso(str(value)) for value in self.some())
+            return "iso" if iso else "written" if self.written_as else ""
         if self.kind != "number" or not self.whole or not len(self.known):
             return ""
         low, high = float(self.known.min()), float(self.known.max())
         if low >= 19700101 and high < 22000101 and _are_days(self.known):
             return "day"
         return "epoch" if self.strange_times <= _STRANGE * len(self.known) else ""
+
+    @cached_property
+    def written_as(self) -> str:
+        """Format of the dates, where they are no ISO dates; empty where they are none, or of two possible formats."""
+        if self.kind != "text":
+            return ""
+        texts = [str(value) for value in self.some()]
+        known = formats_of(texts, (self.time_format,)) if self.time_format else formats_of(texts)
+        return known[0] if len(known) == 1 else ""
 
     @cached_property
     def strange_times(self) -> int:
@@ -168,14 +181,16 @@ class ColumnSummary:
         return ""
 
 
-def summarise(table: pa.Table, decimal_comma: bool = False) -> dict[str, ColumnSummary]:
+def summarise(table: pa.Table, decimal_comma: bool = False, time_format: str = "") -> dict[str, ColumnSummary]:
     """Summaries of a table's columns.
 
     Args:
         table: as read.
         decimal_comma: whether "3,5" may be a number.
+        time_format: how times are said to be written.
     """
-    return {name: _summary(name, table.column(name), decimal_comma) for name in table.column_names}
+    found = {name: _summary(name, table.column(name), decimal_comma) for name in table.column_names}
+    return {name: replace(column, time_format=time_format) for name, column in found.items()}
 
 
 def _summary(name: str, column: pa.ChunkedArray, decimal_comma: bool) -> ColumnSummary:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from typing import Literal
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
@@ -37,19 +38,41 @@ def mostly_numbers(chunks: list[pa.Array]) -> bool:
     return bool(2 * numeric >= sum(len(chunk) - chunk.null_count for chunk in chunks))
 
 
-def iso_stamps(values: pa.Array) -> pa.Array:
-    """Text dates as int64 milliseconds, null where a text is no date: one by one only those that resist the cast."""
+def in_utc(stamps: pa.Array, unit: Literal["ms", "us"], zone: str) -> pa.Array:
+    """Stamps of the clock of a zone as stamps of UTC, int64; an hour that the clock has twice is the earlier one."""
+    if not zone:
+        return stamps
+    local = pc.cast(stamps, pa.timestamp(unit))
+    return pc.cast(pc.assume_timezone(local, zone, ambiguous="earliest", nonexistent="latest"), pa.int64())
+
+
+def milliseconds(moment: datetime, zone: str) -> int:
+    """Since 1970 UTC; a moment that names no zone is of the clock of `zone`, UTC when empty."""
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=ZoneInfo(zone) if zone else UTC)
+    return round(moment.timestamp() * 1000)
+
+
+def iso_stamps(values: pa.Array, zone: str = "") -> pa.Array:
+    """Text dates as int64 milliseconds, null where a text is no date: one by one only those that resist the cast.
+
+    Args:
+        values: text.
+        zone: of dates that name none; UTC when empty.
+    """
     try:
-        return pc.cast(pc.cast(values, pa.timestamp("ms")), pa.int64())
+        return in_utc(pc.cast(pc.cast(values, pa.timestamp("ms")), pa.int64()), "ms", zone)
     except pa.ArrowInvalid:
         plain = pc.fill_null(pc.match_substring_regex(values, _PLAIN), False)
     stamps = pc.cast(pc.cast(pc.if_else(plain, values, None), pa.timestamp("ms")), pa.int64())
+    stamps = in_utc(stamps, "ms", zone)
     rows = np.flatnonzero(~plain.to_numpy(zero_copy_only=False))
-    found = pa.array([_iso_stamp(text) for text in values.take(pa.array(rows)).to_pylist()], pa.int64())
+    found = pa.array([iso_stamp(text, zone) for text in values.take(pa.array(rows)).to_pylist()], pa.int64())
     return pc.replace_with_mask(stamps, pc.invert(plain), found)
 
 
-def _iso_stamp(text: str | None) -> int | None:
+def iso_stamp(text: str | None, zone: str) -> int | None:
+    """One text date as milliseconds; None where it is none."""
     if text is None or text.strip().isdigit():
         return None
     text = _SLASHES.sub(r"\1-\2-\3", text.strip())
@@ -57,7 +80,7 @@ def _iso_stamp(text: str | None) -> int | None:
         moment = datetime.fromisoformat(_NAMED_UTC.sub("+00:00", text))
     except ValueError:
         return None
-    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+    return milliseconds(moment, zone)
 
 
 def calendar_days(numbers: I64) -> tuple[I64, Bool]:

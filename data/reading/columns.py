@@ -27,6 +27,7 @@ from .clock import (
     UNIT_NAMES,
     TimeUnit,
     calendar_days,
+    in_utc,
     iso_stamps,
     median,
     mostly_numbers,
@@ -38,6 +39,7 @@ from .numbers import is_text, numbers_of, parse_flag, parse_int
 from .tables import BadRows, Tables, quote
 from .text import missing_column_mend
 from .texts import texts_of
+from .written import written_stamps
 
 LabelKind = Literal["binary", "duration", "number"]
 
@@ -187,8 +189,9 @@ def as_time(tables: Tables, name: str, column: str, bad: BadRows, *, unit: TimeU
     """A time column as int64 milliseconds since 1970 UTC, `[rows]`.
 
     Numbers count from 1970 in `unit`; "auto" reads seconds, milliseconds, microseconds or nanoseconds off the size
-    of the column's median, and takes a column of calendar days (20240131) for days. Text is an ISO
-    date or date-time, UTC where it names no zone. A time before 1970 or after 2200 is bad: it is a time in another
+    of the column's median, and takes a column of calendar days (20240131) for days. Text is written as the tables'
+    `time_format` says, or an ISO date or date-time. What names no zone is of the tables' `time_zone`: texts, days, and
+    types without one. A time before 1970 or after 2200 is bad: it is a time in another
     unit more often than a time. So is one of the first weeks of 1970 where the median is later than 1985: seconds among
     milliseconds, or 0 for no time.
     """
@@ -196,10 +199,14 @@ def as_time(tables: Tables, name: str, column: str, bad: BadRows, *, unit: TimeU
     expected = "a whole number of seconds or an ISO date"
     kind = chunks[0].type
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
-        chunks = [pc.cast(pc.cast(chunk, pa.timestamp("us")), pa.int64()) for chunk in chunks]
+        zone = "" if getattr(kind, "tz", None) else tables.notation.time_zone
+        chunks = [in_utc(pc.cast(pc.cast(chunk, pa.timestamp("us")), pa.int64()), "us", zone) for chunk in chunks]
         unit = "us"
+    elif is_text(chunks[0]) and tables.notation.time_format:
+        chunks, unit = [written_stamps(chunk, tables.notation) for chunk in chunks], "ms"
+        expected = f'a time written as time_format = "{tables.notation.time_format}", or an ISO date'
     elif is_text(chunks[0]) and not mostly_numbers(chunks):
-        chunks, unit = [iso_stamps(chunk) for chunk in chunks], "ms"
+        chunks, unit = [iso_stamps(chunk, tables.notation.time_zone) for chunk in chunks], "ms"
     moments, wrong = _filled(chunks, parse_int, np.dtype(np.int64))
     del chunks
     if unit == "auto":
@@ -208,7 +215,8 @@ def as_time(tables: Tables, name: str, column: str, bad: BadRows, *, unit: TimeU
         if FIRST_DAY <= middle <= LAST_DAY:  # as seconds they would all lie in 1970
             days, valid = calendar_days(moments)
             if 2 * (valid & ~wrong).sum() > (~wrong).sum():
-                moments, unit, wrong, expected = days, "ms", wrong | ~valid, "a calendar day"
+                midnight = in_utc(pa.array(days), "ms", tables.notation.time_zone).to_numpy(zero_copy_only=False)
+                moments, unit, wrong, expected = np.array(midnight), "ms", wrong | ~valid, "a calendar day"
     report_wrong(bad, tables, name, column, wrong=wrong, expected=expected)
     to_ms(moments, unit)
     outside = ~wrong & ((moments < 0) | (moments > LATEST_MS))
@@ -290,7 +298,11 @@ def column_values(tables: Tables, name: str, column: str) -> pa.Array:
 def _number_chunks(tables: Tables, name: str, column: str) -> list[pa.Array]:
     """The column in parts, its decimals behind a point."""
     chunks = _chunks(tables, name, column)
-    return chunks if tables.decimal == "." or not is_text(chunks[0]) else [_with_points(chunk) for chunk in chunks]
+    return (
+        chunks
+        if tables.notation.decimal == "." or not is_text(chunks[0])
+        else [_with_points(chunk) for chunk in chunks]
+    )
 
 
 def _with_points(values: pa.Array) -> pa.Array:
@@ -308,7 +320,7 @@ def _comma(tables: Tables, name: str, column: str, wrong: Bool) -> str:
     odd = pc.match_substring_regex(values.filter(pa.array(wrong)), r"^\s*[-+]?[\d.,]*\d[.,]\d+\s*$")
     if not pc.any(odd).as_py():
         return ""
-    if tables.decimal == ",":
+    if tables.notation.decimal == ",":
         return ", its decimals behind a comma and its thousands not parted"
     return ', its thousands not parted; where decimals stand behind a comma set decimal = ","'
 

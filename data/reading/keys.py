@@ -34,7 +34,7 @@ def read_configured(config: DataConfig, base: Path, bad: BadRows, given: Mapping
         bad: collects bad rows.
         given: `events`, `users`, `items` -> a frame or a path to read instead of what the section names.
     """
-    tables = replace(_read_tables(config, base, bad, given or {}), decimal=config.decimal)
+    tables = _read_tables(config, base, bad, given or {}).written(config.notation)
     named = [spec for spec in config.features if spec.pretrained]
     if not named:
         return tables

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...base.arrays import I64, Bool
 from ...base.errors import DataError
 from ...base.files import replacing
+from ..notation import Notation
 
 if TYPE_CHECKING:
     from ..pretrained import Pretrained
@@ -87,7 +89,7 @@ class Tables:
     """Events, and the users and items they speak of, exactly as read.
 
     `fingerprint` is a sha256 over the bytes of all source files; `notes` are sentences a report must repeat; `vectors`
-    are the pretrained ones of the features that have any; `decimal` stands before the decimals of numbers in text.
+    are the pretrained ones of the features that have any; `notation` says how the texts are written.
     """
 
     events: pa.Table
@@ -97,7 +99,7 @@ class Tables:
     fingerprint: str
     notes: tuple[str, ...] = ()
     vectors: Mapping[str, Pretrained] = field(default_factory=dict)
-    decimal: str = "."
+    notation: Notation = field(default_factory=Notation)
 
     def table(self, name: str) -> pa.Table:
         """One of the three tables by name; a DataError where it was not given."""
@@ -114,6 +116,16 @@ class Tables:
         changed: dict[str, Any] = {name: self.table(name).filter(pa.array(mask))}
         return replace(self, origin={**self.origin, name: self.origin[name].take(mask)}, **changed)
 
+    def written(self, notation: Notation) -> Tables:
+        """The same tables with another notation, and nothing where it has a word for it."""
+        if not notation.missing:
+            return replace(self, notation=notation)
+        named = ("events", "users", "items")
+        there: dict[str, Any] = {
+            name: _without(table, notation.missing) for name in named if (table := getattr(self, name)) is not None
+        }
+        return replace(self, notation=notation, **there)
+
     def __repr__(self) -> str:
         sizes = (
             f"{n}: {t.num_rows:,} x {t.num_columns}"
@@ -121,6 +133,20 @@ class Tables:
             if (t := getattr(self, n)) is not None
         )
         return f"Tables({'; '.join(sizes)})"
+
+
+def _without(table: pa.Table, words: Sequence[str]) -> pa.Table:
+    """The table with null where a text is one of the words."""
+    nothing = pa.array(words, pa.string())
+    for place, field_ in enumerate(table.schema):
+        column = table.column(place)
+        if pa.types.is_dictionary(field_.type):
+            column = column.cast(field_.type.value_type)
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            found = pc.is_in(column, value_set=nothing.cast(column.type))
+            if pc.any(found).as_py():
+                table = table.set_column(place, field_.name, pc.if_else(found, pa.scalar(None, column.type), column))
+    return table
 
 
 def quote(value: object) -> str:

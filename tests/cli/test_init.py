@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from recsys.artifacts.folder import open_run
 from recsys.cli.main import main
 from recsys.configs.run import load_config
 from recsys.data.build import load_dataset
+from recsys.data.reading.columns import as_time
+from recsys.data.reading.keys import read_configured
+from recsys.data.reading.tables import BadRows
 from recsys.data.world.simulate import SimulateConfig, simulate
 
 
@@ -83,3 +88,62 @@ def test_numbers_with_a_comma_are_read_as_they_are_meant(tmp_path: Path) -> None
     assert (config.delimiter, config.decimal) == (";", ",")
     labels = load_dataset(config, tmp_path, seed=1).events.labels[:, 0]
     assert labels.sum() == sum("4,5" in row for row in rows)
+
+
+GERMAN = {
+    "zeit": [f"{day:02d}.01.2024 {hour:02d}:30" for day in range(1, 26) for hour in (8, 20)],
+    "kunde": [f"k{n % 7}" for n in range(50)],
+    "artikel": [f"a{n * 3 % 11}" for n in range(50)],
+    "preis": ["k.A." if n % 9 == 0 else "NA" if n % 7 == 0 else str(n) for n in range(50)],
+    "gekauft": [n % 3 // 2 for n in range(50)],
+}
+
+
+def test_a_table_of_another_encoding_format_and_zone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the options say stands in the configuration, and dates in one possible format need no option."""
+    frame = pd.DataFrame(GERMAN | {"ort": ["Köln"] * 25 + ["Zürich"] * 25})
+    log = tmp_path / "log.csv"
+    frame.to_csv(log, index=False, encoding="cp1252")
+    asked = [
+        "init",
+        str(log),
+        "--out",
+        str(tmp_path / "log.toml"),
+        "--user-column",
+        "kunde",
+        "--item-column",
+        "artikel",
+    ]
+    assert (
+        main([*asked, "--encoding", "cp1252", "--time-zone", "Europe/Berlin", "--missing", "k.A.", "--missing", "NA"])
+        == 0
+    )
+    config = load_config(tmp_path / "log.toml").data
+    assert (config.encoding, config.time, config.time_format) == ("cp1252", "zeit", "%d.%m.%Y %H:%M")
+    assert (config.time_zone, config.missing) == ("Europe/Berlin", ("k.A.", "NA"))
+    assert config.feature("preis").kind == "numeric"
+    assert 'dates written as "%d.%m.%Y %H:%M"' in capsys.readouterr().err
+    tables = read_configured(config, tmp_path, BadRows())
+    first = as_time(tables, "events", "zeit", BadRows())[0]
+    assert first == datetime(2024, 1, 1, 7, 30, tzinfo=UTC).timestamp() * 1000
+
+
+def test_words_among_numbers_are_found_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame = pd.DataFrame(
+        {**GERMAN, "preis": ["NA" if n % 7 == 0 else str(n) for n in range(50)], "kunde_id": ["-", "1"] * 25}
+    )
+    log = tmp_path / "log.csv"
+    frame.to_csv(log, index=False)
+    asked = [
+        "init",
+        str(log),
+        "--out",
+        str(tmp_path / "log.toml"),
+        "--user-column",
+        "kunde",
+        "--item-column",
+        "artikel",
+    ]
+    assert main(asked) == 0
+    assert load_config(tmp_path / "log.toml").data.missing == ("NA",)
+    assert '"NA" stands among numbers and is taken for a missing value' in capsys.readouterr().err

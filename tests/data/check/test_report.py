@@ -12,6 +12,7 @@ import pytest
 from recsys.data.check.profile import drift, profile
 from recsys.data.check.report import data_report
 from recsys.data.reading import columns, sources
+from recsys.data.reading.columns import as_time
 from recsys.data.reading.readers import read_tables
 from recsys.data.reading.tables import BadRows
 from recsys.report.data_check import data_blocks
@@ -265,7 +266,7 @@ def test_the_real_kuairand_log(datasets: Datasets) -> None:
     folder = (datasets / "kuairand-pure-late/log_standard_4_25_to_5_08_pure.csv.gz").parent
     tables, strict = sources.load("kuairand", folder), BadRows()
     labels = {"click": columns.as_labels(tables, "events", "is_click", strict)}
-    times = columns.as_time(tables, "events", "time_ms", strict) / 1000
+    times = as_time(tables, "events", "time_ms", strict) / 1000
     used = [("events", "tab"), ("events", "play_time_ms"), ("users", "user_active_degree"), ("items", "tag")]
     report = data_report(tables, user="user_id", item="video_id", times=times, labels=labels, features=used)
     assert report["tasks"]["click"]["rate"] == pytest.approx(0.4419, abs=5e-5)

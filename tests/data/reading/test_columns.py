@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from recsys.base.errors import DataError
+from recsys.data.notation import Notation
 from recsys.data.reading.columns import as_float32, as_ids, as_int64, as_labels, as_strings, as_time, require_columns
 from recsys.data.reading.readers import read_tables
 from recsys.data.reading.tables import BadRows, Tables
@@ -78,7 +79,7 @@ def test_what_float32_makes_infinite_is_no_number(tmp_path: Path, value: str) ->
 
 def test_decimals_behind_a_comma_are_read_or_told_and_thousands_are_never_guessed(tmp_path: Path) -> None:
     def prices(*values: str, decimal: str = ",") -> Tables:
-        return replace(csv_of(tmp_path, "x", [f'"{value}"' for value in values]), decimal=decimal)
+        return replace(csv_of(tmp_path, "x", [f'"{value}"' for value in values]), notation=Notation(decimal))
 
     numbers = as_float32(prices("3,5", "-0,25", "7", "1e3", "0.125", ""), "events", "x", STRICT)
     np.testing.assert_array_equal(numbers, [3.5, -0.25, 7, 1000, 0.125, np.nan])
