@@ -181,16 +181,20 @@ def evaluate_folds(
     return Report(folds_in(settled, folds, folder, stage=stage, base=base, tables=tables, slices=slices))
 
 
-def load(run: str | Path | None = None, rules: RulesConfig | str | Path | None = None) -> Recommender:
+def load(
+    run: str | Path | None = None, rules: RulesConfig | str | Path | None = None, device: str | None = None
+) -> Recommender:
     """The recommender in a run folder, as `Recommender.save` or `recsys train` wrote it.
 
     Args:
         run: the folder, or the name of one in `runs/`; the newest run when None.
         rules: instead of the run's own last stage, a TOML file with the keys of `[rules]`, or its settings.
+        device: where models answer and the index is searched: `cpu`, `cuda`, `cuda:N` or `auto`; when None, what the
+            run's configuration says, or the CPU where that is not there.
 
     Raises:
-        ConfigError: the rules are wrong.
+        ConfigError: the rules are wrong, or the device is not there.
         RunError: there is no run, or a file in it is missing, truncated or changed.
     """
     read = load_rules(Path(rules)) if isinstance(rules, str | Path) else rules
-    return Recommender(folder=find_run(None if run is None else Path(run)), rules=read)
+    return Recommender(folder=find_run(None if run is None else Path(run)), rules=read, device=device)

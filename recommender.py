@@ -48,8 +48,10 @@ class Recommender:
         folder: Path | None = None,
         base: Path = Path(),
         rules: RulesConfig | None = None,
+        device: str | None = None,
     ) -> None:
         self._trained = trained
+        self._device = device
         self._base = base
         self._rules = rules
         self.folder = folder
@@ -59,7 +61,7 @@ class Recommender:
         """The run in memory; read from its folder when first asked for."""
         if self._trained is None:
             assert self.folder is not None
-            read = load_run(open_run(self.folder))
+            read = load_run(open_run(self.folder), device=self._device)
             update = {} if self._rules is None else {"rules": self._rules}
             self._trained = replace(read, config=read.config.model_copy(update=update))
         return self._trained
@@ -361,7 +363,7 @@ class Recommender:
             How the index was tuned and what it measured.
         """
         if self.folder is not None:
-            report: IndexReport | Mapping[str, Any] = build_run_index(self.folder, factory, target_recall)
+            report: IndexReport | Mapping[str, Any] = build_run_index(self.folder, factory, target_recall, self._device)
             self._trained = None
         else:
             self._trained = indexed(self.trained, factory, target_recall)

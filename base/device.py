@@ -6,6 +6,7 @@ once, between what was drawn for it on the CPU and the step; a result leaves by 
 
 from __future__ import annotations
 
+import logging
 from typing import cast
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from .arrays import F32
 from .errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
 
@@ -40,6 +43,20 @@ def pick_device(name: str) -> torch.device:
     if int(number or 0) >= count:
         raise ConfigError(f'device = "{name}" does not exist; PyTorch sees {count} GPUs, cuda:0 to cuda:{count - 1}')
     return torch.device("cuda", int(number or 0))
+
+
+def kept_device(name: str, what: str) -> torch.device:
+    """As `pick_device`, for a device that is stored and not asked for now: the CPU where the GPU is not there.
+
+    Args:
+        name: the stored device.
+        what: what is to be there, for the log.
+    """
+    try:
+        return pick_device(name)
+    except ConfigError:
+        log.warning('%s: device = "%s" is not there; the CPU is used', what, name)
+        return CPU
 
 
 def device_name(device: torch.device) -> str:

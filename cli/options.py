@@ -23,6 +23,12 @@ ConfigArgument = Annotated[
         f"{', '.join(packaged_names())}.",
     ),
 ]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device", metavar="DEVICE", help="cpu, cuda, cuda:N or auto, for models and index; by default the run's own."
+    ),
+]
 RulesOption = Annotated[
     Path | None,
     typer.Option("--rules", metavar="FILE.toml", help="Instead of the run's own last stage: the keys of [rules]."),

@@ -21,6 +21,7 @@ from ..artifacts.names import (
     SCHEMA_NOTES,
     WARM_START,
 )
+from ..base.device import kept_device, pick_device
 from ..base.errors import RunError
 from ..configs.run import RunConfig, config_hash, load_kept_config, write_config
 from ..data import store, store_v1
@@ -31,7 +32,7 @@ from ..ranking.ensemble import build_members
 from ..ranking.ranker import Ranker
 from ..retrieval.baselines import baseline_from_state
 from ..retrieval.baselines.base import Baseline
-from ..retrieval.index import ExactIndex, FaissIndex, load_index
+from ..retrieval.index import ExactIndex, FaissIndex, index_device, load_index
 from ..retrieval.retriever import Retriever
 from ..retrieval.towers.ensemble import build_tower_members
 from ..retrieval.towers.windows import TowerData
@@ -88,21 +89,27 @@ def save_run(trained: TrainedRun, path: Path, base: Path = Path()) -> None:
             _write_json(writer.file(SCHEMA_NOTES), list(trained.schema_notes), indent=1)
 
 
-def load_run(run: Run, *, with_index: bool = True, with_optimizers: bool = False) -> TrainedRun:
+def load_run(
+    run: Run, *, with_index: bool = True, with_optimizers: bool = False, device: str | None = "cpu"
+) -> TrainedRun:
     """Everything a run folder holds, ready to answer.
 
     Args:
         run: an opened run.
         with_index: search through the index when the run has one; exactly otherwise.
         with_optimizers: also read what a training needs that goes on from the run.
+        device: where models answer and the index is searched (`pick_device`); what the run's configuration says when
+            None, or the CPU where that is not there.
 
     Raises:
+        ConfigError: `device` is not there.
         RunError: a file belongs to another model.
     """
     config = load_kept_config(run.file(CONFIG))
+    where = kept_device(config.runtime.device, "the run") if device is None else pick_device(device)
     reader = store_v1 if f"data/{store_v1.ARRAYS}" in run else store
     dataset = reader.load_dataset(lambda name: run.file(f"data/{name}"))
-    retriever = _load_retriever(run, config, dataset, with_index) if TOWERS in run else None
+    retriever = _load_retriever(run, config, dataset, with_index, device) if TOWERS in run else None
     model: nn.Module | None = None
     ranker: Ranker | None = None
     calibrators: dict[str, Calibrator] = {}
@@ -132,7 +139,7 @@ def load_run(run: Run, *, with_index: bool = True, with_optimizers: bool = False
         warm_start=run.read_json(WARM_START) if WARM_START in run else {},
         final=run.read_json(FINAL) if FINAL in run else None,
         schema_notes=tuple(run.read_json(SCHEMA_NOTES)) if SCHEMA_NOTES in run else (),
-    )
+    ).to(where)
 
 
 def save_weights(model: nn.Module, file: Path) -> None:
@@ -140,7 +147,7 @@ def save_weights(model: nn.Module, file: Path) -> None:
     from safetensors.torch import save_file
 
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, file)
+    save_file({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}, file)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
@@ -197,7 +204,7 @@ def _save_ranker(trained: TrainedRun, folder: Path) -> None:
         _write_json(folder / BLEND, trained.found_blend.to_json(), indent=1)
 
 
-def _load_retriever(run: Run, config: RunConfig, dataset: Dataset, with_index: bool) -> Retriever:
+def _load_retriever(run: Run, config: RunConfig, dataset: Dataset, with_index: bool, device: str | None) -> Retriever:
     from safetensors.numpy import load_file
 
     data = TowerData.of(dataset, config.retrieval.tower, config.retrieval.positive, config.retrieval.seen)
@@ -208,7 +215,8 @@ def _load_retriever(run: Run, config: RunConfig, dataset: Dataset, with_index: b
         companions[name] = baseline_from_state(load_file(run.file(companion_file(name))))
     index = None
     if with_index and run.has_directory(INDEX):
-        index = load_index(run.directory(INDEX), dim=model.width)
+        where = index_device(config.index.device, data.num_items) if device is None else pick_device(device)
+        index = load_index(run.directory(INDEX), dim=model.width, device=where)
     vectors = np.load(run.file(VECTORS), allow_pickle=False)
     if vectors.shape != (data.num_items, model.width):
         raise RunError(

@@ -72,7 +72,7 @@ def evaluate_run(
     """
     run = open_run(folder)
     try:
-        evaluation = evaluate(trained or load_run(run), stage, slices, variety)
+        evaluation = evaluate(trained or load_run(run, device=None), stage, slices, variety)
     except RunError as error:
         raise RunError(f"{folder}: {error}") from None
     try:

@@ -10,18 +10,19 @@ import numpy as np
 
 from ..artifacts.folder import open_run
 from ..artifacts.names import INDEX, INDEX_REPORT
+from ..base.device import pick_device
 from ..base.errors import RunError
 from ..data.dataset import NOW
 from ..funnel.folder import load_run
 from ..funnel.run import TrainedRun
-from ..retrieval.index import ExactIndex, FaissIndex
+from ..retrieval.index import ExactIndex, FaissIndex, index_device
 from ..retrieval.index.base import IndexReport
 from ..retrieval.index.tuning import build_index as build_checked_index
 from ..retrieval.towers.train import query_vectors
 
 
 def build_index(
-    trained: TrainedRun, factory: str = "", target_recall: float = 0.0
+    trained: TrainedRun, factory: str = "", target_recall: float = 0.0, device: str | None = None
 ) -> tuple[ExactIndex | FaissIndex, IndexReport]:
     """Build and check an index of a run's item vectors.
 
@@ -29,8 +30,10 @@ def build_index(
         trained: the run.
         factory: overrides the configured one when not empty.
         target_recall: overrides the configured one when above 0.
+        device: overrides the configured one when given.
 
     Raises:
+        ConfigError: `device` is not there.
         RunError: the run has no retriever, or the index does not agree with exact search.
     """
     if trained.retriever is None:
@@ -50,6 +53,7 @@ def build_index(
         k=min(max(100, config.retrieval.num_candidates), retriever.data.num_items),
         check_queries=config.index.check_queries,
         seed=config.seed,
+        device=index_device(config.index.device, retriever.data.num_items) if device is None else pick_device(device),
     )
 
 
@@ -60,11 +64,13 @@ def indexed(trained: TrainedRun, factory: str = "", target_recall: float = 0.0) 
     return replace(trained, retriever=trained.retriever.searching(index), index_report=report.to_json())
 
 
-def build_run_index(folder: Path, factory: str = "", target_recall: float = 0.0) -> IndexReport:
+def build_run_index(
+    folder: Path, factory: str = "", target_recall: float = 0.0, device: str | None = None
+) -> IndexReport:
     """Build and check the index of a run folder, and publish it into the run; see `build_index`."""
     run = open_run(folder)
     try:
-        index, report = build_index(load_run(run, with_index=False), factory, target_recall)
+        index, report = build_index(load_run(run, with_index=False, device=device), factory, target_recall, device)
     except RunError as error:
         raise RunError(f"{folder}: {error}") from None
     with run.add_files() as staging:

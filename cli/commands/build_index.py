@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import JsonOption, RunOption
+from ..options import DeviceOption, JsonOption, RunOption
 
 
 def build_index(
@@ -17,6 +17,7 @@ def build_index(
     target_recall: Annotated[
         float | None, typer.Option(min=0.5, max=1.0, help="Share of the exact result that the index must find.")
     ] = None,
+    device: DeviceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Build the FAISS index of a run's item vectors; it is checked against exact search before it is published.
@@ -32,7 +33,7 @@ def build_index(
     from ... import api
     from .. import render
 
-    report = api.load(folder).build_index(factory or "", target_recall or 0.0)
+    report = api.load(folder, device=device).build_index(factory or "", target_recall or 0.0)
     if json:
         render.print_json(report)
     else:

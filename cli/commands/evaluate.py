@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ...base.errors import ConfigError
-from ..options import JsonOption, RulesOption, RunOption, SetOption
+from ..options import DeviceOption, JsonOption, RulesOption, RunOption, SetOption
 
 if TYPE_CHECKING:
     from ...report.report import Report
@@ -37,6 +37,7 @@ def evaluate(
         ),
     ] = None,
     rules: RulesOption = None,
+    device: DeviceOption = None,
     variety: Annotated[
         str,
         typer.Option(metavar="COLUMN", help="Also measure what variety costs; of the items, e.g. genres."),
@@ -76,6 +77,8 @@ def evaluate(
         raise ConfigError("--variety is measured on one run; leave --folds and --predictions out")
     if rules is not None and (predictions is not None or folds is not None):
         raise ConfigError("--rules is of one run; in a configuration the section [rules] says the same")
+    if device is not None and (predictions is not None or folds is not None):
+        raise ConfigError("--device is of one run; in a configuration runtime.device says the same")
     if predictions is not None and folds is not None:
         raise ConfigError("--folds trains and tests a configuration; leave --predictions and --truth out")
     if predictions is not None and truth is not None:
@@ -83,7 +86,7 @@ def evaluate(
     elif config is not None and folds is not None:
         measured = _folds(config, folds, run, set_ or [], stage, slices or [])
     else:
-        measured = _run(run, stage, slices or [], rules, variety)
+        measured = _run(run, stage, slices or [], rules, variety, device)
 
     from ...report.evaluation import evaluation_blocks
     from .. import render
@@ -97,14 +100,16 @@ def evaluate(
         render.show(*evaluation_blocks(measured))
 
 
-def _run(run: Path | None, stage: str, slices: Sequence[str], rules: Path | None, variety: str) -> Report:
+def _run(
+    run: Path | None, stage: str, slices: Sequence[str], rules: Path | None, variety: str, device: str | None
+) -> Report:
     from ...artifacts.locate import find_run
 
     folder = find_run(run)
 
     from ... import api
 
-    return api.load(folder, rules).evaluate(stage, slices, variety)
+    return api.load(folder, rules, device).evaluate(stage, slices, variety)
 
 
 def _folds(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ...base.errors import ConfigError, DataError
-from ..options import JsonOption, RulesOption, RunOption, pairs
+from ..options import DeviceOption, JsonOption, RulesOption, RunOption, pairs
 
 _TIME = re.compile(r"\d[\dT:.+Z -]*")
 CHUNK = 1024
@@ -73,6 +73,7 @@ def recommend(
         Path | None, typer.Option("--block", metavar="FILE", help="Never these items: text file, one item id a line.")
     ] = None,
     rules: RulesOption = None,
+    device: DeviceOption = None,
     explain: Annotated[bool, typer.Option("--explain", help="Say of each item why it is there.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -132,7 +133,7 @@ def recommend(
     from .. import render
     from ..records import read_records
 
-    recommender = api.load(folder, rules)
+    recommender = api.load(folder, rules, device)
     if told:
         events: list[Any] = _history(history, recommender.trained.dataset.item_rows)
         if history_file is not None:

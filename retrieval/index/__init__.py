@@ -15,7 +15,7 @@ import torch
 from ...base.package import install_hint
 from .base import CandidateIndex, Candidates, IndexReport, SearchPlan, fingerprint
 from .bitmap import Bitmap
-from .device import on_device
+from .device import index_device, on_device
 from .exact import ExactIndex
 from .faiss import FaissIndex
 from .families import has_faiss
@@ -32,6 +32,7 @@ __all__ = [
     "IndexReport",
     "SearchPlan",
     "fingerprint",
+    "index_device",
     "load_index",
     "on_device",
 ]

@@ -11,6 +11,7 @@ import logging
 import numpy as np
 import torch
 
+from ...base.device import CPU, kept_device
 from .exact import ExactIndex
 from .faiss import FaissIndex
 
@@ -18,6 +19,15 @@ logger = logging.getLogger(__name__)
 
 _GPU_CODES = ("Flat", "SQ8", "SQfp16")
 _GPU_PROBES = 2048
+
+
+CROSSOVER = 100_000
+"""Items from which `auto` takes a GPU: an estimate, until `benchmarks/gpu.py` has drawn the crossover on one."""
+
+
+def index_device(name: str, size: int) -> torch.device:
+    """The device of `[index] device` for a catalogue of so many items; the CPU where the GPU is not there."""
+    return CPU if name == "auto" and size < CROSSOVER else kept_device(name, "the index")
 
 
 def has_faiss_gpu() -> bool:
