@@ -25,7 +25,7 @@ class Model:
     """One row of the list.
 
     Attributes:
-        kind: retriever, history encoder, ranker, gate, loss, balance, or a system of several of them.
+        kind: retriever, history encoder, target attention, ranker, gate, loss, balance, or a system of several of them.
         name: how a configuration, or a person, calls it.
         paper: its source.
         summary: one line.
@@ -126,6 +126,20 @@ def _encoders() -> Iterator[Model]:
     at = "retrieval.tower.history"
     for name, encoder in ENCODERS.entries().items():
         yield Model.of("history encoder", name, encoder, _nested(at, {"encoder": name}), (at, SequenceConfig, ()))
+    from ..nn.target import ActivationUnit, TargetAttention, TargetConfig
+
+    at = "ranking.model.input.target"
+    units = {"din": "weights of events by how they meet the candidate", "dot": "the same by scaled products, softmax"}
+    for name, about in units.items():
+        settings = _nested(at, {"unit": name})
+        yield Model.of("target attention", name, ActivationUnit, settings, (at, TargetConfig, ()), summary=about)
+    searches = {
+        "match": "the last events that share a value with the candidate",
+        "hash": "the nearest events by hashes",
+    }
+    for name, about in searches.items():
+        settings = _nested(at, {"unit": "din", "search": name})
+        yield Model.of("target attention", name, TargetAttention, settings, (at, TargetConfig, ()), summary=about)
 
 
 def _rankers() -> Iterator[Model]:

@@ -49,7 +49,7 @@ def computes(model: Model) -> str:
     """What the code computes, in its own words: the docstring of a class or function, of a ranker that of its file."""
     module = sys.modules[model.code.__module__]
     texts = [module.__doc__] if model.kind == "ranker" else [model.code.__doc__]
-    if model.kind == "history encoder":
+    if model.kind in ("history encoder", "target attention"):
         texts.insert(0, module.__doc__)
     return "\n\n".join(SECTIONS.split(inspect.cleandoc(text or ""))[0].strip() for text in texts)
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..base.errors import ConfigError
 from ..base.settings import Settings
 from ..data.batch import Batch, Block, Layout, SideLayout
 from .embedding import EmbeddingTable, mean_share
 from .numeric import MissingValue
 from .sequence import SequenceConfig, SequenceEncoder, build_sequence_encoder
 from .split import SplitInput
+from .target import TargetAttention, TargetConfig
 
 
 class FeatureHistory(SequenceConfig):
@@ -31,6 +33,8 @@ class FeatureConfig(Settings):
     """Standard deviation of the embeddings before training."""
     history: FeatureHistory = FeatureHistory()
     """How a sequence feature is summed up."""
+    target: TargetConfig = TargetConfig()
+    """What a candidate reads of the sequence features: target attention."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,14 @@ class FeatureEncoder(nn.Module):
         self.table = EmbeddingTable(layout.sizes, config.embedding_dim, config.init_std, layout.shared)
         self.query = SideEncoder(layout.query, self.table, config)
         self.item = SideEncoder(layout.item, self.table, config)
+        self.target: TargetAttention | None = None
+        if config.target.unit != "none":
+            if not layout.query.sequences:
+                raise ConfigError(
+                    f'input.target.unit = "{config.target.unit}" reads a history; declare a feature of kind "sequence"'
+                )
+            self.target = TargetAttention(layout, self.table, config.target)
+            self.item.num_dense += self.target.width
 
     @property
     def num_fields(self) -> int:
@@ -164,4 +176,7 @@ class FeatureEncoder(nn.Module):
 
     def forward(self, batch: Batch) -> Encoded:
         """Batch -> both sides embedded."""
-        return Encoded(self.query(batch.query), self.item(batch.item), batch.owner)
+        item: SideFields = self.item(batch.item)
+        if self.target is not None:
+            item = replace(item, dense=_joined([item.dense, self.target(batch)]))
+        return Encoded(self.query(batch.query), item, batch.owner)

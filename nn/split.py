@@ -16,6 +16,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+def even_rows(owner: Tensor, queries: int, rows: int) -> bool:
+    """Whether every query has equally many rows, one query behind the other.
+
+    Args:
+        owner: int64 [R] query row of each row.
+        queries: Q.
+        rows: R.
+    """
+    if queries == 0 or rows % queries:
+        return False
+    return bool(torch.equal(owner, torch.arange(queries, device=owner.device).repeat_interleave(rows // queries)))
+
+
 @dataclass(frozen=True)
 class SplitInput:
     """Flat input of `R` rows and width `D = Dq + Di`.
@@ -81,12 +94,7 @@ class SplitInput:
     @cached_property
     def _even(self) -> bool:
         """Whether every query has equally many rows, one query behind the other."""
-        queries, rows = self.query.shape[0], self.item.shape[0]
-        if self.owner is None or queries == 0 or rows % queries:
-            return False
-        return bool(
-            torch.equal(self.owner, torch.arange(queries, device=self.owner.device).repeat_interleave(rows // queries))
-        )
+        return self.owner is not None and even_rows(self.owner, self.query.shape[0], self.item.shape[0])
 
     def linears(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> list[Tensor]:
         """Several layers of the same input, `[x W^T + b for W, b]`, each [R, H_j].

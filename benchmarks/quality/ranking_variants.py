@@ -300,6 +300,11 @@ def _histories() -> dict[str, Variant]:
         history = {"history": {"encoder": encoder, "hidden": 32, "attention_hidden": 32}}
         about = f"histories through {encoder} instead of the mean"
         found[f"history_{encoder}"] = Variant("histories", about, bottom, input=history, needs="history")
+    units: dict[str, Table] = {"din": {}, "din_normalised": {"normalise": True}, "dot": {}}
+    for name, keys in units.items():
+        target = {"target": {"unit": name.split("_")[0], **keys}}
+        about = f"target attention beside the mean of the history: {name.replace('_', ', ')}"
+        found[f"target_{name}"] = Variant("histories", about, bottom, input=target, needs="history")
     return found
 
 

@@ -78,6 +78,8 @@ class DUPN(Ranker, kind="dupn"):
             raise ConfigError('dupn cannot use input.history.encoder = "mean"; take "dupn", "lstm" or "transformer"')
         if config.input.joint_gate.enabled or config.input.cross_layers:
             raise ConfigError("dupn keeps user and item apart: switch input.joint_gate and input.cross_layers off")
+        if config.input.target.unit != "none":
+            raise ConfigError('dupn reads the history without the candidate: set input.target.unit = "none"')
         super().__init__(config, layout, tasks)
         encoder = self.inputs.encoder
         vectors = sum(width for _, width in layout.query.vectors)

@@ -37,6 +37,7 @@ def variants() -> list[Any]:
             options["experts"] = EXPERTS
         if kind != "dupn":  # keeps user and item apart by design
             options["mixed"] = MIXED
+            options["target"] = {"input": {"target": {"unit": "din", "hidden": (5, 3)}}}
         if kind == "escm2":
             options["dr"] = {"estimator": "dr"}
         if kind == "shared_bottom":
