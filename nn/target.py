@@ -72,7 +72,7 @@ class ActivationUnit(nn.Module):
         self.of_event = init_linear(nn.Linear(width + properties, first), relu=True)
         self.of_target = init_linear(nn.Linear(width, first, bias=False), relu=True)
         self.of_product = init_linear(nn.Linear(width, first, bias=False), relu=True)
-        self.bends = nn.ModuleList(nn.PReLU(size) for size in config.hidden)
+        self.slopes = nn.ParameterList(torch.full((size,), 0.25) for size in config.hidden)  # PReLU
         sizes = (*config.hidden, 1)
         self.layers.extend(init_linear(nn.Linear(below, above), relu=above > 1) for below, above in pairwise(sizes))
 
@@ -86,9 +86,10 @@ class ActivationUnit(nn.Module):
         weighted = targets.unsqueeze(2) * self.of_product.weight  # [Q, C, H, De]
         pairs = torch.bmm(weighted.flatten(1, 2), events.transpose(1, 2)).view(queries, count, -1, events.shape[1])
         hidden = (pairs + first + self.of_target(targets).unsqueeze(3)).transpose(2, 3)  # [Q, C, L, H]
-        for bend, layer in zip(self.bends, self.layers, strict=True):
-            hidden = layer(F.prelu(hidden.flatten(0, 2), bend.weight).view_as(hidden))
-        return hidden.squeeze(3)
+        for slope, layer in zip(self.slopes, self.layers, strict=True):
+            hidden = layer(F.prelu(hidden.flatten(0, 2), slope).view_as(hidden))
+        weights: Tensor = hidden.squeeze(3)
+        return weights
 
 
 class TargetAttention(nn.Module):
