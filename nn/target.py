@@ -14,6 +14,7 @@ Shapes: Q requests, C candidates each, L events of width De (properties of the e
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import ClassVar, Literal
 
@@ -65,7 +66,7 @@ class ActivationUnit(nn.Module):
         super().__init__()
         self.softmax = config.normalise or config.unit == "dot"
         self.layers = nn.ModuleList()
-        self.scale = width**-0.5
+        self.scale = 1.0 / math.sqrt(width)
         if config.unit == "dot":
             return
         first = config.hidden[0]
@@ -79,7 +80,8 @@ class ActivationUnit(nn.Module):
     def forward(self, events: Tensor, properties: Tensor | None, targets: Tensor) -> Tensor:
         """Events [Q, L, De] with properties [Q, L, Dp], targets [Q, C, De] -> weights before masking, [Q, C, L]."""
         if not len(self.layers):
-            return torch.bmm(targets, events.transpose(1, 2)) * self.scale
+            products: Tensor = torch.bmm(targets, events.transpose(1, 2))
+            return products * self.scale
         queries, count = targets.shape[:2]
         described = events if properties is None else torch.cat([events, properties], dim=2)
         first = self.of_event(described).transpose(1, 2).unsqueeze(1)  # [Q, 1, H, L]

@@ -71,8 +71,8 @@ def by_hand(attention: TargetAttention, table: EmbeddingTable, events: np.ndarra
             told = torch.cat([event, vector(table, **{"recent.gap": gap}), target, event * target])
             weight = torch.cat([unit.of_event.weight, unit.of_target.weight, unit.of_product.weight], dim=1)
             hidden = weight @ told + unit.of_event.bias
-            for bend, layer in zip(unit.bends, unit.layers, strict=True):
-                hidden = layer(torch.where(hidden > 0, hidden, bend.weight * hidden))
+            for slope, layer in zip(unit.slopes, unit.layers, strict=True):
+                hidden = layer(torch.where(hidden > 0, hidden, slope * hidden))
             weights.append(hidden[0])
         vectors.append(event)
     if not vectors:
