@@ -55,7 +55,7 @@ def infer_config(
     item: str | None = None,
     time: str | None = None,
     header: Sequence[str] = (),
-    encoding: str = "utf-8",
+    encoding: str = "",
     notation: Notation | None = None,
     name: str = "inferred",
 ) -> InferredConfig:

@@ -37,8 +37,8 @@ def init(
         str | None, typer.Option("--header", metavar="A,B,C", help="Column names of a log without a header line.")
     ] = None,
     encoding: Annotated[
-        str, typer.Option("--encoding", metavar="E", help="Of text files without a byte order mark, such as cp1252.")
-    ] = "utf-8",
+        str, typer.Option("--encoding", metavar="E", help="Of text files; by default found: UTF-8, else cp1252.")
+    ] = "",
     missing: Annotated[
         list[str] | None,
         typer.Option("--missing", metavar="WORD", help="Text that stands for nothing; repeatable. By default found."),

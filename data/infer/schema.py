@@ -18,7 +18,7 @@ from ..joins import join_notes
 from ..notation import Notation
 from ..reading.columns import as_time
 from ..reading.readers import Source, read_tables
-from ..reading.sniff import require_header, sniff_delimiter
+from ..reading.sniff import likely_encoding, require_header, sniff_delimiter
 from ..reading.tables import BadRows, Tables
 from ..schema import CountSpec, DataConfig, SplitSpec
 from .features import Features, describe_entities, describe_moments, owner_of
@@ -73,7 +73,7 @@ def infer_schema(
     item: str | None = None,
     time: str | None = None,
     header: Sequence[str] = (),
-    encoding: str = "utf-8",
+    encoding: str = "",
     notation: Notation | None = None,
 ) -> InferredSchema:
     """A schema for tables of any names.
@@ -88,7 +88,7 @@ def infer_schema(
         item: column of item ids, likewise.
         time: column of event times, likewise.
         header: column names of text event files that have no header line.
-        encoding: of text files that begin with no byte order mark.
+        encoding: of text files that begin with no byte order mark; found when empty.
         notation: how times are written and which texts stand for nothing; found from the tables where it is silent.
 
     Raises:
@@ -96,9 +96,9 @@ def infer_schema(
         DataError: a table cannot be read, or the tables do not fit together.
     """
     delimiter = _delimiter(events, items, users, bool(header))
-    tables = read_tables(
-        events, users, items, delimiter=delimiter or None, header=list(header) or None, encoding=encoding
-    )
+    paths = [Path(source) for source in (*_several(events), items, users) if isinstance(source, str | Path)]
+    found = encoding or likely_encoding(paths)
+    tables = read_tables(events, users, items, delimiter=delimiter or None, header=list(header) or None, encoding=found)
     told = notation or Notation()
     missing = told.missing or words_for_nothing(tables)
     tables = tables.written(replace(told, missing=missing))
@@ -131,7 +131,7 @@ def infer_schema(
         header=tuple(header),
         delimiter=delimiter,
         decimal="," if _has_decimal_comma(log, item_table, user_table) else ".",
-        encoding=encoding,
+        encoding=found,
         missing=missing,
         time_format=tables.notation.time_format,
         time_zone=told.time_zone,
@@ -152,6 +152,7 @@ def infer_schema(
         config=config,
         notes=(
             *roles.notes,
+            *_about_text(found if not encoding else "utf-8"),
             *_about_nothing(missing, told),
             *labels.notes,
             *features.notes,
@@ -167,6 +168,13 @@ def infer_schema(
         num_items=len({str(value) for value in known_items | seen_items}),
         ordered=bool(roles.time) and not roles.order_only,
     )
+
+
+def _about_text(encoding: str) -> list[str]:
+    """A sentence on an encoding that was found."""
+    if encoding == "utf-8":
+        return []
+    return [f"the text is not UTF-8 and is read as {encoding}; set data.encoding (--encoding) where letters look wrong"]
 
 
 def _about_nothing(missing: tuple[str, ...], told: Notation) -> list[str]:

@@ -13,6 +13,7 @@ from .packed import head, plain_name
 _DELIMITERS = ("\t", ";", ",", "|", "::")
 _LINES = 30
 _BYTES = 1 << 16
+_SNIFFED = 1 << 24
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -47,6 +48,30 @@ def as_utf8(data: bytes, name: str, encoding: str = "utf-8") -> bytes:
         )
     data = data.removeprefix(b"\xef\xbb\xbf")
     return data if b"\n" in data else data.replace(b"\r", b"\n")  # lines of old Macintosh files
+
+
+def likely_encoding(paths: Sequence[Path]) -> str:
+    """Encoding of text files that go together: UTF-8, or cp1252 (Western European) where one of them is not UTF-8.
+
+    Which single-byte encoding it is cannot be told from the bytes; a person sees it from the letters.
+    """
+    plain, western = [], []
+    for path in paths:
+        data = head(path, _SNIFFED)
+        if data[:4] == b"PAR1" or any(data.startswith(mark) for mark, _ in _MARKS) or b"\x00" in data[:200]:
+            continue  # says itself what it is, or is told when it is read
+        cut = data[: data.rfind(b"\n") + 1] or data  # no half character at the end
+        (plain if _decodes(cut, "utf-8") else western).append(cut)
+    mixed = any(not _decodes(data, "ascii") for data in plain)
+    return "cp1252" if western and not mixed and all(_decodes(data, "cp1252") for data in western) else "utf-8"
+
+
+def _decodes(data: bytes, encoding: str) -> bool:
+    try:
+        data.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def codec_of(encoding: str) -> str:

@@ -147,3 +147,21 @@ def test_words_among_numbers_are_found_and_told(tmp_path: Path, capsys: pytest.C
     assert main(asked) == 0
     assert load_config(tmp_path / "log.toml").data.missing == ("NA",)
     assert '"NA" stands among numbers and is taken for a missing value' in capsys.readouterr().err
+
+
+def test_a_western_european_export_is_read_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"k{row % 12};Größe {row * 7 % 11};{row % 2}" for row in range(60)]
+    for name, encoding in (("west", "cp1252"), ("plain", "utf-8")):
+        file = tmp_path / f"{name}.csv"
+        file.write_bytes("\n".join(["kunde_id;item;gekauft", *rows]).encode(encoding))
+        assert main(["init", str(file), "--user-column", "kunde_id", "--out", str(tmp_path / f"{name}.toml")]) == 0
+        told = capsys.readouterr().err
+        assert ("read as cp1252" in told) == (encoding == "cp1252")
+        config = load_config(tmp_path / f"{name}.toml").data
+        assert config.encoding == encoding
+        assert "Größe 7" in load_dataset(config, tmp_path, 1).item_ids
+    both = tmp_path / "both.toml"
+    (tmp_path / "items.csv").write_bytes("item;farbe\nGröße 7;grün\n".encode())
+    named = ["--items", str(tmp_path / "items.csv"), "--user-column", "kunde_id", "--out", str(both)]
+    assert main(["init", str(tmp_path / "west.csv"), *named]) != 0  # of two encodings none is right
+    assert "UTF-8" in capsys.readouterr().err
