@@ -55,7 +55,8 @@ def likely_encoding(paths: Sequence[Path]) -> str:
 
     Which single-byte encoding it is cannot be told from the bytes; a person sees it from the letters.
     """
-    plain, western = [], []
+    plain: list[bytes] = []
+    western: list[bytes] = []
     for path in paths:
         data = head(path, _SNIFFED)
         if data[:4] == b"PAR1" or any(data.startswith(mark) for mark, _ in _MARKS) or b"\x00" in data[:200]:
