@@ -34,8 +34,11 @@ class FeatureSpec(Settings):
     after_event: bool = False
     """A `context` column known only after the event (a rating, a play time): it may describe past events in a user's
     history, and is never an input of its own row."""
-    min_count: int = Field(default=1, ge=1)
-    """Values seen in fewer training rows share the 'unknown' row, which is thereby trained."""
+    min_count: int = Field(default=0, ge=0)
+    """Values seen in fewer training rows share the 'unknown' row, which is thereby trained. 0: every value of a
+    training row has a row of its own, unless there are more than a million; of so many, those of one row share it."""
+    max_rows: int = Field(default=0, ge=0)
+    """Most values that have a row of their own, the most frequent; the others share the 'unknown' row. 0: no limit."""
     shared_with: str = ""
     """Another `categorical` or `multi` feature, of any side, whose values are of the same kind (a user's favourite
     category and an item's): the two have one vocabulary, learned from both, and one embedding per value."""
@@ -108,15 +111,17 @@ class FeatureSpec(Settings):
             raise ValueError(
                 f'"{self.name}": after_event is for categorical context features, found {self.side} {self.kind}'
             )
-        if self.shared_with and (self.pretrained or self.min_count > 1 or self.hash_buckets):
+        if self.shared_with and (self.pretrained or self.min_count > 1 or self.max_rows or self.hash_buckets):
             raise ValueError(
-                f'"{self.name}" has the table of "{self.shared_with}": set min_count, hash_buckets and pretrained '
-                "there, not here"
+                f'"{self.name}" has the table of "{self.shared_with}": set min_count, max_rows, hash_buckets and '
+                "pretrained there, not here"
             )
         if self.hash_buckets and (self.kind not in ("categorical", "multi") or self.pretrained):
             raise ValueError(
                 f'"{self.name}": hash_buckets is for categorical and multi features without pretrained vectors'
             )
+        if self.max_rows and (self.kind not in ("categorical", "multi") or self.hash_buckets):
+            raise ValueError(f'"{self.name}": max_rows is for categorical and multi features without hash_buckets')
         if self.fill is not None:
             self._fits(self.fill)
         if self.pretrained and self.kind not in ("categorical", "multi", "vector"):

@@ -13,6 +13,8 @@ from ..base.arrays import I64, Ints
 from .texts import Texts
 
 PAD, UNKNOWN, FIRST = 0, 1, 2
+MANY = 1_000_000
+"""Values of a vocabulary beyond which those of one training row share the unknown row, unless a key says otherwise."""
 MISSING = ""
 """What a missing category is called: absence is a value like any other, if training rows have it."""
 
@@ -31,13 +33,18 @@ class Vocabulary:
         return len(self.values) + FIRST
 
     @classmethod
-    def fit(cls, values: pa.Array, weights: Ints | None = None, min_count: int = 1) -> Vocabulary:
+    def fit(
+        cls, values: pa.Array, weights: Ints | None = None, min_count: int = 1, max_rows: int = 0, many: int = MANY
+    ) -> Vocabulary:
         """Learn the values seen at least `min_count` times, most frequent first (ties: first seen first).
 
         Args:
             values: text array [n]; null is the value `""`.
             weights: int [n] training rows each entry stands for; one each when None.
-            min_count: rarer values are left to the unknown row, which they train.
+            min_count: rarer values are left to the unknown row, which they train; 0: 1, or 2 of more than `many`
+                values.
+            max_rows: the most frequent so many values stay; 0: all.
+            many: see `min_count`.
         """
         encoded = pc.fill_null(values, MISSING).dictionary_encode()
         if isinstance(encoded, pa.ChunkedArray):
@@ -45,8 +52,10 @@ class Vocabulary:
         counts = np.bincount(
             encoded.indices.to_numpy(zero_copy_only=False), weights=weights, minlength=len(encoded.dictionary)
         )
+        floor = min_count or (1 if np.count_nonzero(counts) <= many else 2)
         order = np.argsort(-counts, kind="stable")
-        kept = order[counts[order] >= min_count]
+        kept = order[counts[order] >= floor]
+        kept = kept[:max_rows] if max_rows else kept
         return cls(Texts(encoded.dictionary.take(pa.array(kept))))
 
     def rows(self, values: pa.Array) -> I64:
@@ -56,10 +65,17 @@ class Vocabulary:
         places = self.values.rows(filled)
         return np.where(places >= 0, places + FIRST, UNKNOWN)
 
-    def grow(self, values: Sequence[str]) -> Vocabulary:
-        """This vocabulary with new values appended; old rows stay where they are."""
+    def grow(self, values: Sequence[str], max_rows: int = 0) -> Vocabulary:
+        """This vocabulary with new values appended; old rows stay where they are.
+
+        Args:
+            values: the most frequent first; known ones are passed over.
+            max_rows: as of `fit`; new values have the places that are left. 0: all.
+        """
         fresh = pc.unique(Texts.of(values).array)
-        return Vocabulary(self.values.appended(Texts(fresh.filter(pa.array(self.values.rows(fresh) < 0)))))
+        fresh = fresh.filter(pa.array(self.values.rows(fresh) < 0))
+        fresh = fresh.slice(0, max(max_rows - len(self.values), 0)) if max_rows else fresh
+        return Vocabulary(self.values.appended(Texts(fresh)))
 
     def names(self, rows: Sequence[int]) -> list[str]:
         """Raw value of each row; padding and unknown show as themselves."""

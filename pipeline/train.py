@@ -41,6 +41,7 @@ from ..training.log import TrainingLog
 from ..training.runtime import Runtime, runtime_session
 from .companions import fit_companions, unfitted_companions
 from .continuation import SourceRun, remember
+from .forecast import refuse_too_large
 from .requests import select_requests, with_possible_select
 from .start import Start
 
@@ -78,7 +79,7 @@ def train(
 
     Raises:
         ConfigError: the data has no users and items for the retriever, or an option does not exist.
-        RunError: `source` has another model.
+        RunError: `source` has another model, or the training cannot fit in memory.
     """
     start = Start.of(source, config, stage)
     start.check(config, dataset, stage)
@@ -87,6 +88,7 @@ def train(
         raise ConfigError(
             "--stage retrieval needs data.user and data.item; these rows name none, train the ranker alone"
         )
+    refuse_too_large(dataset, config, stage)
     first, second = Trained(), Trained()
     retriever: Retriever | None = None
     ranked: TrainedRanker | None = None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .values import Block, Json, Line, row, table
+from .values import Block, Json, Line, gigabytes, row, table
 
 
 def data_blocks(report: Json) -> list[Block]:
@@ -72,6 +72,8 @@ def _blocks(report: Json) -> Iterator[Block]:
         if about["used"]
     )
     yield table(["column", "kind", "missing", "distinct", "drift", "best auc"], rows, title="Columns", left=[1])
+    if report.get("memory"):
+        yield from _memory(report["memory"], report.get("minutes") or [])
     for finding in report["findings"]:
         yield Line(finding["message"], finding["level"], finding["level"])
     if not report["findings"]:
@@ -88,3 +90,29 @@ def _rate(about: Mapping[str, Any]) -> str:
 def _minute(moment: str) -> str:
     """A moment of ISO 8601 to the minute, in UTC as the report gives it."""
     return moment[:16].replace("T", " ")
+
+
+def _memory(memory: Json, minutes: Sequence[Json]) -> Iterator[Block]:
+    """What a training will hold, what would be smaller otherwise, and how long its steps take."""
+    holdings = [row(one["name"], gigabytes(one["bytes"]), one["made_of"]) for one in memory["holdings"]]
+    free = "" if memory["free"] is None else f", {gigabytes(memory['free'])} are free"
+    caption = f"{gigabytes(memory['total'])} with batches and fragments{free}"
+    if memory["remedies"]:
+        best = memory["remedies"][0]
+        caption += f"; what saves most: {best['setting']}, {gigabytes(best['bytes'])}"
+    yield table(["a training holds", "", "made of"], holdings, title="Memory", caption=caption, left=[2])
+    if memory["tables"]:
+        heads = ["embeddings", "rows", "width", "with Adam", "with row-wise Adagrad"]
+        heads += ["at rest", "as float16", "as int8"]
+        kinds = ("adam", "rowwise_adagrad", "float32", "float16", "int8")
+        rows = (
+            row(one["stage"], f"{one['rows']:,}", str(one["width"]), *(gigabytes(one[kind]) for kind in kinds))
+            for one in memory["tables"]
+        )
+        yield table(heads, rows, title="Embedding tables")
+    if minutes:
+        rows = (
+            row(one["stage"], f"{one['steps']:,}", f"{one['step_ms']:.1f}", f"{one['minutes']:.1f}") for one in minutes
+        )
+        caption = "steps of a training alone; validation, baselines and the ranker's requests come on top"
+        yield table(["stage", "steps", "ms each", "minutes"], rows, title="Time", caption=caption)

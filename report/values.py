@@ -129,6 +129,14 @@ def scalar(value: Any) -> str:
     return str(value)
 
 
+def gigabytes(amount: float) -> str:
+    """Bytes as people read them, in powers of ten: `1.5 GB`."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if amount >= scale:
+            return f"{amount / scale:,.1f} {unit}"
+    return f"{amount / 1e3:,.0f} kB"
+
+
 def signed(value: float) -> str:
     """A difference with its sign."""
     return f"{value:+.4f}"

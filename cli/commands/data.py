@@ -32,22 +32,33 @@ def check(
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FILE.html", help="Also write the tables as a page.")
     ] = None,
+    minutes: Annotated[
+        bool, typer.Option("--minutes/--no-minutes", help="Time a few training steps, to foretell how long it takes.")
+    ] = True,
     json: JsonOption = False,
 ) -> None:
     """Report on the data before training: rows, label rates, missing values, duplicates, time overlap, leakage.
+
+    It ends with what a training of this configuration will hold in memory, what would save most, and the minutes that
+    its steps take.
 
     Example: recsys data check movielens-1m --set data.path=ml-1m.zip --report data.html
     """
     from ...base.files import write_whole
     from ...configs.packaged import open_config
-    from ...data.check.check import check_data
+    from ...data.check.check import inspected
+    from ...pipeline.forecast import forecast
+    from ...pipeline.pace import paces
     from ...report.data_check import data_blocks
     from ...report.page import data_page
     from ...report.values import plain
     from .. import render
 
     settings, base = open_config(config, set_ or [])
-    result = check_data(settings.data, base, settings.seed)
+    result, dataset = inspected(settings.data, base, settings.seed)
+    needed = forecast(dataset, settings)
+    result["memory"] = needed.to_json()
+    result["minutes"] = [pace.to_json() for pace in paces(dataset, settings)] if minutes and needed.fits else []
     if report:
         write_whole(report, data_page(plain(result), f"Data of {settings.name}"))
         typer.echo(f"report: {report}", err=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..build import build_dataset
+from ..dataset import Dataset
 from ..reading.keys import clean, home_table, label_matrix, read_configured, side_table
 from ..reading.tables import BadRows
 from ..schema import DataConfig
@@ -16,6 +17,11 @@ from .report import data_report
 
 
 def check_data(config: DataConfig, base: Path, seed: int) -> dict[str, Any]:
+    """The report of `inspected`."""
+    return inspected(config, base, seed)[0]
+
+
+def inspected(config: DataConfig, base: Path, seed: int) -> tuple[dict[str, Any], Dataset]:
     """Read, clean and split the configured data, and report on it.
 
     Args:
@@ -24,7 +30,7 @@ def check_data(config: DataConfig, base: Path, seed: int) -> dict[str, Any]:
         seed: of random splits.
 
     Returns:
-        See `report.data_report`.
+        The report, see `report.data_report`, and the data set that a training would have.
 
     Raises:
         DataError: a file, column or value is not what the schema says.
@@ -38,7 +44,7 @@ def check_data(config: DataConfig, base: Path, seed: int) -> dict[str, Any]:
     parts = {
         part.name.lower(): np.sort(events.source_rows[events.parts == part]) for part in Part if part >= Part.TRAIN
     }
-    return data_report(
+    report = data_report(
         tables,
         user=config.user,
         item=config.item,
@@ -55,3 +61,4 @@ def check_data(config: DataConfig, base: Path, seed: int) -> dict[str, Any]:
         split=config.split.kind,
         hashed={n: h.collisions for n, h in dataset.encoders.hashed.items() if n not in dataset.encoders.shared},
     )
+    return report, dataset

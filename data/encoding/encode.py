@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...base.arrays import I64, Bool, Ints
 from ...base.counting import tallies
@@ -26,7 +27,7 @@ from ..pretrained import TableStart
 from ..schema import DataConfig
 from ..split import Part
 from ..texts import Texts
-from ..vocabulary import Vocabulary
+from ..vocabulary import MANY, Vocabulary
 from .attributes import Attribute
 from .carry import Past
 from .encoders import Column, Encoders, encode_side, rows_of, side_layout, weighed_values
@@ -226,14 +227,19 @@ class Encoding:
             parts = [weighed_values(spec, columns[spec.name], self._weights_of(spec)) for spec in members]
             values, weights = pa.concat_arrays([part for part, _ in parts]), np.concatenate([w for _, w in parts])
             if owner.hash_buckets:
-                before = None if self.old is None else self.old.encoders.hashed[owner.name]
-                folded = HashedVocabulary.fit(values, weights, owner.hash_buckets, owner.min_count, before)
+                earlier = None if self.old is None else self.old.encoders.hashed[owner.name]
+                folded = HashedVocabulary.fit(values, weights, owner.hash_buckets, owner.min_count, earlier)
                 log.info('"%s": %s', owner.name, folded.collisions)
                 hashed |= {spec.name: folded for spec in members}
                 continue
-            fitted = Vocabulary.fit(values, weights, owner.min_count)
+            fitted = Vocabulary.fit(values, weights, owner.min_count, owner.max_rows)
             if self.old is not None:
-                fitted = self.old.encoders.vocabularies[owner.name].grow(fitted.values)
+                before = self.old.encoders.vocabularies[owner.name]
+                fitted = before.grow(fitted.values, owner.max_rows)
+            seen = pc.count_distinct(values).as_py()
+            if owner.max_rows or len(fitted.values) > MANY or (not owner.min_count and seen > MANY):
+                rest = seen - len(fitted.values)
+                log.info('"%s": %d values have a row, %d rarer ones are unknown', owner.name, len(fitted.values), rest)
             found |= {spec.name: fitted for spec in members}
         return found, hashed
 

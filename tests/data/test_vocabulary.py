@@ -69,3 +69,24 @@ def test_chunked_columns_are_read_like_plain_ones() -> None:
     vocabulary = Vocabulary.fit(chunked)
     assert vocabulary == Vocabulary.fit(VALUES)
     assert vocabulary.rows(chunked).tolist() == vocabulary.rows(VALUES).tolist()
+
+
+def test_the_most_frequent_values_have_the_rows_there_are() -> None:
+    values = pa.array(["a"] * 5 + ["b"] * 4 + ["c"] * 4 + ["d"] + [None] * 6)
+    vocabulary = Vocabulary.fit(values, max_rows=3)
+    assert list(vocabulary.values) == ["", "a", "b"]
+    assert vocabulary.rows(pa.array(["a", "c", "d", None])).tolist() == [3, 1, 1, 2]
+
+
+def test_of_very_many_values_those_of_one_row_are_unknown_unless_said_otherwise() -> None:
+    few, many = pa.array(["a", "b", "c", "a"]), pa.array(["a", "b", "c", "d", "a", "d"])
+    assert len(Vocabulary.fit(few, min_count=0, many=3).values) == 3
+    assert list(Vocabulary.fit(many, min_count=0, many=3).values) == ["a", "d"]
+    assert len(Vocabulary.fit(many, min_count=1, many=3).values) == 4
+
+
+def test_what_grows_has_the_places_that_are_left() -> None:
+    vocabulary = Vocabulary.fit(pa.array(["a", "b"]))
+    assert list(vocabulary.grow(["c", "a", "d"], max_rows=3).values) == ["a", "b", "c"]
+    assert list(vocabulary.grow(["c", "d"], max_rows=1).values) == ["a", "b"]
+    assert list(vocabulary.grow(["c", "d"]).values) == ["a", "b", "c", "d"]
