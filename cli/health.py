@@ -95,7 +95,7 @@ def _faiss() -> Iterator[Finding]:
     installed = " and ".join(f"{name} {version}" for name, version in versions.items())
     if len(versions) > 1:
         uninstall = f"`pip uninstall {' '.join(versions)}`"
-        sentence = f"{installed} overwrite each other's files; run {uninstall}, then {install_hint('cpu', 'gpu')}"
+        sentence = f"{installed} overwrite each other's files; run {uninstall}, then {install_hint('cpu')}"
         yield Finding("problem", "faiss", sentence)
         return
     try:

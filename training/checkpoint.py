@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..base.device import CPU
@@ -89,6 +87,8 @@ class Checkpointer:
         Returns:
             The checkpoint's folder.
         """
+        from safetensors.torch import save_file  # here, so that a training without checkpoints needs no such package
+
         self.folder.mkdir(parents=True, exist_ok=True)
         serial = max(map(_serial, self._found()), default=0) + 1
         partial, final = self.folder / f"partial-{serial}", self.folder / f"checkpoint-{serial}"
@@ -115,6 +115,9 @@ class Checkpointer:
         Raises:
             RunError: it belongs to another configuration, or every checkpoint is damaged.
         """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
         damaged = []
         for path in reversed(self._own):
             try:

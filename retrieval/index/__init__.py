@@ -69,7 +69,7 @@ def load_index(
             "the index is of FAISS (%s), which is not installed, so each search scores all %d items exactly; run %s",
             manifest.factory,
             manifest.size,
-            install_hint("cpu", "gpu"),
+            install_hint("cpu"),
         )
         return None
     if manifest.kind == "faiss":

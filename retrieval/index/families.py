@@ -55,7 +55,7 @@ def faiss_module() -> Any:
         import faiss
     except ImportError as error:
         raise ConfigError(
-            f"FAISS cannot be imported ({error}); run {install_hint('cpu', 'gpu')}, or search exactly with "
+            f"FAISS cannot be imported ({error}); run {install_hint('cpu')}, or search exactly with "
             'index.factory = "Exact"'
         ) from error
     return faiss

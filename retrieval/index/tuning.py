@@ -296,7 +296,7 @@ def _faiss_pays(size: int, device: str | torch.device) -> bool:
         logger.warning(
             "FAISS is not installed, so each search scores all %d items exactly; for a large catalogue run %s",
             size,
-            install_hint("cpu", "gpu"),
+            install_hint("cpu"),
         )
     return has_faiss()
 

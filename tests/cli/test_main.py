@@ -45,7 +45,7 @@ def funnel(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int, bool]]
         return SimpleNamespace(to_json=lambda: [answer(user, k, explain) for user in users])
 
     loaded = SimpleNamespace(warm_up=lambda: None, recommend=recommend, select=lambda where, allow, block: None)
-    monkeypatch.setattr("recsys.api.load", lambda run: SimpleNamespace(funnel=loaded))
+    monkeypatch.setattr("recsys.api.load", lambda *_, **__: SimpleNamespace(funnel=loaded))
     monkeypatch.setattr("recsys.artifacts.locate.find_run", lambda run=None: Path("runs/a"))
     return calls
 

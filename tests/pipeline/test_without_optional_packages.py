@@ -21,7 +21,7 @@ from recsys.retrieval.towers import negatives
 from recsys.tests.support.tiny import TinyRun
 
 USERS = ["1", "2", "3"]
-INSTALL = install_hint("cpu", "gpu")
+INSTALL = install_hint("cpu")
 
 
 @pytest.fixture
