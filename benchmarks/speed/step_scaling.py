@@ -1,7 +1,8 @@
 """What a training step costs as the vocabularies grow: it must not depend on how many users and items there are.
 
-N users and N items, four events each (more where that makes few, so that batches are equally large), drawn; the default towers (`auto`: the softmax over the catalogue up to 30,000
-items, drawn negatives above), the towers with `mixed` negatives at every size, and the default ranker. Each size has a
+N users and N items, four events each (more where that makes few, so that batches are equally large), drawn; the
+default towers (`auto`: the softmax over the catalogue up to 30,000 items, drawn negatives above), the towers with
+`mixed` negatives at every size, and the default ranker. Each size has a
 process of its own. A step is what lies between two updates: the batch, forward, backward and the optimiser. Weights are
 counted once, with their optimiser's state; `building` is the peak of memory while they are made, beside that.
 
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-EVENTS, LEAST_EVENTS = 4, 400_000
+HELD_OUT, LEARNED, LEAST_LEARNED = 2, 2, 400_000
 
 CHILD = """
 import json, statistics, sys, time
@@ -117,10 +118,11 @@ print(json.dumps(found))
 
 def measure(checkout: Path, size: int, steps: int) -> dict[str, dict[str, float]]:
     """All models of one size in a fresh process of a checkout."""
+    events = HELD_OUT + max(LEARNED, LEAST_LEARNED // size)  # of a user, and of an item
     with tempfile.TemporaryDirectory() as linked:
         Path(linked, "recsys").symlink_to(checkout.resolve())
         environment = {**os.environ, "PYTHONPATH": linked, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", CHILD, str(size), str(steps), str(max(EVENTS, LEAST_EVENTS // size))]
+        command = [sys.executable, "-c", CHILD, str(size), str(steps), str(events)]
         finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     found: dict[str, dict[str, float]] = json.loads(finished.stdout.splitlines()[-1])
     return found

@@ -2,8 +2,10 @@
 
 The dense formula keeps several P x N matrices (scores, log-probabilities, their gradient). Here a block of rows is
 scored into one reused buffer, turned into unnormalised probabilities in place, multiplied straight into the gradients
-and forgotten: memory is one block, and the backward pass has nothing left to do. The softmax is float32; the matrix
-products are rounded to bfloat16 where the CPU has them in hardware (see `nn.precision`).
+and forgotten: memory is one block, and the backward pass has nothing left to do. The softmax and the sums over blocks
+are float32. On request the matrix products have bfloat16 operands and results, which takes half their time on a CPU
+with bfloat16 arithmetic; asking PyTorch to round the operands of float32 products on the way does not
+([bfloat16](../../docs/experiments.md#bfloat16-on-a-cpu-without-amx)).
 """
 
 from __future__ import annotations
@@ -16,12 +18,80 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ...base.cited import cited
-from ...nn.precision import reduced_matmul
+from ...nn.precision import bf16_is_fast, reduced_matmul
 
 BLOCK_ROWS = 512
 """Rows scored at a time: measured best between 256 and 1,024 for catalogues of a few thousand items."""
 BLOCK_ENTRIES = 1 << 25
 """Largest score block, in entries (128 MB of float32), whatever the catalogue size."""
+
+
+LINE_BYTES = 64
+
+
+class _Products:
+    """The three matrix products of a block: scores, gradient of the rows, gradient of the columns.
+
+    Args:
+        user: `[P, D]`.
+        items: `[N, D]`.
+        bias: `[N]`, or None.
+        rows: most rows of a block.
+        halved: bfloat16 operands and results; sums over blocks stay float32.
+    """
+
+    def __init__(self, user: Tensor, items: Tensor, bias: Tensor | None, rows: int, halved: bool) -> None:
+        self.user, self.items, self.bias = _aligned(user), _aligned(items), bias
+        self.buffer = _padded(user, rows, len(items))
+        self.halves: tuple[Tensor, Tensor, Tensor] | None = None
+        if halved:
+            half = user.bfloat16()
+            self.halves = _aligned(half), _aligned(items.bfloat16()), _padded(half, rows, len(items))
+
+    def scores(self, block: slice) -> Tensor:
+        """`[R, N]` scores of a block, in memory that the next block takes."""
+        part = self.user[block]
+        out = self.buffer[: len(part)]
+        if self.halves is not None:
+            user, items, half = self.halves
+            out.copy_(torch.mm(user[block], items.t(), out=half[: len(part)]))
+            return out if self.bias is None else out.add_(self.bias)
+        if self.bias is None:
+            return torch.mm(part, self.items.t(), out=out)
+        return torch.addmm(self.bias, part, self.items.t(), out=out)
+
+    def gradients(
+        self, exponentials: Tensor, rows: Tensor, into_rows: Tensor | None, into_items: Tensor | None
+    ) -> None:
+        """`into_rows = exponentials @ items`, `[R, D]`; `into_items += exponentials.T @ rows`, `[N, D]`."""
+        if self.halves is None:
+            if into_rows is not None:
+                torch.mm(exponentials, self.items, out=into_rows)
+            if into_items is not None:
+                into_items.addmm_(exponentials.t(), rows)
+            return
+        _, items, half = self.halves
+        probable = half[: len(exponentials)].copy_(exponentials)
+        if into_rows is not None:
+            into_rows.copy_(torch.mm(probable, items))
+        if into_items is not None:
+            into_items.add_(torch.mm(probable.t(), rows.bfloat16()))
+
+    def sums(self) -> Tensor:
+        """Zeros `[N, D]` for the gradient of the columns."""
+        return _padded(self.items, *self.items.shape).zero_()
+
+
+def _padded(like: Tensor, rows: int, columns: int) -> Tensor:
+    """Uninitialised `[rows, columns]` whose rows begin at multiples of 64 bytes: a product of such matrices takes up to
+    half the time, with the same bits (measured).
+    """
+    whole = LINE_BYTES // like.element_size()
+    return like.new_empty(rows, -(-columns // whole) * whole)[:, :columns]
+
+
+def _aligned(matrix: Tensor) -> Tensor:
+    return _padded(matrix, *matrix.shape).copy_(matrix)
 
 
 class _BlockedSoftmax(torch.autograd.Function):
@@ -43,21 +113,22 @@ class _BlockedSoftmax(torch.autograd.Function):
         reduced: bool | None,
     ) -> tuple[Tensor, Tensor]:
         need_user, need_items, need_bias = ctx.needs_input_grad[:3]
-        grad_user = torch.empty_like(user) if need_user else None
-        grad_items = torch.zeros_like(items) if need_items else None
+        grad_user = _padded(user, *user.shape) if need_user else None
         grad_bias = torch.zeros_like(bias) if need_bias and bias is not None else None
         rows = max(1, min(BLOCK_ROWS, BLOCK_ENTRIES // max(1, len(items)), len(user)))
-        buffer = user.new_empty(rows, len(items))
         losses = torch.empty_like(weight)
-        with reduced_matmul(reduced):
+        kind = user.device.type
+        # A CPU's rounding is bfloat16; a GPU's is TF32, unless the step runs under autocast.
+        halved = (
+            _reduced(reduced) and user.dtype == torch.float32 and (kind == "cpu" or torch.is_autocast_enabled(kind))
+        )
+        with reduced_matmul(_reduced(reduced) and not halved), torch.autocast(kind, enabled=False):
+            products = _Products(user, items, bias, rows, halved)
+            grad_items = products.sums() if need_items else None
             for start in range(0, len(user), rows):
                 block = slice(start, min(start + rows, len(user)))
                 part, own = user[block], targets[block, None]
-                scores = buffer[: len(part)]
-                if bias is None:
-                    torch.mm(part, items.t(), out=scores)
-                else:
-                    torch.addmm(bias, part, items.t(), out=scores)
+                scores = products.scores(block)
                 target_score = scores.gather(1, own)
                 if target_shift is not None:
                     target_score = target_score + target_shift[block, None]
@@ -69,14 +140,13 @@ class _BlockedSoftmax(torch.autograd.Function):
                 total = scores.sum(1, keepdim=True)
                 losses[block] = (total.log() + top - target_score)[:, 0]
                 share = weight[block, None] / total
-                if grad_user is not None:
-                    torch.mm(scores, items, out=grad_user[block])
-                    grad_user[block].mul_(share)
-                if grad_items is not None:
-                    grad_items.addmm_(scores.t(), part * share)
+                grad_part = None if grad_user is None else grad_user[block]
+                products.gradients(scores, part * share, grad_part, grad_items)
+                if grad_part is not None:
+                    grad_part.mul_(share)
                 if grad_bias is not None:
                     grad_bias.addmv_(scores.t(), share[:, 0])
-        # The target's own term stays exact: it does not pass through the reduced products.
+        # The target's own term stays exact: it does not pass through the rounded products.
         if grad_user is not None:
             grad_user.addcmul_(items[targets], weight[:, None], value=-1)
         if grad_items is not None:
@@ -92,6 +162,10 @@ class _BlockedSoftmax(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         scaled = tuple(None if part is None else part * grad for part in ctx.grads)
         return (*scaled, None, None, None, None, None)
+
+
+def _reduced(asked: bool | None) -> bool:
+    return bf16_is_fast() if asked is None else asked
 
 
 def row_weights(like: Tensor, weight: Tensor | None) -> Tensor:
@@ -140,7 +214,8 @@ def full_softmax_loss(
         target_shift: `[P]` constant added to each row's target logit only.
         column_ids: `[N]` int; where the items are a sample with repeats, columns that carry the id of a row's
             target, other than the target itself, are left out of that row.
-        reduced: bfloat16 matrix products; None: where the hardware has them (gradients within 0.2 %).
+        reduced: rounded matrix products (gradients within 1 %): bfloat16 on a CPU and under autocast, TF32 on a GPU.
+            None: where the CPU multiplies bfloat16 in hardware.
 
     Returns:
         Scalar.

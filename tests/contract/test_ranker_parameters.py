@@ -24,6 +24,7 @@ from recsys.tests.support.rankers import (
     with_experts,
 )
 from recsys.tests.support.toy import Toy
+from recsys.training.runtime import Runtime
 
 
 @every_variant
@@ -54,6 +55,20 @@ def test_every_single_expert_gets_a_gradient(toy: Toy, kind: str) -> None:
     for name, module in experts.items():
         for weight in (module.weight, *module.deep_weight):
             assert gradient(weight).view(module.num_experts, -1).any(1).all(), name
+
+
+@every_kind
+def test_bfloat16_arithmetic_is_close_and_its_gradients_are_float32(toy: Toy, kind: str) -> None:
+    ranker, batch = toy.ranker(kind), toy.batch(64)
+    exact = ranker.losses(batch, LOSS)
+    with Runtime(1, "bf16").arithmetic():
+        rounded = ranker.losses(batch, LOSS)
+        torch.stack(list(rounded.values())).sum().backward()
+    for name, value in nonempty(rounded.items()):
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, exact[name], rtol=0.01, atol=0.01)
+    assert any(not torch.equal(rounded[name], value) for name, value in exact.items())
+    assert {gradient(parameter).dtype for parameter in ranker.parameters()} == {torch.float32}
 
 
 @every_variant

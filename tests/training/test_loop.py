@@ -215,16 +215,17 @@ def test_every_epoch_is_described_as_it_is_evaluated() -> None:
 def test_reduced_arithmetic_reaches_the_backward_pass_and_no_further() -> None:
     training = Training()
     switch = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    seen: list[str] = []
+    seen: list[tuple[str, bool]] = []
 
     def backward(terms: dict[str, Tensor]) -> None:
-        seen.append(switch.fp32_precision)
+        seen.append((switch.fp32_precision, torch.is_autocast_enabled("cpu")))
         terms["loss"].backward()
 
     threads = torch.get_num_threads()
     before = switch.fp32_precision
     runtime = start_runtime(RuntimeConfig(precision="bf16"), seed=0)
     fit(training.step, training.loader, training.optimizer, FitOptions(epochs=1), backward=backward, runtime=runtime)
-    assert seen == ["bf16"] * 7
+    assert seen == [("bf16", True)] * 7
     assert switch.fp32_precision == before
+    assert not torch.is_autocast_enabled("cpu")
     torch.set_num_threads(threads)
