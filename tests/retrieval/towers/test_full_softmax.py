@@ -90,8 +90,3 @@ def test_no_matrix_of_all_scores_is_ever_allocated(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch, "mm", recording)
     full_softmax_loss(vectors(P, D), vectors(N, D), torch.arange(P) % N)
     assert max(sizes) == 3 * N
-
-
-# --- in-batch ------------------------------------------------------------------------------------------------------
-
-IDS = torch.arange(P) % 19  # rows 19 to 22 repeat the items of rows 0 to 3

@@ -85,6 +85,11 @@ def test_several_interests_are_one_softmax_over_their_smooth_best(kind: str) -> 
         torch.testing.assert_close(mine, expected, rtol=1e-6, atol=1e-8)
 
 
+# --- in-batch ------------------------------------------------------------------------------------------------------
+
+IDS = torch.arange(P) % 19  # rows 19 to 22 repeat the items of rows 0 to 3
+
+
 def in_batch(log_q: Tensor | None, **more: object) -> Tensor:
     return in_batch_softmax_loss(vectors(P, D), vectors(P, D, seed=1), IDS, log_q, 2.0, **more)
 
