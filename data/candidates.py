@@ -19,8 +19,8 @@ from .encoding.encoders import Encoders
 from .feature_spec import Side
 from .packed import Packed
 
-QueryCodes = Callable[[str], Ints]
-"""Count key of the query side -> vocabulary row of each request, int64 [Q]."""
+QueryCodes = Callable[[str, Side], Ints]
+"""Count key of the query side, and which side -> vocabulary row of each request, int64 [Q]."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class CandidateBlocks:
 
     def of_queries(self, codes: QueryCodes, queries: int) -> Block:
         """Counts of Q requests, encoded."""
-        blocks = [one.at([codes(key) for key, _ in one.keys]) for one in self._tables[0]]
+        blocks = [one.at([codes(*key) for key in one.keys]) for one in self._tables[0]]
         if not blocks:
             return Block(torch.empty(queries, 0, dtype=torch.int64), torch.empty(queries, 0))
         return join_blocks(blocks) if len(blocks) > 1 else blocks[0]
@@ -115,7 +115,9 @@ class CandidateBlocks:
         for one in self._tables[1]:
             if one.of_item:
                 continue
-            spread = [self._item_codes[key][items] if side == "item" else codes(key)[owner] for key, side in one.keys]
+            spread = [
+                self._item_codes[key][items] if side == "item" else codes(key, side)[owner] for key, side in one.keys
+            ]
             counted, width = one.at(spread), len(one.table.names)
             first = len(self._layout.categorical) + one.first
             found.categorical[:, first : first + width] = counted.categorical

@@ -24,7 +24,7 @@ from .encoding.attributes import Attribute, TextColumn, identities
 from .encoding.counts import CountTable
 from .encoding.derived import Derived, Situation, request_blocks
 from .encoding.encoders import Encoders
-from .feature_spec import FeatureSpec
+from .feature_spec import FeatureSpec, Side
 from .history import History
 from .ids import id_text
 from .log import EventLog
@@ -176,7 +176,7 @@ class Dataset:
         query, item = select_joined(of_query), select_joined(of_item)
         if self.sequence_specs:
             ends = {spec.name: self.sequence_ends[spec.name][taken] for spec in self.sequence_specs}
-            query, item = self._sequences.added(query, item, None, users, ends)
+            query, item = self._sequences.added(query, item, users, ends)
         told = (torch.from_numpy(column.take(taken, axis=0)) for column in (events.labels, events.mask, events.weights))
         labels, mask, weight = told
         return Batch(query=query, item=item, labels=labels, mask=mask, weight=weight)
@@ -207,8 +207,8 @@ class Dataset:
         context_rows = self._latest_rows(moment)[users]
         context = self.context_of(context_rows)
 
-        def codes(key: str) -> Ints:
-            if self.config.feature(key).side == "user":
+        def codes(key: str, side: Side) -> Ints:
+            if side == "user":
                 return self.key_codes[key][users]
             return np.where(context_rows >= 0, self.key_codes[key][context_rows], self.common_codes[key])
 
@@ -221,11 +221,10 @@ class Dataset:
             at = Situation({"user": users, "context": context_rows}, asked, last)
             of_query, of_pair = request_blocks(self.derived, at, owner, flat, self.encoders)
             query, item = join_blocks((query, of_query)), join_blocks((item, of_pair))
-        asked_by = torch.from_numpy(owner)
         if self.sequence_specs:
             ends = {s.name: self.sequence_bounds(s.name, moment)[users] for s in self.sequence_specs}
-            query, item = self._sequences.added(query, item, asked_by, users, ends)
-        return Batch(query=query, item=item, owner=asked_by)
+            query, item = self._sequences.added(query, item, users, ends)
+        return Batch(query=query, item=item, owner=torch.from_numpy(owner))
 
     @cached_property
     def candidate_blocks(self) -> CandidateBlocks:
@@ -251,10 +250,12 @@ class Dataset:
     def context_of(self, rows: I64) -> Block:
         """Context columns of event rows; the default ones where the row is -1."""
         context = self.row_query.select(np.maximum(rows, 0))
+        if rows.min(initial=0) >= 0:  # the counts stand behind the columns
+            return self.default_context.map(lambda default, known: known[:, : default.shape[1]], context)
         absent = torch.from_numpy(rows < 0).unsqueeze(1)
 
         def known_or_default(default: Tensor, known: Tensor) -> Tensor:
-            return torch.where(absent, default, known[:, : default.shape[1]])  # the counts stand behind the columns
+            return torch.where(absent, default, known[:, : default.shape[1]])
 
         return self.default_context.map(known_or_default, context)
 

@@ -61,29 +61,26 @@ class SequenceColumns:
             described[spec.name] = np.stack(columns, axis=1).astype(np.int32)
         return cls(tuple(specs), histories, described, item_layout)
 
-    def added(
-        self, query: Block, item: Block, owner: Tensor | None, users: Ints, ends: Mapping[str, I64]
-    ) -> tuple[Block, Block]:
+    def added(self, query: Block, item: Block, users: Ints, ends: Mapping[str, I64]) -> tuple[Block, Block]:
         """Both sides of a batch with the sequences up to given pointers, their lengths, and their matches with items.
 
         Args:
             query: Q rows.
-            item: R rows.
-            owner: int64 [R] query row of each item row; None where they are the same.
+            item: R rows, as many for each query row, those of a query row one behind the other.
             users: int [Q] user row of each query row.
             ends: of each sequence, int64 [Q] pointer behind the last event that is known.
         """
         sequences, lengths, matches = [], [], []
+        each = item.rows // max(query.rows, 1)
         for spec in self.specs:
             elements = self._latest(spec, users, ends[spec.name])
             sequences.append(elements)
             lengths.append(np.log1p(ends[spec.name] - self.histories[spec.name].ptr[users]))
             for name in spec.matches:
-                own = item.categorical[:, self.item_layout.categorical.index(name)]
-                shown = elements[:, :, spec.of.index(name)]
-                shown = shown if owner is None else shown.index_select(0, owner)
-                same = (shown == own.unsqueeze(1)) & (own >= FIRST).unsqueeze(1)
-                matches.append(torch.log1p(same.sum(1).float()))
+                own = item.categorical[:, self.item_layout.categorical.index(name)].reshape(query.rows, each, 1)
+                shown = elements[:, None, :, spec.of.index(name)]
+                same = (shown == own) & (own >= FIRST)
+                matches.append(torch.log1p(same.sum(2).flatten().float()))
         known = torch.from_numpy(np.stack(lengths, axis=1).astype(np.float32))
         query = replace(query, numeric=torch.cat([query.numeric, known], 1), sequences=tuple(sequences))
         if matches:

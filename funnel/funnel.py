@@ -13,16 +13,17 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..base.arrays import F32, F64, I64
-from ..base.device import device_of, to_host
+from ..base.device import to_host
 from ..base.errors import ConfigError, RunError
 from ..base.ragged import Ragged
 from ..data.dataset import NOW, Dataset
 from ..data.encoding.subjects import encode_subjects
 from ..data.ids import id_text
 from ..data.subject import Subject
+from ..nn.recorded import MET
+from ..ranking.answering import AnsweringModel
 from ..ranking.blend import BlendConfig, blend
 from ..ranking.blend_search import searches
 from ..ranking.probabilities import task_probabilities
@@ -70,7 +71,7 @@ class _Asked:
     k: int
     allowed: Bitmap | None
     rules: ListRules | None
-    rng: np.random.Generator
+    rng: np.random.Generator | None
 
 
 class Funnel:
@@ -88,14 +89,21 @@ class Funnel:
         self.retriever = trained.retriever
         # For good, not for the time of an answer: another thread's answer would meet the mode that is put back.
         self.retriever.model.eval()
+        self.answering = None if trained.model is None else AnsweringModel(trained.model.eval())
         self.blend = effective_blend(trained)
         self.ladder = Ladder(self.dataset, self.retriever)
         self.explainer = Explainer(self.dataset, self.retriever)
         self.rules = LastStage(trained.config.rules, self.dataset, self.retriever.item_vectors)
 
     def warm_up(self) -> None:
-        """Answer once and forget it, so that what libraries set up at first use is in no answer's timings."""
-        self.recommend(list(self.dataset.user_ids[:1]), min(10, self.retriever.data.num_items))
+        """Answer and forget it, so that what is prepared or set up at first use is in no answer's timings.
+
+        The users are the first ones with a history: enough answers for their passes to be recorded (`nn.recorded`).
+        """
+        history = self.retriever.data.history
+        rows = np.flatnonzero(np.diff(history.ptr) > 0)[: MET + 1]
+        for row in rows.tolist() or [0]:
+            self.recommend([self.dataset.user_ids[row]], min(10, self.retriever.data.num_items))
 
     def rank(self, users: I64, candidates: CandidateSet, moment: int) -> Ranked:
         """Score every candidate with every task and blend.
@@ -137,21 +145,18 @@ class Funnel:
         return self.judge(users, np.append(others, row)[None, :])
 
     def _task_logits(self, users: I64, candidates: CandidateSet, moment: int) -> dict[str, F32]:
-        model = self.trained.model
-        if model is None:
+        if self.answering is None:
             return {SELECT: candidates.prior}
         requests = request_batch(self.dataset, moment, users, candidates.rows, candidates.features, candidates.prior)
-        device = device_of(model)
-        with torch.no_grad():
-            logits = model((requests if isinstance(model, RequestRanker) else requests.batch).to(device))
+        logits = self.answering.logits(requests)
         return {name: to_host(values.view(candidates.rows.shape)) for name, values in logits.items()}
 
     def _ranked_in_blocks(self, users: I64, candidates: CandidateSet) -> Ranked:
         """As `rank`, now, `BLOCK` requests at a time."""
+        if len(users) <= BLOCK:
+            return self.rank(users, candidates, NOW)
         blocks = [slice(start, start + BLOCK) for start in range(0, len(users), BLOCK)]
         parts = [self.rank(users[block], candidates.select(block), NOW) for block in blocks]
-        if len(parts) == 1:
-            return parts[0]
         tasks = {name: np.concatenate([part.tasks[name] for part in parts]) for name in parts[0].tasks}
         return Ranked(candidates.rows, np.concatenate([part.scores for part in parts]), tasks)
 
@@ -192,13 +197,14 @@ class Funnel:
         rules = self.rules.at(time.time())
         if rules is not None and rules.allowed is not None:
             allowed = rules.allowed if allowed is None else allowed & rules.allowed
-        asked = _Asked(k, allowed, rules, rng or np.random.default_rng())
-        subjects = [user if isinstance(user, Subject) else Subject(user=user) for user in users]
-        stored = [place for place, subject in enumerate(subjects) if subject.brings_nothing]
-        brought = [place for place, subject in enumerate(subjects) if not subject.brings_nothing]
+        chance = np.random.default_rng() if rng is None and rules is not None else rng
+        asked = _Asked(k, allowed, rules, chance)
+        subjects = {p: user for p, user in enumerate(users) if isinstance(user, Subject) and not user.brings_nothing}
+        stored, brought = [place for place in range(len(users)) if place not in subjects], list(subjects)
         answers: list[Recommendations] = []
         if stored:
-            ids = [subjects[place].user for place in stored]
+            named = (users[place] for place in stored)
+            ids = [user.user if isinstance(user, Subject) else user for user in named]
             rows = np.array([-1 if user is None else self.dataset.user_rows.get(id_text(user), -1) for user in ids])
             answers.append(self._best(ids, rows, asked, explain, block))
         for start in range(0, len(brought), BLOCK):
@@ -238,6 +244,9 @@ class Funnel:
     def _best(self, users: Sequence[Any], user_rows: I64, asked: _Asked, explain: bool, block: int) -> Recommendations:
         """Answers to users of this funnel's data set, rung by rung, in the order asked."""
         rungs = [self.ladder.rung(int(row)) for row in user_rows]
+        if len(rungs) <= block and len(set(rungs)) == 1:
+            answers = self._answers(users, user_rows, rungs[0], asked)
+            return self._explained(answers) if explain else answers
         blocks: list[Recommendations] = []
         order: list[int] = []
         for rung in Rung:
@@ -282,18 +291,18 @@ class Funnel:
             ranked = Ranked(rows, np.where(rows >= 0, shares, -np.inf), {})
             proposed = (rows >= 0)[:, :, None]
             sources: tuple[str, ...] = (POPULAR,)
+            seen = self.ladder.seen(user_rows)
             retrieved = time.perf_counter()
         else:
             offer = self.ladder.offer(rung, user_rows, width, allowed)
-            proposed, sources = offer.candidates.proposed, offer.sources
+            proposed, sources, seen = offer.candidates.proposed, offer.sources, offer.seen
             retrieved = time.perf_counter()
             ranked = self._ranked_in_blocks(user_rows, offer.candidates)
         shown = self.shown(ranked, k, user_rows, NOW, asked.rules, asked.rng)
         inside, at = shown.columns >= 0, np.maximum(shown.columns, 0)
+        request = np.arange(len(users))[:, None]
         by_source = np.zeros((*shown.rows.shape, len(self.sources)), dtype=bool)
-        by_source[:, :, [self.sources.index(name) for name in sources]] = (
-            np.take_along_axis(proposed, at[:, :, None], axis=1) & inside[:, :, None]
-        )
+        by_source[:, :, [self.sources.index(name) for name in sources]] = proposed[request, at] & inside[:, :, None]
         seconds = (retrieved - started) / len(users), (time.perf_counter() - retrieved) / len(users)
         return Recommendations(
             dataset=self.dataset,
@@ -302,14 +311,13 @@ class Funnel:
             user_rows=user_rows,
             rungs=(rung,) * len(users),
             rows=shown.rows,
-            scores=np.where(inside, np.take_along_axis(ranked.scores, at, axis=1), np.nan),
+            scores=np.where(inside, ranked.scores[request, at], np.nan),
             tasks={
-                name: np.where(inside, np.take_along_axis(values, at, axis=1), np.float32(np.nan))
-                for name, values in ranked.tasks.items()
+                name: np.where(inside, values[request, at], np.float32(np.nan)) for name, values in ranked.tasks.items()
             },
             proposed=by_source,
             candidates=(ranked.rows >= 0).sum(1),
-            eligible=np.array([self.ladder.eligible(int(row), allowed) for row in user_rows], dtype=np.int64),
+            eligible=self.ladder.eligible(seen, allowed),
             seconds=np.tile(seconds, (len(users), 1)),
             propensities=shown.propensities,
             pinned=shown.pinned,

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from ..base.arrays import F64, I64, Bool
-from ..base.ragged import Ragged
+from ..base.ragged import Ragged, pair_keys
 from ..data.dataset import NOW, Dataset
 from ..data.vocabulary import FIRST
 from ..retrieval.baselines.base import Histories
@@ -44,10 +44,12 @@ class Offer:
     Attributes:
         candidates: B requests of C candidates.
         sources: name of each column of `candidates.proposed`.
+        seen: what each user is not recommended now.
     """
 
     candidates: CandidateSet
     sources: tuple[str, ...]
+    seen: Ragged
 
 
 class Ladder:
@@ -115,10 +117,13 @@ class Ladder:
             candidates = self.retriever.describe(rows, queries, histories, places(rows)[:, :, None])
         else:
             sources = self.retriever.proposers
-            candidates = self.retriever.candidates(users, NOW, count, allowed)
+            found = self.retriever.proposals(users, NOW, count, allowed)
+            histories, candidates = found.histories, self.retriever.described(found, allowed)
         width = max(1, int((candidates.rows >= 0).sum(1).max(initial=0)))  # nobody need rank columns of pads
-        cut = {name: getattr(candidates, name)[:, :width] for name in ("rows", "features", "prior", "ranks")}
-        return Offer(replace(candidates, **cut), sources)
+        if width < candidates.rows.shape[1]:
+            cut = {name: getattr(candidates, name)[:, :width] for name in ("rows", "features", "prior", "ranks")}
+            candidates = replace(candidates, **cut)
+        return Offer(candidates, sources, histories.excluded)
 
     def popular(self, users: I64, count: int, allowed: Bitmap | None) -> tuple[I64, F64]:
         """What is popular among everybody, without what each user has seen.
@@ -132,10 +137,7 @@ class Ladder:
             rows: int64 [B, count] item rows, best first; -1 pads.
             shares: float64 [B, count] each one's share of all positive events; NaN at pads.
         """
-        nobody = Histories(Ragged.empty(1))
-        scores = self.retriever.companions[POPULARITY].score(nobody)[0].astype(np.float64)
-        share = scores / max(float(scores.sum()), 1e-12)
-        order = np.argsort(-scores, kind="stable")
+        share, order = self._popularity
         if allowed is not None:
             order = order[allowed.mask()[order]]
         rows, shares = np.full((len(users), count), -1, dtype=np.int64), np.full((len(users), count), np.nan)
@@ -146,15 +148,35 @@ class Ladder:
             rows[place, : len(best)], shares[place, : len(best)] = best, share[best]
         return rows, shares
 
+    @cached_property
+    def _popularity(self) -> tuple[F64, I64]:
+        """Share of each item in all positive events, float64 [N], and the items by it, int64 [N], best first."""
+        scores = self.retriever.companions[POPULARITY].score(Histories(Ragged.empty(1)))[0].astype(np.float64)
+        return scores / max(float(scores.sum()), 1e-12), np.argsort(-scores, kind="stable")
+
     def _seen(self, user: int) -> I64:
         """Distinct items that a user row (-1: nobody known) is not recommended now."""
         if user < 0:
             return np.empty(0, dtype=np.int64)
         return np.unique(self.retriever.data.seen.before(np.array([user]), NOW).items)
 
-    def eligible(self, user: int, allowed: Bitmap | None) -> int:
-        """How many items may be named to a user row (-1: nobody known): allowed ones that the user has not seen."""
-        seen = self._seen(user)
-        if allowed is None:
-            return self.retriever.data.num_items - len(seen)
-        return allowed.count - int(allowed.contains(seen).sum())
+    def seen(self, users: I64) -> Ragged:
+        """What user rows [B] (-1: nobody known) are not recommended now."""
+        known = users >= 0
+        if known.all():
+            return self.retriever.data.seen.before(users, NOW)
+        found = self.retriever.data.seen.before(users[known], NOW)
+        return Ragged.from_pairs(np.flatnonzero(known)[found.users], found.items, len(users))
+
+    def eligible(self, seen: Ragged, allowed: Bitmap | None) -> I64:
+        """How many items may be named to each user: allowed ones that the user has not seen, int64 [B].
+
+        Args:
+            seen: lists of B users, see `seen`.
+            allowed: items that may be named; all when None.
+        """
+        size = self.retriever.data.num_items
+        pairs = np.unique(pair_keys(seen.users, seen.items, size))
+        if allowed is not None:
+            pairs = pairs[allowed.contains(pairs % size)]
+        return (size if allowed is None else allowed.count) - np.bincount(pairs // size, minlength=len(seen))

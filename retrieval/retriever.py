@@ -263,7 +263,12 @@ class Retriever:
             allowed: items that may be recommended; all of the catalogue when None.
             excluded: item rows to leave out per request; what is seen when None.
         """
-        found = self.proposals(users, moment, num_candidates, allowed, excluded)
+        return self.described(self.proposals(users, moment, num_candidates, allowed, excluded), allowed, excluded)
+
+    def described(
+        self, found: Proposals, allowed: Bitmap | None = None, excluded: Ragged | None = None
+    ) -> CandidateSet:
+        """Candidates of what was proposed; `allowed` and `excluded` as the lists were made with."""
         merged = self.merged(found, allowed, excluded)
         return self.describe(merged.rows, found.queries, found.histories, merged.ranks)
 

@@ -159,10 +159,28 @@ def _evaluation(record: Json) -> str:
     return markdown_table(["", "exact top k, s", "without 100 taken items each, s", "bare loop, s", "peak, GiB"], rows)
 
 
+def _request(record: Json) -> str:
+    rows = [
+        [
+            {"this": "this version", "beside": "the version beside it"}.get(name, name),
+            f"{one['items']:,}",
+            f"{one['wall_ms']['p50']:.2f}",
+            f"{one['wall_ms']['p99']:.2f}",
+            f"{one['cpu_ms']['p50']:.2f}",
+            f"{one['calls']:,}",
+            f"{one['users_per_cpu_second_in_blocks']:,.0f}",
+        ]
+        for name, one in record["checkouts"].items()
+    ]
+    heads = ["", "items", "p50, ms", "p99, ms", "CPU p50, ms", "calls", "users a CPU second, blocks of 32"]
+    return markdown_table(heads, rows)
+
+
 SPEED: Mapping[str, tuple[str, Callable[[Json], str]]] = {
     "train_throughput": ("Training MMoE on Census-Income", _training),
     "two_tower_throughput": ("Training towers on MovieLens-1M, beside torch-rechub's DSSM example", _towers),
     "user_side_once": ("500 candidates for one user: the user side once, or written 500 times", _user_side),
+    "request_latency": ("One request in process: 200 candidates, one thread", _request),
     "bulk_lists": ("Ten of 10,000 items for 10,000 users, to Parquet", _lists),
     "dupn_step": ("A training step of DUPN's encoder, beside torch's LSTM of the same sizes", _dupn),
     "index_recall_latency": ("An index of 1,000,000 vectors", _index),

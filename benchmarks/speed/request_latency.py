@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
+import importlib.util
 import json
 import os
 import statistics
@@ -38,7 +39,7 @@ STAGES = {
     "merge": ("recsys.retrieval.retriever:Retriever.merged",),
     "opinions": ("recsys.retrieval.retriever:Retriever.describe",),
     "features of the candidates": ("recsys.data.dataset:Dataset.candidates",),
-    "ranker": ("recsys.ranking.requests:RequestRanker.forward",),
+    "ranker": ("recsys.ranking.requests:RequestRanker.forward", "recsys.ranking.answering:AnsweringModel.logits"),
     "probabilities and blend": (
         "recsys.funnel.funnel:task_probabilities",
         "recsys.funnel.funnel:blend",
@@ -82,6 +83,8 @@ class Stages:
         for stage, places in STAGES.items():
             for place in places:
                 module, _, path = place.partition(":")
+                if importlib.util.find_spec(module) is None:
+                    continue
                 owner: Any = importlib.import_module(module)
                 *parents, name = path.split(".")
                 owner = functools.reduce(lambda found, part: getattr(found, part, None), parents, owner)

@@ -69,9 +69,10 @@ class LastStage:
 def by_score(rows: I64, scores: F64, k: int) -> Shown:
     """The best k of candidates [B, C]; ties keep the candidates' order."""
     columns = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    listed = np.take_along_axis(rows, columns, axis=1)
-    short = ((0, 0), (0, k - columns.shape[1]))
-    listed, columns = (np.pad(part, short, constant_values=-1) for part in (listed, columns))
+    listed = rows[np.arange(len(rows))[:, None], columns]
+    if columns.shape[1] < k:
+        short = ((0, 0), (0, k - columns.shape[1]))
+        listed, columns = (np.pad(part, short, constant_values=-1) for part in (listed, columns))
     return Shown(listed, np.where(listed >= 0, columns, -1))
 
 

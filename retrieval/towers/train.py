@@ -195,7 +195,8 @@ def query_vectors(model: TwoTower, data: TowerData, users: I64, ends: I64, conte
                 history = model.embed_content(data.items.select(rows).to(device))[to_device(place, device)]
             else:
                 history = to_device(content[windows.items], device)
-            out[chosen] = to_host(model.user_vectors(windows.to(device), history))
+            with torch.inference_mode():
+                out[chosen] = to_host(model.user_vectors(windows.to(device), history))
     return out
 
 
