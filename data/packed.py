@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..base.arrays import F32, I32, I64, Ints
+from ..base.arrays import F32, I32, I64, AnyArray, Ints
 from .batch import Block, SideLayout
 
 U8 = NDArray[np.uint8]
@@ -75,6 +75,12 @@ class Packed:
     def rows(self) -> int:
         """R."""
         return len(self.numbers)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        arrays: tuple[AnyArray, ...] = (self.small, self.wide, self.numbers, *self.bags, *self.vectors)
+        return sum(array.itemsize * array.shape[1] for array in arrays)
 
     def codes(self, column: int, rows: Ints | None = None) -> I64:
         """Vocabulary rows of one categorical column, int64: of the given rows, or of all R."""

@@ -100,7 +100,7 @@ def match_buckets(
         first = edges[:1] if len(edges) else np.array([numerics[name].mode])
         inside = np.concatenate([np.nextafter(first, -np.inf), middles, edges[-1:]])  # a value in each bucket
         rows = source_numerics[name].buckets(np.concatenate([[np.nan, numerics[name].mode], inside]))
-        table.rows_of(name)[UNKNOWN:] = source.rows_of(name)[torch.from_numpy(rows)]
+        table.rows_of(name)[UNKNOWN:] = source.rows_of(name)[torch.from_numpy(rows).long()]
     return both
 
 

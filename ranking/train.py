@@ -224,7 +224,7 @@ def build_training(
     loader: Loader[Any]
     if tasks:
         logged = LoggedRows(dataset, SELECT in [t.name for t in ranker.tasks])
-        loader = Loader(logged, train_rows, config.batch_size, seed)
+        loader = Loader(logged, train_rows, config.batch_size, seed, row_bytes=dataset.row_bytes)
     else:
         assert fitted is not None
         loader = Loader(fitted, torch.arange(len(fitted)), config.select.requests_per_step, seed)

@@ -171,16 +171,16 @@ class TowerData:
         longest = int((ends - self.history.ptr[users]).max(initial=1))
         positions, present = self.history.window(users, ends, max(1, min(length or self.max_length, longest)))
         flat = positions.flatten()
-        items = _with_pad(torch.from_numpy(self.history.items))[flat].long().view_as(positions)
+        items = _at(torch.from_numpy(self.history.items), flat).long().view_as(positions)
         start = torch.from_numpy(self.history.ptr[users])
         return Windows(
             users=self.users.select(torch.from_numpy(users)),
             items=items * present,
-            properties=(_with_pad(self.properties)[flat] * present.flatten().unsqueeze(1)).view(*positions.shape, -1),
+            properties=(_at(self.properties, flat) * present.flatten().unsqueeze(1)).view(*positions.shape, -1),
             present=present,
             from_start=(positions[:, 0] == start) | ~present[:, 0],
-            times=_with_pad(self.times)[flat].view_as(positions),
-            to_learn=None if self.to_learn is None else _with_pad(self.to_learn)[flat].view_as(positions),
+            times=_at(self.times, flat).view_as(positions),
+            to_learn=None if self.to_learn is None else _at(self.to_learn, flat).view_as(positions),
         )
 
     def popularity(self, moment: int) -> Tensor:
@@ -189,9 +189,10 @@ class TowerData:
         return torch.from_numpy(np.bincount(self.history.items[counted], minlength=self.num_items).astype(np.float64))
 
 
-def _with_pad(column: Tensor) -> Tensor:
-    """A column of events in which position 0, where the pads point to, can be looked up even if nobody has an event."""
-    return column if len(column) else column.new_zeros(1, *column.shape[1:])
+def _at(column: Tensor, positions: Tensor) -> Tensor:
+    """A column of events at some positions; 0, where the pads point to, is one even if nobody has an event."""
+    there = column if len(column) else column.new_zeros(1, *column.shape[1:])
+    return there.index_select(0, positions)
 
 
 GAPS = ("gap", "request_gap")
@@ -282,15 +283,8 @@ class WindowLoader(Loader[Windows]):
         self.lengths = lengths[users]
         if exposures is not None:  # batches of about as many rows, so that every row weighs about the same
             self.lengths = np.maximum(self.lengths, exposures.expected(data.history.ptr, data.max_length)[users])
-        # Cut the users, sorted by length, where a batch's padded size would pass `tokens`.
-        ordered = np.sort(self.lengths)
-        bounds, start = [0], 0
-        for position, length in enumerate(ordered):
-            if (position - start + 1) * length > tokens and position > start:
-                bounds.append(position)
-                start = position
-        self.bounds = [*bounds, len(users)]
-        self._handed_out = 0
+        self.bounds = _cuts(np.sort(self.lengths), tokens)
+        self._sizes: list[int] = []
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -299,7 +293,7 @@ class WindowLoader(Loader[Windows]):
     @property
     def rows_in_batch(self) -> int:
         """Histories in the batch handed out last."""
-        return self._handed_out
+        return self._sizes[self.position - 1]
 
     def batches(self, epoch: int) -> list[Tensor]:
         """User rows of each batch of an epoch, a function of (seed, epoch)."""
@@ -314,10 +308,19 @@ class WindowLoader(Loader[Windows]):
         pieces = self.batches(self.epoch)
         assert isinstance(self.source, WindowSource)
         source = replace(self.source, epoch=self.epoch)
-        while self.position < len(pieces):
-            piece = pieces[self.position]
-            self._handed_out = len(piece)
-            self.position += 1  # before the yield, as in Loader
-            yield source.batch(piece)
-        self.epoch += 1
-        self.position = 0
+        self._sizes = [len(piece) for piece in pieces]
+        yield from self._ahead(lambda position: source.batch(pieces[position]))
+
+
+def _cuts(lengths: I64, tokens: int) -> list[int]:
+    """Where users, sorted by length, are cut into batches: before one with whom the padded size would pass `tokens`.
+
+    A batch holds one user at least. The user at place p is the first of a batch that begins at s, where
+    (p - s + 1) * length > tokens; p - tokens // length rises with p, so each cut is one search.
+    """
+    places = np.arange(len(lengths))
+    fitting = np.where(lengths > 0, tokens // np.maximum(lengths, 1), len(lengths) + 1)
+    bounds = [0]
+    while (cut := max(int(np.searchsorted(places - fitting, bounds[-1])), bounds[-1] + 1)) < len(lengths):
+        bounds.append(cut)
+    return [*bounds, len(lengths)]

@@ -12,7 +12,7 @@ from recsys.base.errors import ConfigError, DataError, RunError
 from recsys.data.dataset import NOW, Dataset
 from recsys.data.split import Part
 from recsys.retrieval.towers.two_tower import TowerHistory, TwoTowerConfig, Windows
-from recsys.retrieval.towers.windows import TowerData, WindowLoader
+from recsys.retrieval.towers.windows import TowerData, WindowLoader, _cuts
 from recsys.tests.support.nonempty import nonempty
 from recsys.tests.support.shop import Shop
 
@@ -178,3 +178,16 @@ def test_events_from_before_the_log_are_learned_like_all_others(dataset: Dataset
     data = tower_data(dataset, positive="click")
     assert (data.history.parts == Part.PRIOR).any()
     assert data.to_learn is None
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 64, 1_000])
+def test_cuts_are_those_of_a_loop_over_the_users(tokens: int) -> None:
+    rng = np.random.default_rng(tokens)
+    for users in (1, 2, 50, 300):
+        lengths = np.sort(rng.integers(0, 40, users))
+        bounds, start = [0], 0
+        for place, length in enumerate(lengths.tolist()):
+            if (place - start + 1) * length > tokens and place > start:
+                bounds.append(place)
+                start = place
+        assert _cuts(lengths, tokens) == [*bounds, users]

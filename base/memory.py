@@ -1,0 +1,52 @@
+"""How much memory this process may still take: of the machine, and of the control group that a container is in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+GROUP = Path("/sys/fs/cgroup")
+MEMINFO = Path("/proc/meminfo")
+
+
+def available_memory() -> int:
+    """Bytes that can be taken without swapping; pages of files that the system would drop count as free.
+
+    Where the system tells only what the machine has, a half of that.
+    """
+    free = _meminfo()
+    limit, used = _number(GROUP / "memory.max"), _number(GROUP / "memory.current")
+    if limit is not None and used is not None:
+        droppable = _statistic(GROUP / "memory.stat", "inactive_file")
+        in_group = max(limit - used + droppable, 0)
+        return in_group if free is None else min(free, in_group)
+    if free is not None:
+        return free
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return 4 << 30
+
+
+def _meminfo() -> int | None:
+    try:
+        lines = MEMINFO.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _number(file: Path) -> int | None:
+    """The number in a file; None where there is no file or no limit."""
+    try:
+        return int(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _statistic(file: Path, name: str) -> int:
+    try:
+        rows = (line.split() for line in file.read_text(encoding="utf-8").splitlines())
+        return next((int(row[1]) for row in rows if row[0] == name), 0)
+    except OSError:
+        return 0
