@@ -100,15 +100,18 @@ class Loader(Generic[T]):
         whole, rest = divmod(self.rows.numel(), self.batch_size)
         return whole + (1 if rest and not self.drop_last else 0)
 
-    def order(self, epoch: int) -> Order:
-        """The rows in the order of an epoch."""
+    def order(self, epoch: int) -> Tensor:
+        """Row numbers in the order of an epoch, int64 [N]."""
+        return self._order(epoch).whole()
+
+    def _order(self, epoch: int) -> Order:
         if self.windowed:
             return WindowedOrder(self.rows, self.seed, epoch)
         return WholeOrder(self.rows, self.seed, epoch) if self.shuffle else Order(self.rows)
 
     def __iter__(self) -> Iterator[T]:
         """The batches left of the current epoch."""
-        order, source, size = self.order(self.epoch), self.source, self.batch_size
+        order, source, size = self._order(self.epoch), self.source, self.batch_size
 
         def made(position: int) -> T:
             return source.batch(order.between(position * size, (position + 1) * size))

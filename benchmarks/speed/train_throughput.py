@@ -184,7 +184,7 @@ class Bare:
 
     def epoch(self) -> float:
         """One more pass over the loader's order; its mean loss."""
-        order = self.place[self.loader.order(self.epochs).whole()]
+        order = self.place[self.loader.order(self.epochs)]
         total = 0.0
         for rows in order.split(self.loader.batch_size):
             loss = self.loss(rows)
