@@ -15,6 +15,7 @@ from .configs.rules import RulesConfig, load_rules
 from .configs.run import RunConfig, with_settings
 from .data.reading.readers import Source
 from .data.reading.tables import BadRows
+from .pipeline.at_rest import settled_run
 from .pipeline.continuation import SourceRun
 from .pipeline.external import evaluate_predictions
 from .pipeline.final import check_final, last_fit
@@ -123,7 +124,7 @@ def train(
         train_in_memory(dataset, settled, stage=stage, source=origin),
         lambda grown, learned: encode(settled, base, BadRows(settled.data.on_bad_rows), tables, grown, learned),
     )
-    return Recommender(replace(trained, schema_notes=notes), base=base)
+    return Recommender(replace(settled_run(trained), schema_notes=notes), base=base)
 
 
 def _source(source: Recommender | str | Path | None) -> SourceRun | None:

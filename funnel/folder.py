@@ -36,6 +36,7 @@ from ..retrieval.index import ExactIndex, FaissIndex, index_device, load_index
 from ..retrieval.retriever import Retriever
 from ..retrieval.towers.ensemble import build_tower_members
 from ..retrieval.towers.windows import TowerData
+from .at_rest import settle, settle_tables, wake_tables
 from .run import Stage, TrainedRun, assemble_retriever, companion_names
 
 TOWERS = "retrieval/model.safetensors"
@@ -63,6 +64,7 @@ def save_run(trained: TrainedRun, path: Path, base: Path = Path()) -> None:
         RunError: another process is writing the run, or something that is no run is in its place.
     """
     config, dataset = trained.config, trained.dataset
+    settle(config, None if trained.retriever is None else trained.retriever.model, trained.model)
     hashed = config_hash(config)
     with RunWriter(path, seed=config.seed, config_hash=hashed, data_fingerprint=dataset.fingerprint) as writer:
         write_config(config, base, writer.file(CONFIG))
@@ -110,6 +112,8 @@ def load_run(
     reader = store_v1 if f"data/{store_v1.ARRAYS}" in run else store
     dataset = reader.load_dataset(lambda name: run.file(f"data/{name}"))
     retriever = _load_retriever(run, config, dataset, with_index, device) if TOWERS in run else None
+    if with_optimizers and retriever is not None:
+        wake_tables(retriever.model)
     model: nn.Module | None = None
     ranker: Ranker | None = None
     calibrators: dict[str, Calibrator] = {}
@@ -118,7 +122,10 @@ def load_run(
         features = len(retriever.feature_names) if selects and retriever is not None else 0
         seeds = config.seed, config.ensemble.seeds
         model, ranker = build_members(config.ranking, dataset.layout, dataset.config.tasks, features, *seeds)
+        settle_tables(model, config.ranking.model.table_dtype)
         load_weights(model, run.file(RANKER))
+        if with_optimizers:
+            wake_tables(model)
         model.eval()
         state: dict[str, Any] = run.read_json(CALIBRATORS)
         calibrators = {
@@ -209,6 +216,7 @@ def _load_retriever(run: Run, config: RunConfig, dataset: Dataset, with_index: b
 
     data = TowerData.of(dataset, config.retrieval.tower, config.retrieval.positive, config.retrieval.seen)
     model = build_tower_members(data, config.retrieval.tower, config.seed, config.ensemble.seeds)
+    settle_tables(model, config.retrieval.tower.table_dtype)
     load_weights(model, run.file(TOWERS))
     companions: dict[str, Baseline] = {}
     for name in companion_names(config, dataset):

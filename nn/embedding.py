@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .at_rest import RowsAtRest, TableDtype
 from .rows import new_matrix, take_rows
 
 
@@ -116,7 +117,27 @@ class EmbeddingTable(nn.Module):
         self.weight = nn.Parameter(new_matrix(total, dim).normal_().mul_(std))  # in place: never twice in memory
         self.register_buffer("pad_rows", torch.tensor(list(self.offsets.values()), dtype=torch.int64), persistent=False)
         self.register_buffer("still_rows", self.pad_rows, persistent=False)
+        self.at_rest: RowsAtRest | None = None
         self.zero_padding()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of looked-up rows."""
+        return torch.float32 if self.at_rest is not None else self.weight.dtype
+
+    def settle(self, dtype: TableDtype) -> None:
+        """Hold the rows in fewer bytes from here on; they can be looked up and no longer trained."""
+        if dtype == "float32" or self.at_rest is not None:
+            return
+        self.at_rest = RowsAtRest(self.weight, dtype)
+        del self.weight
+
+    def wake(self) -> None:
+        """Hold the rows as float32 again, such as they are, so that they can be trained."""
+        if self.at_rest is None:
+            return
+        settled, self.at_rest = self.at_rest, None
+        self.weight = nn.Parameter(settled.between(0, len(settled.codes)))
 
     def zero_padding(self) -> None:
         """Put the padding rows back to zero; called after every step that may have moved them."""
@@ -133,12 +154,17 @@ class EmbeddingTable(nn.Module):
         return torch.tensor([self.offsets[name] for name in owners], dtype=torch.int64)
 
     def rows_of(self, vocabulary: str) -> Tensor:
-        """View of one vocabulary's rows, float [V, K]."""
+        """View of one vocabulary's rows, float [V, K]; a copy of rows at rest."""
         start = self.offsets[vocabulary]
+        if self.at_rest is not None:
+            return self.at_rest.between(start, start + self.sizes[vocabulary])
         return self.weight[start : start + self.sizes[vocabulary]]
 
     def forward(self, rows: Tensor) -> Tensor:
         """Look up rows of `weight`: int64 [...] -> float [..., K]. The gradient is sparse (rows, values)."""
+        if self.at_rest is not None:
+            resting: Tensor = self.at_rest(rows)
+            return resting
         if self.weight.requires_grad and torch.is_grad_enabled():
             found: Tensor = _Rows.apply(self.weight, rows)  # type: ignore[no-untyped-call]
             return found
@@ -157,6 +183,9 @@ class EmbeddingTable(nn.Module):
         Returns:
             Float [R, K].
         """
+        if self.at_rest is not None:
+            summed: Tensor = (self(rows) * share.unsqueeze(2)).sum(1)
+            return summed
         if not torch.is_grad_enabled():
             return F.embedding_bag(rows, self.weight, mode="sum", per_sample_weights=share.to(self.weight.dtype))
         found: Tensor = _PooledRows.apply(self.weight, rows, share.to(self.weight.dtype))  # type: ignore[no-untyped-call]

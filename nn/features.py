@@ -119,7 +119,7 @@ class SideEncoder(nn.Module):
     def forward(self, block: Block) -> SideFields:
         """Block of R rows -> fields [R, F, K] and dense [R, n]."""
         (table,) = self._table
-        fields = [table.weight.new_empty(block.rows, 0, table.dim)]
+        fields = [torch.empty(block.rows, 0, table.dim, dtype=table.dtype, device=block.categorical.device)]
         if self.layout.categorical:  # an empty lookup would cost a copy of the other side's gradient
             fields.append(table(block.categorical + self.offsets))
         for rows, offset in zip(block.bags, self.bag_offsets, strict=True):

@@ -23,6 +23,7 @@ from ..data.split import Part
 from ..funnel.folder import load_run, save_run
 from ..funnel.run import Stage, TrainedRun
 from ..training.checkpoint import Checkpointer
+from .at_rest import as_trained, settled_run
 from .continuation import SourceRun
 from .final import check_final, last_fit
 from .start import Start
@@ -126,6 +127,7 @@ def train_dataset(
         trained = train(dataset, config, stage=stage, source=source, previous=previous, checkpointer=keeper)
         if again is not None:
             trained = last_fit(trained, again)
+        trained = settled_run(trained)
         trained = replace(trained, schema_notes=schema_notes or trained.schema_notes)
         save_run(trained, path, base)
         shutil.rmtree(checkpoints)
@@ -172,7 +174,8 @@ def _checkpointer(
 
     def of(stage: Stage, member: int) -> Checkpointer:
         sections = ("data", "retrieval", "ranking")[: 2 if stage == "retrieval" else 3]
-        parts = [dataset.fingerprint, str(config.seed), *(config_hash(getattr(config, name)) for name in sections)]
+        learned = as_trained(config)
+        parts = [dataset.fingerprint, str(config.seed), *(config_hash(getattr(learned, name)) for name in sections)]
         parts += [*start.identity, *([f"ensemble {config.ensemble.seeds}"] if config.ensemble.seeds > 1 else [])]
         place = folder / (f"{stage}-{member + 1}" if member else stage)
         return Checkpointer(place, CHECKPOINT_STEPS, resume=resume, fingerprint=" ".join(parts))

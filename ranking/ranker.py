@@ -21,6 +21,7 @@ from ..base.settings import Settings
 from ..data.batch import Batch, Layout
 from ..data.schema import TaskSpec
 from ..nn.activation import HiddenGateKind
+from ..nn.at_rest import TableDtype
 from ..nn.embedding import EmbeddingTable
 from ..nn.inputs import InputConfig, InputLayer
 from ..nn.split import SplitInput
@@ -46,6 +47,9 @@ class RankerConfig(Settings):
     hidden_gate: HiddenGateKind = "none"
     """GateNet's gate after every hidden layer of experts, trunks and towers: `tanh` (the paper's), `linear`,
     `sigmoid`."""
+
+    table_dtype: TableDtype = "float32"
+    """In which the embeddings are kept in the run folder and served, as `retrieval.tower.table_dtype`."""
 
     @property
     def keeps_encoder(self) -> bool:

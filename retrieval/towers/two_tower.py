@@ -27,6 +27,7 @@ from ...base.settings import Settings
 from ...data.batch import Block, SideLayout
 from ...data.vocabulary import UNKNOWN
 from ...nn.activation import HiddenGateKind, LayerActivation
+from ...nn.at_rest import TableDtype
 from ...nn.embedding import EmbeddingTable, mean_share
 from ...nn.gates import FieldGateConfig, build_field_gate
 from ...nn.mlp import MLP, init_linear
@@ -80,6 +81,10 @@ class TwoTowerConfig(Settings):
     """GateNet's embedding gate, one in each tower, on the columns whose embeddings the tower sums."""
     hidden_gate: HiddenGateKind = "none"
     """GateNet's gate after each hidden layer of both towers: `tanh` (the paper's), `linear`, `sigmoid`."""
+    table_dtype: TableDtype = "float32"
+    """In which the embeddings are kept in the run folder and served: `float16` halves them, `int8` (a step width and a
+    lowest number for each row) quarters them. Trained they are in float32 anyway; a training whose lists would change
+    too much is refused when it ends."""
     pair_bias: bool = False
     """A learned number added to every score in training, for a loss that judges each pair by itself; `bce` and
     `exposures` switch it on. It is the same for all items and changes no order."""
@@ -199,7 +204,7 @@ class ContentSum(nn.Module):
             fields = torch.cat([table(rows), *(table.pooled(*bag)[:, None] for bag in bags)], dim=1)  # [R, F, D]
             total = self.gate.scaled(fields, self.gate.weight).sum(1)
         else:  # summed without being written down
-            whole = torch.ones_like(rows, dtype=table.weight.dtype)
+            whole = torch.ones_like(rows, dtype=table.dtype)
             shares = torch.cat([whole, *(share for _, share in bags)], dim=1)
             total = table.pooled(torch.cat([rows, *(bag for bag, _ in bags)], dim=1), shares)
         for linear, values in zip(self.vectors, block.vectors, strict=True):
