@@ -25,7 +25,8 @@ class Model:
     """One row of the list.
 
     Attributes:
-        kind: retriever, history encoder, target attention, ranker, gate, loss, balance, or a system of several of them.
+        kind: retriever, history encoder, target attention, ranker, gate, interaction, loss, balance, or a system of
+            several of them.
         name: how a configuration, or a person, calls it.
         paper: its source.
         summary: one line.
@@ -78,7 +79,8 @@ def catalogue() -> list[Entry]:
 
 def models() -> list[Model]:
     """Every row of the list."""
-    return [*_retrievers(), *_encoders(), *_rankers(), *_gates(), *_losses(), *_balances(), *_systems()]
+    networks = [*_encoders(), *_rankers(), *_gates(), *_interactions()]
+    return [*_retrievers(), *networks, *_losses(), *_balances(), *_systems()]
 
 
 def named(name: str) -> list[Model]:
@@ -164,6 +166,19 @@ def _gates() -> Iterator[Model]:
     hidden = ("ranking.model", RankerConfig, ("hidden_gate",))
     yield Model.of("gate", "hidden_gate", HiddenGate, _nested("ranking.model.hidden_gate", "tanh"), hidden)
     yield Model.of("gate", "joint_gate", JointGate, _nested(joint, {"enabled": True}), (joint, JointGateConfig, ()))
+
+
+def _interactions() -> Iterator[Model]:
+    from ..nn.cross import CrossNetwork
+    from ..nn.inputs import InputConfig
+    from ..nn.interaction import INTERACTIONS, InteractionConfig
+
+    at = "ranking.model.input.interaction"
+    for name, block in INTERACTIONS.entries().items():
+        yield Model.of("interaction", name, block, _nested(at, {"kind": name}), (at, InteractionConfig, ()))
+    keys = ("ranking.model.input", InputConfig, ("cross_layers", "cross_rank"))
+    settings = _nested("ranking.model.input.cross_layers", 2)
+    yield Model.of("interaction", "cross_layers", CrossNetwork, settings, keys)
 
 
 def _losses() -> Iterator[Model]:

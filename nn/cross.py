@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -17,6 +19,8 @@ class CrossNetwork(nn.Module):
         layers: number of cross layers.
         rank: rank r of each weight `U V` (U [D, r], V [r, D]).
     """
+
+    paper: ClassVar[str] = "Wang et al. WWW 2021, arXiv 2008.13535 (DCN-V2)"
 
     def __init__(self, width: int, layers: int, rank: int) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
-"""From a batch to the model input: embedding, optional field gates, optional joint gate, optional cross layers."""
+"""From a batch to the model input: embedding; where configured field gate, interactions, joint gate, cross layers."""
 
 from __future__ import annotations
 
+import torch
 from pydantic import Field
 from torch import nn
 
@@ -9,6 +10,7 @@ from ..data.batch import Batch, Layout
 from .cross import CrossNetwork
 from .features import Encoded, FeatureConfig, FeatureEncoder
 from .gates import FieldGateConfig, JointGate, JointGateConfig, build_field_gate
+from .interaction import InteractionConfig, build_interaction
 from .split import SplitInput
 
 
@@ -19,6 +21,8 @@ class InputConfig(FeatureConfig):
     """GateNet's embedding gate."""
     joint_gate: JointGateConfig = JointGateConfig()
     """GemNN's gate."""
+    interaction: InteractionConfig = InteractionConfig()
+    """What pairs of fields say together, added to the input after the field gate."""
     cross_layers: int = Field(default=0, ge=0)
     """DCN-V2 cross layers after the gates: 2 or 3 for tabular data, none for logs rich in counts."""
     cross_rank: int = Field(default=32, ge=1)
@@ -41,6 +45,9 @@ class InputLayer(nn.Module):
         self.width = self.encoder.width
         fields = self.encoder.query.num_fields, self.encoder.item.num_fields
         self.field_gate = build_field_gate(config.field_gate, fields, self.encoder.table.dim)
+        self.interaction = build_interaction(config.interaction, fields, self.encoder.table.dim)
+        if self.interaction is not None:
+            self.width += self.interaction.query_width + self.interaction.item_width
         joint = config.joint_gate
         self.joint_gate: JointGate | None = None
         if joint.enabled:
@@ -58,7 +65,11 @@ class InputLayer(nn.Module):
 
     def forward(self, batch: Batch) -> SplitInput:
         """Batch of R rows -> input [R, D] in two parts."""
-        x = self.encode(batch).split()
+        encoded = self.encode(batch)
+        x = encoded.split()
+        if self.interaction is not None:
+            of_query, of_item = self.interaction(encoded)
+            x = SplitInput(torch.cat([x.query, of_query], 1), torch.cat([x.item, of_item], 1), x.owner)
         if self.joint_gate is not None:
             x = self.joint_gate(x)
         if self.cross is not None:

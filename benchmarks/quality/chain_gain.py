@@ -30,7 +30,8 @@ from recsys.benchmarks.harness.provenance import Json
 from recsys.benchmarks.harness.results import Book, Record
 from recsys.benchmarks.harness.session import parser, pick, run, say, start
 from recsys.benchmarks.harness.sources import Source, load
-from recsys.benchmarks.quality.ranking_variants import RECIPES, ranking_config, variants
+from recsys.benchmarks.quality.ranking_inputs import variants
+from recsys.benchmarks.quality.ranking_variants import RECIPES, ranking_config
 from recsys.data.dataset import Dataset
 from recsys.data.split import Part
 from recsys.data.vocabulary import FIRST

@@ -36,6 +36,7 @@ from recsys.benchmarks.harness.results import Book, Record
 from recsys.benchmarks.harness.session import Session, parser, pick, run, say, start
 from recsys.benchmarks.harness.sources import Source, load
 from recsys.benchmarks.quality import trees
+from recsys.benchmarks.quality.ranking_inputs import variants
 from recsys.benchmarks.quality.ranking_variants import (
     BASELINE,
     RECIPES,
@@ -45,7 +46,6 @@ from recsys.benchmarks.quality.ranking_variants import (
     fit_width,
     ranking_config,
     single,
-    variants,
 )
 from recsys.data.dataset import Dataset
 from recsys.data.schema import TaskSpec

@@ -35,7 +35,8 @@ from recsys.benchmarks.harness.provenance import Json, provenance
 from recsys.benchmarks.harness.results import Book, Record
 from recsys.benchmarks.harness.session import Session, parser, pick, run, say, start
 from recsys.benchmarks.harness.sources import Source, read
-from recsys.benchmarks.quality.ranking_variants import RECIPES, ranking_config, variants
+from recsys.benchmarks.quality.ranking_inputs import variants
+from recsys.benchmarks.quality.ranking_variants import RECIPES, ranking_config
 from recsys.data.build import build_dataset
 from recsys.data.dataset import Dataset
 from recsys.data.reading.tables import Tables

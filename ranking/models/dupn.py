@@ -76,8 +76,10 @@ class DUPN(Ranker, kind="dupn"):
             raise ConfigError('dupn needs a user\'s history: declare a feature of kind "sequence"')
         if config.input.history.encoder == "mean":
             raise ConfigError('dupn cannot use input.history.encoder = "mean"; take "dupn", "lstm" or "transformer"')
-        if config.input.joint_gate.enabled or config.input.cross_layers:
-            raise ConfigError("dupn keeps user and item apart: switch input.joint_gate and input.cross_layers off")
+        if config.input.joint_gate.enabled or config.input.cross_layers or config.input.interaction.kind != "none":
+            raise ConfigError(
+                "dupn keeps user and item apart: switch input.joint_gate, input.cross_layers and input.interaction off"
+            )
         if config.input.target.unit != "none":
             raise ConfigError('dupn reads the history without the candidate: set input.target.unit = "none"')
         super().__init__(config, layout, tasks)

@@ -66,8 +66,11 @@ class ESMM(Ranker, kind="esmm"):
                 f"{config.kind} needs binary tasks {wanted} and finds no {missing} among {binary}; "
                 "set click, conversion and product to your tasks' names"
             )
-        if config.pooling == "field_sum" and (config.input.joint_gate.enabled or config.input.cross_layers):
-            raise ConfigError('pooling = "field_sum" leaves no fields to a joint gate or cross layers; switch them off')
+        mixes = config.input.joint_gate.enabled or config.input.cross_layers or config.input.interaction.kind != "none"
+        if config.pooling == "field_sum" and mixes:
+            raise ConfigError(
+                'pooling = "field_sum" leaves no fields to a joint gate, cross layers or interactions; switch them off'
+            )
         sizes = {config.click: config.ctr_hidden, config.conversion: self.cvr_hidden}
         self.towers = nn.ModuleDict(
             {

@@ -7,6 +7,7 @@ none can help another. Shapes: x_k [R, D] -> [R] per task. Sibling: the shared b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -31,7 +32,7 @@ class SingleTask(Ranker, kind="single_task"):
 
     paper = "baseline"
     summary = "a network of its own for every task, tables included: the baseline of every multi-task gain"
-    Config = SingleTaskConfig
+    Config: ClassVar[type[RankerConfig]] = SingleTaskConfig
     shares_input = False
 
     def __init__(self, config: SingleTaskConfig, layout: Layout, tasks: Sequence[TaskSpec]) -> None:

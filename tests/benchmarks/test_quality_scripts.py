@@ -15,7 +15,8 @@ from recsys.benchmarks.harness.results import Book, Record
 from recsys.benchmarks.harness.session import pick
 from recsys.benchmarks.harness.sources import k_core
 from recsys.benchmarks.harness.table import render
-from recsys.benchmarks.quality.ranking_variants import RECIPES, fit_width, variants
+from recsys.benchmarks.quality.ranking_inputs import variants
+from recsys.benchmarks.quality.ranking_variants import RECIPES, fit_width
 from recsys.data.reading.readers import read_tables
 from recsys.data.schema import TaskSpec
 from recsys.tests.support.toy import Toy

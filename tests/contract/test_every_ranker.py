@@ -19,6 +19,7 @@ from recsys.tests.support.rankers import (
     KINDS,
     LOSS,
     every_kind,
+    every_network,
     every_variant,
     gradient,
     optimisers,
@@ -188,7 +189,7 @@ def test_the_first_loss_is_that_of_a_coin(toy: Toy, kind: str) -> None:
         assert out[task].detach().min() < 0 < out[task].detach().max() or out[task].detach().abs().max() < 0.2
 
 
-@every_kind
+@every_network
 def test_it_is_no_affine_function(toy: Toy, kind: str) -> None:
     ranker, batch = toy.ranker(kind), toy.batch(32)
 

@@ -16,6 +16,7 @@ from recsys.tests.support.rankers import (
     KINDS_WITH_EXPERTS,
     LOSS,
     every_kind,
+    every_network,
     every_variant,
     gradient,
     optimisers,
@@ -138,7 +139,7 @@ def test_gate_weights_are_a_distribution_in_every_row(toy: Toy, kind: str, keys:
         torch.testing.assert_close(weights.sum(1), torch.ones(16), rtol=0, atol=1e-6)
 
 
-@every_kind
+@every_network
 def test_each_task_has_the_tower_widths_it_was_given(toy: Toy, kind: str) -> None:
     def widths(**towers: tuple[int, ...]) -> list[int]:
         ranker = toy.ranker(kind, towers=towers, tower_hidden=(13,))

@@ -12,6 +12,7 @@ from recsys.data.batch import Batch
 from recsys.ranking.losses import LossConfig
 from recsys.ranking.ranker import Ranker, ranker_class, ranker_kinds
 
+INTERACTIONS = ("fm", "dlrm", "autoint", "masknet")
 KINDS = list(ranker_kinds())
 LOSS = LossConfig()
 
@@ -32,12 +33,14 @@ def variants() -> list[Any]:
     found = []
     for kind in KINDS:
         keys = ranker_class(kind).Config.model_fields
-        options = {"plain": {}, "gated": GATED}
+        options: dict[str, Any] = {"plain": {}} if kind == "logistic" else {"plain": {}, "gated": GATED}
         if "expert_hidden" in keys:
             options["experts"] = EXPERTS
-        if kind != "dupn":  # keeps user and item apart by design
+        if kind not in ("dupn", "logistic"):  # one keeps user and item apart by design, the other is linear
             options["mixed"] = MIXED
             options["target"] = {"input": {"target": {"unit": "din", "hidden": (5, 3)}}}
+        if kind in ("shared_bottom", "stem"):  # all read the same input layer
+            options |= {name: {"input": {"interaction": {"kind": name, "width": 3}}} for name in INTERACTIONS}
         if kind == "escm2":
             options["dr"] = {"estimator": "dr"}
         if kind == "shared_bottom":
@@ -53,6 +56,8 @@ def variants() -> list[Any]:
 
 KINDS_WITH_EXPERTS = [kind for kind in KINDS if "expert_hidden" in ranker_class(kind).Config.model_fields]
 
+every_network = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "logistic"])
+"""Every ranker that is more than a linear model."""
 every_kind = pytest.mark.parametrize("kind", KINDS)
 with_experts = pytest.mark.parametrize("kind", KINDS_WITH_EXPERTS)
 every_variant = pytest.mark.parametrize(("kind", "keys"), variants())
