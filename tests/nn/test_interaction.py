@@ -31,8 +31,8 @@ def encoded(shared: bool = True) -> Encoded:
     torch.manual_seed(2)
     queries = QUERIES if shared else ROWS
     owner = torch.randperm(ROWS) % QUERIES if shared else None
-    sides = (SideFields(torch.randn(rows, f, K), torch.empty(rows, 0)) for rows, f in ((queries, 3), (ROWS, 4)))
-    return Encoded(*sides, owner)
+    query, item = (SideFields(torch.randn(rows, f, K), torch.empty(rows, 0)) for rows, f in ((queries, 3), (ROWS, 4)))
+    return Encoded(query, item, owner)
 
 
 def rows_of(x: Encoded) -> Tensor:
