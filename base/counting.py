@@ -33,12 +33,19 @@ def counting_order(codes: Ints, size: int) -> Ints:
     return order
 
 
-def rises(values: AnyArray) -> bool:
-    """Whether no value is smaller than the one before it."""
-    return all(
-        bool((values[a + 1 : a + STEP + 1] >= values[a : a + STEP][: len(values) - a - 1]).all())
-        for a in range(0, len(values), STEP)
-    )
+def rises(values: AnyArray, rows: Ints | None = None) -> bool:
+    """Whether no value is smaller than the one before it.
+
+    Args:
+        values: [n].
+        rows: int [m] which values, in which order; all of them as they stand when None.
+    """
+    for start in range(0, len(values) if rows is None else len(rows), STEP):
+        part = slice(start, start + STEP + 1)
+        ordered = values[part] if rows is None else values[rows[part]]
+        if (ordered[1:] < ordered[:-1]).any():
+            return False
+    return True
 
 
 def first_places(codes: Ints, size: int) -> I64:

@@ -24,7 +24,11 @@ from .reading.columns import as_codes, as_strings
 from .reading.keys import RawEvents, clean, label_matrix, read_configured
 from .reading.tables import BadRows, Tables
 from .schema import DataConfig
+from .shelf import Shelf
 from .split import Part, assign_parts, moment
+
+BYTES, BYTES_OF_INPUT = 60, 10
+"""What a build takes for each event: for the log and its orders, and for each encoded input and task."""
 
 
 def load_dataset(
@@ -45,7 +49,7 @@ def load_dataset(
         RunError: `source` is described otherwise.
     """
     bad = bad or BadRows(config.on_bad_rows)
-    return build_dataset(read_configured(config, base, bad), config, seed, bad, source)
+    return build_dataset(read_configured(config, base, bad, stored=True), config, seed, bad, source)
 
 
 def build_dataset(
@@ -67,18 +71,22 @@ def build_dataset(
         learned: rows of the parts up to this one are training rows.
     """
     bad = bad or BadRows(config.on_bad_rows)
-    tables, raw = clean(tables, config, bad)
+    shelf = _shelf(config, tables.events.num_rows)
+    tables, raw = clean(tables, config, bad, shelf)
     unlisted = join_notes(tables, config, refuse=source is None)
     past = None if source is None else Past.of(source, config, raw)
     by_time = None if rises(raw.times) else np.argsort(raw.times, kind="stable")
     user_ids = _entities(tables, "users", config.user, _seen(raw.users, by_time), None if past is None else past.users)
     users = _positions(raw.users, user_ids)
-    order = _by_user(users, len(user_ids), by_time, len(raw))
+    raw = replace(raw, users=None)
+    order = shelf.keep(_by_user(users, len(user_ids), by_time, len(raw)))
     parts = _parts(config, tables, raw, users, order, seed)
     parts[parts <= learned] = Part.TRAIN
     item_ids, num_catalogue = _catalogue(tables, config, raw, parts, order, past)
-    events = _log(config, tables, raw, order, parts, users, _positions(raw.items, item_ids))
-    del raw, users, order, parts, by_time  # they would stand beside the log while it is encoded
+    items = _positions(raw.items, item_ids)
+    raw = replace(raw, items=None)
+    events = _log(config, tables, raw, order, parts, users, items, shelf)
+    del raw, users, items, order, parts, by_time  # they would stand beside the log while it is encoded
     carried: Carried | None = None
     if past is not None:
         refuse_known_answers(past.source, events, config, user_ids, item_ids)
@@ -86,7 +94,9 @@ def build_dataset(
         users_there, items_there = places(user_ids, past.source.user_ids), places(item_ids, past.source.item_ids)
         carried = Carried(past, at, rows, users_there, items_there)
     dataset = Encoding(
-        RawColumns(tables=tables, config=config, events=events, user_ids=user_ids, item_ids=item_ids, bad=bad),
+        RawColumns(
+            tables=tables, config=config, events=events, user_ids=user_ids, item_ids=item_ids, bad=bad, shelf=shelf
+        ),
         num_catalogue,
         carried,
     ).dataset()
@@ -119,7 +129,7 @@ def _positions(raw: Coded | None, ids: pa.Array) -> Ints | None:
     if raw is None:
         return None
     rows: Ints = pc.index_in(raw.values, value_set=ids).to_numpy(zero_copy_only=False).astype(np.int32)
-    return rows[raw.codes]
+    return rows.take(raw.codes)
 
 
 def _by_user(users: Ints | None, num_users: int, by_time: Ints | None, rows: int) -> Ints:
@@ -128,7 +138,7 @@ def _by_user(users: Ints | None, num_users: int, by_time: Ints | None, rows: int
         return np.arange(rows) if by_time is None else by_time
     if by_time is None:
         return counting_order(users, num_users)
-    return by_time[counting_order(users[by_time], num_users)]
+    return by_time[counting_order(users.take(by_time), num_users)]
 
 
 def _log(
@@ -139,19 +149,28 @@ def _log(
     parts: NDArray[np.int8],
     users: Ints | None,
     items: Ints | None,
+    shelf: Shelf,
 ) -> EventLog:
     """The typed columns in the order of the log."""
+
+    def ordered(column: AnyArray) -> AnyArray:
+        if not any(column.strides):  # one number for every row
+            return column
+        found = shelf.keep(column.take(order, axis=0))
+        shelf.rest(column)
+        return found
+
     nobody = np.full(0 if users is not None and items is not None else len(raw), -1, dtype=np.int32)
     labels, mask = label_matrix(config.tasks, raw.labels, tables, order)
     return EventLog(
-        users=nobody if users is None else users[order],
-        items=nobody if items is None else items[order],
-        times=raw.times[order],
+        users=nobody if users is None else ordered(users),
+        items=nobody if items is None else ordered(items),
+        times=ordered(raw.times),
         parts=parts,
-        labels=labels,
-        mask=mask,
-        weights=raw.weights[order],
-        propensities=None if raw.propensities is None else raw.propensities[order],
+        labels=shelf.keep(labels),
+        mask=shelf.keep(mask),
+        weights=ordered(raw.weights),
+        propensities=None if raw.propensities is None else ordered(raw.propensities),
         source_rows=order,
     )
 
@@ -182,6 +201,14 @@ def _parts(
     seed: int,
 ) -> NDArray[np.int8]:
     spec = config.split
+    zone = config.time_zone
+    cuts = (moment("valid_from", spec.valid_from, zone), moment("test_from", spec.test_from, zone))
+    if spec.kind == "time":  # the moment decides, wherever the row stands
+        times = raw.times if config.time else None
+        found = assign_parts(
+            spec, users=None, times=times, named=None, strata=None, rows=len(raw), seed=seed, cuts=cuts
+        )
+        return found.take(order)
     named, strata = None, None
     if spec.kind == "column" and spec.column:
         named = as_codes(tables, "events", spec.column).take(order)
@@ -190,16 +217,17 @@ def _parts(
             named = Coded(pa.array(said, pa.string()), named.codes)
     if spec.stratify:
         strata = as_codes(tables, "events", spec.stratify).codes[order] + 1
+    of_rows = None if users is None or spec.kind != "leave_last" else users.take(order)
     return assign_parts(
-        spec,
-        users=None if users is None or spec.kind != "leave_last" else users[order],
-        times=raw.times[order] if config.time and spec.kind == "time" else None,
-        named=named,
-        strata=strata,
-        rows=len(raw),
-        seed=seed,
-        cuts=(
-            moment("valid_from", spec.valid_from, config.time_zone),
-            moment("test_from", spec.test_from, config.time_zone),
-        ),
+        spec, users=of_rows, times=None, named=named, strata=strata, rows=len(raw), seed=seed, cuts=cuts
     )
+
+
+def _shelf(config: DataConfig, rows: int) -> Shelf:
+    """In memory where the log and what is worked out of it fit into `[data] memory`, else in files."""
+    inputs = [
+        *config.inputs("context"),
+        *config.derived,
+        *(task for count in config.counts for task in ("n", *count.tasks)),
+    ]
+    return Shelf(rows * (BYTES + BYTES_OF_INPUT * (len(inputs) + len(config.tasks))) > config.memory_bytes)

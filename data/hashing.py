@@ -18,6 +18,7 @@ from ..base.arrays import F64, I64
 from .vocabulary import FIRST, MISSING, UNKNOWN
 
 U64 = NDArray[np.uint64]
+BLOCK = 65_536
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +139,7 @@ def _counted(values: pa.Array | U64, weights: I64 | None) -> tuple[U64, I64, F64
         plain = pc.if_else(pc.equal(values, MISSING), None, values)
         encoded = plain.combine_chunks() if isinstance(plain, pa.ChunkedArray) else plain
         encoded = encoded.dictionary_encode()
-        hashes = text_hashes(encoded.dictionary.to_pylist())
+        hashes = text_hashes(encoded.dictionary)
         place = pc.fill_null(encoded.indices, len(hashes)).to_numpy(zero_copy_only=False).astype(np.int64)
     counts = np.bincount(place, weights=weights, minlength=len(hashes) + 1)[: len(hashes)]
     return hashes, place, counts.astype(np.float64)
@@ -150,9 +151,12 @@ def hash_column(values: pa.Array) -> U64:
     return np.append(np.maximum(hashes, np.uint64(1)), np.uint64(0))[place]
 
 
-def text_hashes(texts: list[str]) -> U64:
+def text_hashes(texts: pa.Array) -> U64:
     """64-bit hash of each text (SipHash with a fixed key): uint64 [n]."""
     import pandas as pd
 
-    found: U64 = pd.util.hash_array(np.array(texts, dtype=object), categorize=False).astype(np.uint64)
+    found = np.empty(len(texts), dtype=np.uint64)
+    for start in range(0, len(texts), BLOCK):  # so many stand in memory as Python strings
+        block = texts.slice(start, BLOCK).to_numpy(zero_copy_only=False)
+        found[start : start + BLOCK] = pd.util.hash_array(block, categorize=False)
     return found

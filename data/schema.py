@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from ..base.machine import bytes_of, free_memory
 from ..base.settings import Settings
 from .derived_spec import DerivedSpec
 from .feature_spec import FeatureSpec, Side
@@ -203,8 +204,18 @@ class DataConfig(Settings):
     """As-of statistics fed as numeric features."""
     split: SplitSpec = SplitSpec()
     """How rows are parted."""
+    memory: str = ""
+    """Memory that building the data set may take, such as `3GB` or `500MB`; half of what is free when empty. A log that
+    needs more is built column by column in files of the folder for temporary files (`TMPDIR`), with the same result."""
     on_bad_rows: Literal["error", "drop"] = "error"
     """`drop` leaves bad rows out, counts them and writes them beside the run."""
+
+    @field_validator("memory")
+    @classmethod
+    def _a_size(cls, given: str) -> str:
+        if given:
+            bytes_of(given)
+        return given
 
     @field_validator("delimiter")
     @classmethod
@@ -353,6 +364,11 @@ class DataConfig(Settings):
     def notation(self) -> Notation:
         """How the texts of the tables are written."""
         return Notation(self.decimal, self.time_format, self.time_zone, self.missing)
+
+    @property
+    def memory_bytes(self) -> int:
+        """`memory` in bytes."""
+        return bytes_of(self.memory) if self.memory else free_memory() // 2
 
     @cached_property
     def shared(self) -> dict[str, str]:

@@ -160,7 +160,7 @@ def encode(
 
     Arguments as of `train_run`; rows of the parts up to `learned` are training rows.
     """
-    raw = read_configured(config.data, base, bad, tables)
+    raw = read_configured(config.data, base, bad, tables, stored=True)
     dataset = build_dataset(raw, config.data, config.seed, bad, source, learned)
     for note in dataset.notes:
         log.warning("%s", note)

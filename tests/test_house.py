@@ -183,3 +183,42 @@ def test_tests_mirror_the_rooms() -> None:
     folders = {file.parent.relative_to(ROOT / "tests") for file in (ROOT / "tests").rglob("test_*.py")}
     rooms = {file.parent.relative_to(ROOT) for file in LIBRARY}
     assert sorted(str(folder) for folder in folders - rooms if folder.parts[0] not in across) == []
+
+
+LISTED = {
+    "data/encoding/numeric.py: state": "edges of buckets",
+    "data/hashing.py: state": "hashes of frequent values, as JSON",
+    "data/build.py: _parts": "names of the parts",
+    "data/split.py: _by_column": "names of the parts",
+    "data/reading/clock.py: iso_stamps": "texts that the cast does not take",
+    "data/reading/written.py: written_stamps": "texts that the cast does not take",
+    "data/reading/numbers.py: _texts": "texts that the cast does not take",
+    "data/reading/columns.py: as_ids": "ids that stand twice",
+    "data/reading/columns.py: report_wrong": "values that are wrong",
+    "data/reading/keys.py: _require_a_word": "five words of a message",
+    "data/reading/readers.py: _read_frame": "UUIDs of a frame, which are Python objects",
+    "data/reading/vectors.py: _numbers": "widths of vectors",
+    "data/encoding/subjects.py": "the subjects of a request",
+    "data/reading/sources": "item tables of public data sets",
+    "data/infer": "columns of a sample, and distinct values",
+    "data/check": "rows of a report",
+    "data/world": "the embedded world",
+}
+"""Functions, files and folders of `data` that make Python lists of a column, and of what: none grows with the data."""
+
+
+def test_no_column_of_events_users_or_items_becomes_a_python_list() -> None:
+    found = set()
+    for file in LIBRARY:
+        name = file.relative_to(ROOT).as_posix()
+        if not name.startswith("data/"):
+            continue
+        for function in (n for n in ast.walk(parsed(file)[0]) if isinstance(n, ast.FunctionDef)):
+            calls = (
+                n.func.attr for n in ast.walk(function) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)
+            )
+            if {"tolist", "to_pylist"} & set(calls):
+                found.add(f"{name}: {function.name}")
+    strange = {place for place in found if not any(place.startswith(known) for known in LISTED)}
+    assert strange == set()
+    assert {known for known in LISTED if not any(place.startswith(known) for place in found)} == set()

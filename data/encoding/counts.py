@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ...base.arrays import F32, F64, I64, AnyArray, Bool, Ints
+from ...base.arrays import F32, F64, I64, AnyArray, Bool, Floats, Ints
 from ...base.counting import STEP, counting_order
 from ..batch import Block
 from ..schema import CountSpec
@@ -84,6 +84,12 @@ class Groups:
         running = _running(values, self.rows)
         return np.diff(running[self.starts]).astype(np.float32)
 
+    def begins(self, start: int, stop: int) -> I64:
+        """Where the rows of the same key begin, of the rows from one place among `rows` up to another."""
+        first, last = np.searchsorted(self.starts, [start, stop - 1], side="right") - 1
+        bounds = np.clip(self.starts[first : last + 2], start, stop)
+        return np.repeat(self.starts[first : last + 1], np.diff(bounds))
+
     def moments(self, times: F64) -> Ints:
         """Where among `rows` the rows of the same key and moment begin, of each: int [G]."""
         begins: Ints = np.zeros(len(self.rows), dtype=np.int32 if len(self.rows) < 2**31 else np.int64)
@@ -144,6 +150,7 @@ class CountTable:
             training: bool [R] the training rows, those of unknown keys included.
         """
         blank = np.empty((len(groups.keys), 0), dtype=np.float32)
+        seen = np.diff(groups.starts).astype(np.float32)
         prior = [
             float(label.sum(where=training, dtype=np.float64)) / max(int((known & training).sum()), 1)
             for label, known in zip(labels, mask, strict=True)
@@ -152,8 +159,8 @@ class CountTable:
             spec=spec,
             sizes=sizes,
             keys=groups.keys,
-            seen=np.diff(groups.starts).astype(np.float32),
-            rows=np.stack([groups.totals(one) for one in mask], axis=1) if mask else blank,
+            seen=seen,
+            rows=np.stack([seen if one.all() else groups.totals(one) for one in mask], axis=1) if mask else blank,
             positives=np.stack([groups.totals(one) for one in labels], axis=1) if labels else blank,
             prior=np.array(prior, dtype=np.float32),
         )
@@ -186,44 +193,45 @@ class CountTable:
         at = np.minimum(np.searchsorted(self.keys, codes), len(self.keys) - 1)
         return np.where(self.keys[at] == codes, at, -1)
 
-    def as_of(
-        self, groups: Groups, times: F64, labels: Sequence[F32], mask: Sequence[Bool], out: Sequence[F32]
-    ) -> None:
-        """Statistics of each grouped row from strictly earlier rows of its key.
+    def as_of(self, groups: Groups, moments: Ints, task: int | None, label: Floats, mask: Bool) -> F32:
+        """One statistic of every row, from strictly earlier rows of its key.
 
         Args:
             groups: the training rows by key.
-            times: float64 [R] seconds.
-            labels: of each task float32 [R], 0 where masked.
-            mask: of each task bool [R].
-            out: of each statistic float32 [R], written at the grouped rows.
-        """
-        moments = groups.moments(times)
-        keys = np.repeat(groups.starts[:-1].astype(moments.dtype), np.diff(groups.starts))
-        for start in range(0, len(moments), STEP):
-            part = slice(start, start + STEP)
-            out[0][groups.rows[part]] = moments[part] - keys[part]
-        for task, (label, known) in enumerate(zip(labels, mask, strict=True)):
-            rows, positives = _running(known, groups.rows), _running(label, groups.rows)
-            for start in range(0, len(moments), STEP):
-                moment, key = moments[start : start + STEP], keys[start : start + STEP]
-                earlier = [(running[moment] - running[key]).astype(np.float32) for running in (rows, positives)]
-                out[1 + task][groups.rows[start : start + STEP]] = self._rate(task, *earlier)
+            moments: int [G] of `groups`.
+            task: whose rate; None for the number of rows.
+            label: float [R] of the task, 0 where masked.
+            mask: bool [R] of the task.
 
-    def blank(self) -> list[np.float32]:
-        """Statistics of a key without rows."""
+        Returns:
+            Float32 [R]; rows that are not grouped have the statistic of a key without rows.
+        """
+        found = np.full(len(label), self._blank(task), dtype=np.float32)
+        positives = None if task is None else _running(label, groups.rows)
+        rows = None if task is None or mask.all() else _running(mask, groups.rows)  # None: every row counts
+        for start in range(0, len(moments), STEP):
+            moment, key = moments[start : start + STEP], groups.begins(start, min(start + STEP, len(moments)))
+            seen = (moment - key if rows is None else rows[moment] - rows[key]).astype(np.float32)
+            if task is not None and positives is not None:
+                seen = self._rate(task, seen, (positives[moment] - positives[key]).astype(np.float32))
+            found[groups.rows[start : start + STEP]] = seen
+        return found
+
+    def _blank(self, task: int | None) -> np.float32:
+        """A statistic of a key without rows."""
         nothing = np.zeros(1, dtype=np.float32)
-        return [np.float32(0.0), *(self._rate(task, nothing, nothing)[0] for task in range(len(self.prior)))]
+        return np.float32(0.0) if task is None else np.float32(self._rate(task, nothing, nothing)[0])
 
 
 def _running(values: AnyArray, rows: Ints) -> AnyArray:
     """Sums of the values [R] of the first 0, 1, ... of the given rows [G]: whole numbers of 0/1 values, [G + 1]."""
-    taken = values[rows]
-    counts = values.dtype == np.bool_ or bool(((taken == 0) | (taken == 1)).all())
-    kind = np.dtype(np.int32 if counts and len(rows) < 2**31 else np.int64 if counts else np.float64)
+    flags = values.astype(np.uint8)
+    kind = np.dtype(np.int32 if np.array_equal(flags, values) and len(rows) < 2**31 else np.float64)
+    taken = flags if kind == np.int32 else values
     running = np.zeros(len(rows) + 1, dtype=kind)
-    np.cumsum(taken, dtype=kind, out=running[1:])
-    return running
+    for start in range(0, len(rows), STEP):
+        running[start + 1 : start + STEP + 1] = taken[rows[start : start + STEP]]
+    return np.cumsum(running, out=running)
 
 
 def encode_counts(columns: Sequence[tuple[str, F32]], encoders: Encoders, rows: int) -> Block:

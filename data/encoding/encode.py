@@ -187,11 +187,12 @@ class Encoding:
     def _titles(self, ids: Texts) -> Texts:
         """What people call each item; what they called it before where the item table no longer lists it."""
         known = self.config.title and self.raw.tables.items is not None
-        titles = self.raw.of_items(self.config.title).to_pylist() if known else [None] * len(ids)
+        titles = self.raw.of_items(self.config.title) if known else pa.nulls(len(ids), pa.string())
         if self.old is not None:
-            before = [self.old.titles[row] if row >= 0 else None for row in self._kept_of("item")]
-            titles = [title or earlier for title, earlier in zip(titles, before, strict=True)]
-        return Texts([title or raw for title, raw in zip(titles, ids, strict=True)])
+            kept = self._kept_of("item")
+            before = pa.array(self.old.titles, pa.string()).take(pa.array(np.maximum(kept, 0), mask=kept < 0))
+            titles = pc.coalesce(_not_empty(titles), before)
+        return Texts(pc.coalesce(_not_empty(titles), ids.array))
 
     def _attributes(self) -> dict[str, Attribute]:
         found = self.raw.attributes()
@@ -281,3 +282,8 @@ class Encoding:
             owner, items = np.concatenate([before[0], owner[new]]), np.concatenate([before[1], items[new]])
         known = (items >= 0) & (items < self.num_catalogue)
         return owner[known], items[known]
+
+
+def _not_empty(texts: pa.Array) -> pa.Array:
+    """Null where a text is empty."""
+    return pc.if_else(pc.equal(texts, ""), None, texts)

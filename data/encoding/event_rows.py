@@ -74,7 +74,9 @@ class EventRows:
         self.known, self.kept, self.old = known, kept, old
         self.layouts, self.encoders = layouts, encoders
         self._tables = {
-            pair: RowColumns([layouts[side] for side in SIDES["row_item" if pair else "row_query"]], len(raw.events))
+            pair: RowColumns(
+                [layouts[side] for side in SIDES["row_item" if pair else "row_query"]], len(raw.events), raw.shelf
+            )
             for pair in (False, True)
         }
 
@@ -131,36 +133,47 @@ class EventRows:
         events, known, tables = self.events, self.known, []
         if not self.config.counts:
             return ()
-        in_time, later = self.raw.in_time, np.flatnonzero(~known)
-        in_time = in_time[known[in_time]]
+        later, shelf = np.flatnonzero(~known), self.raw.shelf
+        in_time = self._training_rows_in_time()
         names = [task.name for task in self.config.tasks]
         rows: dict[Side, Ints] = {"user": events.users, "item": events.items}
+        learned = known if self.old is None else events.parts == Part.TRAIN
         for spec in self.config.counts:
             sides = [self.config.feature(key).side for key in spec.keys]
             key_codes = [
-                codes[key] if side == "context" else codes[key].astype(np.int32)[rows[side]]
+                codes[key] if side == "context" else codes[key].astype(np.int32).take(rows[side], mode="clip")
                 for key, side in zip(spec.keys, sides, strict=True)
             ]
+            shelf.rest(events.users, events.items)
             sizes = tuple(len(self.encoders.keys[key]) for key in spec.keys)
+            groups = Groups.of(key_codes, sizes, in_time)
+            asked = combine([column[later] for column in key_codes], sizes)
+            del key_codes
             chosen = [names.index(task) for task in spec.tasks]
             labels, mask = [events.labels[:, task] for task in chosen], [events.mask[:, task] for task in chosen]
-            groups = Groups.of(key_codes, sizes, in_time)
             table = CountTable.fit(spec, groups, sizes, labels, mask, known)
-            statistics = [np.full(len(events), value, dtype=np.float32) for value in table.blank()]
-            table.as_of(groups, events.times, labels, mask, statistics)
-            del groups
-            frozen = table.lookup(combine([column[later] for column in key_codes], sizes))
+            frozen, moments = table.lookup(asked), groups.moments(events.times)
+            shelf.rest(events.times, in_time)
+            target = self._tables[of_pair(self.config, spec)]
             for place, name in enumerate(table.names):
-                values = statistics[place]
+                task = place - 1 if place else None
+                label, counted = (labels[task], mask[task]) if task is not None else (events.times, known)
+                values = table.as_of(groups, moments, task, label, counted)
                 values[later] = frozen[:, place]
+                shelf.rest(events.labels, events.mask)
                 if name not in numerics:
-                    numerics[name] = NumericEncoder.fit(values[events.parts == Part.TRAIN], spec.bins, spec.scale)
-                self._tables[of_pair(self.config, spec)].add_codes(
-                    name, numerics[name].buckets(values), numerics[name].size
-                )
-                self._tables[of_pair(self.config, spec)].add_numbers(name, numerics[name].scaled(values))
+                    numerics[name] = NumericEncoder.fit(values[learned], spec.bins, spec.scale)
+                target.add_codes(name, numerics[name].buckets(values), numerics[name].size)
+                target.add_numbers(name, numerics[name].scaled(values))
+                del values  # before the next one is worked out
             tables.append(table)
         return tuple(tables)
+
+    def _training_rows_in_time(self) -> Ints:
+        rows, count = self.raw.in_time, int(self.known.sum())
+        if self.known[rows[:count]].all():  # a cut in time: they are the first ones
+            return rows[:count]
+        return self.raw.shelf.keep(rows[self.known[rows]])
 
     def encode_derived(
         self, numerics: dict[str, NumericEncoder], hashed: dict[str, HashedVocabulary]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...base.arrays import Ints
-from ...base.counting import rises
+from ...base.counting import STEP, rises
 from ..log import EventLog
 
 
@@ -20,6 +20,7 @@ def in_time_order(events: EventLog) -> Ints:
         by_file = np.argsort(source, kind="stable")
     else:
         by_file = np.empty(rows, dtype=np.int32 if rows < 2**31 else np.int64)
-        by_file[source] = np.arange(rows, dtype=by_file.dtype)
-    times = events.times[by_file]
-    return by_file if rises(times) else by_file[np.argsort(times, kind="stable")]
+        for start in range(0, rows, STEP):
+            part = source[start : start + STEP]
+            by_file[part] = np.arange(start, start + len(part), dtype=by_file.dtype)
+    return by_file if rises(events.times, by_file) else by_file[np.argsort(events.times[by_file], kind="stable")]

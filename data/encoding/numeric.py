@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...base.arrays import F32, F64, Ints
+from ...base.arrays import F32, F64, I64, Ints
 from ...base.cited import cited
 from ..feature_spec import Scale
 from ..vocabulary import FIRST, UNKNOWN
@@ -22,6 +22,8 @@ EQUAL_FREQUENCY_BINS = 100
 """n of the equal-frequency normaliser."""
 BLOCK = 1 << 16
 """Values encoded together: what is worked out on the way stays in the processor's cache."""
+COUNTED = 1 << 20
+"""Whole numbers below it, such as counts, are counted and not sorted."""
 COMPARED = 32
 """Up to so many edges, a comparison of all values with each edge is faster than a binary search of each value."""
 
@@ -65,7 +67,8 @@ class NumericEncoder:
         if chosen:
             learned = cls.fit(values, 1, scale)
             return replace(learned, mode=math.nan, edges=np.array(chosen, dtype=np.float64))
-        seen = values[~np.isnan(values)]
+        missing = np.isnan(values)
+        seen = values[~missing] if missing.any() else values
         if not len(seen):
             return cls(
                 mode=0.0,
@@ -75,20 +78,16 @@ class NumericEncoder:
                 deviation=1.0,
                 quantiles=np.empty(0) if scale == "equal_frequency" else None,
             )
-        lowest = float(seen.min())
-        log = lowest >= 0 and scale != "standard"
+        log = float(seen.min()) >= 0 and scale != "standard"
         mean, deviation = _moments(seen, log)
-        seen = np.sort(seen)
-        mode, before, count = _mode(seen)
-        rest = len(seen) - count
+        distinct, counts = _distinct(seen)
+        most = int(counts.argmax())
+        mode = float(distinct[most])
         edges = np.empty(0)
-        if rest and bins > 1:
-            places = (np.arange(1, bins) * rest) // bins
-            edges = np.unique(seen[np.where(places < before, places, places + count)].astype(np.float64))
-        quantiles = None
-        if scale == "equal_frequency":
-            places = (np.arange(1, EQUAL_FREQUENCY_BINS) * len(seen)) // EQUAL_FREQUENCY_BINS
-            quantiles = seen[places].astype(np.float64)
+        rest = np.delete(counts, most)
+        if len(rest) and bins > 1:
+            edges = np.unique(_at_shares(np.delete(distinct, most), rest, bins))
+        quantiles = _at_shares(distinct, counts, EQUAL_FREQUENCY_BINS) if scale == "equal_frequency" else None
         return cls(
             mode=mode,
             edges=edges,
@@ -166,12 +165,29 @@ class NumericEncoder:
         )
 
 
-def _mode(ordered: F32) -> tuple[float, int, int]:
-    """The most frequent of ascending values (of several the smallest), where it begins, and how often it is there."""
+def _distinct(values: F32) -> tuple[F32, I64]:
+    """The distinct values, ascending, and how often each is there: small whole numbers are counted, others sorted."""
+    counts = np.zeros(COUNTED, dtype=np.int64)
+    for start in range(0, len(values), BLOCK):
+        part = values[start : start + BLOCK]
+        whole = part.astype(np.int32) if part.min() >= 0 and part.max() < COUNTED else None
+        if whole is None or (whole != part).any():
+            break
+        np.add.at(counts, whole, 1)
+    else:
+        there = np.flatnonzero(counts)
+        return there.astype(np.float32), counts[there]
+    ordered = np.sort(values)
     begins = np.append(0, np.flatnonzero(ordered[1:] != ordered[:-1]) + 1)
-    counts = np.diff(np.append(begins, len(ordered)))
-    place = int(counts.argmax())
-    return float(ordered[begins[place]]), int(begins[place]), int(counts[place])
+    return ordered[begins], np.diff(np.append(begins, len(ordered)))
+
+
+def _at_shares(distinct: F32, counts: I64, shares: int) -> F64:
+    """Values at 1/n, 2/n, ... of a column, given its distinct values, float64 [n - 1]."""
+    ends = np.cumsum(counts)
+    places = (np.arange(1, shares) * ends[-1]) // shares
+    found: F64 = distinct[np.searchsorted(ends, places, side="right")].astype(np.float64)
+    return found
 
 
 def _moments(values: F32, log: bool) -> tuple[float, float]:

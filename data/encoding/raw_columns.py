@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -17,11 +17,13 @@ from ..log import EventLog
 from ..reading.coded import Coded
 from ..reading.columns import as_codes, as_float32, as_float64, as_strings
 from ..reading.keys import home_table, side_table
-from ..reading.lists import as_several, is_list, list_values
+from ..reading.kinds import is_list
+from ..reading.lists import as_several, list_values
 from ..reading.sparse_times import as_seconds
 from ..reading.tables import BadRows, Tables
 from ..reading.vectors import parse_vectors
 from ..schema import DataConfig
+from ..shelf import Shelf
 from ..split import Part
 from .attributes import Attribute, TextColumn, numbers_or_texts
 from .encoders import Column, fill_missing
@@ -39,6 +41,7 @@ class RawColumns:
         user_ids: raw id of each user row.
         item_ids: raw id of each item row.
         bad: collects bad rows.
+        shelf: keeps columns of event rows.
     """
 
     tables: Tables
@@ -47,6 +50,7 @@ class RawColumns:
     user_ids: pa.Array
     item_ids: pa.Array
     bad: BadRows
+    shelf: Shelf = field(default_factory=Shelf)
 
     def is_id(self, spec: FeatureSpec) -> bool:
         """Whether a feature is read from the id of its user or item, which is known of everyone."""
@@ -77,12 +81,13 @@ class RawColumns:
             values = as_several(self.tables, home, spec.source)
         else:
             return self._texts(home, spec)
-        return gather(values, self.home_rows(spec.side))
+        found = gather(values, self.home_rows(spec.side))
+        return self.shelf.keep(found) if spec.side == "context" and isinstance(found, np.ndarray) else found
 
     def _texts(self, home: str, spec: FeatureSpec) -> Column:
         """A column of text: coded where it has an entry for each event, plain where for each user or item."""
         found = as_codes(self.tables, home, spec.source).take(self.home_rows(spec.side))
-        return found if spec.side == "context" else found.texts()
+        return replace(found, codes=self.shelf.keep(found.codes)) if spec.side == "context" else found.texts()
 
     def input(self, side: Side, column: str, reads: str) -> AnyArray:
         """A column that a derived feature is computed from, in the form of `Derived.inputs`."""
@@ -125,7 +130,9 @@ class RawColumns:
     @cached_property
     def in_time(self) -> Ints:
         """Rows of the log from the earliest to the latest, see `in_time_order`."""
-        return in_time_order(self.events)
+        rows = self.shelf.keep(in_time_order(self.events))
+        self.shelf.rest(self.events.times, self.events.source_rows)
+        return rows
 
     @cached_property
     def _homes(self) -> dict[Side, Ints]:

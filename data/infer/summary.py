@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ..reading.lists import is_list
+from ..reading.kinds import is_list
 from ..reading.written import formats_of
 
 ColumnKind = Literal["number", "text", "flag", "moment", "list", "other"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Literal
 from zoneinfo import ZoneInfo
@@ -32,10 +33,13 @@ _PLAIN = r"^(19[7-9]|20\d|21\d)\d-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])( ([01]\d|2
 """Dates that the cast takes for sure."""
 
 
-def mostly_numbers(chunks: list[pa.Array]) -> bool:
+def mostly_numbers(parts: Iterable[pa.Array]) -> bool:
     """Whether most texts of a column are numbers: a date among them is the odd one out, not they."""
-    numeric = sum(pc.sum(pc.match_substring_regex(chunk, r"^\s*-?[0-9.]+\s*$")).as_py() or 0 for chunk in chunks)
-    return bool(2 * numeric >= sum(len(chunk) - chunk.null_count for chunk in chunks))
+    numeric = texts = 0
+    for part in parts:
+        numeric += pc.sum(pc.match_substring_regex(part, r"^\s*-?[0-9.]+\s*$")).as_py() or 0
+        texts += len(part) - part.null_count
+    return 2 * numeric >= texts
 
 
 def in_utc(stamps: pa.Array, unit: Literal["ms", "us"], zone: str) -> pa.Array:

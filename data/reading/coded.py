@@ -6,7 +6,7 @@ file, and 4, 4.0 and "4" are one value all the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...base.arrays import I32, AnyArray, Bool, Ints
-from ...base.counting import STEP, first_places, tallies
-from .texts import texts_of
+from ...base.counting import first_places, tallies
+from .texts import no_text, texts_of
 
 WIDE = 4
 """A range of whole numbers this many times wider than the rows is looked up by hashing, a narrower one in a table."""
@@ -84,17 +84,25 @@ class Coded:
         return pa.concat_arrays([self.values, pa.array([""], pa.string())]).take(pa.array(there)), counts[there]
 
 
-def coded(column: pa.ChunkedArray, where: str) -> Coded:
-    """A column of any type whose values have a text, see `texts_of`; `where` begins the message about others."""
-    if pa.types.is_dictionary(column.type):
-        column = column.unify_dictionaries()
-        places = pa.chunked_array([chunk.indices for chunk in column.chunks], column.type.index_type)
-        distinct, codes = _distinct(places)
-        values = column.chunk(0).dictionary.take(distinct) if column.num_chunks else pa.array([], pa.string())
-    elif pa.types.is_nested(column.type):
-        values, codes = column.combine_chunks(), np.empty(0, dtype=np.int32)  # refused below
+def coded(parts: Callable[[], Iterator[pa.Array]], kind: pa.DataType, rows: int, where: str) -> Coded:
+    """A column of any type whose values have a text, see `texts_of`.
+
+    Args:
+        parts: gives the column, part by part; it may be asked twice.
+        kind: type of the column.
+        rows: of the column.
+        where: begins the message about values that have no text.
+    """
+    if pa.types.is_nested(kind):
+        raise no_text(kind, where)
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    codes = np.empty(rows, dtype=np.int32)
+    bounds = _bounds(parts()) if pa.types.is_integer(kind) else None
+    if bounds is not None and bounds[1] - bounds[0] < max(WIDE * rows, 1 << 16):
+        values = _in_table(parts(), kind, bounds, codes)
     else:
-        values, codes = _distinct(column)
+        values = _hashed(parts(), kind, codes)
     texts = texts_of(values, where).cast(pa.string())
     encoded = texts.dictionary_encode()  # 0.0 and -0.0 have one text, NaN has none
     if texts.null_count or len(encoded.dictionary) < len(texts):
@@ -103,43 +111,72 @@ def coded(column: pa.ChunkedArray, where: str) -> Coded:
     return Coded(encoded.dictionary, codes)
 
 
-def _distinct(column: pa.ChunkedArray) -> tuple[pa.Array, I32]:
-    """Distinct values in the order in which they first appear, and each row's place among them, -1 of null."""
-    codes = np.empty(len(column), dtype=np.int32)
-    if pa.types.is_integer(column.type) and len(column) > column.null_count:
-        low, high = (bound.as_py() for bound in pc.min_max(column).values())
-        if high - low < max(WIDE * len(column), 1 << 16):
-            return _in_table(column, low, high, codes), codes
-    encoded = column.dictionary_encode()
-    at = 0
-    for chunk in encoded.chunks:
-        codes[at : at + len(chunk)] = pc.fill_null(chunk.indices, -1).to_numpy(zero_copy_only=False)
-        at += len(chunk)
-    return encoded.chunk(0).dictionary if encoded.num_chunks else pa.array([], column.type), codes
+def _bounds(parts: Iterator[pa.Array]) -> tuple[int, int] | None:
+    """Smallest and largest of whole numbers; None where there are none."""
+    pairs = [[bound.as_py() for bound in pc.min_max(_plain(part)).values()] for part in parts]
+    lows, highs = ([pair[place] for pair in pairs if pair[place] is not None] for place in (0, 1))
+    return (min(lows), max(highs)) if lows else None
 
 
-def _in_table(column: pa.ChunkedArray, low: int, high: int, codes: I32) -> pa.Array:
-    """Fill the places of whole numbers between two bounds by a table of all of these; returns the distinct values."""
+def _plain(part: pa.Array) -> pa.Array:
+    return part.dictionary_decode() if pa.types.is_dictionary(part.type) else part
+
+
+def _hashed(parts: Iterator[pa.Array], kind: pa.DataType, codes: I32) -> pa.Array:
+    """Fill the place of each value among the distinct ones in the order in which they first appear, -1 of null.
+
+    Returns:
+        The distinct values.
+    """
+    known, at = pa.array([], kind), 0
+    for part in parts:
+        encoded = part if pa.types.is_dictionary(part.type) else part.dictionary_encode()
+        own = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)
+        there = _first_seen(own, len(encoded.dictionary))
+        values = encoded.dictionary.take(pa.array(there))
+        places = pc.index_in(values, value_set=known) if len(known) else pa.nulls(len(values), pa.int32())
+        new = pc.is_null(places).to_numpy(zero_copy_only=False)
+        rows = pc.fill_null(places, -1).to_numpy(zero_copy_only=False).copy()
+        rows[new] = np.arange(len(known), len(known) + new.sum())
+        if new.any():
+            known = pa.concat_arrays([known, values.filter(pa.array(new))])
+        table = np.full(len(encoded.dictionary) + 1, -1, dtype=np.int32)
+        table[there] = rows
+        codes[at : at + len(part)] = table[own]
+        at += len(part)
+    return known
+
+
+def _first_seen(codes: Ints, size: int) -> Ints:
+    """The codes that appear, in the order in which they first do."""
+    first = first_places(codes, size)
+    there = np.flatnonzero(first < len(codes))
+    return there[np.argsort(first[there])]
+
+
+def _in_table(parts: Iterator[pa.Array], kind: pa.DataType, bounds: tuple[int, int], codes: I32) -> pa.Array:
+    """As `_hashed`, of whole numbers between two bounds, by a table of all of these."""
+    low, high = bounds
     table = np.full(high - low + 1, -1, dtype=np.int32)
-    found: list[Ints] = []
+    found: list[Ints] = [np.empty(0, dtype=np.int64)]
     count = at = 0
-    for whole in column.chunks:
-        for start in range(0, len(whole), STEP):
-            chunk = whole.slice(start, STEP)
-            part = codes[at : at + len(chunk)]
-            at += len(chunk)
-            missing = pc.is_null(chunk).to_numpy(zero_copy_only=False) if chunk.null_count else None
-            numbers = pc.fill_null(chunk, low) if missing is not None else chunk
-            numbers = numbers.to_numpy(zero_copy_only=False) - np.asarray(low, dtype=column.type.to_pandas_dtype())
+    for given in parts:
+        chunk = _plain(given)
+        part = codes[at : at + len(chunk)]
+        at += len(chunk)
+        missing = pc.is_null(chunk).to_numpy(zero_copy_only=False) if chunk.null_count else None
+        numbers = pc.fill_null(chunk, low) if missing is not None else chunk
+        numbers = numbers.to_numpy(zero_copy_only=False)
+        numbers = (numbers - numbers.dtype.type(low)).astype(np.int64, copy=False)
+        np.take(table, numbers, out=part, mode="clip")
+        new = part < 0 if missing is None else (part < 0) & ~missing
+        if new.any():
+            fresh = pc.unique(pa.array(numbers[new])).to_numpy(zero_copy_only=False)
+            table[fresh] = np.arange(count, count + len(fresh), dtype=np.int32)
+            count += len(fresh)
+            found.append(fresh)
             np.take(table, numbers, out=part, mode="clip")
-            new = part < 0 if missing is None else (part < 0) & ~missing
-            if new.any():
-                fresh = pc.unique(pa.array(numbers[new])).to_numpy(zero_copy_only=False)
-                table[fresh] = np.arange(count, count + len(fresh), dtype=np.int32)
-                count += len(fresh)
-                found.append(fresh)
-                np.take(table, numbers, out=part, mode="clip")
-            if missing is not None:
-                part[missing] = -1
-    values = np.concatenate(found).astype(np.int64) if low >= -(2**62) and high < 2**62 else np.concatenate(found)
-    return pa.array([], column.type) if not found else pa.array(values + low).cast(column.type)
+        if missing is not None:
+            part[missing] = -1
+    distinct = np.concatenate(found)
+    return pa.array(distinct.astype(kind.to_pandas_dtype()) + kind.to_pandas_dtype()(low), kind)

@@ -8,7 +8,7 @@ fails. Bad values go to a `BadRows`, which raises or collects; under "drop" the 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...base.arrays import F32, F64, I64, AnyArray, Bool
-from ...base.counting import STEP, first_places
+from ...base.counting import first_places
 from ...base.errors import DataError
 from .clock import (
     EARLIEST_MS,
@@ -35,7 +35,9 @@ from .clock import (
     unit_of,
 )
 from .coded import Coded, coded
-from .numbers import is_text, numbers_of, parse_flag, parse_int
+from .kinds import is_string, is_text
+from .numbers import numbers_of, parse_flag, parse_int
+from .stored import StoredTable
 from .tables import BadRows, Tables, quote
 from .text import missing_column_mend
 from .texts import texts_of
@@ -66,7 +68,10 @@ def as_strings(tables: Tables, name: str, column: str) -> pa.Array:
 
 def as_codes(tables: Tables, name: str, column: str) -> Coded:
     """A column of text as distinct texts and numbers, see `as_strings`."""
-    return coded(_column(tables, name, column), f'{tables.origin[name]}: column "{column}"')
+    require_columns(tables, name, [column])
+    kind = tables.table(name).schema.field(column).type
+    where = f'{tables.origin[name]}: column "{column}"'
+    return coded(lambda: raw_parts(tables, name, column), kind, tables.table(name).num_rows, where)
 
 
 def as_ids(tables: Tables, name: str, column: str, bad: BadRows, *, unique: bool = False) -> Coded:
@@ -98,7 +103,9 @@ def as_choice(tables: Tables, name: str, column: str, choices: Sequence[str], ba
 
 def as_int64(tables: Tables, name: str, column: str, bad: BadRows, *, expected: str = "a whole number") -> I64:
     """A column of whole numbers as int64 `[rows]`; "12", " 12", "12.0" and 12.0 count as whole, nothing does not."""
-    numbers, wrong = _filled(_chunks(tables, name, column), parse_int, np.dtype(np.int64))
+    numbers, wrong = _filled(
+        column_parts(tables, name, column), tables.table(name).num_rows, parse_int, np.dtype(np.int64)
+    )
     report_wrong(bad, tables, name, column, wrong=wrong, expected=expected)
     return numbers
 
@@ -133,7 +140,9 @@ def as_float32(
             wrong |= numbers < minimum
         wrong &= ~beyond
 
-    numbers, wrong = _filled(_number_chunks(tables, name, column), float, np.dtype(np.float32), check)
+    numbers, wrong = _filled(
+        _number_parts(tables, name, column), tables.table(name).num_rows, float, np.dtype(np.float32), check
+    )
     report_wrong(bad, tables, name, column, wrong=large, expected=_FINITE)
     expected += _comma(tables, name, column, wrong) if expected == "a number" else ""
     report_wrong(bad, tables, name, column, wrong=wrong, expected=expected)
@@ -142,7 +151,9 @@ def as_float32(
 
 def as_float64(tables: Tables, name: str, column: str) -> F64:
     """A numeric column in full precision, `[rows]`; NaN where there is nothing, or nothing that is a number."""
-    numbers, wrong = _filled(_number_chunks(tables, name, column), float, np.dtype(np.float64), _finite)
+    numbers, wrong = _filled(
+        _number_parts(tables, name, column), tables.table(name).num_rows, float, np.dtype(np.float64), _finite
+    )
     return _without(numbers, wrong)
 
 
@@ -178,7 +189,9 @@ def as_labels(
         elif kind == "duration":
             wrong |= numbers < 0
 
-    numbers, wrong = _filled(_number_chunks(tables, name, column), parse, np.dtype(np.float32), check)
+    numbers, wrong = _filled(
+        _number_parts(tables, name, column), tables.table(name).num_rows, parse, np.dtype(np.float32), check
+    )
     mend = "; for grades set at_least, for other words equals"
     expected += mend if kind == "binary" else _comma(tables, name, column, wrong)
     report_wrong(bad, tables, name, column, wrong=wrong, expected=expected)
@@ -195,20 +208,25 @@ def as_time(tables: Tables, name: str, column: str, bad: BadRows, *, unit: TimeU
     unit more often than a time. So is one of the first weeks of 1970 where the median is later than 1985: seconds among
     milliseconds, or 0 for no time.
     """
-    chunks = _chunks(tables, name, column)
     expected = "a whole number of seconds or an ISO date"
-    kind = chunks[0].type
-    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
-        zone = "" if getattr(kind, "tz", None) else tables.notation.time_zone
-        chunks = [in_utc(pc.cast(pc.cast(chunk, pa.timestamp("us")), pa.int64()), "us", zone) for chunk in chunks]
-        unit = "us"
-    elif is_text(chunks[0]) and tables.notation.time_format:
-        chunks, unit = [written_stamps(chunk, tables.notation) for chunk in chunks], "ms"
-        expected = f'a time written as time_format = "{tables.notation.time_format}", or an ISO date'
-    elif is_text(chunks[0]) and not mostly_numbers(chunks):
-        chunks, unit = [iso_stamps(chunk, tables.notation.time_zone) for chunk in chunks], "ms"
-    moments, wrong = _filled(chunks, parse_int, np.dtype(np.int64))
-    del chunks
+    notation, kind = tables.notation, _type(tables, name, column)
+    text = is_string(kind)
+    if text and notation.time_format:
+        expected = f'a time written as time_format = "{notation.time_format}", or an ISO date'
+    iso = text and not notation.time_format and not mostly_numbers(column_parts(tables, name, column))
+    typed = pa.types.is_date(kind) or pa.types.is_timestamp(kind)
+
+    def numbers(part: pa.Array) -> pa.Array:
+        if typed:
+            zone = "" if getattr(kind, "tz", None) else notation.time_zone
+            return in_utc(pc.cast(pc.cast(part, pa.timestamp("us")), pa.int64()), "us", zone)
+        if text and notation.time_format:
+            return written_stamps(part, notation)
+        return iso_stamps(part, notation.time_zone) if iso else part
+
+    unit = "us" if typed else "ms" if iso or (text and notation.time_format) else unit
+    parts = map(numbers, column_parts(tables, name, column))
+    moments, wrong = _filled(parts, tables.table(name).num_rows, parse_int, np.dtype(np.int64))
     if unit == "auto":
         middle = median(moments, wrong)
         unit = unit_of(middle)
@@ -233,26 +251,27 @@ def as_time(tables: Tables, name: str, column: str, bad: BadRows, *, unit: TimeU
 
 
 def _filled(
-    chunks: list[pa.Array],
+    parts: Iterable[pa.Array],
+    rows: int,
     parse: Callable[[str], float],
     kind: np.dtype[Any],
     check: Callable[[F64, Bool, slice], None] | None = None,
 ) -> tuple[AnyArray, Bool]:
-    """Numbers of a column `[rows]`, and the mask of those that are none, chunk by chunk.
+    """Numbers of a column `[rows]`, and the mask of those that are none, part by part.
 
     Args:
-        chunks: the column.
+        parts: the column.
+        rows: of all parts.
         parse: reads a text that is no plain number.
         kind: of the array.
-        check: marks more numbers of a chunk as wrong, given the chunk's rows.
+        check: marks more numbers of a part as wrong, given the part's rows.
     """
-    rows = sum(map(len, chunks))
     filled, wrong = np.empty(rows, dtype=kind), np.zeros(rows, dtype=bool)  # pages of zeros cost nothing until written
     at = 0
-    for chunk in chunks:
-        place = slice(at, at := at + len(chunk))
-        numbers, none = numbers_of(chunk, parse, pa.int64() if kind.kind == "i" else pa.float64())
-        found = np.zeros(len(chunk), dtype=bool) if none is None else none
+    for part in parts:
+        place = slice(at, at := at + len(part))
+        numbers, none = numbers_of(part, parse, pa.int64() if kind.kind == "i" else pa.float64())
+        found = np.zeros(len(part), dtype=bool) if none is None else none
         if check is not None:
             check(numbers, found, place)
         if found.any():
@@ -269,23 +288,39 @@ def _without(numbers: AnyArray, wrong: Bool) -> AnyArray:
     return numbers
 
 
-def _chunks(tables: Tables, name: str, column: str) -> list[pa.Array]:
-    """The column in parts of at most `STEP` rows."""
-    whole = column_chunks(tables, name, column)
-    return [chunk.slice(start, STEP) for chunk in whole.chunks for start in range(0, max(len(chunk), 1), STEP)] or [
-        pa.array([], whole.type)
-    ]
+def column_parts(tables: Tables, name: str, column: str) -> Iterator[pa.Array]:
+    """The column in parts of at most `tables.step` rows, dictionary representation undone."""
+    for part in raw_parts(tables, name, column):
+        yield part.dictionary_decode() if pa.types.is_dictionary(part.type) else part
+
+
+def raw_parts(tables: Tables, name: str, column: str) -> Iterator[pa.Array]:
+    """The column as it was read, in parts of at most `tables.step` rows."""
+    require_columns(tables, name, [column])
+    table = tables.table(name)
+    if isinstance(table, StoredTable):
+        yield from table.parts(column, tables.step)
+        return
+    for chunk in _column(tables, name, column).chunks:
+        yield from (chunk.slice(start, tables.step) for start in range(0, len(chunk), tables.step))
+
+
+def _type(tables: Tables, name: str, column: str) -> pa.DataType:
+    """Type of the column's values."""
+    require_columns(tables, name, [column])
+    kind = tables.table(name).schema.field(column).type
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _column(tables: Tables, name: str, column: str) -> pa.ChunkedArray:
-    """The column as it was read."""
+    """The whole column as it was read."""
     require_columns(tables, name, [column])
     values = tables.table(name).column(column)
     return values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
 
 
 def column_chunks(tables: Tables, name: str, column: str) -> pa.ChunkedArray:
-    """The column in the parts it was read in, dictionary representation undone."""
+    """The whole column, dictionary representation undone."""
     values = _column(tables, name, column)
     return values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values
 
@@ -295,14 +330,11 @@ def column_values(tables: Tables, name: str, column: str) -> pa.Array:
     return column_chunks(tables, name, column).combine_chunks()
 
 
-def _number_chunks(tables: Tables, name: str, column: str) -> list[pa.Array]:
+def _number_parts(tables: Tables, name: str, column: str) -> Iterable[pa.Array]:
     """The column in parts, its decimals behind a point."""
-    chunks = _chunks(tables, name, column)
-    return (
-        chunks
-        if tables.notation.decimal == "." or not is_text(chunks[0])
-        else [_with_points(chunk) for chunk in chunks]
-    )
+    parts = column_parts(tables, name, column)
+    points = tables.notation.decimal != "." and is_string(_type(tables, name, column))
+    return map(_with_points, parts) if points else parts
 
 
 def _with_points(values: pa.Array) -> pa.Array:

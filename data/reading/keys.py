@@ -12,9 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...base.arrays import F32, F64, Bool, Ints
+from ...base.counting import STEP
 from ...base.errors import ConfigError, DataError
 from ..feature_spec import FeatureSpec, Side
 from ..schema import DataConfig, TaskSpec
+from ..shelf import Shelf
 from ..split import PART_NAMES
 from .coded import Coded
 from .columns import as_choice, as_codes, as_float32, as_ids, as_labels, as_time, require_columns
@@ -25,7 +27,14 @@ from .tables import BadRows, Tables, quote
 from .vectors import parse_vectors, read_pretrained
 
 
-def read_configured(config: DataConfig, base: Path, bad: BadRows, given: Mapping[str, Source] | None = None) -> Tables:
+def read_configured(
+    config: DataConfig,
+    base: Path,
+    bad: BadRows,
+    given: Mapping[str, Source] | None = None,
+    *,
+    stored: bool = False,
+) -> Tables:
     """Read the tables and vectors a `[data]` section names; relative paths start from `base`.
 
     Args:
@@ -33,8 +42,10 @@ def read_configured(config: DataConfig, base: Path, bad: BadRows, given: Mapping
         base: folder that its relative paths start from.
         bad: collects bad rows.
         given: `events`, `users`, `items` -> a frame or a path to read instead of what the section names.
+        stored: leave the columns of a Parquet file of events on disk until they are asked for.
     """
-    tables = _read_tables(config, base, bad, given or {}).written(config.notation)
+    stored = stored and not config.missing  # words for nothing are looked for in whole tables
+    tables = _read_tables(config, base, bad, given or {}, stored).written(config.notation)
     named = [spec for spec in config.features if spec.pretrained]
     if not named:
         return tables
@@ -43,7 +54,7 @@ def read_configured(config: DataConfig, base: Path, bad: BadRows, given: Mapping
     return replace(tables, vectors=vectors, fingerprint=fingerprint)
 
 
-def _read_tables(config: DataConfig, base: Path, bad: BadRows, given: Mapping[str, Source]) -> Tables:
+def _read_tables(config: DataConfig, base: Path, bad: BadRows, given: Mapping[str, Source], stored: bool) -> Tables:
     if config.source != "files" and not given:
         if not config.path:
             raise ConfigError(f'data.source = "{config.source}" needs data.path, the folder or zip it lies in')
@@ -63,6 +74,7 @@ def _read_tables(config: DataConfig, base: Path, bad: BadRows, given: Mapping[st
         header=config.header or None,
         delimiter=config.delimiter or None,
         encoding=config.encoding,
+        stored=stored,
     )
     return _with_files(tables) if len(names) > 1 and "events" not in given else tables
 
@@ -95,9 +107,10 @@ class RawEvents:
         return len(self.times)
 
 
-def clean(tables: Tables, config: DataConfig, bad: BadRows) -> tuple[Tables, RawEvents]:
-    """Type the key columns; under `on_bad_rows = "drop"`, once more without the bad rows."""
-    raw = _read_events(tables, config, bad)
+def clean(tables: Tables, config: DataConfig, bad: BadRows, shelf: Shelf | None = None) -> tuple[Tables, RawEvents]:
+    """Type the key columns, which `shelf` keeps; under `on_bad_rows = "drop"`, once more without the bad rows."""
+    shelf = shelf or Shelf()
+    raw = _read_events(tables, config, bad, shelf)
     for name, column in (("users", config.user), ("items", config.item)):
         if column and getattr(tables, name) is not None:
             as_ids(tables, name, column, bad, unique=True)
@@ -121,22 +134,35 @@ def clean(tables: Tables, config: DataConfig, bad: BadRows) -> tuple[Tables, Raw
         for name in ("events", "users", "items"):
             if getattr(tables, name) is not None:
                 tables = tables.keep(name, bad.mask(name, tables.table(name).num_rows))
-        raw = _read_events(tables, config, BadRows("error"))
+        raw = _read_events(tables, config, BadRows("error"), shelf)
+    pa.default_memory_pool().release_unused()
     return tables, raw
 
 
-def _read_events(tables: Tables, config: DataConfig, bad: BadRows) -> RawEvents:
+def _read_events(tables: Tables, config: DataConfig, bad: BadRows, shelf: Shelf) -> RawEvents:
     rows, labels = tables.events.num_rows, {}
     for task in config.tasks:
         if task.equals:
             _require_a_word(tables, task)
-        labels[task.name] = raw_label(tables, task, bad)
+        labels[task.name] = shelf.keep(raw_label(tables, task, bad))
+
+    def ids(column: str) -> Coded | None:
+        if not column:
+            return None
+        found = as_ids(tables, "events", column, bad)
+        return replace(found, codes=shelf.keep(found.codes))
+
+    def seconds() -> F64:
+        moments = as_time(tables, "events", config.time, bad)
+        times: F64 = moments.view(np.float64)  # in the same place: each number is read before it is written
+        for start in range(0, rows, STEP):
+            times[start : start + STEP] = moments[start : start + STEP] / 1000.0
+        return shelf.keep(times)
+
     return RawEvents(
-        users=as_ids(tables, "events", config.user, bad) if config.user else None,
-        items=as_ids(tables, "events", config.item, bad) if config.item else None,
-        times=as_time(tables, "events", config.time, bad) / 1000.0
-        if config.time
-        else np.arange(rows, dtype=np.float64),
+        users=ids(config.user),
+        items=ids(config.item),
+        times=seconds() if config.time else np.arange(rows, dtype=np.float64),
         labels=labels,
         weights=_weights(tables, config, bad),
         propensities=as_float32(tables, "events", config.propensity, bad) if config.propensity else None,
@@ -148,7 +174,9 @@ def _weights(tables: Tables, config: DataConfig, bad: BadRows) -> F32:
 
     Float32 [R, T] where a task has a column of its own.
     """
-    weights = np.ones(tables.events.num_rows, dtype=np.float32)
+    weights: F32 = np.broadcast_to(np.float32(1.0), tables.events.num_rows)  # a single number until a row differs
+    if config.weight or config.weights:
+        weights = weights.copy()
     if config.weight:
         expected = "a weight of 0 or more"
         weights = as_float32(
@@ -228,8 +256,8 @@ def label_matrix(
         value = np.where(mask, value, np.float32(0.0))
         if any(task.name == other.where for other in tasks):
             by_name[task.name] = value, mask
-        values[:, place] = value if order is None else value[order]
-        masks[:, place] = mask if order is None else mask[order]
+        values[:, place] = value if order is None else value.take(order)
+        masks[:, place] = mask if order is None else mask.take(order)
     return values, masks
 
 

@@ -8,16 +8,12 @@ import pyarrow.compute as pc
 
 from ...base.arrays import I64
 from .columns import as_strings, column_values
+from .kinds import is_list
 from .tables import Tables
 from .texts import texts_of
 
 LISTS = pa.large_list(pa.string())
 """How a column of lists is held once its values are text."""
-
-
-def is_list(kind: pa.DataType) -> bool:
-    """Whether a type holds lists, of any length or of one."""
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def as_several(tables: Tables, name: str, column: str) -> pa.Array:

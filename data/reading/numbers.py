@@ -10,15 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...base.arrays import AnyArray, Bool
+from .kinds import is_text
 
 _FLAGS = {"true": 1.0, "yes": 1.0, "t": 1.0, "y": 1.0, "false": 0.0, "no": 0.0, "f": 0.0, "n": 0.0}
 _PLAIN = {True: r"^-?\d{1,18}$", False: r"^-?\d{1,15}(\.\d{1,15})?$"}
 """Texts that the cast takes for sure: of whole numbers, and of any."""
-
-
-def is_text(values: pa.Array | pa.ChunkedArray) -> bool:
-    """Whether a column holds text."""
-    return bool(pa.types.is_string(values.type) or pa.types.is_large_string(values.type))
 
 
 def numbers_of(values: pa.Array, parse: Callable[[str], float], target: Any) -> tuple[AnyArray, Bool | None]:

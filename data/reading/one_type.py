@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...base.errors import DataError
-from .lists import is_list
+from .kinds import is_list
 
 
 def one_type(tables: Sequence[pa.Table], names: Sequence[str]) -> list[pa.Table]:

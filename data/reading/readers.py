@@ -19,8 +19,9 @@ from pyarrow import feather
 from ...base.errors import DataError
 from .mixed import mixed_as_text
 from .one_type import one_type, plain_types
-from .packed import unpacked
+from .packed import head, unpacked
 from .sniff import as_utf8, delimiter_of
+from .stored import StoredTable
 from .tables import BadRows, Origin, RawTable, Span, Tables
 from .text import check_columns, parse_text
 
@@ -42,6 +43,7 @@ def read_tables(
     delimiter: str | Mapping[Any, str] | None = None,
     encoding: str | Mapping[Any, str] = "utf-8",
     header: Sequence[str] | Mapping[Any, Sequence[str]] | None = None,
+    stored: bool = False,
 ) -> Tables:
     """Read events and, where given, users and items. One fingerprint over all.
 
@@ -53,6 +55,7 @@ def read_tables(
         delimiter: of every text file that has it in its first line, or by table (`events`, `users`, `items`).
         encoding: of every text file, or by table.
         header: column names of the events, or by table, where the files have no header line.
+        stored: leave the columns of a Parquet file of events on disk until they are asked for.
     """
     given = {"events": events, "users": users, "items": items}
     headers = header if isinstance(header, Mapping) else {"events": header}
@@ -64,6 +67,7 @@ def read_tables(
             delimiter=delimiter.get(name) if isinstance(delimiter, Mapping) else delimiter,
             encoding=encoding.get(name, "utf-8") if isinstance(encoding, Mapping) else encoding,
             header=headers.get(name),
+            stored=stored and name == "events",
         )
         for name, source in given.items()
         if source is not None
@@ -87,6 +91,7 @@ def read(
     encoding: str = "utf-8",
     header: Sequence[str] | None = None,
     bad: BadRows | None = None,
+    stored: bool = False,
 ) -> RawTable:
     """Read one source, or several of the same columns one after the other.
 
@@ -100,10 +105,13 @@ def read(
         encoding: of a text file that begins with no byte order mark.
         header: column names of a text file without a header line.
         bad: where lines with too few or too many values go; by default the first of them is an error.
+        stored: leave the columns of a single Parquet file on disk until they are asked for: a `StoredTable`.
 
     Raises:
         DataError: missing, empty, truncated or unreadable file; wrong encoding; ragged line; missing column.
     """
+    if isinstance(source, list | tuple) and len(source) == 1:
+        source = source[0]
     if isinstance(source, list | tuple):
         options: dict[str, Any] = {"table": table, "delimiter": delimiter, "encoding": encoding, "header": header}
         return concatenate([read(one, columns, bad=bad, **options) for one in source])
@@ -111,6 +119,12 @@ def read(
     if not isinstance(source, str | Path):
         return _read_frame(source, wanted, f"the {table} frame")
     path = Path(source)
+    if stored and wanted is None and head(path, 4).startswith(b"PAR1"):
+        on_disk = StoredTable(path)
+        _refuse_empty(on_disk, path.name)
+        with path.open("rb") as handle:
+            digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        return RawTable(on_disk, Origin((Span(path.name, on_disk.num_rows, first_line=None),)), digest)
     data = file_bytes(path)
     digest = hashlib.sha256(data).hexdigest()
     data = unpacked(data, path.name)
@@ -224,13 +238,17 @@ def _from_pandas(frame: Any, name: str) -> pa.Table:
 
 
 def _from_arrow(table: pa.Table, name: str, columns: Sequence[str] | None, digest: str) -> RawTable:
-    if table.num_rows == 0:
-        raise DataError(f"{name} has no rows, expected at least one")
+    _refuse_empty(table, name)
     if columns is not None:
         check_columns(table.column_names, columns, name)
         table = table.select(columns)
     table = plain_types(table)
     return RawTable(table, Origin((Span(name, table.num_rows, first_line=None),)), digest)
+
+
+def _refuse_empty(table: pa.Table | StoredTable, name: str) -> None:
+    if table.num_rows == 0:
+        raise DataError(f"{name} has no rows, expected at least one")
 
 
 def _nearest(path: Path) -> str:

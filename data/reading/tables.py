@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...base.arrays import I64, Bool
+from ...base.counting import STEP
 from ...base.errors import DataError
 from ...base.files import replacing
 from ..notation import Notation
@@ -89,7 +90,8 @@ class Tables:
     """Events, and the users and items they speak of, exactly as read.
 
     `fingerprint` is a sha256 over the bytes of all source files; `notes` are sentences a report must repeat; `vectors`
-    are the pretrained ones of the features that have any; `notation` says how the texts are written.
+    are the pretrained ones of the features that have any; `notation` says how the texts are written; `step` rows of a
+    column are typed at a time.
     """
 
     events: pa.Table
@@ -100,6 +102,7 @@ class Tables:
     notes: tuple[str, ...] = ()
     vectors: Mapping[str, Pretrained] = field(default_factory=dict)
     notation: Notation = field(default_factory=Notation)
+    step: int = STEP
 
     def table(self, name: str) -> pa.Table:
         """One of the three tables by name; a DataError where it was not given."""

@@ -21,10 +21,15 @@ def texts_of(values: pa.Array, where: str) -> pa.Array:
     try:
         return pc.cast(values, pa.string())
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
-        raise DataError(
-            f'{where} holds {values.type}, expected text or numbers; declare its feature kind = "multi" (several '
-            'values) or "vector" (numbers of one length), or leave the column out'
-        ) from None
+        raise no_text(values.type, where) from None
+
+
+def no_text(kind: pa.DataType, where: str) -> DataError:
+    """What to say of values that have no text; `where` begins it."""
+    return DataError(
+        f'{where} holds {kind}, expected text or numbers; declare its feature kind = "multi" (several '
+        'values) or "vector" (numbers of one length), or leave the column out'
+    )
 
 
 def _whole(values: pa.Array) -> pa.Array | None:

@@ -14,7 +14,9 @@ from ...base.errors import DataError
 from ..feature_spec import FeatureSpec
 from ..pretrained import Pretrained
 from .columns import column_values, report_wrong
-from .lists import as_several, is_list, list_values, split_values
+from .kinds import is_list
+from .lists import as_several, list_values, split_values
+from .numbers import numbers_of
 from .readers import combined_digest, file_bytes, read
 from .tables import BadRows, Tables
 
@@ -108,7 +110,8 @@ def parse_vectors(spec: FeatureSpec, tables: Tables, name: str, bad: BadRows) ->
     try:
         numbers = pc.cast(values, pa.float32()).to_numpy(zero_copy_only=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        numbers = np.array([_number(value) for value in values.to_pylist()], dtype=np.float32)
+        found, none = numbers_of(values, float, pa.float64())
+        numbers = np.where(False if none is None else none, np.nan, found).astype(np.float32)
     owner = np.repeat(np.arange(len(lengths)), lengths)
     wrong = np.zeros(len(lengths), dtype=bool)
     wrong[owner[~np.isfinite(numbers)]] = True
@@ -120,11 +123,3 @@ def parse_vectors(spec: FeatureSpec, tables: Tables, name: str, bad: BadRows) ->
     good = (lengths > 0) & ~wrong
     out[good] = numbers[good[owner]].reshape(-1, width)
     return out
-
-
-def _number(value: object) -> float:
-    """The number a text stands for, NaN when it is none."""
-    try:
-        return float(str(value))
-    except ValueError:
-        return float("nan")

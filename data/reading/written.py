@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,13 +19,9 @@ def written_stamps(values: pa.Array, notation: Notation) -> pa.Array:
     if "%f" not in notation.time_format and "%z" not in notation.time_format:  # what Arrow reads as Python does
         read = pc.strptime(texts, format=notation.time_format, unit="ms", error_is_null=True)
         stamps = in_utc(pc.cast(read, pa.int64()), "ms", notation.time_zone)
-    rest = np.flatnonzero(pc.and_(pc.is_null(stamps), pc.is_valid(texts)).to_numpy(zero_copy_only=False))
-    if not len(rest):
-        return stamps
-    read_one = [_written_stamp(text, notation) for text in texts.take(pa.array(rest)).to_pylist()]
-    whole = np.array(stamps.to_pylist(), dtype=object)
-    whole[rest] = read_one
-    return pa.array(whole.tolist(), pa.int64())
+    unread = pc.and_(pc.is_null(stamps), pc.is_valid(texts))
+    read = [_written_stamp(text, notation) for text in texts.filter(unread).to_pylist()]
+    return pc.replace_with_mask(stamps, unread, pa.array(read, pa.int64()))
 
 
 def _written_stamp(text: str, notation: Notation) -> int | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +14,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from recsys.data.build import build_dataset
+from recsys.data.encoding import numeric
 from recsys.data.reading.readers import read_tables
+from recsys.data.reading.stored import StoredTable
+from recsys.data.reading.tables import BadRows
 from recsys.data.schema import DataConfig
 from recsys.data.split import Part
 from recsys.tests.support.plain_build import PlainBuild, arrays_of, differences
@@ -45,6 +51,43 @@ def test_the_shop_is_built_as_by_hand(shop: Shop, kind: str, listed: bool) -> No
     users = shop.users if listed else None
     built = build_dataset(read_tables(events, users, shop.items), config, seed=4)
     assert differences(PlainBuild(events, users, shop.items, config, 4).arrays(), arrays_of(built)) == []
+
+
+@pytest.mark.parametrize("rows", [1, 7, 1000])
+@pytest.mark.parametrize("mapped", [True, False])
+def test_neither_the_size_of_the_parts_nor_where_they_lie_changes_a_bit(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, rows: int, mapped: bool
+) -> None:
+    """Rows that are typed, counted and encoded together; columns in memory and in files."""
+    whole = shop.dataset("time")
+    for name, module in list(sys.modules.items()):
+        if name.startswith(("recsys.base", "recsys.data")) and hasattr(module, "STEP"):
+            monkeypatch.setattr(module, "STEP", rows)
+    monkeypatch.setattr(numeric, "BLOCK", max(rows, 128))  # numpy cuts no shorter sum
+    tables = replace(read_tables(shop.events, shop.users, shop.items), step=rows)
+    config = shop.config("time", memory="1kB" if mapped else "1TB")
+    built = build_dataset(tables, config, seed=1)
+    assert differences(arrays_of(whole), arrays_of(built)) == []
+    assert built.encoders.state() == whole.encoders.state()
+
+
+def test_parquet_that_stays_on_disk_is_built_as_a_frame(shop: Shop, tmp_path: Path) -> None:
+    file = tmp_path / "events.parquet"
+    shop.events.to_parquet(file, row_group_size=90)
+    config = shop.config("time", on_bad_rows="drop")
+    on_disk = read_tables(file, shop.users, shop.items, stored=True)
+    assert isinstance(on_disk.events, StoredTable)
+    expected = build_dataset(read_tables(shop.events, shop.users, shop.items), config, seed=1)
+    assert differences(arrays_of(expected), arrays_of(build_dataset(on_disk, config, seed=1))) == []
+    spoilt = shop.events.assign(click=shop.events["click"].where(shop.events.index % 50 != 7, 3))
+    spoilt.to_parquet(file)
+    bad = BadRows("drop")
+    built = build_dataset(read_tables(file, shop.users, shop.items, stored=True), config, 1, bad)
+    assert bad.count("events") == len(shop.events) - len(built.events) == 10
+    assert bad.records[0].place == "row 8"
+    kept = spoilt[spoilt["click"] != 3].reset_index(drop=True)
+    again = build_dataset(read_tables(kept, shop.users, shop.items), config, seed=1)
+    assert differences(arrays_of(again), arrays_of(built)) == []
 
 
 @st.composite

@@ -84,6 +84,6 @@ def test_a_batch_of_the_log_equals_its_columns_taken_one_by_one(shop: Shop, kind
         assert all(map(torch.equal, found.bags, expected.bags))
         assert all(map(torch.equal, found.vectors, expected.vectors))
     for told, column in ((batch.labels, events.labels), (batch.mask, events.mask), (batch.weight, events.weights)):
-        assert torch.equal(told, torch.from_numpy(column)[rows])
+        assert torch.equal(told, torch.from_numpy(column.copy())[rows])
     sides = dataset.sides
     assert dataset.row_query.small.shape[1] == sum(len(sides[s].categorical) for s in ("context", "query_counts"))

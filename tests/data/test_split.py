@@ -23,7 +23,7 @@ def parts(spec: dict[str, Any], **given: Any) -> NDArray[np.int8]:
     named = {"users": USERS, "times": TIMES, "named": None, "strata": None, "rows": len(USERS), "seed": 0}
     texts = given.get("named")
     if texts is not None:
-        given["named"] = coded(pa.chunked_array([pa.array(texts, pa.string())]), "part")
+        given["named"] = coded(lambda: iter([pa.array(texts, pa.string())]), pa.string(), len(texts), "part")
     return assign_parts(SplitSpec.model_validate(spec), **{**named, **given})
 
 

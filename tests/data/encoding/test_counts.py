@@ -74,9 +74,10 @@ def fitted(codes: I64, labels: F32, mask: Bool, times: F64 | None = None) -> tup
     groups = Groups.of([codes], (10,), np.argsort(times, kind="stable"))
     columns, masks = list(labels.T), list(mask.T)
     table = CountTable.fit(SPEC, groups, (10,), columns, masks, np.ones(len(codes), bool))
-    out = [np.full(len(codes), value, dtype=np.float32) for value in table.blank()]
-    table.as_of(groups, times, columns, masks, out)
-    return table, np.stack(out, axis=1)
+    moments = groups.moments(times)
+    counted = table.as_of(groups, moments, None, columns[0], masks[0])
+    rates = [table.as_of(groups, moments, task, columns[task], masks[task]) for task in range(2)]
+    return table, np.stack([counted, *rates], axis=1)
 
 
 def test_rows_of_one_moment_do_not_see_each_other() -> None:

@@ -1,0 +1,66 @@
+"""Where the columns of a log lie while it is built: in memory, or in files that are mapped and need none.
+
+The files have no name and are gone with the last array that lies in them, whatever ends the process.
+"""
+
+from __future__ import annotations
+
+import mmap
+import tempfile
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from ..base.arrays import AnyArray
+from ..base.counting import STEP
+
+
+class Shelf:
+    """Makes and keeps arrays of event rows.
+
+    Args:
+        mapped: in files of the folder for temporary files (`TMPDIR`), not in memory.
+    """
+
+    def __init__(self, mapped: bool = False) -> None:
+        self.mapped = mapped
+
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> AnyArray:
+        """An array to be filled."""
+        kind = np.dtype(dtype)
+        size = int(np.prod(shape)) * kind.itemsize
+        if not self.mapped or not size:
+            return np.empty(shape, dtype=kind)
+        with tempfile.TemporaryFile(prefix="recsys-build-") as file:
+            file.truncate(size)
+            mapping = mmap.mmap(file.fileno(), size)
+        return np.frombuffer(mapping, dtype=kind).reshape(shape)
+
+    def keep(self, array: AnyArray) -> AnyArray:
+        """The array, in its place; give the one that was handed in up."""
+        if not self.mapped or _mapping(array) is not None:
+            self.rest(array)
+            return array
+        kept = self.empty(array.shape, array.dtype)
+        for start in range(0, len(array), STEP):
+            kept[start : start + STEP] = array[start : start + STEP]
+        self.rest(kept)
+        return kept
+
+    def rest(self, *arrays: AnyArray | None) -> None:
+        """Let go of the memory that reading or writing these arrays took; what is in them stays."""
+        for array in arrays if self.mapped else ():
+            mapping = None if array is None else _mapping(array)
+            if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+                mapping.flush()
+                mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapping(array: AnyArray) -> mmap.mmap | None:
+    """The file mapping that an array lies in."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    base = base.obj if isinstance(base, memoryview) else base
+    return base if isinstance(base, mmap.mmap) else None
