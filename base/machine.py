@@ -33,15 +33,6 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def free_memory() -> int:
-    """Bytes of memory that new work can have without swapping; 4 GB where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return 4 * 10**9
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 4 * 10**9)
-
-
 def bytes_of(size: str) -> int:
     """Bytes of a size such as `3GB`, `500 MB` or `1.5GiB`.
 

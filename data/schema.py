@@ -367,8 +367,8 @@ class DataConfig(Settings):
 
     @property
     def memory_bytes(self) -> int:
-        """`memory` in bytes."""
-        return bytes_of(self.memory) if self.memory else free_memory() // 2
+        """`memory` in bytes; without it half of what is free, 4 GB where the system does not say what is."""
+        return bytes_of(self.memory) if self.memory else (free_memory() or 8 * 10**9) // 2
 
     @cached_property
     def shared(self) -> dict[str, str]:

@@ -202,7 +202,6 @@ LISTED = {
     "data/reading/sources": "item tables of public data sets",
     "data/infer": "columns of a sample, and distinct values",
     "data/check": "rows of a report",
-    "data/world": "the embedded world",
 }
 """Functions, files and folders of `data` that make Python lists of a column, and of what: none grows with the data."""
 
