@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 from pathlib import Path
 
 FAST_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
@@ -31,19 +30,6 @@ def machine_class() -> str:
 def cpu_count() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def bytes_of(size: str) -> int:
-    """Bytes of a size such as `3GB`, `500 MB` or `1.5GiB`.
-
-    Raises:
-        ValueError: it is none.
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT])(i?)B\s*", size)
-    if found is None:
-        raise ValueError(f'"{size}" is no size; expected a number and a unit, such as 3GB or 500MB')
-    base = 1024 if found[3] else 1000
-    return int(float(found[1]) * base ** ("KMGT".index(found[2].upper()) + 1))
 
 
 def _cpuinfo(field: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 GROUP = Path("/sys/fs/cgroup")
@@ -26,6 +27,19 @@ def available_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf
         return 4 << 30
+
+
+def bytes_of(size: str) -> int:
+    """Bytes of a size such as `3GB`, `500 MB` or `1.5GiB`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT])(i?)B\s*", size)
+    if found is None:
+        raise ValueError(f'"{size}" is no size; expected a number and a unit, such as 3GB or 500MB')
+    base = 1024 if found[3] else 1000
+    return int(float(found[1]) * base ** ("KMGT".index(found[2].upper()) + 1))
 
 
 def _meminfo() -> int | None:

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from ..base.machine import bytes_of, free_memory
+from ..base.memory import available_memory, bytes_of
 from ..base.settings import Settings
 from .derived_spec import DerivedSpec
 from .feature_spec import FeatureSpec, Side
@@ -367,8 +367,8 @@ class DataConfig(Settings):
 
     @property
     def memory_bytes(self) -> int:
-        """`memory` in bytes; without it half of what is free, 4 GB where the system does not say what is."""
-        return bytes_of(self.memory) if self.memory else (free_memory() or 8 * 10**9) // 2
+        """`memory` in bytes; without it half of what is free."""
+        return bytes_of(self.memory) if self.memory else available_memory() // 2
 
     @cached_property
     def shared(self) -> dict[str, str]:

@@ -188,6 +188,7 @@ def test_tests_mirror_the_rooms() -> None:
 LISTED = {
     "data/encoding/numeric.py: state": "edges of buckets",
     "data/hashing.py: state": "hashes of frequent values, as JSON",
+    "data/order.py: _window": "segments of one window",
     "data/build.py: _parts": "names of the parts",
     "data/split.py: _by_column": "names of the parts",
     "data/reading/clock.py: iso_stamps": "texts that the cast does not take",
