@@ -381,5 +381,6 @@ class Recommender:
         if self.folder is not None:
             trained = load_run(open_run(self.folder), with_optimizers=True)
         save_run(trained, Path(run), self._base)
+        self.__dict__.pop("funnel", None)  # what it prepared is of the weights before they came to rest
         self.folder = Path(run)
         return self

@@ -32,7 +32,7 @@ class Ragged:
         object.__setattr__(self, "items", np.asarray(self.items, dtype=np.int64))
         object.__setattr__(self, "ptr", np.asarray(self.ptr, dtype=np.int64))
         ptr = self.ptr
-        if ptr.ndim != 1 or len(ptr) == 0 or ptr[0] != 0 or ptr[-1] != len(self.items) or np.any(np.diff(ptr) < 0):
+        if ptr.ndim != 1 or len(ptr) == 0 or ptr[0] != 0 or ptr[-1] != len(self.items) or (ptr[1:] < ptr[:-1]).any():
             raise DataError(
                 f"offsets of {len(ptr) - 1} lists must rise from 0 to the {len(self.items)} items they cut; "
                 "pass ptr[0] = 0, ptr[-1] = len(items), never falling"
@@ -82,12 +82,12 @@ class Ragged:
     @property
     def lengths(self) -> I64:
         """Length of each list, int [U]."""
-        return np.diff(self.ptr)
+        return self.ptr[1:] - self.ptr[:-1]
 
     @property
     def users(self) -> I64:
         """User row of each entry, int [E]."""
-        return np.repeat(np.arange(len(self)), self.lengths)
+        return np.arange(len(self)).repeat(self.lengths)
 
     def __getitem__(self, user: int) -> I64:
         return self.items[self.ptr[user] : self.ptr[user + 1]]
@@ -118,8 +118,9 @@ class Ragged:
 
 def offsets(lengths: ArrayLike) -> I64:
     """Offsets int64 [U + 1] of consecutive lists of these lengths [U]."""
-    ptr = np.zeros(np.size(lengths) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=ptr[1:])
+    counts = np.asarray(lengths)
+    ptr = np.zeros(counts.size + 1, dtype=np.int64)
+    np.add.accumulate(counts, dtype=np.int64, out=ptr[1:])
     return ptr
 
 
@@ -134,7 +135,7 @@ def spans(starts: Ints, lengths: Ints) -> tuple[I64, I64]:
         Positions int64 [sum of lengths], and the offsets int64 [B + 1] of the slices among them.
     """
     ptr = offsets(lengths)
-    return np.arange(ptr[-1]) + np.repeat(starts - ptr[:-1], lengths), ptr
+    return np.arange(ptr[-1]) + (starts - ptr[:-1]).repeat(lengths), ptr
 
 
 def pair_keys(users: Ints, items: Ints, num_items: int) -> I64:

@@ -114,7 +114,12 @@ class Block:
 
     def select(self, rows: Tensor) -> Block:
         """The given rows (int64 [R']) as a block."""
-        return self.map(lambda tensor: tensor.index_select(0, rows))
+        bags, sequences, vectors = (
+            tuple([tensor.index_select(0, rows) for tensor in tensors]) if tensors else ()
+            for tensors in (self.bags, self.sequences, self.vectors)
+        )
+        categorical, numeric = self.categorical.index_select(0, rows), self.numeric.index_select(0, rows)
+        return Block(categorical, numeric, bags, sequences, vectors)
 
     def to(self, device: torch.device | str) -> Block:
         """This block on `device`: itself where it is there."""
@@ -178,13 +183,14 @@ class Batch:
 
 def join_blocks(blocks: Sequence[Block]) -> Block:
     """Blocks of equal rows side by side."""
-    return Block(
-        torch.cat([block.categorical for block in blocks], dim=1),
-        torch.cat([block.numeric for block in blocks], dim=1),
-        tuple(bag for block in blocks for bag in block.bags),
-        tuple(sequence for block in blocks for sequence in block.sequences),
-        tuple(vector for block in blocks for vector in block.vectors),
-    )
+    categorical, numeric = [], []
+    bags: tuple[Tensor, ...] = ()
+    sequences, vectors = bags, bags
+    for block in blocks:
+        categorical.append(block.categorical)
+        numeric.append(block.numeric)
+        bags, sequences, vectors = bags + block.bags, sequences + block.sequences, vectors + block.vectors
+    return Block(torch.cat(categorical, dim=1), torch.cat(numeric, dim=1), bags, sequences, vectors)
 
 
 def join_layouts(layouts: Sequence[SideLayout], sequences: tuple[SequenceField, ...]) -> SideLayout:

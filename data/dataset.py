@@ -213,7 +213,7 @@ class Dataset:
         owner = np.repeat(np.arange(len(users)), width)
         flat = items.reshape(-1)
         context_rows = self._latest_rows(moment)[users]
-        context = self.context_of(context_rows)
+        known = self._known(users, context_rows)
 
         def codes(key: str, side: Side) -> Ints:
             if side == "user":
@@ -221,7 +221,7 @@ class Dataset:
             return np.where(context_rows >= 0, self.key_codes[key][context_rows], self.common_codes[key])
 
         query_counts = self.candidate_blocks.of_queries(codes, len(users))
-        query = join_blocks((self.users.select(users), context, query_counts))
+        query = join_blocks((known, query_counts)) if self.counts else known
         item = self.candidate_blocks.of_items(codes, owner, flat)
         if self.derived:
             asked = self.request_times(users, moment) if times is None else times
@@ -255,15 +255,23 @@ class Dataset:
         first[self.events.users[rows]] = times  # backwards: the earliest one wins
         return first[users]
 
+    def _known(self, users: I64, context_rows: I64) -> Block:
+        """User and context columns of requests: of users, and of event rows (-1: none)."""
+        if context_rows.min(initial=0) < 0:
+            return join_blocks((self.users.select(users), self.context_of(context_rows)))
+        both = select_joined([(self.users, users), (self.row_query, context_rows)])
+        sides = self.sides["user"], self.sides["context"]  # the counts stand behind the columns
+        codes = both.categorical[:, : sum([len(side.categorical) for side in sides])]
+        numbers = both.numeric[:, : sum([len(side.numeric) for side in sides])]
+        return Block(codes, numbers, both.bags, (), both.vectors)
+
     def context_of(self, rows: I64) -> Block:
         """Context columns of event rows; the default ones where the row is -1."""
         context = self.row_query.select(np.maximum(rows, 0))
-        if rows.min(initial=0) >= 0:  # the counts stand behind the columns
-            return self.default_context.map(lambda default, known: known[:, : default.shape[1]], context)
         absent = torch.from_numpy(rows < 0).unsqueeze(1)
 
         def known_or_default(default: Tensor, known: Tensor) -> Tensor:
-            return torch.where(absent, default, known[:, : default.shape[1]])
+            return torch.where(absent, default, known[:, : default.shape[1]])  # the counts stand behind the columns
 
         return self.default_context.map(known_or_default, context)
 

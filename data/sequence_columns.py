@@ -78,9 +78,9 @@ class SequenceColumns:
             lengths.append(np.log1p(ends[spec.name] - self.histories[spec.name].ptr[users]))
             for name in spec.matches:
                 own = item.categorical[:, self.item_layout.categorical.index(name)].reshape(query.rows, each, 1)
-                shown = elements[:, None, :, spec.of.index(name)]
-                same = (shown == own) & (own >= FIRST)
-                matches.append(torch.log1p(same.sum(2).flatten().float()))
+                shown = elements[:, :, spec.of.index(name)]
+                shown = shown.masked_fill(shown < FIRST, -1).unsqueeze(1)  # what is padded or unknown matches nothing
+                matches.append(torch.log1p((shown == own).sum(2).flatten().float()))
         known = torch.from_numpy(np.stack(lengths, axis=1).astype(np.float32))
         query = replace(query, numeric=torch.cat([query.numeric, known], 1), sequences=tuple(sequences))
         if matches:

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 MET = 4
 """Passes over inputs of the same shapes before one is recorded: shapes that are met once cost no recording."""
 SHAPES = 4
-"""Recordings tried for one model; inputs of further shapes are computed by the model."""
+"""Recordings tried of one model unless told otherwise; inputs of further shapes are computed by the model."""
 
 Shapes = tuple[torch.Size, ...]
 Pass = Callable[..., tuple[Tensor, ...]]
@@ -54,10 +54,11 @@ class Recorded:
     Args:
         model: in evaluation mode, its weights at rest.
         run: a model and tensors -> tensors, by calling the model.
+        shapes: how many recordings are tried.
     """
 
-    def __init__(self, model: nn.Module, run: Pass) -> None:
-        self._model, self._run = model, run
+    def __init__(self, model: nn.Module, run: Pass, shapes: int = SHAPES) -> None:
+        self._model, self._run, self._most = model, run, shapes
         self._met: dict[Shapes, int] = {}
         self._passes: dict[Shapes, Pass | None] = {}
         self._lock = threading.Lock()
@@ -68,7 +69,7 @@ class Recorded:
         found = self._passes.get(shapes)
         if found is not None:
             return found(*inputs)
-        if shapes not in self._passes and len(self._passes) < SHAPES and self._lock.acquire(blocking=False):
+        if shapes not in self._passes and len(self._passes) < self._most and self._lock.acquire(blocking=False):
             try:
                 met = self._met[shapes] = self._met.get(shapes, 0) + 1
                 if met >= MET and not self._model.training:

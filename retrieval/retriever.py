@@ -30,6 +30,7 @@ from .index.bitmap import Bitmap
 from .interests import search_exactly, search_interests, smooth_best
 from .merge import Merged, fill_up, merge
 from .opinions import PARTS, opinion_features
+from .towers.answering import UserPasses
 from .towers.train import item_contents, item_vectors, query_vectors
 from .towers.two_tower import TwoTower
 from .towers.windows import TowerData, choose
@@ -132,6 +133,7 @@ class Retriever:
         other = copy.copy(self)
         other._content = self._content
         other._finite = self._finite
+        other._passes = self._passes
         other._unpopular = self._unpopular  # of the training's events, which the other does not see
         other.data = self.data.of_others(people, self.model.config, positive)
         other.companions = {name: one.for_users(people, segments) for name, one in self.companions.items()}
@@ -154,12 +156,17 @@ class Retriever:
 
     def queries(self, users: I64, moment: int) -> F32:
         """Query vectors of users at a moment, [B, width]."""
-        return query_vectors(self.model, self.data, users, self.data.ends(moment)[users], self._content)
+        return query_vectors(self.model, self.data, users, self.data.ends(moment)[users], self._content, self._passes)
 
     @cached_property
     def _content(self) -> Tensor:
         """What histories are made of, float [N, D]: made once for the whole catalogue."""
         return item_contents(self.model, self.data, self.item_vectors)
+
+    @cached_property
+    def _passes(self) -> UserPasses:
+        """The user tower's passes over single users."""
+        return UserPasses(self.model, self.data.max_length)
 
     @cached_property
     def _finite(self) -> bool:

@@ -151,7 +151,7 @@ def measure(run: Path, requests: int, seed: int) -> dict[str, Any]:
         funnel.recommend(block, 10)
         speeds.append(BLOCK / (time.process_time() - used))
     calls = counted_calls(lambda: funnel.recommend(users[:1], 10))
-    answers = funnel.recommend(users[:64], 10)
+    answers = [funnel.recommend([user], 10) for user in users[:64]] + [funnel.recommend(users[:64], 10)]
     stages = Stages()
     stages.watch()
     for user in users:
@@ -169,7 +169,10 @@ def measure(run: Path, requests: int, seed: int) -> dict[str, Any]:
         "stages_calls": stages.calls,
         "items": funnel.retriever.data.num_items,
         "scorers": len(funnel.retriever.scorers),
-        "answers": {"rows": answers.rows.tolist(), "scores": answers.scores.tolist()},
+        "answers": {
+            "rows": [row for one in answers for row in one.rows.tolist()],
+            "scores": [row for one in answers for row in one.scores.tolist()],
+        },
     }
 
 

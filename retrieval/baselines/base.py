@@ -83,7 +83,7 @@ class Histories:
     def _latest(self, num_items: int) -> tuple[I64, I64, I64]:
         """Query, item and age of the latest event of each item of each query, by query and item: three int64 [H]."""
         row, item = self.events.users, self.events.items
-        age = np.repeat(self.events.ptr[1:], self.events.lengths) - 1 - np.arange(len(row))
+        age = self.events.ptr[1:].repeat(self.events.lengths) - 1 - np.arange(len(row))
         kept = (item >= 0) & (item < num_items)
         row, age, item = row[kept][::-1], age[kept][::-1], item[kept][::-1]
         _, newest = np.unique(row * num_items + item, return_index=True)  # reversed: the first met is the latest

@@ -71,8 +71,8 @@ def _entries(weighted: WeightedRows, matrix: SparseRows, columns: int) -> tuple[
     starts = matrix.indptr[weighted.rows]
     lengths = matrix.indptr[weighted.rows + 1] - starts
     positions, _ = spans(starts, lengths)
-    place = np.repeat(weighted.owner * columns, lengths) + matrix.indices[positions]
-    return place, matrix.data[positions] * np.repeat(weighted.values, lengths)
+    place = (weighted.owner * columns).repeat(lengths) + matrix.indices[positions]
+    return place, matrix.data[positions] * weighted.values.repeat(lengths)
 
 
 def summed(weighted: WeightedRows, matrix: SparseRows, columns: int) -> F32:
@@ -84,18 +84,19 @@ def summed(weighted: WeightedRows, matrix: SparseRows, columns: int) -> F32:
 
 def summed_at(weighted: WeightedRows, matrix: SparseRows, columns: int, wanted: AnyArray) -> F32:
     """Some entries of `summed`: of each query the columns int [B, C] -> float32 [B, C]."""
-    at_once = max(1, SUMS // max(columns, 1))
-    found = np.empty(wanted.shape, dtype=np.float32)
-    for start in range(0, weighted.queries, at_once):
-        stop = min(start + at_once, weighted.queries)
-        place, values = _entries(weighted.block(start, stop), matrix, columns)
-        asked = wanted[start:stop] + np.arange(0, (stop - start) * columns, columns)[:, None]
-        sums = _sums.of((stop - start) * columns)
-        try:
-            np.add.at(sums, place, values)
-            found[start:stop] = sums[asked]
-        finally:
-            sums[place] = 0.0
+    queries, at_once = weighted.queries, max(1, SUMS // max(columns, 1))
+    if queries > at_once:
+        stops = range(at_once, queries + at_once, at_once)
+        blocks = [(weighted.block(stop - at_once, min(stop, queries)), wanted[stop - at_once : stop]) for stop in stops]
+        return np.concatenate([summed_at(block, matrix, columns, part) for block, part in blocks])
+    place, values = _entries(weighted, matrix, columns)
+    asked = wanted if queries == 1 else wanted + np.arange(0, queries * columns, columns)[:, None]
+    sums = _sums.of(queries * columns)
+    try:
+        np.add.at(sums, place, values)
+        found: F32 = sums[asked]
+    finally:
+        sums[place] = 0.0
     return found
 
 

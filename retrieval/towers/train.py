@@ -28,6 +28,7 @@ from ...training.optim import OptimConfig, Optimizer
 from ...training.runtime import Runtime, seed_everything
 from ..merge import check_proposers
 from ..seen import TAKEN, SeenConfig
+from .answering import STEP, UserPasses
 from .exposures import Exposures
 from .step import PAIR_LOSSES, RetrievalStep, TowerLossConfig
 from .two_tower import TwoTower, TwoTowerConfig
@@ -172,7 +173,14 @@ def item_contents(model: TwoTower, data: TowerData, vectors: F32) -> Tensor:
         return torch.cat([model.embed_content(data.items.select(rows).to(device)).cpu() for rows in blocks])
 
 
-def query_vectors(model: TwoTower, data: TowerData, users: I64, ends: I64, content: Tensor | None = None) -> F32:
+def query_vectors(
+    model: TwoTower,
+    data: TowerData,
+    users: I64,
+    ends: I64,
+    content: Tensor | None = None,
+    passes: UserPasses | None = None,
+) -> F32:
     """Vectors of users as they are before each pointer, float32 [B, width], or [B, M, width] of M > 1 interests;
     embedded in blocks of similar length.
 
@@ -182,6 +190,7 @@ def query_vectors(model: TwoTower, data: TowerData, users: I64, ends: I64, conte
         users: int64 [B] user rows.
         ends: int64 [B] pointers into `data.history`.
         content: see `item_contents`; that of the items of the histories is computed when None.
+        passes: of the model, recorded where that pays; the model's own when None.
     """
     several = model.config.interests
     out = np.empty((len(users), *((several,) if several > 1 else ()), model.width), dtype=np.float32)
@@ -189,14 +198,15 @@ def query_vectors(model: TwoTower, data: TowerData, users: I64, ends: I64, conte
     with evaluation_mode(model):
         for start in range(0, len(users), BLOCK):
             chosen = by_length[start : start + BLOCK]
-            windows = data.windows(users[chosen], ends[chosen])
+            windows = data.windows(users[chosen], ends[chosen], step=STEP if passes and len(chosen) == 1 else 1)
             if content is None:  # of these histories alone: one user costs the same however large the catalogue is
                 rows, place = windows.items.unique(return_inverse=True)
                 history = model.embed_content(data.items.select(rows).to(device))[to_device(place, device)]
             else:
                 history = to_device(content[windows.items], device)
             with torch.inference_mode():
-                out[chosen] = to_host(model.user_vectors(windows.to(device), history))
+                vectors = (passes.vectors if passes else model.user_vectors)(windows.to(device), history)
+            out[chosen] = to_host(vectors)
     return out
 
 

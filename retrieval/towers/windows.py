@@ -166,9 +166,12 @@ class TowerData:
     def _ends(self) -> dict[int, I64]:
         return {}
 
-    def windows(self, users: I64, ends: I64, length: int | None = None) -> Windows:
-        """The last `length` events before each pointer (`max_length` when None), as tensors."""
-        longest = int((ends - self.history.ptr[users]).max(initial=1))
+    def windows(self, users: I64, ends: I64, length: int | None = None, step: int = 1) -> Windows:
+        """The last `length` events before each pointer (`max_length` when None), as tensors.
+
+        The windows are as long as the longest needs, up to a multiple of `step` and no longer than `length`.
+        """
+        longest = -(-int((ends - self.history.ptr[users]).max(initial=1)) // step) * step
         positions, present = self.history.window(users, ends, max(1, min(length or self.max_length, longest)))
         flat = positions.flatten()
         items = _at(torch.from_numpy(self.history.items), flat).long().view_as(positions)
@@ -191,7 +194,7 @@ class TowerData:
 
 def _at(column: Tensor, positions: Tensor) -> Tensor:
     """A column of events at some positions; 0, where the pads point to, is one even if nobody has an event."""
-    there = column if len(column) else column.new_zeros(1, *column.shape[1:])
+    there = column if column.shape[0] else column.new_zeros(1, *column.shape[1:])
     return there.index_select(0, positions)
 
 
