@@ -192,6 +192,7 @@ def _losses() -> Iterator[Model]:
         "in_batch": retrieval.in_batch_softmax_loss,
         "mixed": retrieval.mixed_negative_softmax_loss,
         "full_softmax": retrieval.full_softmax_loss,
+        "estimated": retrieval.estimated_softmax_loss,
         "sampled": retrieval.sampled_softmax_loss,
         "bce": retrieval.bce_loss,
         "exposures": Exposures,

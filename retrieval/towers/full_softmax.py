@@ -97,7 +97,8 @@ def _aligned(matrix: Tensor) -> Tensor:
 class _BlockedSoftmax(torch.autograd.Function):
     """Weighted sum over rows of -log softmax(user @ items.T + bias)[target]; gradients are formed on the way.
 
-    The second value, every row's own loss, carries no gradient.
+    With `positive` the target is no column: its score is the product with a vector of its own. The second value, every
+    row's own loss, carries no gradient.
     """
 
     @staticmethod
@@ -106,9 +107,11 @@ class _BlockedSoftmax(torch.autograd.Function):
         user: Tensor,
         items: Tensor,
         bias: Tensor | None,
-        targets: Tensor,
+        positive: Tensor | None,
+        targets: Tensor | None,
         weight: Tensor,
         target_shift: Tensor | None,
+        row_ids: Tensor | None,
         column_ids: Tensor | None,
         reduced: bool | None,
     ) -> tuple[Tensor, Tensor]:
@@ -117,27 +120,39 @@ class _BlockedSoftmax(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias) if need_bias and bias is not None else None
         rows = max(1, min(BLOCK_ROWS, BLOCK_ENTRIES // max(1, len(items)), len(user)))
         losses = torch.empty_like(weight)
+        pull = torch.empty_like(weight)  # [P] what the gradient of the target's score is, beside -weight
         kind = user.device.type
         # A CPU's rounding is bfloat16; a GPU's is TF32, unless the step runs under autocast.
         halved = (
             _reduced(reduced) and user.dtype == torch.float32 and (kind == "cpu" or torch.is_autocast_enabled(kind))
         )
-        with reduced_matmul(_reduced(reduced) and not halved), torch.autocast(kind, enabled=False):
+        with reduced_matmul(_reduced(reduced) and not halved):
             products = _Products(user, items, bias, rows, halved)
             grad_items = products.sums() if need_items else None
             for start in range(0, len(user), rows):
                 block = slice(start, min(start + rows, len(user)))
-                part, own = user[block], targets[block, None]
+                part = user[block]
                 scores = products.scores(block)
-                target_score = scores.gather(1, own)
+                if positive is not None:
+                    target_score = (part * positive[block]).sum(1, keepdim=True)
+                else:
+                    assert targets is not None
+                    own = targets[block, None]
+                    target_score = scores.gather(1, own)
                 if target_shift is not None:
                     target_score = target_score + target_shift[block, None]
-                if column_ids is not None:  # the row's own item in another column is no negative
-                    scores.masked_fill_(column_ids[own] == column_ids, -math.inf)
-                scores.scatter_(1, own, target_score)
+                if row_ids is not None and column_ids is not None:  # the own item in another column is no negative
+                    scores.masked_fill_(row_ids[block, None] == column_ids, -math.inf)
+                if positive is None:
+                    scores.scatter_(1, own, target_score)
                 top = scores.amax(1, keepdim=True)
+                top = top if positive is None else torch.maximum(top, target_score)
                 scores.sub_(top).exp_()
                 total = scores.sum(1, keepdim=True)
+                if positive is not None:
+                    alone = (target_score - top).exp_()
+                    total += alone
+                    pull[block] = (alone / total)[:, 0] * weight[block]
                 losses[block] = (total.log() + top - target_score)[:, 0]
                 share = weight[block, None] / total
                 grad_part = None if grad_user is None else grad_user[block]
@@ -147,13 +162,18 @@ class _BlockedSoftmax(torch.autograd.Function):
                 if grad_bias is not None:
                     grad_bias.addmv_(scores.t(), share[:, 0])
         # The target's own term stays exact: it does not pass through the rounded products.
+        own_vectors = positive
+        if own_vectors is None:
+            assert targets is not None
+            own_vectors, pull = items[targets], torch.zeros_like(weight)
+            if grad_items is not None:
+                grad_items.index_add_(0, targets, user * weight[:, None], alpha=-1)
+            if grad_bias is not None:
+                grad_bias.index_add_(0, targets, weight, alpha=-1)
         if grad_user is not None:
-            grad_user.addcmul_(items[targets], weight[:, None], value=-1)
-        if grad_items is not None:
-            grad_items.index_add_(0, targets, user * weight[:, None], alpha=-1)
-        if grad_bias is not None:
-            grad_bias.index_add_(0, targets, weight, alpha=-1)
-        ctx.grads = grad_user, grad_items, grad_bias
+            grad_user.addcmul_(own_vectors, (weight - pull)[:, None], value=-1)
+        grad_positive = user * (pull - weight)[:, None] if positive is not None and ctx.needs_input_grad[3] else None
+        ctx.grads = grad_user, grad_items, grad_bias, grad_positive
         ctx.mark_non_differentiable(losses)
         return losses @ weight, losses
 
@@ -161,7 +181,7 @@ class _BlockedSoftmax(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         scaled = tuple(None if part is None else part * grad for part in ctx.grads)
-        return (*scaled, None, None, None, None, None)
+        return (*scaled, None, None, None, None, None, None)
 
 
 def _reduced(asked: bool | None) -> bool:
@@ -225,24 +245,76 @@ def full_softmax_loss(
     bias = None if bias is None else bias.to(dtype)
     target_shift = None if target_shift is None else target_shift.detach().to(dtype)
     weight = row_weights(user, weight)
+    row_ids = None if column_ids is None else column_ids[targets]
     apply: Any = _BlockedSoftmax.apply
     if user.dim() == 2:
-        loss: Tensor = apply(user, items, bias, targets, weight, target_shift, column_ids, reduced)[0]
+        loss: Tensor = apply(user, items, bias, None, targets, weight, target_shift, row_ids, column_ids, reduced)[0]
         return loss
     # log sum_m Z_m moves as sum_m w_m log Z_m with fixed w = softmax(log Z), and so does the target's score. A first
     # pass finds log Z, the second is the plain loss of P * M rows, weighted.
     count = user.shape[1]
     flat, each = user.flatten(0, 1), targets.repeat_interleave(count)
     shift = None if target_shift is None else target_shift.repeat_interleave(count)
+    each_id = None if row_ids is None else row_ids.repeat_interleave(count)
     own = (user * items[targets].unsqueeze(1)).sum(2)  # [P, M]
     own = own if bias is None else own + bias[targets].unsqueeze(1)
     own = own if target_shift is None else own + target_shift.unsqueeze(1)
     with torch.no_grad():
-        rows = apply(flat, items, bias, each, flat.new_zeros(len(flat)), shift, column_ids, reduced)[1]
+        rows = apply(flat, items, bias, None, each, flat.new_zeros(len(flat)), shift, each_id, column_ids, reduced)[1]
         log_total = rows.view_as(own) + own
         share = log_total.softmax(1)
         gap = torch.logsumexp(log_total, 1) - (share * log_total).sum(1)
     spread = (weight.unsqueeze(1) * share).flatten()
-    plain: Tensor = apply(flat, items, bias, each, spread, shift, column_ids, reduced)[0]
+    plain: Tensor = apply(flat, items, bias, None, each, spread, shift, each_id, column_ids, reduced)[0]
     joint: Tensor = plain + ((share * own).sum(1) - torch.logsumexp(own, 1) + gap) @ weight
     return joint
+
+
+@cited("Jean et al. ACL 2015")
+def estimated_softmax_loss(
+    user: Tensor,
+    positive: Tensor,
+    negatives: Tensor,
+    log_q: Tensor,
+    positive_ids: Tensor,
+    negative_ids: Tensor,
+    weight: Tensor | None = None,
+    *,
+    scale: Tensor | float = 1.0,
+    reduced: bool | None = None,
+) -> Tensor:
+    """Mean cross-entropy of a softmax over the catalogue whose denominator is estimated from a sample of it.
+
+    `L = -log(exp(s_p) / (exp(s_p) + sum over drawn j other than p of exp(s_j) / q_j))`, s the scaled products: without
+    bias in the denominator where q is the probability that an item is among the drawn. Memory is one block of scores.
+
+    Args:
+        user: `[P, D]`.
+        positive: `[P, D]`, each row's item.
+        negatives: `[M, D]`, drawn for all rows.
+        log_q: `[M]` log of the probability with which each is drawn.
+        positive_ids: `[P]` int.
+        negative_ids: `[M]` int; a row's own item among the drawn is left out.
+        weight: `[P]`, not negative; the loss is the weighted mean.
+        scale: factor of the scores (1 / temperature).
+        reduced: as in `full_softmax_loss`.
+
+    Returns:
+        Scalar.
+    """
+    dtype = torch.promote_types(user.dtype, torch.float32)
+    user, positive, negatives = (user * scale).to(dtype), positive.to(dtype), negatives.to(dtype)
+    apply: Any = _BlockedSoftmax.apply
+    found: Tensor = apply(
+        user,
+        negatives,
+        -log_q.detach().to(dtype),
+        positive,
+        None,
+        row_weights(user, weight),
+        None,
+        positive_ids,
+        negative_ids,
+        reduced,
+    )[0]
+    return found

@@ -21,13 +21,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...base.cited import cited
-from .full_softmax import full_softmax_loss, row_weights
+from .full_softmax import estimated_softmax_loss, full_softmax_loss, row_weights
 from .negatives import NegativeColumns, NegativeMemory, mine_hard_negatives
 
 __all__ = [
     "NegativeColumns",
     "NegativeMemory",
     "bce_loss",
+    "estimated_softmax_loss",
     "full_softmax_loss",
     "in_batch_softmax_loss",
     "mine_hard_negatives",

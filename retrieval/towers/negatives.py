@@ -20,6 +20,38 @@ SEARCHED_BY = "IVF,SQ8"
 SEARCH_EFFORT = {"nprobe": 16}
 
 
+class InclusionSample:
+    """Draws M distinct items, popular ones surely: systematic sampling with unequal probabilities (Madow 1949).
+
+    Item i is among them with probability `pi_i = min(1, c (f_i + 1/N) / 2)`, f its share of the training positives, c
+    such that they sum to M. Sums over the catalogue are estimated without bias by weights `1 / pi`. With probabilities
+    near what a trained model gives the items on average, the estimate of a softmax's denominator varies least.
+
+    Args:
+        frequency: `[N]` shares that sum to 1, on the CPU.
+        count: M; all items where there are no more.
+    """
+
+    def __init__(self, frequency: Tensor, count: int) -> None:
+        shares = (frequency.double() + 1.0 / len(frequency)) / 2
+        self.count = min(count, len(shares))
+        falling = shares.sort(descending=True)[0]
+        rest = falling.flip(0).cumsum(0).flip(0)  # shares from here on
+        places = self.count - torch.arange(len(shares), dtype=torch.float64)
+        certain = int((places * falling > rest).long().cumprod(0).sum())
+        self.probability = shares.new_ones(len(shares))
+        if certain < self.count:
+            factor = (self.count - certain) / rest[certain]
+            self.probability = (factor * shares).clamp_(max=1.0)
+        self._until = self.probability.cumsum(0)
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """int64 `[M]` item rows, ascending; one random number, and nothing as large as the catalogue."""
+        start = torch.rand((), dtype=torch.float64, generator=generator)
+        points = start + torch.arange(self.count, dtype=torch.float64)
+        return torch.searchsorted(self._until, points, right=True).clamp_(max=len(self._until) - 1)
+
+
 class NegativeColumns(NamedTuple):
     """Further columns of a softmax."""
 

@@ -22,9 +22,9 @@ from ...base.settings import Settings
 from ...data.split import Part
 from ...training.loop import Stateful
 from .exposures import Exposures
-from .full_softmax import full_softmax_loss
+from .full_softmax import estimated_softmax_loss, full_softmax_loss
 from .losses import bce_loss, in_batch_softmax_loss, mixed_negative_softmax_loss, sampled_softmax_loss
-from .negatives import HardNegatives, NegativeMemory
+from .negatives import HardNegatives, InclusionSample, NegativeMemory
 from .two_tower import TwoTower, Windows
 from .windows import TowerData
 
@@ -40,15 +40,17 @@ class TowerLossConfig(Settings):
     is right where the next event is asked for; where all of a later period is, as after a global time split, what
     comes next within a session says little, and some hundred are better."""
 
-    loss: Literal["auto", "in_batch", "full_softmax", "mixed", "sampled", "bce", "exposures"] = "auto"
-    """`in_batch`: softmax over the batch with log-q correction; `full_softmax`: over the whole catalogue; `mixed`:
+    loss: Literal["auto", "in_batch", "full_softmax", "estimated", "mixed", "sampled", "bce", "exposures"] = "auto"
+    """`in_batch`: softmax over the batch with log-q correction; `full_softmax`: over the whole catalogue; `estimated`:
+    the same, its denominator estimated from `negatives` items, popular ones surely among them; `mixed`:
     in-batch plus `negatives` drawn evenly; `sampled`: only those; `bce`: each next event and one drawn item, each pair
     by itself; `exposures`: the logged 0/1 labels of the task `retrieval.positive`, each row by itself. `auto`:
     `full_softmax` up to `full_softmax_items` items, `mixed` above."""
     full_softmax_items: int = Field(default=30_000, ge=1)
     """Largest catalogue for which `auto` takes the softmax over all items."""
     negatives: int = Field(default=1024, ge=1)
-    """Items drawn evenly from the catalogue per batch, for `mixed`, `sampled` and `bce`."""
+    """Items drawn from the catalogue per batch: evenly for `mixed`, `sampled` and `bce`, by popularity for
+    `estimated`."""
     memory: int = Field(default=0, ge=0)
     """Item vectors of earlier batches kept as further negatives (cross-batch memory); for `in_batch` only."""
     memory_after: int = Field(default=200, ge=0)
@@ -85,7 +87,7 @@ class TowerBatch:
         targets: int64 [P] the item each learns, its place among the items met.
         positives: int64 [P] the same item as a row of what the step embeds.
         rows: int64 [R] items met that the step embeds; None for all.
-        drawn: int64 [B'] negatives drawn evenly, as places among the items met.
+        drawn: int64 [B'] negatives, as places among the items met.
         negatives: int64 [B'] the same as rows of what the step embeds.
         paired: int64 [P] which of `negatives` is beside each positive, for `bce`.
     """
@@ -145,10 +147,15 @@ class RetrievalStep:
         self.items = data.items.select(known).to(device)
         self.place = torch.zeros(data.num_items, dtype=torch.int64)
         self.place[known] = torch.arange(len(known))
-        self.frequency = to_device((counts[known] / counts.sum()).float(), device)  # [n] share of the positives
+        frequency = counts[known] / counts.sum()
+        self.frequency = to_device(frequency.float(), device)  # [n] share of the positives
         self.kind = config.loss
         if self.kind == "auto":
             self.kind = "full_softmax" if data.num_items <= config.full_softmax_items else "mixed"
+        self.sample: InclusionSample | None = None
+        if self.kind == "estimated":
+            self.sample = InclusionSample(frequency, config.negatives)
+            self.log_inclusion = to_device(self.sample.probability.log().float(), device)  # [n]
         remembers = config.memory and self.kind == "in_batch"
         self.memory = NegativeMemory(config.memory, model.width, device) if remembers else None
         self.hard = HardNegatives(config.hard_negatives, config.hard_skip, seed) if config.hard_negatives else None
@@ -214,7 +221,9 @@ class RetrievalStep:
                 paired=paired,
             )
         # Only the items of this batch are embedded: a step costs the same however large the catalogue is.
-        if self.kind != "in_batch":
+        if self.sample is not None:
+            drawn = self.sample.draw(self.generator)
+        elif self.kind != "in_batch":
             drawn = torch.randint(self.items.rows, (self.config.negatives,), generator=self.generator)
         rows, inverse = torch.cat([events.flatten(), drawn]).unique(return_inverse=True)
         here, negatives = inverse.split([events.numel(), len(drawn)])
@@ -278,6 +287,14 @@ class RetrievalStep:
                 self.items.rows,
                 scale,
                 reduced=self.reduced,
+            )
+        if self.kind == "estimated":
+            log_q = self.log_inclusion[drawn]
+            if users.dim() == 3:  # several interests
+                own = {"positive_ids": targets, "negative_ids": drawn}
+                return sampled_softmax_loss(users, positives, negatives, scale, negative_log_q=log_q, **own)
+            return estimated_softmax_loss(
+                users, positives, negatives, log_q, targets, drawn, scale=scale, reduced=self.reduced
             )
         if self.kind == "sampled":
             return sampled_softmax_loss(users, positives, negatives, scale, positive_ids=targets, negative_ids=drawn)

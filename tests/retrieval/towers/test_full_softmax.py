@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recsys.retrieval.towers import full_softmax
-from recsys.retrieval.towers.full_softmax import full_softmax_loss
+from recsys.retrieval.towers.full_softmax import estimated_softmax_loss, full_softmax_loss
+from recsys.retrieval.towers.negatives import InclusionSample
 from recsys.tests.support.formulas import grads, vectors
 
 P, N, D = 23, 17, 5
@@ -90,3 +91,55 @@ def test_no_matrix_of_all_scores_is_ever_allocated(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch, "mm", recording)
     full_softmax_loss(vectors(P, D), vectors(N, D), torch.arange(P) % N)
     assert max(sizes) == 3 * N
+
+
+@pytest.mark.parametrize("rows", [4, 512])
+def test_the_estimated_softmax_is_its_formula_in_value_and_every_gradient(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(full_softmax, "BLOCK_ROWS", rows)
+    user, positive, negatives = vectors(P, D), vectors(P, D, seed=1), vectors(N, D, seed=2)
+    log_q, weight = vectors(N, seed=3).detach(), torch.rand(P).double()
+    ids, drawn = torch.arange(P) % 11, torch.arange(N) + 5
+    scale = torch.tensor(1.3, dtype=torch.float64, requires_grad=True)
+    ours = estimated_softmax_loss(user, positive, negatives, log_q, ids, drawn, weight, scale=scale)
+    own = scale * (user * positive).sum(1, keepdim=True)
+    others = (scale * user @ negatives.T - log_q).masked_fill(ids[:, None] == drawn, -torch.inf)
+    dense = (torch.logsumexp(torch.cat([own, others], 1), 1) - own[:, 0]) @ weight / weight.sum()
+    torch.testing.assert_close(ours, dense)
+    wanted = user, positive, negatives, scale
+    for a, b in zip(grads(ours, *wanted), grads(dense, *wanted), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_the_estimate_from_all_items_is_the_full_softmax() -> None:
+    user, items, targets = vectors(P, D), vectors(N, D, seed=1), torch.arange(P) % N
+    every = torch.arange(N)
+    ours = estimated_softmax_loss(user, items[targets], items, torch.zeros(N).double(), targets, every)
+    full = full_softmax_loss(user, items, targets)
+    torch.testing.assert_close(ours, full)
+    for a, b in zip(grads(ours, user, items), grads(full, user, items), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_sample_whose_every_item_is_the_rows_own_leaves_no_loss() -> None:
+    user, positive = vectors(3, D), vectors(3, D, seed=1)
+    same = torch.full((3,), 4)
+    loss = estimated_softmax_loss(user, positive, positive.detach(), torch.zeros(3).double(), same, same)
+    assert loss.item() == 0.0
+    assert not grads(loss, user)[0].any()
+
+
+def test_an_estimate_from_a_part_of_the_catalogue_has_the_right_denominator_on_average() -> None:
+    user, items, target = vectors(1, D), vectors(N, D, seed=1), torch.tensor([3])
+    full = full_softmax_loss(user, items, target).exp().item()  # the denominator, in units of the target's own part
+    frequency = torch.rand(N, generator=torch.Generator().manual_seed(5)) ** 3
+    sample, generator = InclusionSample(frequency / frequency.sum(), 6), torch.Generator().manual_seed(6)
+    found = []
+    for _ in range(1000):
+        drawn = sample.draw(generator)
+        log_q = sample.probability[drawn].log()
+        found.append(estimated_softmax_loss(user, items[target], items[drawn], log_q, target, drawn).exp().item())
+    spread = torch.tensor(found).std().item()
+    assert spread > 0
+    assert sum(found) / 1000 == pytest.approx(full, abs=3 * spread / 1000**0.5)

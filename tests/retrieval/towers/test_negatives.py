@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
-from recsys.retrieval.towers.negatives import NegativeMemory, mine_hard_negatives
+from recsys.retrieval.towers.negatives import InclusionSample, NegativeMemory, mine_hard_negatives
 
 
 def test_negative_memory_keeps_the_newest_and_comes_back_from_its_state() -> None:
@@ -52,3 +53,31 @@ def test_hard_negatives_are_the_best_items_that_are_not_the_rows_own() -> None:
 
     mined = mine_hard_negatives(query, short, torch.full((6, 1), -1), 4, 30)
     assert torch.equal(mined, torch.cat([order[:, [0, 2, 3]], torch.full((6, 1), -1)], 1))
+
+
+@pytest.mark.parametrize("count", [1, 5, 12, 40])
+def test_items_are_drawn_as_often_as_their_probability_says(count: int) -> None:
+    frequency = torch.tensor([0.5, 0.2, 0.1, *[0.2 / 17] * 17], dtype=torch.float64)
+    sample = InclusionSample(frequency, count)
+    assert sample.count == min(count, 20)
+    assert sample.probability.sum().item() == pytest.approx(sample.count)
+    assert (sample.probability <= 1).all()
+    generator = torch.Generator().manual_seed(3)
+    met = torch.zeros(20)
+    for _ in range(2000):
+        drawn = sample.draw(generator)
+        assert len(drawn.unique()) == sample.count
+        met[drawn] += 1
+    torch.testing.assert_close(met / 2000, sample.probability.float(), rtol=0, atol=0.04)
+    assert (met[sample.probability == 1] == 2000).all()
+    chances = sample.probability[sample.probability < 1] / (frequency + 1 / 20)[sample.probability < 1]
+    assert len(chances) == 0 or chances.max().item() == pytest.approx(chances.min().item())
+
+
+def test_weights_by_inclusion_sum_to_the_catalogue_on_average() -> None:
+    frequency = torch.rand(50, generator=torch.Generator().manual_seed(0)) ** 4
+    sample = InclusionSample(frequency / frequency.sum(), 10)
+    worth = torch.rand(50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(2)
+    sums = [(worth / sample.probability)[sample.draw(generator)].sum().item() for _ in range(3000)]
+    assert sum(sums) / 3000 == pytest.approx(worth.sum().item(), rel=0.02)

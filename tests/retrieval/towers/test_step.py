@@ -69,3 +69,13 @@ def test_of_several_interests_the_one_nearest_to_the_target_mines(shop: Shop) ->
             best = score[:, [target, *mined.tolist()]].exp().sum(0)
             losses.append(-(best[0] / best.sum()).log().item())
     assert found == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+@pytest.mark.parametrize("interests", [1, 2])
+def test_an_estimate_from_the_whole_catalogue_is_the_full_softmax(shop: Shop, interests: int) -> None:
+    losses = []
+    for loss in ("full_softmax", "estimated"):
+        _, data, step = stepping(shop, loss=loss, interests=interests, negatives=10_000)
+        windows = next(iter(WindowLoader(data, Part.VALID, 100, 0)))
+        losses.append(step(step.prepare(windows))["loss"].item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

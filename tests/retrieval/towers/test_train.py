@@ -85,7 +85,7 @@ def retrieval(loss: str = "full_softmax", epochs: int = 15, **tower: Any) -> Ret
 
 @pytest.mark.learns
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
-@pytest.mark.parametrize("loss", ["full_softmax", "in_batch", "mixed", "sampled", "bce"])
+@pytest.mark.parametrize("loss", ["full_softmax", "in_batch", "estimated", "mixed", "sampled", "bce"])
 def test_two_planted_clusters_are_learned(planted: Dataset, loss: str, similarity: str) -> None:
     model, data, _ = train_two_tower(planted, retrieval(loss, similarity=similarity), RUNTIME, seed=1)
     users, seen, truth = requests(data, Part.TEST)
@@ -304,7 +304,7 @@ def with_new(planted: Dataset) -> Dataset:
     return build_dataset(tables, DataConfig.model_validate(spec), 0)
 
 
-@pytest.mark.parametrize("loss", ["full_softmax", "mixed", "sampled", "bce"])
+@pytest.mark.parametrize("loss", ["full_softmax", "estimated", "mixed", "sampled", "bce"])
 def test_what_nobody_met_is_no_negative(with_new: Dataset, loss: str) -> None:
     """The row that all new items share learns nothing from their not being taken."""
     config = retrieval(loss, epochs=2)
