@@ -326,8 +326,7 @@ def loader(bench: Bench) -> list[Row]:
     """Shuffled batches of logged rows, made on the CPU and copied to the device."""
     rows, size = bench.dataset.rows(Part.TRAIN), bench.size(65_536, 256)
     batches = Loader(bench.dataset, rows, size, 0)
-    seen = sorted(int(row) for batch in torch.split(batches.order(0), size) for row in batch[:1000])
-    bench.check("loader", len(set(seen)) == len(seen), 0.0)
+    bench.check("loader", sum(batch.rows for batch in batches) == len(rows), 0.0)
 
     def work() -> None:
         for place, batch in enumerate(batches):
@@ -336,6 +335,7 @@ def loader(bench: Bench) -> list[Row]:
                 break
         batches.epoch = batches.position = 0
 
+    batches.epoch = 0
     count = min(16, len(batches))
     seconds = bench.seconds(work, runs=3) / count
     return [Row("loader, streamed", f"{size:,} rows", seconds, f"{size / seconds:,.0f} rows/s")]

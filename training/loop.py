@@ -22,6 +22,7 @@ from ..base.device import CPU, device_of
 from ..base.errors import ConfigError, RunError
 from ..base.settings import Settings
 from ..data.loader import Loader
+from .best import Best
 from .checkpoint import Checkpointer, Snapshot, capture_rng, restore_rng
 from .log import Record, Totals, TrainingLog
 from .optim import Optimizer
@@ -118,7 +119,8 @@ def fit(
     device = CPU if runtime is None else runtime.device
     optimizer.to(device)
     drawn_from = {name: m.generator for name, m in model.named_modules() if _has_generator(m)}
-    training = _Training(loader, optimizer, {**drawn_from, **(generators or {})}, memories or {}, device)
+    best = Best(None if checkpointer is None else checkpointer.folder)
+    training = _Training(loader, optimizer, {**drawn_from, **(generators or {})}, memories or {}, device, best)
     if checkpointer is not None and (snapshot := checkpointer.load()) is not None:
         training.restore(snapshot)
         log.info("%s: resumed after %d steps", description, optimizer.steps)
@@ -141,12 +143,14 @@ def fit(
                 log.info("%s: %s", description, " ".join(f"{name} {value:.6g}" for name, value in record.items()))
                 if checkpointer is not None:
                     checkpointer.save(training.snapshot())
+                best.forget_older()
+        if best:
+            model.load_state_dict(best.group("best"))
+            if state := best.group("best_optimizer"):
+                optimizer.load_state_dict(state)
     finally:
         model.train(mode)
-    if training.best_weights:
-        model.load_state_dict(training.best_weights)
-        if training.best_state:
-            optimizer.load_state_dict(training.best_state)
+        best.close()
     return history
 
 
@@ -182,8 +186,10 @@ class _Training:
         generators: Mapping[str, torch.Generator],
         memories: Mapping[str, Stateful],
         device: torch.device,
+        best: Best,
     ) -> None:
         self.device = device
+        self.best = best
         self.loader = loader
         self.optimizer = optimizer
         self.model = optimizer.model
@@ -191,8 +197,6 @@ class _Training:
         self.memories = memories
         self.history = TrainingLog()
         self.totals = Totals()
-        self.best_weights: dict[str, Tensor] = {}
-        self.best_state: dict[str, Tensor] = {}
 
     def close_epoch(self) -> Record:
         """Append the record of the epoch that just ended and start the next one's sums."""
@@ -212,16 +216,16 @@ class _Training:
         if math.isnan(value):
             log.warning("%s is NaN after epoch %d, which is not taken as the best", options.metric, record["epoch"])
         if self.history.judge(value, greater_is_better=options.upwards, patience=options.patience):
-            self.best_weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-            self.best_state = self.optimizer.state_dict() if self.optimizer.config.keep_state else {}
+            state = self.optimizer.state_dict() if self.optimizer.config.keep_state else {}
+            self.best.keep({"best": self.model.state_dict(), "best_optimizer": state})
 
     def snapshot(self) -> Snapshot:
         """The whole training, between two steps."""
         snapshot = Snapshot()
         snapshot.add("model", self.model.state_dict())
         snapshot.add("optimizer", self.optimizer.state_dict())
-        snapshot.add("best", self.best_weights)
-        snapshot.add("best_optimizer", self.best_state)
+        for group in ("best", "best_optimizer"):
+            snapshot.add(group, self.best.in_memory(group))
         for name, memory in self.memories.items():
             snapshot.add(f"memory/{name}", memory.state_dict())
         rng = capture_rng(self.generators, self.device)
@@ -230,6 +234,7 @@ class _Training:
             "loader": self.loader.state(),
             "history": asdict(self.history),
             "totals": self.totals.state(),
+            "best": self.best.state(),
             "rng": rng.state,
         }
         return snapshot
@@ -249,8 +254,8 @@ class _Training:
         self.loader.restore(state["loader"])
         self.model.load_state_dict(weights)
         self.optimizer.load_state_dict(snapshot.group("optimizer"))
-        self.best_weights = snapshot.group("best")
-        self.best_state = snapshot.group("best_optimizer")
+        kept = {group: snapshot.group(group) for group in ("best", "best_optimizer")}
+        self.best.restore(state.get("best", {"serial": 0, "file": None}), kept)
         for name, memory in self.memories.items():
             memory.load_state_dict(snapshot.group(f"memory/{name}"))
         self.totals.restore(**state["totals"], device=device_of(self.model))

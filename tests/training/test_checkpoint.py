@@ -24,7 +24,7 @@ from recsys.base.errors import RunError
 from recsys.data.loader import Loader
 from recsys.nn.dropout import FastDropout
 from recsys.nn.embedding import EmbeddingTable
-from recsys.training import checkpoint
+from recsys.training import best, checkpoint
 from recsys.training.checkpoint import Checkpointer, Snapshot, capture_rng, restore_rng
 from recsys.training.log import TrainingLog
 from recsys.training.loop import FitOptions, fit
@@ -219,7 +219,9 @@ def test_a_stopped_training_takes_up_more_epochs(tmp_path: Path, undisturbed: tu
     assert_same(train(tmp_path, epochs=EPOCHS, resume=True), undisturbed)
 
 
-def test_the_best_weights_are_resumed_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_memory", [best.IN_MEMORY, 0])
+def test_the_best_weights_are_resumed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int) -> None:
+    monkeypatch.setattr(best, "IN_MEMORY", in_memory)
     alone = train(None, first_is_best=True)
     assert alone[1].best_epoch == 1
     train(tmp_path, epochs=2, first_is_best=True)
