@@ -137,7 +137,8 @@ class TargetAttention(nn.Module):
         together = owner is None or even_rows(owner, queries, rows)
         found = []
         for place, (one, events) in enumerate(zip(self.sequences, batch.query.sequences, strict=True)):
-            targets = batch.item.categorical[:, self.columns[place]]
+            columns = batch.item.categorical.unbind(1)  # an index of numbers would be copied to a device at every step
+            targets = torch.stack([columns[column] for column in self.columns[place]], dim=1)
             codes = events if together or owner is None else events.index_select(0, owner)
             grouped = targets.view(codes.shape[0], -1, targets.shape[1])
             found.append(self._read(place, one, codes, grouped).reshape(rows, -1))
