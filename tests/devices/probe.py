@@ -75,9 +75,10 @@ class ProbeTensor(Tensor):
         place: dict[str, Any] = {}
         if held.layout == torch.strided:
             place = {"strides": held.stride(), "storage_offset": held.storage_offset()}
-        made: ProbeTensor = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, held.shape, dtype=held.dtype, device=torch.device(NAME, 0), layout=held.layout, **place
-        )
+        with torch.inference_mode(False):
+            made: ProbeTensor = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+                cls, held.shape, dtype=held.dtype, device=torch.device(NAME, 0), layout=held.layout, **place
+            )
         made.held = held
         return made
 
@@ -145,6 +146,10 @@ class _AsOnTheCPU(torch.autograd.Function):
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """One operation on the tensors held, under the rules of a GPU."""
+    if func.overloadpacket is ATEN.to:  # in inference mode it comes whole
+        named = {**dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)), **kwargs}
+        given = {name: named[name] for name in ("dtype", "device") if named.get(name) is not None}
+        return _run(COPIES[0], (named["self"],), given)
     tensors = list(_tensors((args, *kwargs.values())))
     wanted = kwargs.get("device")
     here = any(isinstance(tensor, ProbeTensor) for tensor in tensors)
@@ -216,6 +221,31 @@ def _line() -> str:
     return "a test"
 
 
+class _Module:
+    """What PyTorch asks of a device's module."""
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def is_available(self) -> bool:
+        return True
+
+    def current_device(self) -> int:
+        return 0
+
+    def device_count(self) -> int:
+        return 1
+
+    def manual_seed_all(self, seed: int) -> None:
+        """Draws are the CPU's."""
+
+    def _is_in_bad_fork(self) -> bool:
+        return False
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16]
+
+
 @cache
 def _missing() -> str:
     """Register the device; why that cannot be done, or nothing."""
@@ -223,7 +253,7 @@ def _missing() -> str:
         from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
     except ImportError:
         return f"PyTorch {torch.__version__} takes no backend that is written in Python"
-    _setup_privateuseone_for_python_backend(NAME)
+    _setup_privateuseone_for_python_backend(NAME, _Module())
     return ""
 
 

@@ -145,7 +145,5 @@ def test_a_tensor_made_without_its_device_is_found(toy: Toy, monkeypatch: pytest
     build = training(toy, "dupn")
     with monkeypatch.context() as patch:
         patch.setattr(torch, "arange", lambda *args, **kwargs: made(*args, **{**kwargs, "device": "cpu"}))
-        with pytest.raises(
-            RuntimeError, match=r"met a CPU tensor of shape \[4\] on the probe: nn.sequence.recurrent.py"
-        ):
+        with pytest.raises(RuntimeError, match=r"met a CPU tensor of shape \[\d+\] on the probe: nn."):
             compare(build)

@@ -19,7 +19,7 @@ from recsys.tests.support.shop import Shop
 from recsys.training.optim import Optimizer
 
 MINING = {
-    *("base/device.py", "base/reservoir.py", "base/topk.py", "retrieval/index/exact.py"),
+    *("base/device.py", "base/reservoir.py", "base/topk.py", "retrieval/index/exact.py", "retrieval/index/halves.py"),
     *("retrieval/towers/negatives.py", "retrieval/towers/step.py"),
 }
 """Where hard negatives are searched for, which needs the host."""
