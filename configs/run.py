@@ -85,6 +85,17 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _items_that_differ(self) -> Self:
+        data, chosen = self.data, self.retrieval.tower.item_features
+        read = [spec for spec in data.inputs("item") if chosen is None or spec.name in chosen]
+        if data.user and read and all(spec.hash_buckets and spec.source == data.item for spec in read):
+            raise ValueError(
+                f'the item tower reads "{read[0].name}" alone, and ids in hash_buckets share rows: two items would '
+                "have one vector; add another item feature, or give every id a row (hash_buckets = 0)"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _enough_candidates(self) -> Self:
         if self.retrieval.num_candidates < self.evaluation.list_k:
             raise ValueError(

@@ -46,6 +46,10 @@ class FeatureSpec(Settings):
     """Rows of the table of a `categorical` or `multi` feature whose values are too many for a row each, or never end:
     the hash of a value names its row, and values share rows. With `min_count`, rarer values have the 'unknown' row;
     without it every value has a row, new ones too. 0: a row per value."""
+    hashes: Literal[1, 2] = 1
+    """Rows of a value of a `categorical` feature with `hash_buckets`: with 2, a second hash names a second row, the
+    embedding is the mean of both, and two values are the same only where both of their rows are. Such a feature
+    describes no element of a `sequence`, and no past event."""
     fill: float | str | None = None
     """What a missing value counts as, in training and in an answer: a number for a `numeric` column, text for a
     `categorical` or `multi` one. Without it absence is a value of its own, whose embedding or number is learned."""
@@ -81,6 +85,11 @@ class FeatureSpec(Settings):
     """Leave rows that start from `pretrained` where they are; the others, and what reads them, are trained."""
     prior: str = ""
     """Column of the users table with item ids from before the log begins, oldest first, separated by spaces."""
+
+    @property
+    def in_bag(self) -> bool:
+        """Whether its rows stand in a bag: several values, or one value of several rows."""
+        return self.kind == "multi" or self.hashes > 1
 
     @property
     def source(self) -> str:
@@ -119,6 +128,10 @@ class FeatureSpec(Settings):
         if self.hash_buckets and (self.kind not in ("categorical", "multi") or self.pretrained):
             raise ValueError(
                 f'"{self.name}": hash_buckets is for categorical and multi features without pretrained vectors'
+            )
+        if self.hashes == 2 and (not self.hash_buckets or self.kind != "categorical" or self.after_event):
+            raise ValueError(
+                f'"{self.name}": hashes = 2 is for categorical features with hash_buckets, of no past event'
             )
         if self.max_rows and (self.kind not in ("categorical", "multi") or self.hash_buckets):
             raise ValueError(f'"{self.name}": max_rows is for categorical and multi features without hash_buckets')

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ..base.arrays import F64, I64
-from .vocabulary import FIRST, MISSING, UNKNOWN
+from .vocabulary import FIRST, MISSING, PAD, UNKNOWN
 
 U64 = NDArray[np.uint64]
 BLOCK = 65_536
@@ -116,6 +116,17 @@ class HashedVocabulary:
             found = np.where(np.isin(hashes, self.kept), found, UNKNOWN)
         return np.append(found, UNKNOWN)[place]  # a missing value stands behind the others
 
+    def pairs(self, values: pa.Array | U64) -> I64:
+        """Two rows of raw values, by two hashes that know nothing of each other, int64 [n, 2].
+
+        A value that has no row of its own has the unknown row and a pad.
+        """
+        hashes, place, _ = _counted(values, None)
+        first = self.rows(values)
+        second = (_mixed(hashes) % np.uint64(self.buckets)).astype(np.int64) + FIRST
+        second = np.append(second, PAD)[place]
+        return np.stack([first, np.where(first == UNKNOWN, PAD, second)], axis=1)
+
     def state(self) -> dict[str, Any]:
         """As JSON."""
         kept = None if self.kept is None else self.kept.tolist()
@@ -126,6 +137,14 @@ class HashedVocabulary:
         """From JSON."""
         kept = None if state["kept"] is None else np.array(state["kept"], dtype=np.uint64)
         return cls(state["buckets"], Collisions(**state["collisions"]), kept)
+
+
+def _mixed(hashes: U64) -> U64:
+    """A second hash of the first one (the finaliser of SplitMix64, OOPSLA 2014): uint64 [m]."""
+    z = hashes + np.uint64(0x9E3779B97F4A7C15)  # modulo 2**64
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
 
 
 def _counted(values: pa.Array | U64, weights: I64 | None) -> tuple[U64, I64, F64]:

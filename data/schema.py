@@ -303,6 +303,8 @@ class DataConfig(Settings):
             for name in spec.of:
                 if name not in features or features[name].side != "item" or features[name].kind != "categorical":
                     raise ValueError(f'sequence "{spec.name}": of = "{name}" is no categorical item feature')
+                if features[name].hashes > 1:
+                    raise ValueError(f'sequence "{spec.name}": of = "{name}" has hashes = 2; name a feature of one row')
             if strange := sorted(set(spec.matches) - set(spec.of)):
                 raise ValueError(f'sequence "{spec.name}": matches {strange} must be among of = {list(spec.of)}')
             for name in spec.properties:
@@ -334,6 +336,8 @@ class DataConfig(Settings):
     def _shares(self, spec: FeatureSpec, other: FeatureSpec | None) -> None:
         """Refuse a feature that shares the table of one that has none of its own."""
         tables = ("categorical", "multi")
+        if spec.hashes > 1 or (other is not None and other.hashes > 1):
+            raise ValueError(f'feature "{spec.name}": a feature with hashes = 2 shares no table')
         if spec.kind not in tables or other is None or other.kind not in tables or other.shared_with or other is spec:
             raise ValueError(
                 f'feature "{spec.name}": shared_with = "{spec.shared_with}" is for two categorical or multi features; '

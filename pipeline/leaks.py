@@ -78,7 +78,13 @@ def _vocabularies(dataset: Dataset) -> list[Finding]:
         for spec in [spec for spec in dataset.config.features if spec.name not in dataset.encoders.hashed]:
             own_id = dataset.config.user if side == "user" else dataset.config.item
             lent = spec.shared_with or spec.name in dataset.encoders.shared.values()  # known from another column
-            if spec.side == side and spec.kind == "categorical" and spec.source == own_id and not lent:
+            if (
+                spec.side == side
+                and spec.kind == "categorical"
+                and not spec.in_bag
+                and spec.source == own_id
+                and not lent
+            ):
                 column = dataset.sides[side].categorical.index(spec.name)
                 known = (block.codes(column) >= FIRST).astype(np.int64)
                 findings += statistics_from_outside(f"vocabulary {spec.name}", known, training_rows)

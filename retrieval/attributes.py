@@ -35,7 +35,8 @@ class AttributeLikeness:
         self.columns = [column for column, name in enumerate(layout.categorical) if name not in ids]
         self.missing = [dataset.encoders.missing_row(layout.categorical[column]) for column in self.columns]
         sizes = dataset.encoders.sizes()
-        names = [*(layout.categorical[column] for column in self.columns), *layout.bags]
+        self.bags = [place for place, name in enumerate(layout.bags) if name not in ids]
+        names = [*(layout.categorical[column] for column in self.columns), *(layout.bags[place] for place in self.bags)]
         self.offsets = np.concatenate([[0], np.cumsum([sizes[name] for name in names])]).astype(np.int64)
         whole = self._values(dataset.items.whole())[: dataset.num_catalogue]
         holders: F64 = np.asarray(whole.sum(0), dtype=np.float64).reshape(-1)
@@ -62,7 +63,7 @@ class AttributeLikeness:
         owners: list[I64] = [np.empty(0, dtype=np.int64)]
         values: list[I64] = [np.empty(0, dtype=np.int64)]
         codes = [items.categorical[:, [column]].numpy() for column in self.columns]
-        codes += [bag.numpy() for bag in items.bags]
+        codes += [items.bags[place].numpy() for place in self.bags]
         for place, block in enumerate(codes):
             known = block >= FIRST
             if place < len(self.missing):

@@ -47,6 +47,17 @@ class Encoders:
         """Rows of a categorical or multi feature's raw values, int [n]."""
         return rows_of(self.hashed[name] if name in self.hashed else self.vocabularies[name], values)
 
+    def bag(self, spec: FeatureSpec, column: pa.Array | Coded) -> I64:
+        """Rows of a feature that has several of each entry, int64 [n, L], 0 pads: of its values, or of its hashes."""
+        if spec.kind == "multi":
+            values, ptr = split_values(column, spec.separator)
+            return padded(self.codes(spec.name, values), ptr, spec.max_length)
+        hashed = self.hashed[spec.name]
+        if not isinstance(column, Coded):
+            return hashed.pairs(column)
+        distinct = pa.concat_arrays([column.values, pa.array([None], pa.string())])  # the last one is of code -1
+        return hashed.pairs(distinct)[column.codes]
+
     def sizes(self) -> dict[str, int]:
         """Table rows of every vocabulary, buckets included."""
         values = {name: len(vocabulary) for name, vocabulary in self.vocabularies.items()}
@@ -152,16 +163,16 @@ def side_layout(specs: Sequence[FeatureSpec], columns: Mapping[str, Column]) -> 
     """Order of a table's columns in its block: categorical, then buckets; numbers; bags; vectors."""
     buckets = [spec.name for spec in specs if spec.kind == "numeric" and spec.bins]
     return SideLayout(
-        categorical=(*(spec.name for spec in specs if spec.kind == "categorical"), *buckets),
+        categorical=(*(spec.name for spec in specs if spec.kind == "categorical" and not spec.in_bag), *buckets),
         numeric=tuple(spec.name for spec in specs if spec.kind == "numeric" and spec.scale != "none"),
-        bags=tuple(spec.name for spec in specs if spec.kind == "multi"),
+        bags=tuple(spec.name for spec in specs if spec.in_bag),
         vectors=tuple((spec.name, int(columns[spec.name].shape[1])) for spec in specs if spec.kind == "vector"),
     )
 
 
 def encode_side(specs: Sequence[FeatureSpec], columns: Mapping[str, Column], encoders: Encoders, rows: int) -> Block:
     """Raw columns of one table -> its block of `rows` rows, in the order of `side_layout`."""
-    categorical = [encoders.codes(s.name, columns[s.name]) for s in specs if s.kind == "categorical"]
+    categorical = [encoders.codes(s.name, columns[s.name]) for s in specs if s.kind == "categorical" and not s.in_bag]
     numeric = []
     for spec in specs:
         if spec.kind == "numeric":
@@ -170,12 +181,7 @@ def encode_side(specs: Sequence[FeatureSpec], columns: Mapping[str, Column], enc
                 categorical.append(encoder.buckets(columns[spec.name]))
             if spec.scale != "none":
                 numeric.append(encoder.scaled(columns[spec.name]))
-    bags = []
-    for spec in specs:
-        if spec.kind == "multi":
-            values, ptr = split_values(columns[spec.name], spec.separator)
-            known = encoders.codes(spec.name, values)
-            bags.append(torch.from_numpy(padded(known, ptr, spec.max_length)))
+    bags = [torch.from_numpy(encoders.bag(spec, columns[spec.name])) for spec in specs if spec.in_bag]
     vectors = tuple(torch.from_numpy(columns[spec.name]) for spec in specs if spec.kind == "vector")
     return Block(stack(categorical, rows, torch.int64), stack(numeric, rows, torch.float32), tuple(bags), (), vectors)
 

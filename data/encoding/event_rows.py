@@ -17,12 +17,11 @@ from ..derived_spec import DerivedSpec
 from ..feature_spec import FeatureSpec, Side
 from ..hashing import HashedVocabulary
 from ..packed import SIDES, Packed
-from ..reading.lists import split_values
 from ..schema import CountSpec, DataConfig
 from ..split import Part
 from .counts import CountTable, Groups, combine, statistic_names
 from .derived import Derived, Situation, derived_layout
-from .encoders import Column, Encoders, fill_missing, padded
+from .encoders import Column, Encoders, fill_missing
 from .numeric import NumericEncoder
 from .raw_columns import RawColumns
 from .row_columns import RowColumns
@@ -102,9 +101,8 @@ class EventRows:
                 if old is not None:
                     numbers[at] = old.numbers[theirs, layout.numeric.index(spec.name)]
                 table.add_numbers(spec.name, numbers)
-            if spec.kind == "multi":
-                values, ptr = split_values(column, spec.separator)
-                bag = padded(self.encoders.codes(spec.name, values), ptr, spec.max_length)
+            if spec.in_bag:
+                bag = self.encoders.bag(spec, column)
                 if old is not None:
                     bag[at] = old.bags[layout.bags.index(spec.name)][theirs]
                 table.add_bag(bag)
@@ -115,7 +113,7 @@ class EventRows:
 
     def _encoded(self, spec: FeatureSpec, column: Column) -> tuple[Ints | None, AnyArray | None]:
         """Vocabulary rows and scaled numbers of a column, None of what it has not."""
-        if spec.kind == "categorical":
+        if spec.kind == "categorical" and not spec.in_bag:
             return self.encoders.codes(spec.name, column), None
         if spec.kind != "numeric":
             return None, None

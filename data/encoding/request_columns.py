@@ -132,7 +132,7 @@ def unlearned_values(
     """
     found = []
     for spec in specs:
-        if spec.kind != "categorical":
+        if spec.kind != "categorical" or spec.in_bag:
             continue
         codes, values = block.categorical[:, names.index(spec.name)], table.column(spec.source)
         found += [

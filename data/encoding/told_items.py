@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from ...base.arrays import I64
 from ...base.errors import ConfigError
@@ -16,7 +17,7 @@ from ..dataset import Dataset
 from ..feature_spec import FeatureSpec, Side
 from ..reading.tables import BadRows, Tables
 from ..subject import raw_text
-from ..vocabulary import UNKNOWN
+from ..vocabulary import PAD, UNKNOWN
 from .encoders import encode_side
 from .raw_columns import RawColumns
 from .request_columns import origin_of, table_of_texts, told_columns, unlearned_values, vectors_as_known
@@ -93,8 +94,11 @@ def encode_items(dataset: Dataset, items: Sequence[Mapping[str, Any]]) -> ToldIt
         else:
             columns[spec.name] = vectors_as_known(tables, spec, "items", widths[spec.name], bad)
     block = encode_side(specs, columns, dataset.encoders, len(said))
-    ids = [spec.name for spec in specs if spec.kind == "categorical" and raw.is_id(spec)]
-    block.categorical[:, [layout.categorical.index(name) for name in ids]] = UNKNOWN
+    for spec in (spec for spec in specs if spec.kind == "categorical" and raw.is_id(spec)):
+        if spec.in_bag:
+            block.bags[layout.bags.index(spec.name)][:] = torch.tensor([UNKNOWN, PAD])
+        else:
+            block.categorical[:, layout.categorical.index(spec.name)] = UNKNOWN
     given = [frozenset(one) for one in said]
     learned = [spec for spec in specs if not raw.is_id(spec)]
     called = [raw_text(one.get(config.item)) for one in said]

@@ -177,9 +177,10 @@ def _chosen(dataset: Dataset) -> str:
         and specs[name].source != dataset.config.item
         and sizes[name] - FIRST <= MOST_VALUES
     ]
-    if not (*side.bags, *plain):
+    several = [name for name in side.bags if specs[name].kind == "multi"]
+    if not (*several, *plain):
         raise ConfigError(
             f"same_category finds no multi-valued item feature and no categorical one of {MOST_VALUES:,} values or "
             "fewer; name one in retrieval.baseline_options.same_category.features, or leave same_category out"
         )
-    return (*side.bags, *plain)[0]
+    return (*several, *plain)[0]
