@@ -25,7 +25,7 @@ def requests(toy: Toy, seed: int, queries: int = 1) -> RequestBatch:
 
 @every_kind
 def test_every_ranker_answers_as_recorded_what_it_answers(toy: Toy, kind: str) -> None:
-    ranker = toy.ranker(kind, **({} if kind == "dupn" else GATED)).eval()
+    ranker = toy.ranker(kind, **({} if kind in ("dupn", "logistic") else GATED)).eval()
     answering = AnsweringModel(ranker)
     for seed in range(MET + 3):
         asked = requests(toy, seed)
