@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -33,6 +33,9 @@ class MLP(nn.Sequential):
         hidden_gate: activation of GateNet's gate after each layer, or `none`.
         activation: of each layer.
     """
+
+    dense: ClassVar = ("forward",)
+    """Methods that `runtime.compile` compiles."""
 
     def __init__(
         self,

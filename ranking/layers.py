@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from pydantic import Field
@@ -100,6 +100,9 @@ class Experts(nn.Module):
             (arXiv 2408.05430) does it with batch normalisation against dying and diverging experts; a layer norm keeps
             rows independent of each other.
     """
+
+    dense: ClassVar = ("finish",)
+    """Methods that `runtime.compile` compiles."""
 
     def __init__(
         self,

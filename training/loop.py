@@ -24,6 +24,7 @@ from ..base.settings import Settings
 from ..data.loader import Loader
 from .best import Best
 from .checkpoint import Checkpointer, Snapshot, capture_rng, restore_rng
+from .compiled import compiled_dense
 from .log import Record, Totals, TrainingLog
 from .optim import Optimizer
 from .progress import TrainingBar
@@ -126,8 +127,9 @@ def fit(
         log.info("%s: resumed after %d steps", description, optimizer.steps)
     history = training.history
     mode = model.training
+    dense = nullcontext() if runtime is None or not runtime.compiled else compiled_dense(model)
     try:
-        with TrainingBar(description, options.epochs * len(loader)) as bar:
+        with dense, TrainingBar(description, options.epochs * len(loader)) as bar:
             while loader.epoch < options.epochs and not history.stopped_early:
                 model.train()
                 _run_epoch(training, prepare, step, backward or _plain_backward, checkpointer, runtime, bar)

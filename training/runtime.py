@@ -42,6 +42,10 @@ class RuntimeConfig(Settings):
     operands on a GPU, float32 on the CPU. `bf16`: bfloat16 operands and activations (autocast), about twice as fast on
     a CPU with bfloat16 arithmetic, and slow on one without."""
 
+    compile: Literal["off", "dense"] = "off"
+    """`dense`: experts, towers and perceptrons are compiled when a training begins, which takes tens of seconds; meant
+    for long trainings on a GPU. Sums are then rounded otherwise."""
+
     @model_validator(mode="before")
     @classmethod
     def _before_precision(cls, given: Any) -> Any:
@@ -61,11 +65,13 @@ class Runtime:
         threads: CPU threads of one operation.
         precision: of the training step's matrix products, see `RuntimeConfig`.
         device: where the training runs.
+        compiled: whether the dense parts of a model are compiled for its training.
     """
 
     threads: int
     precision: Precision = "float32"
     device: torch.device = CPU
+    compiled: bool = False
 
     @property
     def reduced(self) -> bool:
@@ -119,13 +125,13 @@ def start_runtime(config: RuntimeConfig, seed: int) -> Runtime:
 def _decided(config: RuntimeConfig, seed: int) -> Runtime:
     if config.threads > 0:
         torch.set_num_threads(config.threads)
-    runtime = Runtime(torch.get_num_threads(), config.precision, pick_device(config.device))
+    where = pick_device(config.device)
+    runtime = Runtime(torch.get_num_threads(), config.precision, where, config.compile == "dense")
     if config.deterministic and runtime.device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     seed_everything(seed)
-    where = device_name(runtime.device)
-    log.info("runtime: %s, %d threads, %s, seed %d", where, runtime.threads, runtime.precision, seed)
+    log.info("runtime: %s, %d threads, %s, seed %d", device_name(where), runtime.threads, runtime.precision, seed)
     return runtime
 
 
