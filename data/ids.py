@@ -26,13 +26,19 @@ def id_type(column: pa.ChunkedArray | pa.Array) -> str:
     return str(type_) if pa.types.is_integer(type_) or pa.types.is_floating(type_) else TEXT
 
 
+def id_column(ids: Sequence[str], type_name: str) -> pa.Array:
+    """Ids as a column of the type that `id_type` named; of text when one of them is no such number."""
+    texts = pa.array(ids, pa.string())
+    if type_name == TEXT:
+        return texts
+    alias = "float64" if type_name == "double" else "float32" if type_name == "float" else type_name
+    try:
+        return pc.cast(texts, pa.type_for_alias(alias))
+    except (pa.ArrowInvalid, ValueError):
+        return texts
+
+
 def ids_as_given(ids: Sequence[str], type_name: str) -> NDArray[Any]:
     """Ids in the type that `id_type` named; as text when one of them is no such number."""
-    if type_name != TEXT:
-        try:
-            alias = "float64" if type_name == "double" else "float32" if type_name == "float" else type_name
-            return np.asarray(pc.cast(pa.array(ids, pa.string()), pa.type_for_alias(alias)).to_numpy())
-        except (pa.ArrowInvalid, ValueError):
-            pass
-    texts: NDArray[Any] = pa.array(ids, pa.string()).to_numpy(zero_copy_only=False)
-    return texts
+    given: NDArray[Any] = id_column(ids, type_name).to_numpy(zero_copy_only=False)
+    return given

@@ -81,7 +81,7 @@ class WindowedOrder(Order):
         """The rows of a window, permuted."""
         if self._held[0] != window:
             chosen = self.segments[window * SEGMENTS : (window + 1) * SEGMENTS]
-            rows = torch.cat([self.rows[one * SEGMENT : (one + 1) * SEGMENT] for one in chosen.tolist()])
+            rows = torch.cat([self.rows[one * SEGMENT : (one + 1) * SEGMENT] for one in chosen])
             self._held = window, _permuted(rows, self.seed, self.epoch, window)
         return self._held[1]
 

@@ -25,7 +25,7 @@ from ..artifacts.tables import Parts, check_table_path, write_table
 from ..base.arrays import I64
 from ..base.package import package_version
 from ..configs.run import config_hash
-from ..data.ids import TEXT, id_text, ids_as_given
+from ..data.ids import TEXT, id_column, id_text
 from ..data.subject import Subject
 from ..retrieval.index.bitmap import Bitmap
 from ..training.progress import track
@@ -153,7 +153,7 @@ class ListTable:
     def __init__(self, funnel: Funnel, users: Sequence[Any] | None = None) -> None:
         data = funnel.dataset
         size, types = data.num_catalogue, data.id_types
-        self.items = pa.array(ids_as_given(data.item_ids[:size], types.get("item", TEXT)))
+        self.items = id_column(data.item_ids[:size], types.get("item", TEXT))
         self.users = user_column(funnel, users)
         self.tasks = funnel.task_names
         columns: list[tuple[str, pa.DataType]] = [("user", self.users.type), ("rank", pa.int64())]
@@ -193,7 +193,7 @@ def user_column(funnel: Funnel, users: Sequence[Any] | None = None) -> pa.Array:
     """Raw user ids as a column: every user's in the type of the tables, or those given in their own."""
     if users is None:
         data = funnel.dataset
-        return pa.array(ids_as_given(data.user_ids, data.id_types.get("user", TEXT)))
+        return id_column(data.user_ids, data.id_types.get("user", TEXT))
     ids = [user.user if isinstance(user, Subject) else user for user in users]
     try:
         column = pa.array(ids)

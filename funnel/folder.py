@@ -41,7 +41,6 @@ from .run import Stage, TrainedRun, assemble_retriever, companion_names
 
 TOWERS = "retrieval/model.safetensors"
 VECTORS = "retrieval/item_vectors.npy"
-ITEM_IDS = "retrieval/item_ids.json"
 RANKER = "ranking/model.safetensors"
 CALIBRATORS = "ranking/calibrators.json"
 BLEND = "ranking/blend.json"
@@ -71,7 +70,7 @@ def save_run(trained: TrainedRun, path: Path, base: Path = Path()) -> None:
         (writer.folder / "data").mkdir()
         store.save_dataset(dataset, writer.folder / "data")
         if trained.retriever is not None:
-            _save_retriever(trained.retriever, dataset, writer.folder)
+            _save_retriever(trained.retriever, writer.folder)
             index = trained.retriever.index
             if isinstance(index, ExactIndex | FaissIndex) and trained.index_report is not None:
                 index.save(writer.folder / INDEX)
@@ -180,14 +179,12 @@ def load_weights(model: nn.Module, file: Path) -> None:
     model.load_state_dict(weights)
 
 
-def _save_retriever(retriever: Retriever, dataset: Dataset, folder: Path) -> None:
+def _save_retriever(retriever: Retriever, folder: Path) -> None:
     """Towers, companions and the vectors that an index is built from."""
     from safetensors.numpy import save_file
 
     save_weights(retriever.model, folder / TOWERS)
     np.save(folder / VECTORS, retriever.item_vectors)
-    ids = list(dataset.item_ids[: dataset.num_catalogue])
-    (folder / ITEM_IDS).write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
     for name, companion in retriever.companions.items():
         arrays = {key: np.ascontiguousarray(values) for key, values in companion.state().items()}
         save_file(arrays, folder / companion_file(name))

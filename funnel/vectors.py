@@ -17,7 +17,7 @@ import pyarrow as pa
 from ..artifacts.tables import write_table
 from ..base.arrays import F32
 from ..data.dataset import NOW
-from ..data.ids import TEXT, ids_as_given
+from ..data.ids import TEXT, id_column
 from ..training.progress import track
 from .bulk import user_column
 from .funnel import Funnel
@@ -47,7 +47,7 @@ def write_vectors(funnel: Funnel, folder: Path) -> dict[str, Any]:
     vector = pa.list_(pa.float32(), width)
     about = {"run": funnel.trained.config.name, "data": data.fingerprint, "score": "inner product"}
     metadata = {"recsys": json.dumps(about)}
-    ids = pa.array(ids_as_given(data.item_ids[: data.num_catalogue], data.id_types.get("item", TEXT)))
+    ids = id_column(data.item_ids[: data.num_catalogue], data.id_types.get("item", TEXT))
     schema = pa.schema([("item", ids.type), ("vector", vector)], metadata)
     write_table(folder / ITEMS, schema, [_table(schema, ids, _lists(retriever.item_vectors))])
 

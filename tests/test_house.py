@@ -39,6 +39,12 @@ FLOOR = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms}
 HEAVY = ("torch", "numpy", "faiss", "polars", "pandas", "scipy", "matplotlib", "sklearn", "pyarrow", "pydantic")
 LAZY = {"faiss", "polars", "pandas", "matplotlib", "sklearn", "implicit", "lightgbm"}
 """Packages imported only inside the functions that use them."""
+COLUMNS = (
+    *(f"data/{name}.py" for name in ("store", "store_v1", "parts", "texts", "vocabulary", "ids", "dataset", "packed")),
+    *(f"data/{name}.py" for name in ("candidates", "log", "history", "sequence_columns", "batch", "order", "loader")),
+    "retrieval/towers/windows.py",
+)
+"""Files whose arrays have a row for every event, user or item."""
 PICKLING = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 
 
@@ -135,6 +141,17 @@ import recsys.pipeline.train, recsys.funnel.funnel
 def test_a_file_is_one_idea() -> None:
     lengths = {str(file): len(file.read_text(encoding="utf-8").splitlines()) for file in LIBRARY + OTHER}
     assert {file: length for file, length in lengths.items() if length > 400} == {}
+
+
+def test_columns_of_events_users_and_items_never_become_python_lists() -> None:
+    """A list of ten million ids takes a gigabyte, and making it a minute; these files hold the columns."""
+    lists = [
+        f"{name}:{node.lineno}"
+        for name in COLUMNS
+        for node in ast.walk(ast.parse((ROOT / name).read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in ("tolist", "to_pylist")
+    ]
+    assert lists == []
 
 
 def test_nothing_is_pickled_and_failures_are_not_swallowed() -> None:

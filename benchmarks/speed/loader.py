@@ -11,6 +11,7 @@ that does nothing else: seconds from the call to the first batch, and what its m
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import subprocess
@@ -95,7 +96,12 @@ def measure(folder: Path, events: int) -> dict[str, float]:
     for size in BATCHES:
         loader = Loader(dataset, dataset.rows(Part.TRAIN), size, seed=0)
         found[f"rows_{size}"] = rate(loader, lambda batch: int(batch.rows))
+    if "windowed" in inspect.signature(Loader).parameters:
+        loader = Loader(dataset, dataset.rows(Part.TRAIN), BATCHES[1], seed=0, windowed=True)
+        found["rows_8192_windowed"] = rate(loader, lambda batch: int(batch.rows))
+    start = time.process_time()
     windows = WindowLoader(TowerData.of(dataset, TwoTowerConfig(), ""), Part.VALID, 16_384, seed=0)
+    found["window_loader_seconds"] = time.process_time() - start
     found["window_events"] = rate(windows, lambda batch: int(batch.present.sum()))
     start = time.process_time()
     store.save_dataset(dataset, folder)
@@ -168,7 +174,7 @@ def main() -> None:
             rows[name] = in_own_process(checkout, work, work / name, options.events)
     print(f"{'':<22}" + "".join(f"{name:>14}" for name in rows) + ("         ratio" if options.beside else ""))
     for key, value in rows["now"].items():
-        both = [one[key] for one in rows.values()]
+        both = [one.get(key, float("nan")) for one in rows.values()]
         ratio = f"{value / both[1]:>14.2f}" if options.beside and both[1] else ""
         print(f"{key:<22}" + "".join(f"{figure:>14,.2f}" for figure in both) + ratio)
     if options.out:
