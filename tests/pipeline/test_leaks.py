@@ -43,7 +43,7 @@ def stages(tiny_run: TinyRun) -> TrainedRun:
 
 def planted(stages: TrainedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluations see these stages instead of those of the folder."""
-    monkeypatch.setattr(evaluation, "load_run", lambda run, with_index=True: stages)
+    monkeypatch.setattr(evaluation, "load_run", lambda run, with_index=True, device=None: stages)
 
 
 def named(result: dict[str, Any]) -> set[str]:

@@ -146,8 +146,8 @@ def test_buckets_are_matched_by_what_they_hold() -> None:
     inside = [edges[0] - 0.01, *((edges[1:] + edges[:-1]) / 2), edges[-1] + 1e-9]
     for value in [np.nan, new.mode, *inside]:
         one = np.array([value])
-        expected = source.rows_of("price")[torch.from_numpy(old.buckets(one))]
-        assert torch.equal(target.rows_of("price")[torch.from_numpy(new.buckets(one))], expected)
+        expected = source.rows_of("price")[torch.from_numpy(old.buckets(one)).long()]
+        assert torch.equal(target.rows_of("price")[torch.from_numpy(new.buckets(one)).long()], expected)
     same = EmbeddingTable({"price": old.size}, 3, 1.0)
     match_buckets(same, {"price": old}, source, {"price": old})
     assert torch.equal(same.weight, source.weight)
