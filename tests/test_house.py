@@ -39,12 +39,6 @@ FLOOR = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms}
 HEAVY = ("torch", "numpy", "faiss", "polars", "pandas", "scipy", "matplotlib", "sklearn", "pyarrow", "pydantic")
 LAZY = {"faiss", "polars", "pandas", "matplotlib", "sklearn", "implicit", "lightgbm"}
 """Packages imported only inside the functions that use them."""
-COLUMNS = (
-    *(f"data/{name}.py" for name in ("store", "store_v1", "parts", "texts", "vocabulary", "ids", "dataset", "packed")),
-    *(f"data/{name}.py" for name in ("candidates", "log", "history", "sequence_columns", "batch", "order", "loader")),
-    "retrieval/towers/windows.py",
-)
-"""Files whose arrays have a row for every event, user or item."""
 PICKLING = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 
 
@@ -143,17 +137,6 @@ def test_a_file_is_one_idea() -> None:
     assert {file: length for file, length in lengths.items() if length > 400} == {}
 
 
-def test_columns_of_events_users_and_items_never_become_python_lists() -> None:
-    """A list of ten million ids takes a gigabyte, and making it a minute; these files hold the columns."""
-    lists = [
-        f"{name}:{node.lineno}"
-        for name in COLUMNS
-        for node in ast.walk(ast.parse((ROOT / name).read_text()))
-        if isinstance(node, ast.Attribute) and node.attr in ("tolist", "to_pylist")
-    ]
-    assert lists == []
-
-
 def test_nothing_is_pickled_and_failures_are_not_swallowed() -> None:
     wrong = []
     for file in LIBRARY:
@@ -205,7 +188,6 @@ def test_tests_mirror_the_rooms() -> None:
 LISTED = {
     "data/encoding/numeric.py: state": "edges of buckets",
     "data/hashing.py: state": "hashes of frequent values, as JSON",
-    "data/order.py: _window": "segments of one window",
     "data/build.py: _parts": "names of the parts",
     "data/split.py: _by_column": "names of the parts",
     "data/reading/clock.py: iso_stamps": "texts that the cast does not take",
