@@ -53,7 +53,7 @@ def _blocks(result: Json) -> Iterator[Block]:
     if result.get("retrieval"):
         yield retrieval_table(result["retrieval"])
     if result.get("similar"):
-        yield similar_table(result["similar"])
+        yield similar_table(result["similar"], first=True)
     if result.get("index"):
         yield facts(result["index"], title="Index")
     if result.get("ranking"):
@@ -81,11 +81,14 @@ def retrieval_table(systems: Mapping[str, Json]) -> Table:
     return grid(systems, headlines, "retriever", title="Retrieval", caption=_left_out(len(names) - len(headlines)))
 
 
-def similar_table(similar: Json) -> Table:
-    """The next item given the last one alone, by who names similar items."""
+def similar_table(similar: Json, first: bool = False) -> Table:
+    """The next item given the last one alone, by who names similar items; the headline metrics where `first`."""
     sources = similar["sources"]
     caption = f"the next item among those like the last one, {similar['requests']:,} users"
     shown = [name for name in names_of(sources.values()) if name.partition("@")[2].isdigit()]
+    if first:
+        named = _headlines(shown)
+        caption, shown = "; ".join(part for part in (caption, _left_out(len(shown) - len(named))) if part), named
     return grid(sources, shown, "similar items by", title="Similar items", caption=caption)
 
 

@@ -70,21 +70,38 @@ def _column_tables(report: Json, most: int | None = None) -> Iterator[Table]:
     for column in (report.get("sliced_by") or {}).get("columns") or ():
         of_column = [entry for entry in slices if entry["column"] == column]
         metrics = [name for name in _metrics(report) if any(entry["metric"] == name for entry in of_column)]
-        shown = metrics[:most]
-        if not shown:
-            continue
-        found = {(entry["value"], entry["metric"]): entry for entry in of_column}
-        rows = (
-            row(str(value), *(_value(found.get((value, metric))) for metric in shown))
-            for value in dict.fromkeys(entry["value"] for entry in of_column)
-        )
-        more = len(metrics) - len(shown)
+        more = len(metrics) - len(metrics[:most])
         caption = "beside each value its interval and its share" + (
             f"; {more} more metrics on the page" if more else ""
         )
-        yield table(
-            [words(column), *(words(name) for name in shown)], rows, title=f"By {words(column)}", caption=caption
-        )
+        found = {(entry["value"], entry["metric"]): entry for entry in of_column}
+        for shown in _of_one_parting(of_column, metrics[:most]):
+            values = dict.fromkeys(entry["value"] for entry in of_column if entry["metric"] in shown)
+            rows = (row(str(value), *(_value(found.get((value, metric))) for metric in shown)) for value in values)
+            heads = [words(column), *(words(name) for name in shown)]
+            yield table(heads, rows, title=f"By {words(column)}", caption=caption)
+
+
+def _of_one_parting(slices: Sequence[Json], metrics: Sequence[str]) -> list[list[str]]:
+    """Metrics grouped by how their slices are parted: lists and rows may have other edges of the same tiers.
+
+    "light (1 to 7)" of one metric and "light (1 to 90)" of another stand in tables of their own.
+    """
+    groups: list[tuple[list[str], dict[str, set[str]]]] = []
+    for metric in metrics:
+        tiers: dict[str, set[str]] = {}
+        for entry in slices:
+            if entry["metric"] == metric:
+                tiers.setdefault(str(entry["value"]).partition(" (")[0], set()).add(str(entry["value"]))
+        for members, known in groups:
+            if all(not known.get(tier) or known[tier] & values for tier, values in tiers.items()):
+                members.append(metric)
+                for tier, values in tiers.items():
+                    known[tier] = known.get(tier, set()) | values
+                break
+        else:
+            groups.append(([metric], tiers))
+    return [members for members, _ in groups]
 
 
 def _worst(slices: Sequence[Json]) -> list[Row]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from recsys.report.evaluation import evaluation_blocks
 from recsys.report.page import evaluation_page
+from recsys.report.slices import slice_tables
 from recsys.report.terminal import plain_text
 
 
@@ -63,3 +64,26 @@ def test_a_result_of_an_earlier_version_still_has_its_slices() -> None:
     old = {"slices": RESULT["slices"]}
     assert "Worst slices" in plain_text(evaluation_blocks(old))
     assert "click auc by slice" in evaluation_page(old)
+
+
+def test_tiers_of_other_edges_have_tables_of_their_own() -> None:
+    """Rows are parted by training rows and lists by histories; one table of both would be half empty."""
+    slices = [
+        entry("activity", "new (no history)", "ndcg@10", 0.1, 0.1),
+        entry("activity", "light (1 to 138)", "ndcg@10", 0.2, 0.0),
+        entry("activity", "new (no history)", "click auc", 0.6, 0.1),
+        entry("activity", "light (1 to 66)", "click auc", 0.7, 0.0),
+        entry("activity", "light (1 to 66)", "like auc", 0.7, 0.0),
+        entry("title", "Kong (1933)", "ndcg@10", 0.3, 0.0),
+        entry("title", "Kong (1976)", "ndcg@10", 0.4, 0.0),
+        entry("title", "Kong (1976)", "click auc", 0.5, 0.0),
+    ]
+    sliced = {"metrics": ["ndcg@10", "click auc", "like auc"], "columns": ["activity", "title"]}
+    tables = list(slice_tables({"slices": slices, "all_slices": slices, "sliced_by": sliced}))[:3]
+    heads = [(one.title, tuple(one.heads)) for one in tables]
+    assert heads == [
+        ("By activity", ("activity", "ndcg@10")),
+        ("By activity", ("activity", "click auc", "like auc")),
+        ("By title", ("title", "ndcg@10", "click auc")),
+    ]
+    assert [cells[0].text for cells in tables[1].rows] == ["new (no history)", "light (1 to 66)"]
