@@ -77,13 +77,16 @@ def build_dataset(
     past = None if source is None else Past.of(source, config, raw)
     by_time = None if rises(raw.times) else np.argsort(raw.times, kind="stable")
     user_ids = _entities(tables, "users", config.user, _seen(raw.users, by_time), None if past is None else past.users)
-    users = _positions(raw.users, user_ids)
+    users = _positions(raw.users, user_ids, shelf)
     raw = replace(raw, users=None)
+    shelf.rest(raw.times)
     order = shelf.keep(_by_user(users, len(user_ids), by_time, len(raw)))
+    shelf.rest(users, order)
     parts = _parts(config, tables, raw, users, order, seed)
+    shelf.rest(raw.times, users, order)
     parts[parts <= learned] = Part.TRAIN
     item_ids, num_catalogue = _catalogue(tables, config, raw, parts, order, past)
-    items = _positions(raw.items, item_ids)
+    items = _positions(raw.items, item_ids, shelf)
     raw = replace(raw, items=None)
     events = _log(config, tables, raw, order, parts, users, items, shelf)
     del raw, users, items, order, parts, by_time  # they would stand beside the log while it is encoded
@@ -124,12 +127,12 @@ def _entities(tables: Tables, name: str, column: str, seen: pa.Array | None, kno
     return pc.unique(pa.concat_arrays([none if known is None else known, listed.cast(pa.string()), seen]))
 
 
-def _positions(raw: Coded | None, ids: pa.Array) -> Ints | None:
+def _positions(raw: Coded | None, ids: pa.Array, shelf: Shelf) -> Ints | None:
     """Row of each event's user or item, int32 [R]; None where events name none."""
     if raw is None:
         return None
     rows: Ints = pc.index_in(raw.values, value_set=ids).to_numpy(zero_copy_only=False).astype(np.int32)
-    return rows.take(raw.codes)
+    return shelf.take(rows, raw.codes)
 
 
 def _by_user(users: Ints | None, num_users: int, by_time: Ints | None, rows: int) -> Ints:
@@ -154,21 +157,17 @@ def _log(
     """The typed columns in the order of the log."""
 
     def ordered(column: AnyArray) -> AnyArray:
-        if not any(column.strides):  # one number for every row
-            return column
-        found = shelf.keep(column.take(order, axis=0))
-        shelf.rest(column)
-        return found
+        return shelf.take(column, order) if any(column.strides) else column  # or one number for every row
 
     nobody = np.full(0 if users is not None and items is not None else len(raw), -1, dtype=np.int32)
-    labels, mask = label_matrix(config.tasks, raw.labels, tables, order)
+    labels, mask = label_matrix(config.tasks, raw.labels, tables, order, shelf)
     return EventLog(
         users=nobody if users is None else ordered(users),
         items=nobody if items is None else ordered(items),
         times=ordered(raw.times),
         parts=parts,
-        labels=shelf.keep(labels),
-        mask=shelf.keep(mask),
+        labels=labels,
+        mask=mask,
         weights=ordered(raw.weights),
         propensities=None if raw.propensities is None else ordered(raw.propensities),
         source_rows=order,

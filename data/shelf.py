@@ -10,9 +10,10 @@ import tempfile
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import DTypeLike
 
-from ..base.arrays import AnyArray
+from ..base.arrays import AnyArray, Ints
 from ..base.counting import STEP
 
 
@@ -48,6 +49,16 @@ class Shelf:
         self.rest(kept)
         return kept
 
+    def take(self, array: AnyArray, rows: Ints) -> AnyArray:
+        """The given rows (int [n], none below 0) of an array, kept."""
+        if not self.mapped:
+            return array.take(rows, axis=0)
+        taken = self.empty((len(rows), *array.shape[1:]), array.dtype)
+        for start in range(0, len(rows), STEP):
+            taken[start : start + STEP] = array.take(rows[start : start + STEP], axis=0)
+        self.rest(taken, array, rows)
+        return taken
+
     def rest(self, *arrays: AnyArray | None) -> None:
         """Let go of the memory that reading or writing these arrays took; what is in them stays."""
         for array in arrays if self.mapped else ():
@@ -55,6 +66,8 @@ class Shelf:
             if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
                 mapping.flush()
                 mapping.madvise(mmap.MADV_DONTNEED)
+        if self.mapped:
+            pa.default_memory_pool().release_unused()
 
 
 def _mapping(array: AnyArray) -> mmap.mmap | None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ...base.arrays import F32, F64, I64, AnyArray, Bool, Floats, Ints
 from ...base.counting import STEP, counting_order
@@ -19,6 +21,9 @@ from ..batch import Block
 from ..schema import CountSpec
 from ..vocabulary import FIRST
 from .encoders import Encoders, stack
+
+U8 = NDArray[np.uint8]
+Labels: TypeAlias = Floats | U8
 
 
 def combine(codes: Sequence[Ints], sizes: tuple[int, ...]) -> I64:
@@ -135,7 +140,7 @@ class CountTable:
         spec: CountSpec,
         groups: Groups,
         sizes: tuple[int, ...],
-        labels: Sequence[F32],
+        labels: Sequence[Labels],
         mask: Sequence[Bool],
         training: Bool,
     ) -> CountTable:
@@ -145,7 +150,7 @@ class CountTable:
             spec: keys, tasks, smoothing.
             groups: the training rows by key.
             sizes: rows of each key's vocabulary.
-            labels: of each of the spec's tasks float32 [R], 0 where masked.
+            labels: of each of the spec's tasks [R], 0 where masked; see `flags`.
             mask: of each task bool [R].
             training: bool [R] the training rows, those of unknown keys included.
         """
@@ -193,14 +198,14 @@ class CountTable:
         at = np.minimum(np.searchsorted(self.keys, codes), len(self.keys) - 1)
         return np.where(self.keys[at] == codes, at, -1)
 
-    def as_of(self, groups: Groups, moments: Ints, task: int | None, label: Floats, mask: Bool) -> F32:
+    def as_of(self, groups: Groups, moments: Ints, task: int | None, label: Labels, mask: Bool) -> F32:
         """One statistic of every row, from strictly earlier rows of its key.
 
         Args:
             groups: the training rows by key.
             moments: int [G] of `groups`.
             task: whose rate; None for the number of rows.
-            label: float [R] of the task, 0 where masked.
+            label: [R] of the task, 0 where masked; see `flags`.
             mask: bool [R] of the task.
 
         Returns:
@@ -223,14 +228,23 @@ class CountTable:
         return np.float32(0.0) if task is None else np.float32(self._rate(task, nothing, nothing)[0])
 
 
+def flags(values: Floats) -> Labels:
+    """Labels [R] as uint8 where all are 0 or 1: their sums are whole numbers; else as they are."""
+    found = np.empty(len(values), dtype=np.uint8)
+    for start in range(0, len(values), STEP):
+        part = values[start : start + STEP]
+        found[start : start + STEP] = part == 1
+        if not ((part == 0) | (part == 1)).all():
+            return values
+    return found
+
+
 def _running(values: AnyArray, rows: Ints) -> AnyArray:
-    """Sums of the values [R] of the first 0, 1, ... of the given rows [G]: whole numbers of 0/1 values, [G + 1]."""
-    flags = values.astype(np.uint8)
-    kind = np.dtype(np.int32 if np.array_equal(flags, values) and len(rows) < 2**31 else np.float64)
-    taken = flags if kind == np.int32 else values
+    """Sums of the values [R] of the first 0, 1, ... of the given rows [G], [G + 1]: whole numbers of flags."""
+    kind = np.dtype(np.float64 if values.dtype.kind == "f" else np.int32 if len(rows) < 2**31 else np.int64)
     running = np.zeros(len(rows) + 1, dtype=kind)
     for start in range(0, len(rows), STEP):
-        running[start + 1 : start + STEP + 1] = taken[rows[start : start + STEP]]
+        running[start + 1 : start + STEP + 1] = values[rows[start : start + STEP]]
     return np.cumsum(running, out=running)
 
 

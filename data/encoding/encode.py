@@ -85,6 +85,7 @@ class Encoding:
             "context": self.known,
         }
         self.kept = {side: self._kept(side) for side in SIDES}
+        raw.rest()
 
     def _kept(self, side: Side) -> I64 | None:
         """Row of the earlier data set that each row's values are taken from, -1 where the new tables know better.

@@ -19,7 +19,7 @@ from ..hashing import HashedVocabulary
 from ..packed import SIDES, Packed
 from ..schema import CountSpec, DataConfig
 from ..split import Part
-from .counts import CountTable, Groups, combine, statistic_names
+from .counts import CountTable, Groups, combine, flags, statistic_names
 from .derived import Derived, Situation, derived_layout
 from .encoders import Column, Encoders, fill_missing
 from .numeric import NumericEncoder
@@ -128,44 +128,63 @@ class EventRows:
             codes: vocabulary rows of each count key, one per user, item or event row.
             numerics: gets the encoders of statistics that it has none of.
         """
-        events, known, tables = self.events, self.known, []
         if not self.config.counts:
             return ()
-        later, shelf = np.flatnonzero(~known), self.raw.shelf
-        in_time = self._training_rows_in_time()
-        names = [task.name for task in self.config.tasks]
+        in_time, later = self._training_rows_in_time(), np.flatnonzero(~self.known)
+        return tuple(self._encode_count(spec, codes, numerics, in_time, later) for spec in self.config.counts)
+
+    def _encode_count(
+        self,
+        spec: CountSpec,
+        codes: Mapping[str, Ints],
+        numerics: dict[str, NumericEncoder],
+        in_time: Ints,
+        later: I64,
+    ) -> CountTable:
+        """One table; see `encode_counts`.
+
+        Args:
+            spec: its keys and tasks.
+            codes: as of `encode_counts`.
+            numerics: as of `encode_counts`.
+            in_time: int [n] training rows, from the earliest to the latest.
+            later: int64 [R - n] the other rows.
+        """
+        events, known, shelf = self.events, self.known, self.raw.shelf
         rows: dict[Side, Ints] = {"user": events.users, "item": events.items}
+        sides = [self.config.feature(key).side for key in spec.keys]
+        key_codes = [
+            codes[key] if side == "context" else shelf.take(codes[key].astype(np.int32), rows[side])
+            for key, side in zip(spec.keys, sides, strict=True)
+        ]
+        sizes = tuple(len(self.encoders.keys[key]) for key in spec.keys)
+        groups = Groups.of(key_codes, sizes, in_time)
+        asked = combine([column[later] for column in key_codes], sizes)
+        shelf.rest(in_time)
+        del key_codes
+        names = [task.name for task in self.config.tasks]
+        chosen = [names.index(task) for task in spec.tasks]
+        labels, mask = [flags(events.labels[:, task]) for task in chosen], [events.mask[:, task] for task in chosen]
+        table = CountTable.fit(spec, groups, sizes, labels, mask, known)
+        frozen = table.lookup(asked)
+        del asked
+        self.raw.rest()
+        moments = groups.moments(events.times)
+        self.raw.rest()
         learned = known if self.old is None else events.parts == Part.TRAIN
-        for spec in self.config.counts:
-            sides = [self.config.feature(key).side for key in spec.keys]
-            key_codes = [
-                codes[key] if side == "context" else codes[key].astype(np.int32).take(rows[side], mode="clip")
-                for key, side in zip(spec.keys, sides, strict=True)
-            ]
-            shelf.rest(events.users, events.items)
-            sizes = tuple(len(self.encoders.keys[key]) for key in spec.keys)
-            groups = Groups.of(key_codes, sizes, in_time)
-            asked = combine([column[later] for column in key_codes], sizes)
-            del key_codes
-            chosen = [names.index(task) for task in spec.tasks]
-            labels, mask = [events.labels[:, task] for task in chosen], [events.mask[:, task] for task in chosen]
-            table = CountTable.fit(spec, groups, sizes, labels, mask, known)
-            frozen, moments = table.lookup(asked), groups.moments(events.times)
-            shelf.rest(events.times, in_time)
-            target = self._tables[of_pair(self.config, spec)]
-            for place, name in enumerate(table.names):
-                task = place - 1 if place else None
-                label, counted = (labels[task], mask[task]) if task is not None else (events.times, known)
-                values = table.as_of(groups, moments, task, label, counted)
-                values[later] = frozen[:, place]
-                shelf.rest(events.labels, events.mask)
-                if name not in numerics:
-                    numerics[name] = NumericEncoder.fit(values[learned], spec.bins, spec.scale)
-                target.add_codes(name, numerics[name].buckets(values), numerics[name].size)
-                target.add_numbers(name, numerics[name].scaled(values))
-                del values  # before the next one is worked out
-            tables.append(table)
-        return tuple(tables)
+        target = self._tables[of_pair(self.config, spec)]
+        for place, name in enumerate(table.names):
+            task = place - 1 if place else None
+            label, counted = (labels[task], mask[task]) if task is not None else (events.times, known)
+            values = table.as_of(groups, moments, task, label, counted)
+            values[later] = frozen[:, place]
+            self.raw.rest()
+            if name not in numerics:
+                numerics[name] = NumericEncoder.fit(values[learned], spec.bins, spec.scale)
+            target.add_codes(name, numerics[name].buckets(values), numerics[name].size)
+            target.add_numbers(name, numerics[name].scaled(values))
+            del values  # before the next one is worked out
+        return table
 
     def _training_rows_in_time(self) -> Ints:
         rows, count = self.raw.in_time, int(self.known.sum())

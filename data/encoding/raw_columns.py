@@ -130,9 +130,14 @@ class RawColumns:
     @cached_property
     def in_time(self) -> Ints:
         """Rows of the log from the earliest to the latest, see `in_time_order`."""
-        rows = self.shelf.keep(in_time_order(self.events))
-        self.shelf.rest(self.events.times, self.events.source_rows)
+        rows = in_time_order(self.events, self.shelf)
+        self.rest()
         return rows
+
+    def rest(self) -> None:
+        """Let go of the memory that reading the log took, see `Shelf.rest`."""
+        events = self.events
+        self.shelf.rest(events.users, events.items, events.times, events.labels, events.mask, events.source_rows)
 
     @cached_property
     def _homes(self) -> dict[Side, Ints]:

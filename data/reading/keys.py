@@ -229,7 +229,11 @@ def _require_a_word(tables: Tables, task: TaskSpec) -> None:
 
 
 def label_matrix(
-    tasks: Sequence[TaskSpec], labels: Mapping[str, F32], tables: Tables, order: Ints | None = None
+    tasks: Sequence[TaskSpec],
+    labels: Mapping[str, F32],
+    tables: Tables,
+    order: Ints | None = None,
+    shelf: Shelf | None = None,
 ) -> tuple[F32, Bool]:
     """Labels [R, T] (0 where masked) and masks [R, T].
 
@@ -238,26 +242,28 @@ def label_matrix(
         labels: as `raw_label` reads them.
         tables: as read.
         order: rows of the event table in the order of the matrices; as they stand there when None.
+        shelf: keeps the matrices.
     """
-    rows = tables.events.num_rows
-    values, masks = np.zeros((rows, len(tasks)), np.float32), np.zeros((rows, len(tasks)), bool)
-    by_name: dict[str, tuple[F32, Bool]] = {}
+    shelf, rows = shelf or Shelf(), tables.events.num_rows
+    values: F32 = shelf.empty((rows, len(tasks)), np.float32)
+    masks: Bool = shelf.empty((rows, len(tasks)), np.bool_)
+    names = [task.name for task in tasks]
     for place, task in enumerate(tasks):
-        value = labels[task.name]
+        value = labels[task.name] if order is None else shelf.take(labels[task.name], order)
         mask = ~np.isnan(value)
         if task.at_least is not None:
             value = (value >= task.at_least).astype(np.float32)
         if task.where:
-            gate, gate_mask = by_name[task.where]
-            mask &= gate_mask & (gate > 0)
+            gate = names.index(task.where)
+            mask &= masks[:, gate] & (values[:, gate] > 0)
         if task.scene:
             column, _, wanted = task.scene.partition("=")
-            mask &= as_codes(tables, "events", column).says([wanted])
-        value = np.where(mask, value, np.float32(0.0))
-        if any(task.name == other.where for other in tasks):
-            by_name[task.name] = value, mask
-        values[:, place] = value if order is None else value.take(order)
-        masks[:, place] = mask if order is None else mask.take(order)
+            scene = as_codes(tables, "events", column).says([wanted])
+            mask &= scene if order is None else scene.take(order)
+        values[:, place] = value
+        values[~mask, place] = 0.0
+        masks[:, place] = mask
+        shelf.rest(values, masks, value)
     return values, masks
 
 

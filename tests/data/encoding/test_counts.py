@@ -9,7 +9,7 @@ import pytest
 
 from recsys.base.arrays import F32, F64, I64, Bool
 from recsys.data.dataset import NOW, Dataset
-from recsys.data.encoding.counts import CountTable, Groups, combine
+from recsys.data.encoding.counts import CountTable, Groups, combine, flags
 from recsys.data.schema import CountSpec
 from recsys.data.split import Part
 from recsys.tests.support.nonempty import nonempty
@@ -72,7 +72,7 @@ def fitted(codes: I64, labels: F32, mask: Bool, times: F64 | None = None) -> tup
     """The table of some training rows, and the statistics of each row, [R, 3]."""
     times = np.zeros(len(codes)) if times is None else times
     groups = Groups.of([codes], (10,), np.argsort(times, kind="stable"))
-    columns, masks = list(labels.T), list(mask.T)
+    columns, masks = [flags(column) for column in labels.T], list(mask.T)
     table = CountTable.fit(SPEC, groups, (10,), columns, masks, np.ones(len(codes), bool))
     moments = groups.moments(times)
     counted = table.as_of(groups, moments, None, columns[0], masks[0])
