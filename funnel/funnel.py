@@ -32,6 +32,7 @@ from ..retrieval.baselines.segment import SEGMENT_POPULARITY
 from ..retrieval.index.base import check_allowed
 from ..retrieval.index.bitmap import Bitmap
 from ..retrieval.retriever import CandidateSet
+from ..retrieval.towers.answering import STEP
 from .arrange.compiled import ListRules
 from .arrange.stage import LastStage, Shown, by_rules, by_score
 from .explain import Explainer
@@ -95,15 +96,18 @@ class Funnel:
         self.explainer = Explainer(self.dataset, self.retriever)
         self.rules = LastStage(trained.config.rules, self.dataset, self.retriever.item_vectors)
 
-    def warm_up(self) -> None:
-        """Answer and forget it, so that what is prepared or set up at first use is in no answer's timings.
+    def warm_up(self, recorded: bool = False) -> None:
+        """Answer once and forget it, so that what is prepared or set up at first use is in no answer's timings.
 
-        The users are the first ones with a history: enough answers for their passes to be recorded (`nn.recorded`).
+        Args:
+            recorded: go on until the passes of single users are recorded (`nn.recorded`), for every length of history:
+                a second or two, for a process that is to answer many requests.
         """
-        history = self.retriever.data.history
-        rows = np.flatnonzero(np.diff(history.ptr) > 0)[: MET + 1]
-        for row in rows.tolist() or [0]:
-            self.recommend([self.dataset.user_ids[row]], min(10, self.retriever.data.num_items))
+        data = self.retriever.data
+        lengths = np.minimum(np.diff(data.history.ptr), data.max_length)
+        _, first = np.unique(-(-lengths // STEP), return_index=True)  # a user of each length that a window is padded to
+        for row in np.repeat(first, MET + 1).tolist() if recorded else first[-1:].tolist():
+            self.recommend([self.dataset.user_ids[row]], min(10, data.num_items))
 
     def rank(self, users: I64, candidates: CandidateSet, moment: int) -> Ranked:
         """Score every candidate with every task and blend.

@@ -21,6 +21,7 @@ import argparse
 import functools
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import statistics
@@ -136,6 +137,8 @@ def measure(run: Path, requests: int, seed: int) -> dict[str, Any]:
     known = [user for user, row in funnel.dataset.user_rows.items() if str(funnel.ladder.rung(row)) == "history"]
     chosen = np.random.default_rng(seed).choice(len(known), min(requests, len(known)), replace=False)
     users = [known[place] for place in chosen]
+    if "recorded" in inspect.signature(funnel.warm_up).parameters:
+        funnel.warm_up(recorded=True)
     for user in users[:20]:
         funnel.recommend([user], 10)
     wall, cpu = [], []

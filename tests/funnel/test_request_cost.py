@@ -22,7 +22,7 @@ MOST_CALLS = 1350
 @pytest.fixture(scope="module")
 def funnel(tiny_run: TinyRun) -> Funnel:
     found = recsys.load(tiny_run.folder).funnel
-    found.warm_up()
+    found.warm_up(recorded=True)
     return found
 
 
@@ -77,6 +77,17 @@ def test_two_threads_that_ask_the_same_recommender_get_their_own_answers(tiny_ru
         answers = [answer for part in pool.map(ask, (places, places[::-1])) for answer in part]
     assert len(answers) == 2 * len(users)
     assert all(equal(answer, alone[place]) for place, answer in answers)
+
+
+def test_what_is_recorded_before_the_first_request_is_all_that_is_recorded(funnel: Funnel) -> None:
+    def recordings() -> int:
+        assert funnel.answering is not None
+        return funnel.retriever._passes.recordings + sum(one.recordings for one in funnel.answering._recorded.values())
+
+    before = recordings()
+    for user in with_history(funnel):
+        funnel.recommend([user], 5)
+    assert recordings() == before >= 2
 
 
 def test_an_answer_is_the_same_before_and_after_its_pass_is_recorded(tiny_run: TinyRun) -> None:
