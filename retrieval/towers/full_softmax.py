@@ -24,6 +24,8 @@ BLOCK_ROWS = 512
 """Rows scored at a time: measured best between 256 and 1,024 for catalogues of a few thousand items."""
 BLOCK_ENTRIES = 1 << 25
 """Largest score block, in entries (128 MB of float32), whatever the catalogue size."""
+GPU_ENTRIES = 1 << 28
+"""The same on a GPU, which has no cache to stay in and is to have few launches (1 GB); not yet measured."""
 
 
 LINE_BYTES = 64
@@ -118,7 +120,8 @@ class _BlockedSoftmax(torch.autograd.Function):
         need_user, need_items, need_bias = ctx.needs_input_grad[:3]
         grad_user = _padded(user, *user.shape) if need_user else None
         grad_bias = torch.zeros_like(bias) if need_bias and bias is not None else None
-        rows = max(1, min(BLOCK_ROWS, BLOCK_ENTRIES // max(1, len(items)), len(user)))
+        most, entries = (BLOCK_ROWS, BLOCK_ENTRIES) if user.device.type == "cpu" else (len(user), GPU_ENTRIES)
+        rows = max(1, min(most, entries // max(1, len(items)), len(user)))
         losses = torch.empty_like(weight)
         pull = torch.empty_like(weight)  # [P] what the gradient of the target's score is, beside -weight
         kind = user.device.type

@@ -49,8 +49,12 @@ def training(
     return build
 
 
+OFTEN = {"plain", "gated", "mixed", "experts", "target"}
+"""Variants that many rankers have: they are tried on one, the others on all."""
 SPECIAL = [
-    param for param in variants() if str(param.id).rpartition("-")[2] not in ("plain", "gated", "mixed", "experts")
+    variant
+    for variant in variants()
+    if (name := str(variant.id)).partition("-")[2] not in OFTEN and not (name.startswith("stem-"))
 ]
 
 
@@ -61,6 +65,10 @@ SPECIAL = [
         *SPECIAL,
         pytest.param("mmoe", {**GATED, "expert_norm": True, "gate": {"hidden": (4,)}}, id="mmoe-gated"),
         pytest.param("mmoe", MIXED, id="mmoe-mixed"),
+        *(
+            pytest.param("mmoe", {"input": {"target": {"search": search, "search_events": 2}}}, id=f"target-{search}")
+            for search in ("none", "match", "hash")
+        ),
     ],
 )
 def test_every_ranker_steps_as_on_the_cpu(toy: Toy, kind: str, keys: dict[str, Any]) -> None:
