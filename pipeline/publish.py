@@ -19,6 +19,7 @@ from ..data.dataset import Dataset
 from ..data.reading.keys import read_configured
 from ..data.reading.readers import Source
 from ..data.reading.tables import BadRows
+from ..data.schema import DataConfig
 from ..data.split import Part
 from ..funnel.folder import load_run, save_run
 from ..funnel.run import Stage, TrainedRun
@@ -183,6 +184,11 @@ def _checkpointer(
     return of
 
 
+def _meant(data: DataConfig) -> DataConfig:
+    """A `[data]` section without where its tables lie and what building them may take."""
+    return data.relocated(lambda _: "").model_copy(update={"memory": ""})
+
+
 def _kept_towers(path: Path, config: RunConfig, dataset: Dataset) -> TrainedRun | None:
     """The run that is about to be replaced, whose towers stay; None where there is none.
 
@@ -197,7 +203,7 @@ def _kept_towers(path: Path, config: RunConfig, dataset: Dataset) -> TrainedRun 
     trained = load_run(run, with_optimizers=True)
     for section, old, new in (
         # where the tables lie may differ, for their content does not
-        ("data", trained.config.data.relocated(lambda _: ""), config.data.relocated(lambda _: "")),
+        ("data", _meant(trained.config.data), _meant(config.data)),
         ("retrieval", trained.config.retrieval, config.retrieval),
     ):
         if trained.retriever is not None and old != new:
