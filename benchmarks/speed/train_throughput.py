@@ -29,7 +29,6 @@ from recsys.data.build import load_dataset
 from recsys.data.loader import Loader, RowSource
 from recsys.data.schema import DataConfig, TaskSpec
 from recsys.nn.inputs import InputConfig
-from recsys.nn.precision import reduced_matmul
 from recsys.ranking.losses import LossConfig, multi_task_loss
 from recsys.ranking.models.mmoe import MMoEConfig
 from recsys.ranking.ranker import Ranker, build_ranker
@@ -219,7 +218,7 @@ def main() -> None:
     data = load(options.synthetic, options.seed)
     library = Library(data, options.batch_size, options.seed)
     bare = Bare(data, library)
-    with reduced_matmul(runtime.reduced):
+    with runtime.arithmetic():
         losses = library.epoch(), bare.epoch()
         if abs(losses[0] - losses[1]) > (1e-2 if runtime.reduced else 1e-4) * losses[1]:
             raise SystemExit(f"the losses of the first pass differ: library {losses[0]:.6f}, bare {losses[1]:.6f}")
