@@ -19,7 +19,7 @@ VarietyKind = Literal["none", "mmr", "dpp", "calibrated"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-class _Dated(Settings):
+class DatedRule(Settings):
     """A rule that holds for a time."""
 
     since: str = ""
@@ -32,16 +32,11 @@ class _Dated(Settings):
     @classmethod
     def _is_a_date(cls, value: str) -> str:
         if value:
-            _seconds(value)
+            seconds_since_1970(value)
         return value
 
-    def holds(self, at: float) -> bool:
-        """Whether the rule holds at a moment, seconds since 1970."""
-        after = not self.since or _seconds(self.since) <= at
-        return after and (not self.until or at < _seconds(self.until))
 
-
-class BlockRule(_Dated):
+class BlockRule(DatedRule):
     """Items that are in no list."""
 
     where: str = ""
@@ -57,7 +52,7 @@ class BlockRule(_Dated):
         return self
 
 
-class BoostRule(_Dated):
+class BoostRule(DatedRule):
     """Items whose blended score is multiplied."""
 
     where: str
@@ -67,7 +62,7 @@ class BoostRule(_Dated):
     """What their score is multiplied by: above 1 lifts, below 1 lowers."""
 
 
-class PinRule(_Dated):
+class PinRule(DatedRule):
     """An item with a place of its own; left out where the item is blocked or seen, or its filter excludes it."""
 
     item: str
@@ -196,7 +191,12 @@ def load_rules(file: Path) -> RulesConfig:
     return load_settings(RulesConfig, file)
 
 
-def _seconds(text: str) -> float:
+def seconds_since_1970(text: str) -> float:
+    """An ISO date or time, UTC where it names no zone.
+
+    Raises:
+        ValueError: it is none.
+    """
     try:
         found = datetime.fromisoformat(text)
     except ValueError:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...base.arrays import F32, F64, I64, Bool
 from ...base.errors import ConfigError
-from ...configs.rules import RulesConfig
+from ...configs.rules import DatedRule, RulesConfig, seconds_since_1970
 from ...data.dataset import Dataset
 from ...data.encoding.attributes import Attribute, TextColumn
 from ...retrieval.filters import parse_filter
@@ -62,7 +62,7 @@ class ListRules:
         self._columns, self._vectors = dataset.item_columns, vectors
         self.allowed = self._allowed(dataset, at)
         self.pins = self._pinned(dataset, at)
-        boosts = [rule for rule in config.boost if rule.holds(at)]
+        boosts = [rule for rule in config.boost if holds(rule, at)]
         self.factors: F64 | None = None
         for boost in boosts:
             factors = np.ones(self.size) if self.factors is None else self.factors
@@ -79,7 +79,7 @@ class ListRules:
         """Items that no rule keeps out; None when none does."""
         allowed: Bitmap | None = None
         for rule in self.config.block:
-            if not rule.holds(at):
+            if not holds(rule, at):
                 continue
             barred = self._passing(rule.where) if rule.where else _listed(dataset, rule.items)
             allowed = ~barred if allowed is None else allowed & ~barred
@@ -99,7 +99,7 @@ class ListRules:
             row = dataset.item_rows.get(pin.item, self.size)
             if row >= self.size:
                 log.warning('the pinned item "%s" is none of the run\'s catalogue; its place goes by score', pin.item)
-            elif pin.holds(at) and (self.allowed is None or self.allowed.contains(row)):
+            elif holds(pin, at) and (self.allowed is None or self.allowed.contains(row)):
                 pins.setdefault(pin.slot, row)
         return pins
 
@@ -137,6 +137,12 @@ class ListRules:
         np.add.at(shares, (np.arange(len(codes))[:, None], codes), 1.0)
         shares = shares[:, :-1]
         return np.asarray(shares / np.maximum(shares.sum(1, keepdims=True), 1.0))
+
+
+def holds(rule: DatedRule, at: float) -> bool:
+    """Whether a rule holds at a moment, seconds since 1970."""
+    begun = not rule.since or seconds_since_1970(rule.since) <= at
+    return begun and (not rule.until or at < seconds_since_1970(rule.until))
 
 
 def padded_codes(column: Attribute) -> tuple[I64, int]:

@@ -11,7 +11,7 @@ from ...base.ragged import Ragged
 from ...configs.rules import RulesConfig
 from ...data.dataset import Dataset
 from .arrange import Arranged, arrange
-from .compiled import ListRules
+from .compiled import ListRules, holds
 
 _HOUR = 3_600.0
 _KEPT = 8
@@ -59,7 +59,7 @@ class LastStage:
             return None
         dated = (*self.config.block, *self.config.boost, *self.config.pin)
         hour = seconds // _HOUR if self.config.freshness is not None else None
-        key = (*(rule.holds(seconds) for rule in dated), hour)
+        key = (*(holds(rule, seconds) for rule in dated), hour)
         if key not in self._compiled:
             kept = dict(list(self._compiled.items())[1 - _KEPT :])  # a new dict: other threads read the old one
             self._compiled = {**kept, key: ListRules(self.config, self._dataset, self._vectors, seconds)}
