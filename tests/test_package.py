@@ -53,11 +53,11 @@ def test_no_hint_tells_people_to_install_the_package_of_strangers() -> None:
     assert [str(file) for file in ours if file not in allowed and wrong.search(file.read_text(encoding="utf-8"))] == []
 
 
-def test_extras_of_faiss_are_alternatives_and_neither_is_required() -> None:
+def test_faiss_is_an_extra_and_none_that_replaces_it_is() -> None:
     faiss = {
         extra: [need for need in needs if "faiss" in need] for extra, needs in PROJECT["optional-dependencies"].items()
     }
-    assert [needs[0].split(">")[0] for extra, needs in faiss.items() if needs] == ["faiss-cpu", "faiss-gpu"]
+    assert [needs[0].split(">")[0] for extra, needs in faiss.items() if needs] == ["faiss-cpu"]
     assert not any("faiss" in need or "polars" in need or "matplotlib" in need for need in PROJECT["dependencies"])
 
 
