@@ -44,6 +44,40 @@ def _cells(metrics: Mapping[str, object], names: tuple[str, ...]) -> list[str]:
     return cells
 
 
+def folds_section(name: str, record: Json) -> str:
+    """`recsys evaluate --folds` on a configuration, as `record_folds.py` keeps it."""
+    folds = record["folds"]
+    found = {entry["system"]: entry for entry in folds["comparison"] if entry["metric"] == "ndcg@10"}
+    systems = {**record["retrieval"], f"**{folds['reference']}**": record["funnel"]}
+    rows = []
+    for system, metrics in systems.items():
+        other = found.get(system)
+        paired = "" if other is None else f"{other['difference']:+.4f} [{other['low']:+.4f}, {other['high']:+.4f}]"
+        by_fold = " ".join(f"{one:.4f}" for one in metrics["ndcg@10_folds"])
+        spread = f"{metrics['ndcg@10']:.4f} ± {metrics['ndcg@10_sd']:.4f}"
+        rows.append([system, f"{metrics['recall@10']:.4f}", spread, by_fold, paired])
+    tasks = [
+        [
+            task,
+            f"{metrics['auc']:.4f} ± {metrics['auc_sd']:.4f}",
+            " ".join(f"{one:.4f}" for one in metrics["auc_folds"]),
+        ]
+        for task, metrics in record["ranking"].items()
+        if "auc_folds" in metrics
+    ]
+    cuts = "; ".join(f"tests from {cut['test_from']}" for cut in folds["cuts"])
+    parts = [
+        f"## Time folds of the configuration {name}",
+        f"Each fold trains on all rows before its validation part: {cuts}. `±` is the standard deviation over folds; "
+        f"differences are to {folds['reference']}, paired by user over all folds, with 95 % intervals.",
+        f"```\n{record['command']}\n```",
+        markdown_table(["", "recall@10", "ndcg@10", "ndcg@10 by fold", "difference"], rows),
+        markdown_table(["task", "auc", "auc by fold"], tasks),
+        _origin(record),
+    ]
+    return "\n\n".join(parts)
+
+
 def speed_section(record: Json) -> str:
     """A speed benchmark: what it measures, its figures, its command and machine."""
     title, table = SPEED[record["benchmark"]]

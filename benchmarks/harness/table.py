@@ -15,7 +15,7 @@ from recsys.base.files import write_whole
 from recsys.benchmarks.harness.books import BASELINES, book_section, chosen, markdown_table, number
 from recsys.benchmarks.harness.forest import draw_all
 from recsys.benchmarks.harness.provenance import RESULTS, Json
-from recsys.benchmarks.harness.recorded import run_section, speed_section
+from recsys.benchmarks.harness.recorded import folds_section, run_section, speed_section
 
 WRITTEN = "Written by `python benchmarks/harness/table.py` from the JSON files beside it."
 INTRODUCTION = f"""# Results
@@ -135,6 +135,8 @@ def main() -> None:
             books[file.stem] = {**found, "figures": [*found["figures"], *draw_all(found, folder)]}
         elif "benchmark" in found:
             singles["speed"].append(speed_section(found))
+        elif "folds" in found:
+            singles[page_of(file.stem)].append(folds_section(file.stem.removeprefix("folds-"), found))
         else:
             singles[page_of(file.stem)].append(run_section(file.stem.removeprefix("run-"), found))
     pages = []
