@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 from recsys.benchmarks.harness.books import markdown_table
@@ -210,11 +211,48 @@ def _request(record: Json) -> str:
     return markdown_table(heads, rows)
 
 
+def _build(record: Json) -> str:
+    names = {"this": "this version", "beside": "the version beside it"}
+    rows = [
+        [
+            f"{one['rows']:,}",
+            names[name],
+            f"{one['seconds']:.1f}",
+            f"{one['cpu_seconds']:.1f}",
+            f"{one['phases']['build']['seconds']:.1f}",
+            f"{one['peak_gib']:.2f}",
+        ]
+        for build in record["builds"]
+        for name, one in build.items()
+        if name in names
+    ]
+    return markdown_table(["events", "", "seconds in all", "CPU seconds", "of which the build", "peak, GiB"], rows)
+
+
+def _loader(record: Json) -> str:
+    names = {
+        "rows_1024": "rows a CPU second, batches of 1,024",
+        "rows_8192": "batches of 8,192",
+        "rows_65536": "batches of 65,536",
+        "rows_8192_windowed": "batches of 8,192, shuffled in windows",
+        "window_events": "events a CPU second, history windows",
+        "bytes_an_event": "bytes an event on disk",
+        "load_mb": "MB in memory after loading",
+    }
+    rows = []
+    for key, label in names.items():
+        both = [record[side].get(key) for side in ("now", "before")]
+        rows.append([label, *("" if one is None or math.isnan(one) else f"{one:,.0f}" for one in both)])
+    return markdown_table([f"{record['events']:,} events", "this version", "the version beside it"], rows)
+
+
 SPEED: Mapping[str, tuple[str, Callable[[Json], str]]] = {
     "train_throughput": ("Training MMoE on Census-Income", _training),
     "two_tower_throughput": ("Training towers on MovieLens-1M, beside torch-rechub's DSSM example", _towers),
     "user_side_once": ("500 candidates for one user: the user side once, or written 500 times", _user_side),
     "request_latency": ("One request in process: 200 candidates, one thread", _request),
+    "data_build": ("Building a data set from Parquet, a fresh process", _build),
+    "loader": ("Batches of logged rows and of history windows", _loader),
     "bulk_lists": ("Ten of 10,000 items for 10,000 users, to Parquet", _lists),
     "dupn_step": ("A training step of DUPN's encoder, beside torch's LSTM of the same sizes", _dupn),
     "index_recall_latency": ("An index of 1,000,000 vectors", _index),
