@@ -42,34 +42,3 @@ def _cpuinfo(field: str) -> str:
         if name.strip() == field:
             return value.strip()
     return ""
-
-
-def free_memory() -> int | None:
-    """Bytes that this process may still take: of the machine, or of the group of processes it runs in; None where the
-    system does not say.
-    """
-    found = [amount for amount in (_meminfo("MemAvailable"), _left_to_the_group()) if amount is not None]
-    return min(found, default=None)
-
-
-def _meminfo(field: str) -> int | None:
-    """A line of /proc/meminfo in bytes."""
-    path = Path("/proc/meminfo")
-    if not path.exists():
-        return None
-    for line in path.read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == field:
-            return int(value.split()[0]) * 1024
-    return None
-
-
-def _left_to_the_group() -> int | None:
-    """What the limit of a control group leaves, caches that it would give up counted as free; None without a limit."""
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit, used = ((group / f"memory.{name}").read_text().strip() for name in ("max", "current"))
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    except OSError:
-        return None
-    return None if limit == "max" else max(int(limit) - int(used) + int(stat.get("inactive_file", 0)), 0)

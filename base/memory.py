@@ -10,17 +10,17 @@ GROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
 
 
-def available_memory() -> int:
-    """Bytes that can be taken without swapping; pages of files that the system would drop count as free.
-
-    Where the system tells only what the machine has, a half of that.
+def free_memory() -> int | None:
+    """Bytes that can be taken without swapping; pages of files that the system would drop count as free. None where the
+    system does not say.
     """
-    free = _meminfo()
-    limit, used = _number(GROUP / "memory.max"), _number(GROUP / "memory.current")
-    if limit is not None and used is not None:
-        droppable = _statistic(GROUP / "memory.stat", "inactive_file")
-        in_group = max(limit - used + droppable, 0)
-        return in_group if free is None else min(free, in_group)
+    found = [amount for amount in (_meminfo(), _left_to_the_group()) if amount is not None]
+    return min(found, default=None)
+
+
+def available_memory() -> int:
+    """Free memory; where the system tells only what the machine has, a half of that."""
+    free = free_memory()
     if free is not None:
         return free
     try:
@@ -48,6 +48,14 @@ def _meminfo() -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _left_to_the_group() -> int | None:
+    """What the limit of a control group leaves; None without a limit."""
+    limit, used = _number(GROUP / "memory.max"), _number(GROUP / "memory.current")
+    if limit is None or used is None:
+        return None
+    return max(limit - used + _statistic(GROUP / "memory.stat", "inactive_file"), 0)
 
 
 def _number(file: Path) -> int | None:

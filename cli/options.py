@@ -31,7 +31,7 @@ DeviceOption = Annotated[
 ]
 RulesOption = Annotated[
     Path | None,
-    typer.Option("--rules", metavar="FILE.toml", help="Instead of the run's own last stage: the keys of [rules]."),
+    typer.Option("--rules", metavar="FILE.toml", help="Instead of the run's own last stage: keys as in section rules."),
 ]
 SetOption = Annotated[
     list[str] | None,

@@ -6,8 +6,9 @@ small slice that is terrible and a large one that is slightly bad cost the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -176,32 +177,8 @@ def row_slices(
         task: set before the name of each metric, when several tasks are sliced.
     """
     config = config or EvaluationConfig()
-    if len(labels) == 0:
-        return []
-    labels, probabilities = labels.astype(np.float64), probabilities.astype(np.float64)
-    _, user = np.unique(users, return_inverse=True)
-    boot = bootstrap_of(int(user.max()) + 1, config)
-    single = UserBootstrap(boot.num_users, draws=0)
-    whole = row_metric_samples(single, labels, probabilities, user, num_bins=config.num_bins)
-    slices: list[Slice] = []
-    for column, values in columns.items():
-        if len(values) != len(labels):
-            raise DataError(f"column '{column}' has {len(values)} values for {len(labels)} rows; pass one per row")
-        parts = _parts(column, values, config.max_slices)
-        at = parts.entry
-        samples = row_metric_samples(
-            boot,
-            labels[at],
-            probabilities[at],
-            user[at],
-            groups=parts.group,
-            num_groups=len(parts.names),
-            num_bins=config.num_bins,
-        )
-        for metric, drawn in samples.items():
-            sliced = _slices(boot, parts, metric=metric, samples=drawn, overall=float(whole[metric][0, 0]))
-            slices += [replace(part, metric=f"{task} {metric}") for part in sliced] if task else sliced
-    return slices
+    samples_of = partial(row_metric_samples, num_bins=config.num_bins)
+    return _task_slices(labels, probabilities, users, columns, config, task, samples_of)
 
 
 def value_slices(
@@ -223,20 +200,32 @@ def value_slices(
         config: as of `row_slices`.
         task: as of `row_slices`.
     """
-    config = config or EvaluationConfig()
+    return _task_slices(labels, values, users, columns, config or EvaluationConfig(), task, grouped_value_samples)
+
+
+def _task_slices(
+    labels: Floats,
+    predicted: Floats,
+    users: Ints,
+    columns: Mapping[str, Column],
+    config: EvaluationConfig,
+    task: str,
+    samples_of: Callable[..., dict[str, F64]],
+) -> list[Slice]:
+    """Every metric of a task within each value of each column; `samples_of` gives the metrics of groups of rows."""
     if len(labels) == 0:
         return []
-    labels, values = labels.astype(np.float64), values.astype(np.float64)
+    labels, predicted = labels.astype(np.float64), predicted.astype(np.float64)
     _, user = np.unique(users, return_inverse=True)
     boot = bootstrap_of(int(user.max()) + 1, config)
-    whole = grouped_value_samples(UserBootstrap(boot.num_users, draws=0), labels, values, user)
+    whole = samples_of(UserBootstrap(boot.num_users, draws=0), labels, predicted, user)
     slices: list[Slice] = []
-    for column, given in columns.items():
-        if len(given) != len(labels):
-            raise DataError(f"column '{column}' has {len(given)} values for {len(labels)} rows; pass one per row")
-        parts = _parts(column, given, config.max_slices)
+    for column, values in columns.items():
+        if len(values) != len(labels):
+            raise DataError(f"column '{column}' has {len(values)} values for {len(labels)} rows; pass one per row")
+        parts = _parts(column, values, config.max_slices)
         at, num = parts.entry, len(parts.names)
-        samples = grouped_value_samples(boot, labels[at], values[at], user[at], parts.group, num)
+        samples = samples_of(boot, labels[at], predicted[at], user[at], groups=parts.group, num_groups=num)
         for metric, drawn in samples.items():
             sliced = _slices(boot, parts, metric=metric, samples=drawn, overall=float(whole[metric][0, 0]))
             slices += [replace(part, metric=f"{task} {metric}") for part in sliced] if task else sliced

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..base.errors import RunError
-from ..base.machine import free_memory
+from ..base.memory import free_memory
 from ..configs.run import RunConfig
 from ..data.batch import SideLayout
 from ..data.dataset import Dataset

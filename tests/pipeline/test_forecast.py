@@ -10,7 +10,7 @@ import torch
 
 from recsys.artifacts.folder import open_run
 from recsys.base.errors import RunError
-from recsys.base.machine import free_memory
+from recsys.base.memory import free_memory
 from recsys.cli.main import main
 from recsys.configs.run import RunConfig
 from recsys.funnel.folder import load_run
