@@ -18,8 +18,9 @@ def run_section(name: str, run: Json) -> str:
     about = ", ".join(
         f"{key} {protocol[key]}" for key in ("split", "positive", "test_rows", "users", "items") if key in protocol
     )
+    changed = run["command"].replace("--set data.path=", "").count("--set ")
     parts = [
-        f"## The configuration {name}, as it is shipped",
+        f"## The run {name}" if changed else f"## The configuration {name}, as it is shipped",
         f"One run of the command line: {about}; intervals {protocol['intervals']}.",
     ]
     parts += [f"```\n{run['command']}\n```"]
