@@ -28,7 +28,7 @@ ORDER = (
     ("retrieval", "ranking"),
     ("configs",),
     ("funnel",),
-    ("pipeline",),
+    ("pipeline", "live"),
     ("recommender",),
     ("api",),
     ("cli",),
