@@ -28,6 +28,7 @@ from .feature_spec import FeatureSpec, Side
 from .history import History
 from .ids import id_text
 from .log import EventLog
+from .log_rows import EVENT, INPUT, KEY, Known, LogRows, context_columns
 from .packed import Packed, select_joined
 from .pretrained import TableStart
 from .schema import DataConfig
@@ -159,6 +160,35 @@ class Dataset:
         wanted = Part[part.upper()] if isinstance(part, str) else part
         return torch.from_numpy(np.flatnonzero(self.events.parts == wanted))
 
+    @cached_property
+    def log_rows(self) -> LogRows:
+        """The log, its rows as they are gathered for single users; nothing is copied."""
+        events, context = self.events, self.sides["context"]
+        columns = {name: getattr(events, name) for name in ("items", "times", "parts", "labels", "mask")}
+        columns |= context_columns(self.row_query, len(context.categorical), len(context.numeric))
+        of_context = (name for name in self.key_codes if self.config.feature(name).side == "context")
+        columns |= {KEY + name: self.key_codes[name] for name in of_context}
+        columns |= {EVENT + name: codes for name, codes in self.event_codes.items()}
+        for place, one in enumerate(self.derived):
+            inputs = enumerate(zip(one.spec.sources, one.inputs, strict=True))
+            columns |= {f"{INPUT}{place}/{i}": stored for i, ((side, _), stored) in inputs if side == "context"}
+        return LogRows(columns, self.row_query.narrow[: len(context.categorical)])
+
+    def known(self, user: str | None, *, events: bool = True) -> Known:
+        """What is stored of a user by raw id; of nobody when None.
+
+        Args:
+            user: raw id.
+            events: also the user's events; none otherwise.
+        """
+        row = -1 if user is None else self.user_rows.get(user, -1)
+        bounds = np.searchsorted(self.events.users, [row, row + 1]) if events and row >= 0 else (0, 0)
+        return Known(row, self.log_rows.take(slice(*bounds)))
+
+    def told_since(self, user: str) -> bool:
+        """Whether something was told of a user, by raw id, since the rows were encoded: `known` says what."""
+        return False
+
     @property
     def row_bytes(self) -> int:
         """What a batch reads of every event row, in bytes; what it reads of users, items and histories left out."""
@@ -265,9 +295,12 @@ class Dataset:
         numbers = both.numeric[:, : sum([len(side.numeric) for side in sides])]
         return Block(codes, numbers, both.bags, (), both.vectors)
 
-    def context_of(self, rows: I64) -> Block:
-        """Context columns of event rows; the default ones where the row is -1."""
-        context = self.row_query.select(np.maximum(rows, 0))
+    def context_of(self, rows: I64, table: Packed | None = None) -> Block:
+        """Context columns of event rows, or of rows of another table of them; the default ones where the row is -1."""
+        table = self.row_query if table is None else table
+        if not table.rows:
+            return self.default_context.select(torch.zeros(len(rows), dtype=torch.int64))
+        context = table.select(np.maximum(rows, 0))
         absent = torch.from_numpy(rows < 0).unsqueeze(1)
 
         def known_or_default(default: Tensor, known: Tensor) -> Tensor:

@@ -71,6 +71,22 @@ class Packed:
             tuple(np.ascontiguousarray(vector.numpy()) for vector in block.vectors),
         )
 
+    @classmethod
+    def from_arrays(cls, narrow: tuple[bool, ...], arrays: Mapping[str, AnyArray]) -> Packed:
+        """From what `arrays` gave."""
+        several = {
+            kind: tuple(arrays[f"{kind}/{i}"] for i in range(sum(name.startswith(f"{kind}/") for name in arrays)))
+            for kind in ("bags", "vectors")
+        }
+        return cls(narrow, arrays["small"], arrays["wide"], arrays["numbers"], several["bags"], several["vectors"])
+
+    def arrays(self) -> dict[str, AnyArray]:
+        """The arrays by name: `small`, `wide`, `numbers`, `bags/0` and so on, `vectors/0` and so on."""
+        found: dict[str, AnyArray] = {"small": self.small, "wide": self.wide, "numbers": self.numbers}
+        for kind, columns in (("bags", self.bags), ("vectors", self.vectors)):
+            found |= {f"{kind}/{place}": array for place, array in enumerate(columns)}
+        return found
+
     @property
     def rows(self) -> int:
         """R."""

@@ -125,12 +125,7 @@ class Parts:
         )
 
     def _table(self, name: str, narrow: tuple[bool, ...]) -> Packed:
-        arrays = self._arrays(name)
-        several = {
-            kind: tuple(arrays[f"{kind}/{i}"] for i in range(sum(one.startswith(f"{kind}/") for one in arrays)))
-            for kind in ("bags", "vectors")
-        }
-        return Packed(narrow, arrays["small"], arrays["wide"], arrays["numbers"], several["bags"], several["vectors"])
+        return Packed.from_arrays(narrow, self._arrays(name))
 
     def _arrays(self, group: str) -> Arrays:
         return _group(group, self.arrays)
@@ -150,10 +145,7 @@ def _fields_arrays(prefix: str, value: EventLog | History) -> Arrays:
 
 def table_arrays(prefix: str, table: Packed) -> Arrays:
     """Arrays of a table by name."""
-    arrays: Arrays = {f"{prefix}/{name}": getattr(table, name) for name in ("small", "wide", "numbers")}
-    for kind in ("bags", "vectors"):
-        arrays |= {f"{prefix}/{kind}/{i}": array for i, array in enumerate(getattr(table, kind))}
-    return arrays
+    return {f"{prefix}/{name}": array for name, array in table.arrays().items()}
 
 
 def _layout_state(layout: SideLayout) -> dict[str, Any]:

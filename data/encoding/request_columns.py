@@ -16,6 +16,7 @@ from ..batch import Block, SideLayout
 from ..dataset import Dataset
 from ..feature_spec import FeatureSpec, Side
 from ..ids import id_text
+from ..log_rows import Known
 from ..reading.columns import as_strings, as_time
 from ..reading.keys import label_matrix, raw_label
 from ..reading.tables import BadRows, Origin, Span, Tables, quote
@@ -37,6 +38,7 @@ class RequestColumns(RawColumns):
 
     Attributes:
         run: the data set that knows how to encode them.
+        known: what it stores of each subject; no events where the request replaces them.
         stored_rows: int64 [B] user row in the run, -1 where it stores none.
         appends: bool [B], whether the stored history counts.
         owner: int64 [E + B] request of each row of the events table.
@@ -50,6 +52,7 @@ class RequestColumns(RawColumns):
     """
 
     run: Dataset
+    known: Sequence[Known]
     stored_rows: I64
     appends: Bool
     owner: I64
@@ -155,8 +158,9 @@ def request_columns(dataset: Dataset, subjects: Sequence[Subject], positive: str
     """Read what requests say; see `encode_subjects`."""
     config = dataset.config
     ids: Texts = [None if subject.user is None else id_text(subject.user) for subject in subjects]
-    stored = np.array([-1 if user is None else dataset.user_rows.get(user, -1) for user in ids], dtype=np.int64)
     appends = np.array([subject.history_mode == "append" for subject in subjects], dtype=np.bool_)
+    known = [dataset.known(user, events=bool(mine)) for user, mine in zip(ids, appends, strict=True)]
+    stored = np.array([one.row for one in known], dtype=np.int64)
     user_specs = tuple(spec for spec in _read(config, "user") if spec.source != config.user)
     reader = _Reader(config, [*_read(config, "context"), *(spec for spec in config.features if spec.after_event)])
     events = [reader.event(event) for subject in subjects for event in subject.history]
@@ -167,8 +171,7 @@ def request_columns(dataset: Dataset, subjects: Sequence[Subject], positive: str
     timeless = config.time if config.time not in {spec.source for spec in moment_specs} else ""
     contexts = []
     for place, subject in enumerate(subjects):
-        row = stored[place] if appends[place] else -1
-        last = dataset.events.times[dataset.events.users == row].max(initial=-np.inf) if row >= 0 else -np.inf
+        last = known[place].events["times"].max(initial=-np.inf)
         own = np.flatnonzero(owner == place)
         carried: dict[str, str | None] = {}
         for at in own[in_order(times[own])]:
@@ -177,7 +180,10 @@ def request_columns(dataset: Dataset, subjects: Sequence[Subject], positive: str
         said = {name: value for name, value in subject.context.items() if name != timeless}
         asked = told_columns(said, moment_specs, "context", "the events table")
         contexts.append({**{s.source: carried[s.source] for s in moment_specs if s.source in carried}, **asked})
-    features = [told_columns(subject.features, user_specs, "user features", "the users table") for subject in subjects]
+    features = [
+        told_columns({**one.features, **subject.features}, user_specs, "user features", "the users table")
+        for one, subject in zip(known, subjects, strict=True)
+    ]
     rows = [event.columns for event in events] + contexts
     origin = {
         "events": origin_of("history of the request", len(rows)),
@@ -206,6 +212,7 @@ def request_columns(dataset: Dataset, subjects: Sequence[Subject], positive: str
         item_ids=pa.array([], pa.string()),
         bad=bad,
         run=dataset,
+        known=known,
         stored_rows=stored,
         appends=appends,
         owner=owner,

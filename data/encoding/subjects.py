@@ -20,6 +20,7 @@ from ..batch import Block, Layout, SideLayout
 from ..candidates import CandidateBlocks
 from ..dataset import Dataset
 from ..log import EventLog
+from ..log_rows import EVENT, INPUT, KEY, LogRows
 from ..packed import Packed
 from ..reading.tables import BadRows
 from ..schema import ORDERED_SPLITS
@@ -109,7 +110,7 @@ def encode_subjects(dataset: Dataset, subjects: Sequence[Subject], positive: str
         "row_item": dataset.row_item.blank(len(log)),
         "key_codes": {**dataset.key_codes, **users.key_codes, **events.key_codes},
         "event_codes": events.event_codes,
-        "derived": tuple(_derived(one, raw, users, events) for one in dataset.derived),
+        "derived": tuple(_derived(place, one, raw, users, events) for place, one in enumerate(dataset.derived)),
         "sequences": sequences,
         "sequence_ends": ends,
     }
@@ -127,15 +128,18 @@ def encode_subjects(dataset: Dataset, subjects: Sequence[Subject], positive: str
     )
 
 
-def _derived(one: Derived, raw: RequestColumns, users: _Users, events: _Events) -> Derived:
-    """A derived feature whose inputs are those of the subjects and of their events."""
+def _derived(place: int, one: Derived, raw: RequestColumns, users: _Users, events: _Events) -> Derived:
+    """A derived feature, and its place among them, whose inputs are those of the subjects and of their events."""
     inputs = []
-    for (side, column), stored in zip(one.spec.sources, one.inputs, strict=True):
+    for i, ((side, column), stored) in enumerate(zip(one.spec.sources, one.inputs, strict=True)):
         if side == "item":
             inputs.append(stored)
             continue
         told = raw.input(side, column, one.spec.reads)
-        inputs.append(users.input(column, stored, told) if side == "user" else events.input(column, stored, told))
+        found = (
+            users.input(column, stored, told) if side == "user" else events.input(f"{INPUT}{place}/{i}", column, told)
+        )
+        inputs.append(found)
     return Derived(one.spec, tuple(inputs))
 
 
@@ -171,6 +175,8 @@ class _Events:
 
     def __init__(self, raw: RequestColumns) -> None:
         self.raw, self.run = raw, raw.run
+        self.past = LogRows.joined([one.events for one in raw.known])  # rows of it are called stored from here on
+        self.starts = np.cumsum([0, *(len(one.events) for one in raw.known)])
         ordered = [self._in_order(s) for s in range(len(raw.stored_rows))]
         self.stored = np.concatenate([rows for rows, _ in ordered])
         self.brought = np.concatenate([rows for _, rows in ordered])
@@ -180,68 +186,64 @@ class _Events:
         self.unknown: list[list[str]] = []
         self.query = self._query()
         self.key_codes = {
-            name: self._codes(name, self.run.key_codes[name], vocabulary.rows(raw.column(raw.config.feature(name))))
+            name: self._codes(name, self.past[KEY + name], vocabulary.rows(raw.column(raw.config.feature(name))))
             for name, vocabulary in self.run.encoders.keys.items()
             if raw.config.feature(name).side == "context"
         }
         self.event_codes = {
-            name: self._taken(codes, self.run.encoders.codes(name, raw.column(raw.config.feature(name))))
-            for name, codes in self.run.event_codes.items()
+            name: self._taken(
+                self.past[EVENT + name], self.run.encoders.codes(name, raw.column(raw.config.feature(name)))
+            )
+            for name in self.run.event_codes
         }
 
     def _in_order(self, s: int) -> tuple[I64, I64]:
-        """Rows of the run's log and of the request's events, -1 where the row is of the other, oldest first.
+        """Stored rows and rows of the request's events, -1 where the row is of the other, oldest first.
 
         The request itself comes last.
         """
         raw = self.raw
-        stored = np.empty(0, dtype=np.int64)
-        if raw.stored_rows[s] >= 0 and raw.appends[s]:
-            bounds = np.searchsorted(self.run.events.users, [raw.stored_rows[s], raw.stored_rows[s] + 1])
-            stored = np.arange(*bounds)
+        stored = np.arange(self.starts[s], self.starts[s + 1])
         brought = np.flatnonzero(raw.owner[: raw.num_events] == s)
-        times = np.concatenate([self.run.events.times[stored], raw.times[brought]])
+        times = np.concatenate([self.past["times"][stored], raw.times[brought]])
         order = in_order(times) if np.isfinite(raw.times[brought]).all() else np.arange(len(times))
         first = np.append(np.append(stored, np.full(len(brought), -1))[order], -1)
         second = np.append(np.append(np.full(len(stored), -1), brought)[order], raw.num_events + s)
         return first, second
 
     def _log(self) -> EventLog:
-        raw, events = self.raw, self.run.events
-        parts = self._taken(events.parts, np.full(len(raw.owner), Part.TEST, dtype=np.int8))
-        mine = self.brought >= 0
-        if raw.config.split.kind in ORDERED_SPLITS:
-            later = np.where(mine, np.int8(Part.TEST), parts)  # an event stands in the part of the stored one behind it
+        raw, past = self.raw, self.past
+        parts = self._taken(past["parts"], np.full(len(raw.owner), Part.TEST, dtype=np.int8))
+        if raw.config.split.kind in ORDERED_SPLITS:  # what came since stands in the part of the row behind it
             for start, end in zip(np.append(0, self.ends[:-1] + 1), self.ends + 1, strict=True):
-                parts[start:end] = np.minimum.accumulate(later[start:end][::-1])[::-1]
+                parts[start:end] = np.minimum.accumulate(parts[start:end][::-1])[::-1]
         else:
-            parts[mine & (self.brought < raw.num_events)] = Part.TRAIN  # no later part enters a sequence
-        ones = np.ones((len(raw.owner), *events.weights.shape[1:]), dtype=np.float32)
-        times = self._taken(events.times, raw.times)
+            parts[(self.brought >= 0) & (self.brought < raw.num_events)] = Part.TRAIN  # no later part enters a sequence
+        times = self._taken(past["times"], raw.times)
         first = np.append(0, self.ends[:-1] + 1)
         before = np.where(self.ends > first, times[np.maximum(self.ends - 1, 0)], np.nan)
         times[self.ends] = np.where(np.isfinite(before), before, np.nan)  # of a request: when the user was last seen
         return EventLog(
             users=self.users,
-            items=self._taken(events.items, raw.items),
+            items=self._taken(past["items"], raw.items),
             times=times,
             parts=parts,
-            labels=self._taken(events.labels, raw.labels),
-            mask=self._taken(events.mask, raw.mask),
-            weights=self._taken(events.weights, ones),
+            labels=self._taken(past["labels"], raw.labels),
+            mask=self._taken(past["mask"], raw.mask),
+            weights=np.ones((len(self.users), *self.run.events.weights.shape[1:]), dtype=np.float32),
             propensities=None,
             source_rows=np.full(len(self.users), -1, dtype=np.int64),
         )
 
     def _taken(self, stored: AnyArray, brought: AnyArray) -> AnyArray:
-        """Values of every row of the log, from the run's log or from the request's events."""
+        """Values of every row of the log, stored or of the request's events."""
         values: AnyArray = brought[np.maximum(self.brought, 0)].astype(stored.dtype)
         at = self.stored >= 0
         values[at] = stored[self.stored[at]]
         return values
 
     def _latest_stored(self) -> I64:
-        """The last row of the run's log that is each subject's, -1 where none is: int64 [B]."""
+        """The last stored row that is each subject's, -1 where none is: int64 [B]."""
         latest = np.full(len(self.ends), -1, dtype=np.int64)
         at = self.stored >= 0
         latest[self.users[at]] = self.stored[at]  # rows ascend: the last assignment wins
@@ -259,26 +261,34 @@ class _Events:
         ]
         # Requests: what they say, then the stored context, then the commonest one.
         latest = self._latest_stored()
-        fallback = run.context_of(latest)
+        fallback = run.context_of(latest, self.past.query)
         asked = encoded.select(torch.arange(first, first + count))
         own = {name: known[first:] for name, known in given.items()}
         asked = overlay_columns(asked, fallback, layout, own)
         brought = encoded.select(torch.arange(first)).map(lambda *pair: torch.cat(pair), asked)
         mine = brought.select(torch.from_numpy(np.maximum(self.brought, 0)))
-        return overlay(mine, run.row_query, self.stored, layout, ())
+        return overlay(mine, self.past.query, self.stored, layout, ()) if len(self.past) else mine
 
     def _codes(self, name: str, stored: Ints, brought: Ints) -> Ints:
         """Count-key codes of a context feature, int64 [R]; of a request those of its own context."""
         raw, first = self.raw, self.raw.num_events
         latest = self._latest_stored()
-        known = np.where(latest >= 0, stored[np.maximum(latest, 0)], self.run.common_codes[name])
+        known = np.full(len(latest), self.run.common_codes[name])
+        known[latest >= 0] = stored[latest[latest >= 0]]
         said = raw.given("context", raw.config.feature(name))[first:]
         codes = brought.copy()
         codes[first:] = np.where(said, brought[first:], known)
         return self._taken(stored, codes)
 
-    def input(self, column: str, stored: AnyArray, told: AnyArray) -> AnyArray:
-        """An input of a derived feature, one value per row of the log; of a request its own or the latest one."""
+    def input(self, name: str, column: str, told: AnyArray) -> AnyArray:
+        """An input of a derived feature, one value per row of the log; of a request its own or the latest one.
+
+        Args:
+            name: of the column of `LogRows`.
+            column: of the events table.
+            told: values of the request's events, and of the requests.
+        """
+        stored = self.past[name]
         first, latest = self.raw.num_events, self._latest_stored()
         said = np.array([column in columns for columns in self.raw.said["context"][first:]], dtype=np.bool_)
         mine = told.copy()

@@ -114,7 +114,7 @@ class StateLog(ABC):
 
     @abstractmethod
     def erase(self, user: str) -> int:
-        """Delete every row of a user but the newest forgetting, so that nothing of them is left on disk; rows that went."""
+        """Delete every row of a user but the newest forgetting, also what is left of them on disk; rows that went."""
 
     @abstractmethod
     def backup(self, folder: Path) -> Path:
@@ -129,6 +129,7 @@ class StateLog(ABC):
     def durability(self) -> str:
         """When an append is answered, in words."""
 
+    @abstractmethod
     def close(self) -> None:
         """End threads and connections; what was appended is kept."""
 

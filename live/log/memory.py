@@ -75,6 +75,9 @@ class MemoryLog(StateLog):
             f"a log in memory has no copy; name a folder as the state, not {folder} as its backup"
         )
 
+    def close(self) -> None:
+        """See `StateLog.close`: rows in memory stay as long as the object."""
+
     @property
     def durability(self) -> str:
         """See `StateLog.durability`."""

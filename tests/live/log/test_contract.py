@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 
 import pytest
@@ -153,7 +153,7 @@ def test_many_writers_lose_and_double_nothing(opened: Opened) -> None:
     assert positions == [row.position for row in kept]
     assert sorted(row.body.decode() for row in kept) == sorted([*map(str, range(600)), "shared"])
     groups = [int(row.body) // 5 for row in kept if row.body != b"shared"]
-    changes = sum(one != other for one, other in zip(groups, groups[1:], strict=False))
+    changes = sum(one != other for one, other in pairwise(groups))
     assert changes == len(set(groups)) - 1  # rows of an append stand together
 
 
