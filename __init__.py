@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .configs.run import RunConfig
     from .data.dataset import Dataset
     from .data.subject import Subject
+    from .live.answers import Answer, ScoreAnswer, SimilarAnswer
+    from .live.requests import Event, Receipt, Request, ScoreRequest, SimilarRequest
     from .recommender import Recommender
     from .report.report import Report
 
@@ -33,6 +35,14 @@ _WHERE = {
     "Report": "report.report",
     "Dataset": "data.dataset",
     "Subject": "data.subject",
+    "Request": "live.requests",
+    "SimilarRequest": "live.requests",
+    "ScoreRequest": "live.requests",
+    "Event": "live.requests",
+    "Receipt": "live.requests",
+    "Answer": "live.answers",
+    "SimilarAnswer": "live.answers",
+    "ScoreAnswer": "live.answers",
     "RunConfig": "configs.run",
     "RecsysError": "base.errors",
     "ConfigError": "base.errors",
@@ -42,14 +52,22 @@ _WHERE = {
 """Public name -> module it is loaded from."""
 
 __all__ = [
+    "Answer",
     "ConfigError",
     "DataError",
     "Dataset",
+    "Event",
+    "Receipt",
     "Recommender",
     "RecsysError",
     "Report",
+    "Request",
     "RunConfig",
     "RunError",
+    "ScoreAnswer",
+    "ScoreRequest",
+    "SimilarAnswer",
+    "SimilarRequest",
     "Subject",
     "__version__",
     "evaluate_folds",

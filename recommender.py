@@ -24,6 +24,8 @@ from .funnel.recommendations import Recommendations
 from .funnel.run import TrainedRun
 from .funnel.similar import By, SimilarItems, similar_items, similar_to_features
 from .funnel.vectors import write_vectors
+from .live.answering import Answering
+from .live.asking import Asking
 from .pipeline.evaluate import evaluate, evaluate_run
 from .pipeline.index import build_run_index, indexed
 from .report.report import Report
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class Recommender:
+class Recommender(Asking):
     """A trained run: recommends, scores, explains, is evaluated and saved. Made by `train` and `load`.
 
     Attributes:
@@ -54,6 +56,7 @@ class Recommender:
         self._device = device
         self._base = base
         self._rules = rules
+        self._version = ""
         self.folder = folder
 
     @property
@@ -61,7 +64,8 @@ class Recommender:
         """The run in memory; read from its folder when first asked for."""
         if self._trained is None:
             assert self.folder is not None
-            read = load_run(open_run(self.folder), device=self._device)
+            run = open_run(self.folder)
+            self._version, read = run.version, load_run(run, device=self._device)
             update = {} if self._rules is None else {"rules": self._rules}
             self._trained = replace(read, config=read.config.model_copy(update=update))
         return self._trained
@@ -87,6 +91,14 @@ class Recommender:
             return Funnel(self.trained)
         except RunError as error:
             raise RunError(f"{self.folder}: {error}" if self.folder else str(error)) from None
+
+    def _serve(self) -> Answering:
+        return Answering(self.funnel, version=self._version)
+
+    def _forget(self) -> None:
+        """Answer by what is trained now, and by nothing that was prepared before."""
+        self.close()
+        self.__dict__.pop("funnel", None)
 
     def __repr__(self) -> str:
         data, where = self.trained.dataset, f" in {self.folder}" if self.folder else ""
@@ -368,7 +380,7 @@ class Recommender:
         else:
             self._trained = indexed(self.trained, factory, target_recall)
             report = self._trained.index_report or {}
-        self.__dict__.pop("funnel", None)
+        self._forget()
         return report
 
     def save(self, run: str | Path) -> Self:
@@ -381,6 +393,6 @@ class Recommender:
         if self.folder is not None:
             trained = load_run(open_run(self.folder), with_optimizers=True)
         save_run(trained, Path(run), self._base)
-        self.__dict__.pop("funnel", None)  # what it prepared is of the weights before they came to rest
+        self._forget()  # what it prepared is of the weights before they came to rest
         self.folder = Path(run)
         return self

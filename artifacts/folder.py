@@ -41,6 +41,11 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}, {len(self.manifest.files)} files, created {self.manifest.created})"
 
+    @property
+    def version(self) -> str:
+        """Twelve digits that name what the run holds: another training, index or evaluation is another version."""
+        return hashlib.sha256(self.manifest.dumps().encode()).hexdigest()[:12]
+
     def __contains__(self, name: str) -> bool:
         return name in self.manifest.files
 

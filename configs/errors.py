@@ -70,14 +70,14 @@ def explain(error: ValidationError, model: type[BaseModel], table: dict[str, Any
     found: dict[Keys, str] = {}
     for detail in error.errors(include_url=False):
         kind = detail["type"]
-        keys = _present(detail["loc"], table, kind)
+        keys = present(detail["loc"], table, kind)
         value = detail["input"]
         if kind == "union_tag_invalid":
             keys, value = (*keys, KIND), detail["ctx"]["tag"]
         if kind == "extra_forbidden":
             message = _suggestion(keys, model, table)
         else:
-            message = _expectation(kind, detail.get("ctx", {}), detail["msg"])
+            message = expectation(kind, detail.get("ctx", {}), detail["msg"])
         if keys not in found:
             found[keys] = f"{source.place(keys)}: " + _finding(keys, kind, value)
         if message not in expected.setdefault(keys, []):
@@ -99,7 +99,14 @@ def _finding(keys: Keys, kind: str, value: Any) -> str:
     return f"{name} = {_shown(value)}; expected "
 
 
-def _expectation(kind: str, context: dict[str, Any], message: str) -> str:
+def expectation(kind: str, context: dict[str, Any], message: str) -> str:
+    """What was expected, in words: the rest of a sentence that ends with it.
+
+    Args:
+        kind: pydantic's name of the mistake.
+        context: what pydantic says beside it.
+        message: pydantic's own words.
+    """
     bounds = {"gt": "more than {}", "ge": "at least {}", "lt": "less than {}", "le": "at most {}"}
     for bound, words in bounds.items():
         if bound in context:
@@ -179,12 +186,12 @@ def _models(annotation: Any) -> list[type[Settings]]:
     return [model for part in typing.get_args(annotation) for model in _models(part)]
 
 
-def _present(location: Keys, table: Any, kind: str) -> Keys:
+def present(location: Keys, table: Any, kind: str) -> Keys:
     """The location without the names of types that pydantic adds for unions: only keys that the table has."""
     keys: list[str | int] = []
     node = table
     for part in location:
-        inside = part in node if isinstance(node, dict) else isinstance(node, list) and isinstance(part, int)
+        inside = part in node if isinstance(node, dict) else isinstance(node, list | tuple) and isinstance(part, int)
         if inside:
             node = node[part]
             keys.append(part)

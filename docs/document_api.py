@@ -39,13 +39,14 @@ def document() -> str:
 
 
 def members(kind: type[Any]) -> dict[str, Any]:
-    """Public methods and properties that a class defines itself, in its order; none of a configuration class."""
+    """Public methods and properties of a class, its own first; none of a configuration class."""
     if hasattr(kind, "model_fields"):
         return {}
     kinds = (property, cached_property, classmethod, staticmethod)
     return {
         name: member
-        for name, member in vars(kind).items()
+        for owner in (kind, *(base for base in kind.__mro__[1:] if base.__module__.startswith("recsys.")))
+        for name, member in vars(owner).items()
         if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, kinds))
     }
 
@@ -60,6 +61,9 @@ def _entry(name: str, entry: Any) -> str:
     if not inspect.isclass(entry):
         return "\n\n".join([head, _signature(f"recsys.{name}", entry), markdown(inspect.getdoc(entry) or "")])
     parts = [head, markdown(inspect.getdoc(entry) or "")]
+    if hasattr(entry, "__pydantic_fields__") and not hasattr(entry, "model_fields"):
+        told = {name: " ".join((field.description or "").split()) for name, field in entry.__pydantic_fields__.items()}
+        parts.append("\n".join(f"- `{name}`: {words}" for name, words in told.items()))
     for member, function in members(entry).items():
         parts += [f"### `{name}.{member}`", *_member(name, member, function)]
     return "\n\n".join(parts)

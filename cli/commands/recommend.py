@@ -130,36 +130,44 @@ def recommend(
 
     from ... import api
     from ...data.subject import Subject
+    from ...live.requests import Request
     from .. import render
     from ..records import read_records
 
     recommender = api.load(folder, rules, device)
+    brings: dict[str, Any] = {}
     if told:
         events: list[Any] = _history(history, recommender.trained.dataset.item_rows)
         if history_file is not None:
             events = [_event(row) for row in read_records(history_file, "--history-file")]
         features = _one(read_records(user_features, "--user-features"), user_features) if user_features else {}
-        who = asked[0] if asked else None
-        moment = pairs(context or [], "--context", "device=phone")
-        asked = [Subject(user=who, history=events, features=features, context=moment)]
+        context_now = pairs(context or [], "--context", "device=phone")
+        brings = {"history": events, "features": features, "context": context_now}
+        asked = asked or [None]
     if out is not None:
         written = recommender.write_lists(
-            out, k, where, users=None if all_users else asked, allow=allowed_ids, block=blocked_ids
+            out,
+            k,
+            where,
+            users=None if all_users else [Subject(user=asked[0], **brings)] if told else asked,
+            allow=allowed_ids,
+            block=blocked_ids,
         )
         if json:
             render.print_json(written.to_json())
         else:
             render.print_facts("lists", written.to_json())
         return
-    funnel = recommender.funnel
-    allowed = funnel.select(where, allowed_ids, blocked_ids)
-    funnel.warm_up()
+    recommender.funnel.select(where, allowed_ids, blocked_ids)  # says once which ids the catalogue lacks
+    recommender.funnel.warm_up()
+    wanted = {"k": k, "where": where, "allow": allowed_ids, "exclude": blocked_ids or (), "explain": explain, **brings}
     for start in range(0, len(asked), CHUNK):
-        for answer in funnel.recommend(asked[start : start + CHUNK], k, explain=explain, allowed=allowed).to_json():
+        requests = [Request(user=who, **wanted) for who in asked[start : start + CHUNK]]
+        for answer in recommender.ask_many(requests):
             if json:
-                render.print_json(answer)
+                render.print_json(answer.to_json())
             else:
-                render.print_recommendation(answer)
+                render.print_recommendation(answer.to_json())
 
 
 def _read_ids(file: Path, option: str, what: str, may_be_empty: bool = False) -> list[str]:

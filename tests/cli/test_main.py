@@ -40,12 +40,14 @@ def funnel(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int, bool]]
     """A funnel that answers at once and remembers what it was asked."""
     calls: list[tuple[list[str], int, bool]] = []
 
-    def recommend(users: list[str], k: int, explain: bool = False, allowed: object = None) -> SimpleNamespace:
-        calls.append((users, k, explain))
-        return SimpleNamespace(to_json=lambda: [answer(user, k, explain) for user in users])
+    def ask_many(requests: list[Any]) -> list[SimpleNamespace]:
+        first = requests[0]
+        calls.append(([request.user for request in requests], first.k, first.explain))
+        answers = [answer(request.user, request.k, request.explain) for request in requests]
+        return [SimpleNamespace(to_json=lambda found=found: found) for found in answers]
 
-    loaded = SimpleNamespace(warm_up=lambda: None, recommend=recommend, select=lambda where, allow, block: None)
-    monkeypatch.setattr("recsys.api.load", lambda *_, **__: SimpleNamespace(funnel=loaded))
+    loaded = SimpleNamespace(warm_up=lambda: None, select=lambda where, allow, block: None)
+    monkeypatch.setattr("recsys.api.load", lambda *_, **__: SimpleNamespace(funnel=loaded, ask_many=ask_many))
     monkeypatch.setattr("recsys.artifacts.locate.find_run", lambda run=None: Path("runs/a"))
     return calls
 

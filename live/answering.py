@@ -1,0 +1,263 @@
+"""One loaded run as it answers requests: a block of them at a time, each as if it had been asked alone."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ..base.arrays import I64
+from ..base.errors import ConfigError, DataError, RecsysError
+from ..base.ragged import Ragged
+from ..configs.rules import ExploreConfig, RulesConfig
+from ..data.encoding.subjects import SubjectDataset
+from ..funnel.arrange.stage import LastStage
+from ..funnel.funnel import Funnel
+from ..funnel.similar import similar_items
+from ..retrieval.filters import parse_filter
+from ..retrieval.index.bitmap import Bitmap
+from .answers import Answer, RecommendedItem, RunVersion, ScoreAnswer, ScoredItem, SimilarAnswer
+from .errors import Flaw, NotFoundError, RequestError
+from .requests import Asked, AskedOf, Request, ScoreRequest, SimilarRequest
+
+CONDITIONS = 256
+"""Conditions whose items are kept."""
+
+_PLACES = {
+    "context": "/context",
+    "user features": "/features",
+    "columns of a history event": "/history",
+    "history": "/history",
+}
+"""How a sentence about what a subject brings begins -> where in the request that stands."""
+
+
+@dataclass(frozen=True)
+class _Like:
+    """Requests that are one call of the funnel."""
+
+    k: int
+    where: str
+    allow: tuple[str, ...] | None
+    exclude: tuple[str, ...]
+    rules: str
+    explore: bool
+    explain: bool
+
+
+class Answering:
+    """A run that answers requests.
+
+    Args:
+        funnel: both stages.
+        name: of the run, as answers give it.
+        version: of the run, as answers give it.
+    """
+
+    def __init__(self, funnel: Funnel, name: str = "main", version: str = "") -> None:
+        self.funnel = funnel
+        self.run = RunVersion(name=name, version=version)
+        self.rules = rules_hash(funnel.rules.config)
+        self._passing = lru_cache(CONDITIONS)(self._passing_items)
+        self._stages = {("run", True): funnel}
+
+    def catch_up(self) -> None:
+        """Take in what happened since the last block; a run without live state has nothing to take in."""
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer | RecsysError]:
+        """Answers in the order asked; an error in the place of a request that has none.
+
+        A request gets the items it would get alone, and the error of one is of no concern to the others.
+        """
+        found: list[Answer | RecsysError | None] = [None] * len(requests)
+        alike: dict[_Like, list[int]] = {}
+        for place, asked in enumerate(requests):
+            like = _Like(asked.k, asked.where, asked.allow, asked.exclude, asked.rules, asked.explore, asked.explain)
+            alike.setdefault(like, []).append(place)
+        for like, places in alike.items():
+            answers = self._answered(like, [requests[place] for place in places])
+            for place, answer in zip(places, answers, strict=True):
+                found[place] = answer
+        return [answer for answer in found if answer is not None]
+
+    def _answered(self, like: _Like, requests: Sequence[Request]) -> list[Answer | RecsysError]:
+        try:
+            return [*self._recommended(like, requests)]
+        except RecsysError as error:
+            if len(requests) == 1:
+                return [_placed(error)]
+            return [answer for request in requests for answer in self._answered(like, [request])]
+
+    def _recommended(self, like: _Like, requests: Sequence[Request]) -> list[Answer]:
+        size = self.funnel.dataset.num_catalogue
+        if like.k > size:
+            raise RequestError([Flaw("/k", f"found {like.k}, expected at most the {size} items of the catalogue")])
+        allowed, missing = self._allowed(like.where, like.allow, like.exclude)
+        # A subject who brings nothing is a stored user or somebody nobody knows: the funnel takes their id.
+        answers = self._stage(like).recommend(
+            [request.subject for request in requests], like.k, explain=like.explain, allowed=allowed
+        )
+        return [
+            self._answer(request, content, missing)
+            for request, content in zip(requests, answers.to_json(), strict=True)
+        ]
+
+    def _answer(self, request: Request, content: dict[str, Any], missing: list[str]) -> Answer:
+        unknown = {**content.pop("unknown", {}), **({"allow": missing} if missing else {})}
+        items: list[RecommendedItem] = []
+        for slot, item in enumerate(content.pop("items"), start=1):
+            why = {"why": item.pop("why")} if "why" in item else {}
+            item |= {
+                "slot": slot,
+                "pinned": item.get("pinned", False),
+                "explored": item.get("explored", False),
+                "propensity": item.get("propensity"),
+                "token": None,
+                **why,
+            }
+            items.append(item)
+        return Answer(
+            items=items,
+            relaxed=content.pop("relaxed", []),
+            unknown=unknown or None,
+            rules=self.rules,
+            **self._signed(request),
+            **content,
+        )
+
+    def similar(self, request: SimilarRequest) -> SimilarAnswer:
+        """Items like other items.
+
+        Raises:
+            NotFoundError: the run knows none of the items.
+            RequestError: the condition is none, k is not below the catalogue, or the run lacks what `by` asks for.
+        """
+        data = self.funnel.dataset
+        known = [item for item in request.items if self._row(item) >= 0]
+        if not known:
+            flaws = [
+                Flaw(f"/items/{place}", "the catalogue has no such item; give one of it")
+                for place in range(len(request.items))
+            ]
+            raise NotFoundError(flaws)
+        if request.k >= data.num_catalogue:
+            raise RequestError([Flaw("/k", f"found {request.k}, expected less than the {data.num_catalogue} items")])
+        allowed, _ = self._allowed(request.where, None, request.exclude, self._seen(request.user))
+        try:
+            found = similar_items(data, self.funnel.retriever, known, request.k, request.by, allowed)
+        except ConfigError as error:
+            raise RequestError([Flaw("/by", str(error))]) from error
+        unknown = [item for item in request.items if self._row(item) < 0]
+        seeds: list[Any] = found.to_json()
+        return SimilarAnswer(seeds=seeds, unknown=unknown or None, **self._signed(request))
+
+    def score(self, request: ScoreRequest) -> ScoreAnswer:
+        """What the ranker says of given items for somebody.
+
+        Raises:
+            RequestError: a value that the request brings is wrong.
+        """
+        funnel, user_row, known, unknown = self._standing(request)
+        rows = np.array([self._row(item) for item in request.items], dtype=np.int64)
+        distinct, places = np.unique(rows[rows >= 0], return_inverse=True)
+        items = [ScoredItem(item=item, known=False, score=None, tasks={}) for item in request.items]
+        if len(distinct):
+            ranked = funnel.judge(np.array([user_row]), distinct[None, :])
+            for place, column in zip(np.flatnonzero(rows >= 0).tolist(), places.tolist(), strict=True):
+                tasks = {name: float(values[0, column]) for name, values in ranked.tasks.items()}
+                score = float(ranked.scores[0, column])
+                items[place] = ScoredItem(item=request.items[place], known=True, score=score, tasks=tasks)
+        return ScoreAnswer(user=request.user, known=known, items=items, unknown=unknown, **self._signed(request))
+
+    def _standing(self, request: AskedOf) -> tuple[Funnel, int, bool, dict[str, list[str]] | None]:
+        """A funnel that knows the one asked about, their row in it, whether they are stored, what is unknown."""
+        rows = self.funnel.dataset.user_rows
+        stored = rows.get(request.user, -1) if request.user is not None else -1
+        if stored >= 0 and request.subject.brings_nothing:
+            return self.funnel, stored, True, None
+        try:
+            funnel, row = self.funnel.standing(request.subject)
+        except RecsysError as error:
+            raise _placed(error) from error
+        assert isinstance(funnel.dataset, SubjectDataset)
+        told = funnel.dataset.unknown[row]
+        return funnel, row, stored >= 0, {name: list(values) for name, values in told.items()} or None
+
+    def _signed(self, request: Asked) -> dict[str, Any]:
+        return {"request_id": request.request_id or uuid.uuid4().hex, "run": self.run}
+
+    def _row(self, item: str) -> int:
+        """Row of an item of the catalogue, -1 where it is none."""
+        row = self.funnel.dataset.item_rows.get(item, -1)
+        return row if row < self.funnel.dataset.num_catalogue else -1
+
+    def _rows(self, items: Sequence[str]) -> I64:
+        """Rows of those items that the catalogue has."""
+        rows = np.array([self._row(item) for item in items], dtype=np.int64)
+        return np.asarray(rows[rows >= 0])
+
+    def _allowed(
+        self, where: str, allow: Sequence[str] | None, exclude: Sequence[str], seen: I64 | None = None
+    ) -> tuple[Bitmap | None, list[str]]:
+        """Items that may be named, None for all, and those of `allow` that the catalogue lacks."""
+        size = self.funnel.dataset.num_catalogue
+        conditions = [self._passing(where)] if where else []
+        if allow is not None:
+            conditions.append(Bitmap.from_rows(self._rows(allow), size))
+        barred = self._rows(exclude) if seen is None else np.concatenate([self._rows(exclude), seen])
+        if len(barred):
+            conditions.append(~Bitmap.from_rows(barred, size))
+        if not conditions:
+            return None, []
+        both = conditions[0]
+        for other in conditions[1:]:
+            both = both & other
+        return both, [item for item in allow or () if self._row(item) < 0]
+
+    def _passing_items(self, where: str) -> Bitmap:
+        try:
+            return parse_filter(where).bitmap(self.funnel.dataset.item_columns)
+        except ConfigError as error:
+            raise RequestError([Flaw("/where", str(error))]) from None
+
+    def _seen(self, user: str | None) -> I64:
+        """What a user is not recommended again; nothing of somebody unknown."""
+        row = -1 if user is None else self.funnel.dataset.user_rows.get(user, -1)
+        if row < 0:
+            return np.empty(0, dtype=np.int64)
+        seen: Ragged = self.funnel.ladder.seen(np.array([row]))
+        return np.unique(seen.items)
+
+    def _stage(self, like: _Like) -> Funnel:
+        """The funnel with the last stage that a request wants."""
+        key = (like.rules, like.explore)
+        if key not in self._stages:
+            config = self.funnel.rules.config
+            if like.rules == "none":
+                config = RulesConfig(block=config.block, freshness=config.freshness)
+            else:
+                config = config.model_copy(update={"explore": ExploreConfig()})
+            other = copy.copy(self.funnel)
+            other.rules = LastStage(config, self.funnel.dataset, self.funnel.retriever.item_vectors)
+            self._stages[key] = other
+        return self._stages[key]
+
+
+def rules_hash(rules: RulesConfig) -> str | None:
+    """Twelve digits that name a last stage; None for one that does nothing."""
+    return None if rules.idle else hashlib.sha256(rules.model_dump_json().encode()).hexdigest()[:12]
+
+
+def _placed(error: RecsysError) -> RecsysError:
+    """An error of the layers below with its place in the request."""
+    if isinstance(error, ConfigError | DataError) and not isinstance(error, RequestError):
+        sentence = str(error)
+        pointer = next((place for words, place in _PLACES.items() if sentence.startswith(words)), "")
+        return RequestError([Flaw(pointer, sentence)])
+    return error
