@@ -1,7 +1,7 @@
 """The item side of requests: what an item says whoever asks is encoded once, what a pair says with each request.
 
-A data set is immutable, and its counts are frozen at the end of training, so nothing that is prepared here can be out
-of date. The request-time subjects of a run share what is prepared for it.
+A data set is immutable, and so are its counts at a moment, so nothing that is prepared here can be out of date. The
+request-time subjects of a run share what is prepared for it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class CandidateBlocks:
     Args:
         items: encoded item columns, N rows.
         layout: of these columns.
-        counts: tables frozen at the end of training.
+        counts: tables of the moment.
         sides: count key -> side of the feature.
         item_codes: count key of the item side -> vocabulary row of each item, int64 [N].
         encoders: learned on training rows.

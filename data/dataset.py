@@ -21,7 +21,7 @@ from .batch import Batch, Block, Layout, SequenceField, SideLayout, join_blocks,
 from .candidates import CandidateBlocks
 from .encoding.absent import absent_context
 from .encoding.attributes import Attribute, TextColumn, identities
-from .encoding.counts import CountTable
+from .encoding.counts import CountTable, flags
 from .encoding.derived import Derived, Situation, request_blocks
 from .encoding.encoders import Encoders
 from .feature_spec import FeatureSpec, Side
@@ -60,7 +60,7 @@ class Dataset:
         sides: layout of (users, context, query counts, query derived) and of (items, item counts, item derived) before
             they are joined; the derived ones are absent in data sets of earlier versions.
         key_codes: count-key feature -> vocabulary row of each user, item, or event row (whichever the feature is of).
-        counts: tables frozen at the end of training.
+        counts: tables frozen at the end of training; see `counts_now` for what a request knows.
         event_codes: `after_event` feature -> vocabulary row of each event row, int [R].
         sequences: history of each sequence feature.
         sequence_ends: pointer into that history for each event row.
@@ -250,9 +250,9 @@ class Dataset:
                 return self.key_codes[key][users]
             return np.where(context_rows >= 0, self.key_codes[key][context_rows], self.common_codes[key])
 
-        query_counts = self.candidate_blocks.of_queries(codes, len(users))
-        query = join_blocks((known, query_counts)) if self.counts else known
-        item = self.candidate_blocks.of_items(codes, owner, flat)
+        blocks = self.candidate_blocks(moment)
+        query = join_blocks((known, blocks.of_queries(codes, len(users)))) if self.counts else known
+        item = blocks.of_items(codes, owner, flat)
         if self.derived:
             asked = self.request_times(users, moment) if times is None else times
             last = np.where(context_rows >= 0, self.events.times[context_rows], np.nan)
@@ -264,12 +264,44 @@ class Dataset:
             query, item = self._sequences.added(query, item, users, ends)
         return Batch(query=query, item=item, owner=torch.from_numpy(owner))
 
+    def candidate_blocks(self, moment: int) -> CandidateBlocks:
+        """What candidates are made of, prepared: with every count `NOW`, with those of training at a part's start."""
+        counts = self.counts_now if moment == NOW else self.counts
+        if counts is self.counts:
+            moment = int(Part.VALID)
+        if moment not in self._candidate_blocks:
+            sides = {key: self.config.feature(key).side for table in counts for key in table.spec.keys}
+            items = {key: self.key_codes[key] for key, side in sides.items() if side == "item"}
+            blocks = CandidateBlocks(self.items, self.sides["item"], counts, sides, items, self.encoders)
+            self._candidate_blocks[moment] = blocks
+        return self._candidate_blocks[moment]
+
     @cached_property
-    def candidate_blocks(self) -> CandidateBlocks:
-        """What candidates are made of, prepared."""
-        sides = {key: self.config.feature(key).side for table in self.counts for key in table.spec.keys}
-        items = {key: self.key_codes[key] for key, side in sides.items() if side == "item"}
-        return CandidateBlocks(self.items, self.sides["item"], self.counts, sides, items, self.encoders)
+    def _candidate_blocks(self) -> dict[int, CandidateBlocks]:
+        return {}
+
+    @cached_property
+    def counts_now(self) -> tuple[CountTable, ...]:
+        """Count tables that know every row of the log, as histories do: what a request is answered from.
+
+        A key that no training row has stays unknown, as its vocabulary is the run's, and rates are smoothed towards
+        those of the training rows.
+        """
+        later = np.flatnonzero(self.events.parts > Part.TRAIN)
+        return self.counts_with(later) if self.counts and len(later) else self.counts
+
+    def counts_with(self, rows: I64) -> tuple[CountTable, ...]:
+        """Count tables that know some event rows besides the training ones, int64 [n]."""
+        events = self.events
+        of: dict[Side, I64] = {"user": events.users[rows], "item": events.items[rows], "context": rows}
+        labels = [flags(events.labels[rows, task]) for task in range(len(self.task_names))]
+        mask = [events.mask[rows, task] for task in range(len(self.task_names))]
+        found = []
+        for table in self.counts:
+            codes = [self.key_codes[key][of[self.config.feature(key).side]] for key in table.spec.keys]
+            tasks = [self.task_names.index(name) for name in table.spec.tasks]
+            found.append(table.with_rows(codes, [labels[task] for task in tasks], [mask[task] for task in tasks]))
+        return tuple(found)
 
     def request_times(self, users: I64, moment: int) -> F64:
         """When requests of users are asked, float64 seconds [B].

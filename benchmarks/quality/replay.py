@@ -95,13 +95,15 @@ class Days:
             tables = tables.keep("events", users % SMOKE_USERS == 0)
         return config.data, tables
 
-    def build(self, kind: str, first: int, day: int, last: int, source: Dataset | None = None) -> Dataset:
-        """Days `first` to `day` - 1 train, days `day` to `last` test, later ones do not exist yet."""
+    def build(
+        self, kind: str, first: int, day: int, last: int, source: Dataset | None = None, valid: int = 0
+    ) -> Dataset:
+        """Days `first` to `day` - 1 train, the last `valid` of them apart; days `day` to `last` test."""
         config, tables = self.read
         times = pc.cast(tables.events["time_ms"], pa.int64()).to_numpy()
         low, high = (beginning(when).timestamp() * 1000 for when in (first, last + 1))
-        moment = beginning(day).isoformat()
-        split = config.split.model_copy(update={"valid_from": moment, "test_from": moment})
+        cuts = {"valid_from": beginning(day - valid).isoformat(), "test_from": beginning(day).isoformat()}
+        split = config.split.model_copy(update=cuts)
         began = time.process_time()
         kept = tables.keep("events", (times >= low if first else times > 0) & (times < high))
         dataset = build_dataset(kept, config.model_copy(update={"split": split}), 1, source=source)

@@ -1,14 +1,15 @@
 """As-of statistics of a key: how many rows it has had, and the smoothed rate of each task among them.
 
 A training row sees strictly earlier rows only (rows of the same moment excluded); every later part sees the table as
-it stood at the end of training. On logs of a real platform these few numbers carry most of the quality.
+it stood at the end of training, and a request that is answered now sees every row of the log. On logs of a real
+platform these few numbers carry most of the quality.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -109,14 +110,14 @@ class Groups:
 
 @dataclass(frozen=True, kw_only=True)
 class CountTable:
-    """Statistics of every key at the end of training.
+    """Statistics of every key, at the end of training or later.
 
     Attributes:
         spec: keys, tasks, smoothing.
         sizes: rows of each key's vocabulary.
         keys: int64 [M] combined codes, ascending.
-        seen: float32 [M] training rows of each key.
-        rows: float32 [M, t] training rows in each task's sample space.
+        seen: float32 [M] rows of each key.
+        rows: float32 [M, t] rows in each task's sample space.
         positives: float32 [M, t] of which positive.
         prior: float32 [t] overall training rate of each task.
     """
@@ -154,12 +155,25 @@ class CountTable:
             mask: of each task bool [R].
             training: bool [R] the training rows, those of unknown keys included.
         """
-        blank = np.empty((len(groups.keys), 0), dtype=np.float32)
-        seen = np.diff(groups.starts).astype(np.float32)
         prior = [
             float(label.sum(where=training, dtype=np.float64)) / max(int((known & training).sum()), 1)
             for label, known in zip(labels, mask, strict=True)
         ]
+        return cls._over(spec, groups, sizes, labels, mask, np.array(prior, dtype=np.float32))
+
+    @classmethod
+    def _over(
+        cls,
+        spec: CountSpec,
+        groups: Groups,
+        sizes: tuple[int, ...],
+        labels: Sequence[Labels],
+        mask: Sequence[Bool],
+        prior: F32,
+    ) -> CountTable:
+        """Count over the rows of some groups."""
+        blank = np.empty((len(groups.keys), 0), dtype=np.float32)
+        seen = np.diff(groups.starts).astype(np.float32)
         return cls(
             spec=spec,
             sizes=sizes,
@@ -167,7 +181,33 @@ class CountTable:
             seen=seen,
             rows=np.stack([seen if one.all() else groups.totals(one) for one in mask], axis=1) if mask else blank,
             positives=np.stack([groups.totals(one) for one in labels], axis=1) if labels else blank,
-            prior=np.array(prior, dtype=np.float32),
+            prior=prior,
+        )
+
+    def with_rows(self, codes: Sequence[Ints], labels: Sequence[Labels], mask: Sequence[Bool]) -> CountTable:
+        """The table with further rows counted; rates are still smoothed towards those of the training rows.
+
+        Args:
+            codes: vocabulary rows of each key, int [R]; a row of an unknown key is counted nowhere.
+            labels: of each of the spec's tasks [R], 0 where masked; see `flags`.
+            mask: of each task bool [R].
+        """
+        groups = Groups.of(codes, self.sizes, np.arange(len(codes[0])))
+        further = CountTable._over(self.spec, groups, self.sizes, labels, mask, self.prior)
+        keys = np.union1d(self.keys, further.keys)
+
+        def sums(own: F32, theirs: F32) -> F32:
+            found = np.zeros((len(keys), *own.shape[1:]), dtype=np.float32)
+            found[np.searchsorted(keys, self.keys)] = own
+            found[np.searchsorted(keys, further.keys)] += theirs
+            return found
+
+        return replace(
+            self,
+            keys=keys,
+            seen=sums(self.seen, further.seen),
+            rows=sums(self.rows, further.rows),
+            positives=sums(self.positives, further.positives),
         )
 
     def _rate(self, task: int, rows: F32, positives: F32) -> F32:
@@ -176,7 +216,7 @@ class CountTable:
         return np.asarray((positives + smoothing * self.prior[task]) / (rows + smoothing), dtype=np.float32)
 
     def lookup(self, codes: I64) -> F32:
-        """Frozen statistics of combined codes [B] -> float32 [B, 1 + t]; a key never seen has 0 rows and the prior."""
+        """Statistics of combined codes [B] -> float32 [B, 1 + t]; a key never seen has 0 rows and the prior."""
         places = self._places(codes)
         tasks = range(len(self.prior))
         seen = np.append(self.seen, np.float32(0.0))  # place -1 is of a key never seen
@@ -258,7 +298,7 @@ def encode_counts(columns: Sequence[tuple[str, F32]], encoders: Encoders, rows: 
 
 @dataclass(frozen=True)
 class EncodedCounts:
-    """A frozen table with the statistics of every key encoded, so that a request looks its own up and computes none.
+    """A table with the statistics of every key encoded, so that a request looks its own up and computes none.
 
     Attributes:
         names: of the statistics, see `CountTable.names`.

@@ -63,10 +63,9 @@ class SubjectDataset(Dataset):
         """See `Dataset.item_rows`."""
         return self.run.item_rows
 
-    @cached_property
-    def candidate_blocks(self) -> CandidateBlocks:
+    def candidate_blocks(self, moment: int) -> CandidateBlocks:
         """See `Dataset.candidate_blocks`: of the run's catalogue and counts."""
-        return self.run.candidate_blocks
+        return self.run.candidate_blocks(moment)
 
     @cached_property
     def common_codes(self) -> dict[str, int]:

@@ -8,6 +8,7 @@ import torch
 
 from recsys.data.dataset import NOW, Dataset
 from recsys.data.encoding.counts import EncodedCounts, combine, encode_counts
+from recsys.data.split import Part
 from recsys.tests.support.shop import Shop
 
 
@@ -28,13 +29,14 @@ def test_encoded_counts_are_the_encoded_statistics_of_every_key_and_of_none(data
         assert torch.equal(found.numeric, expected.numeric)
 
 
-def test_candidates_hold_the_frozen_counts_of_their_item_and_their_pair(dataset: Dataset) -> None:
+@pytest.mark.parametrize("moment", [int(Part.VALID), int(Part.TEST), NOW])
+def test_candidates_hold_the_counts_of_their_moment(dataset: Dataset, moment: int) -> None:
     users, items = np.array([3, 0, 7]), np.array([[0, 4], [4, 2], [1, 1]])
-    batch = dataset.candidates(users, items, NOW)
+    batch = dataset.candidates(users, items, moment)
     owner, flat = np.repeat(np.arange(3), 2), items.reshape(-1)
     first = len(dataset.sides["item"].categorical)
     checked = 0
-    for table in dataset.counts:
+    for table in dataset.counts_now if moment == NOW else dataset.counts:
         sides = [dataset.config.feature(key).side for key in table.spec.keys]
         if "item" not in sides or "context" in sides:
             continue

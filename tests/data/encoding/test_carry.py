@@ -14,6 +14,7 @@ from recsys.base.errors import DataError, RecsysError, RunError
 from recsys.data import store
 from recsys.data.build import build_dataset
 from recsys.data.dataset import NOW, Dataset
+from recsys.data.encoding.counts import combine
 from recsys.data.packed import Packed
 from recsys.data.reading.readers import read_tables
 from recsys.data.split import Part
@@ -220,6 +221,29 @@ def test_what_is_held_out_changes_nothing_that_is_learned(
     for part in (Part.TRAIN, Part.VALID):
         for one, other in zip(everything(second, second.rows(part)), everything(after, after.rows(part)), strict=True):
             assert torch.equal(one, other)
+
+
+def test_a_request_is_answered_from_the_counts_that_the_next_day_has_on_the_same_log(
+    shop: Shop, log: pd.DataFrame, first: Dataset
+) -> None:
+    """Of the keys that the few training rows of the next day lack."""
+    second = build(shop, log[log["timestamp"] >= FIRST_DAY], (FIRST_DAY + 2, SECOND_CUT[0]), first)
+    events = second.events
+    own = np.flatnonzero((events.parts == Part.TRAIN) & (events.source_rows >= 0))
+    rows = {"user": events.users[own], "item": events.items[own], "context": own}
+    compared = 0
+    for now, after, then in zip(first.counts_now, second.counts, first.counts, strict=True):
+        codes = [now.keys] if len(now.sizes) == 1 else [now.keys // now.sizes[1], now.keys % now.sizes[1]]
+        theirs = combine(codes, after.sizes)  # keys keep their rows, vocabularies grew
+        sides = [(key, second.config.feature(key).side) for key in now.spec.keys]
+        same = ~np.isin(theirs, combine([second.key_codes[key][rows[side]] for key, side in sides], after.sizes))
+        place = np.searchsorted(after.keys, theirs)
+        assert np.array_equal(after.keys[place], theirs)
+        for name in ("seen", "rows", "positives"):
+            assert np.array_equal(getattr(after, name)[place[same]], getattr(now, name)[same]), name
+        compared += int(same.sum())
+        assert now.seen.sum() > then.seen.sum()
+    assert compared > 50
 
 
 def test_a_day_without_new_values_leaves_every_vocabulary_as_it_is(shop: Shop) -> None:

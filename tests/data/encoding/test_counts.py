@@ -1,4 +1,4 @@
-"""As-of counts against a plain loop: strictly earlier training rows in training, frozen afterwards."""
+"""Counts against a plain loop: strictly earlier rows in training, frozen in later parts, the whole log for requests."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from recsys.base.arrays import F32, F64, I64, Bool
 from recsys.data.dataset import NOW, Dataset
 from recsys.data.encoding.counts import CountTable, Groups, combine, flags
 from recsys.data.schema import CountSpec
 from recsys.data.split import Part
+from recsys.data.vocabulary import FIRST
 from recsys.tests.support.nonempty import nonempty
 from recsys.tests.support.shop import Shop
 
@@ -66,6 +69,75 @@ def test_every_statistic_equals_a_loop_over_the_log(shop: Shop, kind: str) -> No
                 bucket = int(block.categorical[row, buckets + names.index(name)])
                 nearby = np.float32([value - 1e-6, value, value + 1e-6])  # the last bit may cross a bucket's edge
                 assert bucket in encoder.buckets(nearby)
+
+
+@pytest.mark.parametrize("kind", ["time", "leave_last", "random"])
+def test_requests_are_answered_from_counts_of_the_whole_log(shop: Shop, kind: str) -> None:
+    dataset = shop.dataset(kind)
+    events, train = dataset.events, dataset.events.parts == Part.TRAIN
+    grown = 0
+    for spec, frozen, now in nonempty(zip(dataset.config.counts, dataset.counts, dataset.counts_now, strict=True)):
+        keys = raw_keys(shop, dataset, spec.keys)
+        codes = combine([event_codes(dataset, key) for key in spec.keys], now.sizes)
+        told = set(now.keys.tolist())
+        assert told == set(codes[codes >= 0].tolist())
+        assert np.array_equal(now.prior, frozen.prior)
+        statistics = now.lookup(codes)
+        tasks = [dataset.task_names.index(name) for name in spec.tasks]
+        priors = [events.labels[train, t][events.mask[train, t]].mean() for t in tasks]
+        for row in nonempty(range(0, len(events), 17)):
+            own = np.flatnonzero([key == keys[row] for key in keys])
+            if codes[row] < 0:  # a value that training rows lack has no row in the vocabulary
+                assert statistics[row].tolist() == pytest.approx([0, *priors])
+                continue
+            rates = [
+                smoothed(
+                    events.labels[own, t][events.mask[own, t]].sum(), events.mask[own, t].sum(), prior, spec.smoothing
+                )
+                for t, prior in zip(tasks, priors, strict=True)
+            ]
+            assert statistics[row].tolist() == pytest.approx([len(own), *rates])
+            grown += bool((statistics[row] != frozen.lookup(codes[row : row + 1])[0]).any())
+    assert grown > 20
+
+
+def event_codes(dataset: Dataset, key: str) -> I64:
+    """Vocabulary row of a count key at every event row."""
+    rows = {"user": dataset.events.users, "item": dataset.events.items, "context": np.arange(len(dataset.events))}
+    return np.asarray(dataset.key_codes[key][rows[dataset.config.feature(key).side]], dtype=np.int64)
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_counting_in_two_steps_is_counting_at_once(data: st.DataObject) -> None:
+    size = data.draw(st.integers(0, 40))
+    column = st.lists(st.integers(0, 6), min_size=size, max_size=size).map(np.array)
+    codes = [data.draw(column).astype(np.int64) for _ in range(2)]
+    flagged = st.lists(st.booleans(), min_size=size, max_size=size).map(lambda drawn: np.array(drawn, dtype=bool))
+    mask = [data.draw(flagged) for _ in range(2)]
+    labels = [flags((data.draw(flagged) & known).astype(np.float32)) for known in mask]
+    spec = CountSpec(keys=("user_id", "tab"), tasks=("click", "like"), smoothing=2.0)
+    cut = data.draw(st.integers(0, size))
+
+    def table(rows: slice) -> CountTable:
+        mine = [column[rows] for column in codes]
+        groups = Groups.of(mine, (7, 7), np.arange(len(mine[0])))
+        return CountTable.fit(
+            spec,
+            groups,
+            (7, 7),
+            [one[rows] for one in labels],
+            [one[rows] for one in mask],
+            np.ones(len(mine[0]), bool),
+        )
+
+    late = slice(cut, None)
+    found = table(slice(0, cut)).with_rows(
+        [column[late] for column in codes], [one[late] for one in labels], [one[late] for one in mask]
+    )
+    whole = table(slice(None))
+    for name in ("keys", "seen", "rows", "positives"):
+        assert np.array_equal(getattr(found, name), getattr(whole, name)), name
 
 
 def fitted(codes: I64, labels: F32, mask: Bool, times: F64 | None = None) -> tuple[CountTable, F32]:
@@ -126,7 +198,7 @@ def test_two_keys_make_one_code_each_pair_its_own() -> None:
     assert len(np.unique(codes[~unknown])) == (~unknown).sum()
 
 
-def test_later_parts_see_the_table_as_training_left_it(shop: Shop) -> None:
+def test_later_parts_see_the_table_as_training_left_it_and_requests_the_whole_log(shop: Shop) -> None:
     dataset = shop.dataset("time")
     item = dataset.sides["item_counts"].numeric
     column = item.index("item_id.n")
@@ -134,7 +206,9 @@ def test_later_parts_see_the_table_as_training_left_it(shop: Shop) -> None:
     for moment in (Part.VALID, Part.TEST, NOW):
         items = np.arange(dataset.num_catalogue)[None, :]
         batch = dataset.candidates(np.array([0]), items, moment)
-        counts = np.bincount(events.items[events.parts == Part.TRAIN], minlength=len(dataset.item_ids))
+        known = events.parts == Part.TRAIN if moment != NOW else np.ones(len(events), dtype=bool)
+        counts = np.bincount(events.items[known], minlength=len(dataset.item_ids))
+        counts[dataset.key_codes["item_id"] < FIRST] = 0  # named by no training row
         expected = dataset.encoders.numerics["item_id.n"].scaled(counts[items[0]].astype(np.float32))
         offset = len(dataset.sides["item"].numeric)
         assert np.allclose(batch.item.numeric[:, offset + column].numpy(), expected, atol=1e-6)
