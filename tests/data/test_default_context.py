@@ -57,11 +57,10 @@ def test_statistics_of_the_commonest_context_are_its_own(dataset: Dataset) -> No
     silent = dataset.user_rows["silent"]
     batch = dataset.candidates(np.array([silent]), np.array([[0]]), NOW)
     layout = dataset.layout.query
-    rows = dataset.events.parts == Part.TRAIN
     column = dataset.sides["context"].categorical.index("tab")
     tabs = dataset.row_query.whole().categorical[:, column].numpy()
     code = int(batch.query.categorical[0, layout.categorical.index("tab")])
-    seen = np.float32((tabs[rows] == code).sum())
+    seen = np.float32((tabs == code).sum())
     place = layout.numeric.index("tab.n")
     assert batch.query.numeric[0, place] == dataset.encoders.numerics["tab.n"].scaled(np.array([seen]))[0]
 

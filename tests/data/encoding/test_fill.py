@@ -71,9 +71,7 @@ def test_a_request_without_a_context_is_filled_too(pair: tuple[Dataset, Dataset]
     assert encoders.vocabularies["tab"].names([found["tab"]]) == ["feed"]
     assert found["hour"] == encoders.numerics["hour"].buckets(hour)[0]
     assert silent.query.numeric[0, layout.numeric.index("hour")] == encoders.numerics["hour"].scaled(hour)[0]
-    feed = (dataset.key_codes["tab"] == encoders.keys["tab"].values.index("feed") + 2) & (
-        dataset.events.parts == Part.TRAIN
-    )
+    feed = dataset.key_codes["tab"] == encoders.keys["tab"].values.index("feed") + 2
     seen = encoders.numerics["tab.n"].scaled(np.array([feed.sum()], np.float32))
     assert silent.query.numeric[0, layout.numeric.index("tab.n")] == seen[0]
 
