@@ -293,7 +293,7 @@ class Dataset:
     def counts_with(self, rows: I64) -> tuple[CountTable, ...]:
         """Count tables that know some event rows besides the training ones, int64 [n]."""
         events = self.events
-        of: dict[Side, I64] = {"user": events.users[rows], "item": events.items[rows], "context": rows}
+        of: dict[Side, Ints] = {"user": events.users[rows], "item": events.items[rows], "context": rows}
         labels = [flags(events.labels[rows, task]) for task in range(len(self.task_names))]
         mask = [events.mask[rows, task] for task in range(len(self.task_names))]
         found = []

@@ -66,8 +66,8 @@ class TaskSpec(Settings):
 class CountSpec(Settings):
     """As-of statistics of a key: how many rows it has had, and the smoothed rate of each task among them.
 
-    Training rows count strictly earlier rows only; later parts see the counts frozen at the end of training, and requests
-    that are answered now those of the whole log.
+    Training rows count strictly earlier rows only; later parts see the counts frozen at the end of training, and
+    requests that are answered now those of the whole log.
     """
 
     keys: tuple[str, ...] = Field(min_length=1, max_length=2)

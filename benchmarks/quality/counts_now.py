@@ -64,7 +64,7 @@ def with_counts(dataset: Dataset, tables: Sequence[CountTable], rows: I64) -> Da
                 places = [names.index(column) for column in table.names]
                 getattr(block, kind)[rows[:, None], places] = values
         changed[name] = Packed.of(block, [sizes[column] for layout in layouts for column in layout.categorical])
-    return replace(dataset, **changed)
+    return replace(dataset, row_query=changed["row_query"], row_item=changed["row_item"])
 
 
 def measure(session: Session, days: Days, day: int, seed: int) -> dict[str, dict[str, float]]:
