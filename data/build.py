@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ..base.arrays import AnyArray, Ints
+from ..base.arrays import I64, AnyArray, Ints
 from ..base.counting import counting_order, first_places, rises
 from .dataset import Dataset
-from .encoding.carry import Past, places, refuse_known_answers
+from .encoding.carry import Past, refuse_known_answers
 from .encoding.encode import Carried, Encoding
 from .encoding.raw_columns import RawColumns
+from .encoding.settled import CountsMoved
 from .ids import id_type
 from .joins import join_notes
 from .log import EventLog
@@ -26,6 +28,8 @@ from .reading.tables import BadRows, Tables
 from .schema import DataConfig
 from .shelf import Shelf
 from .split import Part, assign_parts, moment
+
+log = logging.getLogger(__name__)
 
 BYTES, BYTES_OF_INPUT = 60, 10
 """What a build takes for each event: for the log and its orders, and for each encoded input and task."""
@@ -59,6 +63,7 @@ def build_dataset(
     bad: BadRows | None = None,
     source: Dataset | None = None,
     learned: Part = Part.TRAIN,
+    recount: bool = False,
 ) -> Dataset:
     """Encode raw tables; see `load_dataset`.
 
@@ -69,12 +74,13 @@ def build_dataset(
         bad: collects bad rows.
         source: the data set of an earlier run that is carried on.
         learned: rows of the parts up to this one are training rows.
+        recount: encode all rows of `source` again, those it learned from too, where these could stay as they are.
     """
     bad = bad or BadRows(config.on_bad_rows)
-    shelf = _shelf(config, tables.events.num_rows)
+    shelf = _shelf(config, tables.events.num_rows + (0 if source is None else len(source.events)))
     tables, raw = clean(tables, config, bad, shelf)
     unlisted = join_notes(tables, config, refuse=source is None)
-    past = None if source is None else Past.of(source, config, raw)
+    past = None if source is None else Past.of(source, config, raw, shelf, recount)
     by_time = None if rises(raw.times) else np.argsort(raw.times, kind="stable")
     user_ids = _entities(tables, "users", config.user, _seen(raw.users, by_time), None if past is None else past.users)
     users = _positions(raw.users, user_ids, shelf)
@@ -92,20 +98,31 @@ def build_dataset(
     del raw, users, items, order, parts, by_time  # they would stand beside the log while it is encoded
     carried: Carried | None = None
     if past is not None:
-        refuse_known_answers(past.source, events, config, user_ids, item_ids)
+        if past.settled is None:  # else all that it learned from is earlier
+            refuse_known_answers(past.source, events, config, user_ids, item_ids)
         events, at, rows = past.merged(events, user_ids, item_ids)
-        users_there, items_there = places(user_ids, past.source.user_ids), places(item_ids, past.source.item_ids)
+        users_there = _inverse(past.users_now, len(user_ids))
+        items_there = _inverse(past.items_now(item_ids), len(item_ids))
         carried = Carried(past, at, rows, users_there, items_there)
-    dataset = Encoding(
-        RawColumns(
-            tables=tables, config=config, events=events, user_ids=user_ids, item_ids=item_ids, bad=bad, shelf=shelf
-        ),
-        num_catalogue,
-        carried,
-    ).dataset()
+    columns = RawColumns(
+        tables=tables, config=config, events=events, user_ids=user_ids, item_ids=item_ids, bad=bad, shelf=shelf
+    )
+    try:
+        dataset = Encoding(columns, num_catalogue, carried).dataset()
+    except CountsMoved:
+        log.info("users or items are counted under other keys than before: all events are counted again")
+        return build_dataset(tables, config, seed, BadRows("error"), source, learned, recount=True)
     named = {"user": config.user, "item": config.item}
     types = {name: id_type(tables.events.schema.field(column)) for name, column in named.items() if column}
     return replace(dataset, id_types=types, notes=(*dataset.notes, *unlisted))
+
+
+def _inverse(rows: I64, size: int) -> I64:
+    """Which of some rows (-1: none) stands at each of so many places, -1 where none does."""
+    found = np.full(size, -1, dtype=np.int64)
+    there = np.flatnonzero(rows >= 0)
+    found[rows[there]] = there
+    return found
 
 
 def _seen(ids: Coded | None, rows: AnyArray | None) -> pa.Array | None:

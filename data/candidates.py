@@ -14,8 +14,9 @@ import torch
 
 from ..base.arrays import I64, Ints
 from .batch import Block, SideLayout, join_blocks
-from .encoding.counts import CountTable, EncodedCounts, combine
+from .encoding.counts import CountTable, EncodedCounts
 from .encoding.encoders import Encoders
+from .encoding.groups import combine
 from .feature_spec import Side
 from .packed import Packed
 

@@ -21,9 +21,10 @@ from .batch import Batch, Block, Layout, SequenceField, SideLayout, join_blocks,
 from .candidates import CandidateBlocks
 from .encoding.absent import absent_context
 from .encoding.attributes import Attribute, TextColumn, identities
-from .encoding.counts import CountTable, flags
+from .encoding.counts import CountTable
 from .encoding.derived import Derived, Situation, request_blocks
 from .encoding.encoders import Encoders
+from .encoding.groups import flags
 from .feature_spec import FeatureSpec, Side
 from .history import History
 from .ids import id_text

@@ -13,6 +13,7 @@ from .encoding.attributes import Attribute, TextColumn
 from .encoding.counts import CountTable
 from .encoding.derived import Derived
 from .encoding.encoders import Encoders
+from .encoding.groups import Sums
 from .history import History
 from .log import EventLog
 from .packed import SIDES, Packed
@@ -53,6 +54,7 @@ class Parts:
             arrays |= {f"{group}/{name}": values for name, values in getattr(dataset, group).items()}
         for place, table in enumerate(dataset.counts):
             arrays |= {f"counts/{place}/{name}": getattr(table, name) for name in COUNTED}
+            arrays |= {} if table.sums is None else _fields_arrays(f"sums/{place}", table.sums)
         for place, one in enumerate(dataset.derived):
             arrays |= {f"derived/{place}/{i}": values for i, values in enumerate(one.inputs)}
         encoders = dataset.encoders.state()
@@ -85,7 +87,12 @@ class Parts:
         config = DataConfig.model_validate(schema["data"])
         tables = {name: self._table(name, tuple(schema["narrow"][name])) for name in SIDES}
         counts = tuple(
-            CountTable(spec=spec, sizes=tuple(sizes), **{name: arrays[f"counts/{place}/{name}"] for name in COUNTED})
+            CountTable(
+                spec=spec,
+                sizes=tuple(sizes),
+                sums=Sums(**sums) if (sums := self._arrays(f"sums/{place}")) else None,
+                **{name: arrays[f"counts/{place}/{name}"] for name in COUNTED},
+            )
             for place, (spec, sizes) in enumerate(zip(config.counts, schema["count_sizes"], strict=True))
         )
         attributes: dict[str, Attribute] = dict(self._arrays("attribute_numbers"))
@@ -138,7 +145,7 @@ def _group(prefix: str, named: Mapping[str, Any]) -> dict[str, Any]:
     return {name.removeprefix(f"{prefix}/"): one for name, one in named.items() if name.startswith(f"{prefix}/")}
 
 
-def _fields_arrays(prefix: str, value: EventLog | History) -> Arrays:
+def _fields_arrays(prefix: str, value: EventLog | History | Sums) -> Arrays:
     named = {f.name: getattr(value, f.name) for f in fields(value)}
     return {f"{prefix}/{name}": array for name, array in named.items() if array is not None}
 

@@ -10,7 +10,7 @@ from ..base.errors import DataError
 from ..base.finding import Finding
 from ..base.ragged import Ragged, offsets
 from ..data.dataset import Dataset
-from ..data.encoding.counts import combine
+from ..data.encoding.groups import combine
 from ..data.split import Part
 from ..data.vocabulary import FIRST
 from ..evaluation.leaks import leak_suspects, overlapping_time, statistics_from_outside, time_travel

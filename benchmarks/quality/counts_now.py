@@ -26,7 +26,8 @@ from recsys.benchmarks.quality.ranking_inputs import variants
 from recsys.benchmarks.quality.ranking_variants import RECIPES, ranking_config
 from recsys.benchmarks.quality.replay import DAYS, Days
 from recsys.data.dataset import Dataset
-from recsys.data.encoding.counts import CountTable, combine, encode_counts
+from recsys.data.encoding.counts import CountTable, encode_counts
+from recsys.data.encoding.groups import combine
 from recsys.data.packed import Packed
 from recsys.data.split import Part
 from recsys.ranking.scoring import score_rows

@@ -8,6 +8,7 @@ item and by user, split by time, read from Parquet.
     python benchmarks/speed/data_build.py --beside ../older/recsys    # the ratio to another checkout, in turns
     python benchmarks/speed/data_build.py --events 1e8 --memory 3GB   # out of core
     python benchmarks/speed/data_build.py --csv; --unsorted           # the same rows as text; out of time order
+    python benchmarks/speed/data_build.py --events 1e8 --append 1e6 --memory 1GB    # a day more, as by `train --from`
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CHUNK = 5_000_000
 
 CHILD = """
-import json, resource, sys, time
+import json, resource, sys, tempfile, time
 
 def peak():
     with open("/proc/self/status") as status:
@@ -56,28 +57,57 @@ folder = Path(sys.argv[2])
 read, encode = build.read_configured, build.build_dataset
 build.read_configured = lambda *given, **named: measured("read", lambda: read(*given, **named))
 build.build_dataset = lambda *given, **named: measured("build", lambda: encode(*given, **named))
-dataset = build.load_dataset(config, folder, 1)
+if len(sys.argv) > 3:
+    from recsys.data import store
+    source = measured("open", lambda: store.load_dataset(Path(sys.argv[3]).joinpath))
+    dataset = build.load_dataset(config, folder, 1, source=source)
+    with tempfile.TemporaryDirectory(dir=folder) as kept:
+        measured("save", lambda: store.save_dataset(dataset, Path(kept)))
+else:
+    dataset = build.load_dataset(config, folder, 1)
 phases["rows"] = len(dataset.events)
 print(json.dumps(phases))
 """
 
+FIRST = """
+import json, sys
+from pathlib import Path
+from recsys.data import build, store
+from recsys.data.schema import DataConfig
 
-def make_log(rows: int, folder: Path, unsorted: bool, csv: bool) -> Path:
-    """Write the log, chunk by chunk; kept for the next run."""
+config, folder, kept = DataConfig.model_validate(json.loads(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3])
+dataset = build.load_dataset(config, folder, 1)
+kept.mkdir()
+store.save_dataset(dataset, kept)
+"""
+
+
+def make_log(rows: int, folder: Path, unsorted: bool = False, csv: bool = False, behind: int = 0) -> Path:
+    """Write the log, chunk by chunk; kept for the next run.
+
+    Args:
+        rows: n.
+        folder: to write to.
+        unsorted: its times in a random order within each chunk.
+        csv: as text.
+        behind: rows of a log that it follows, of whose users and items it is.
+    """
     import numpy as np
     import pyarrow as pa
     import pyarrow.csv as pacsv
     import pyarrow.parquet as pq
 
-    file = folder / f"log-{rows}{'-unsorted' if unsorted else ''}.{'csv' if csv else 'parquet'}"
+    marks = ("-unsorted" if unsorted else "") + (f"-behind-{behind}" if behind else "")
+    file = folder / f"log-{rows}{marks}.{'csv' if csv else 'parquet'}"
     if file.exists():
         return file
     rng = np.random.default_rng(rows)
-    users, items = max(rows // 40, 2), max(rows // 100, 2)
+    users, items = (max((behind or rows) // each, 2) for each in (40, 100))
+    begin = 1_600_000_000 + (30 * 86_400 if behind else 0)
     writer: Any = None
     for start in range(0, rows, CHUNK):
         count = min(CHUNK, rows - start)
-        times = 1_600_000_000 + (np.arange(start, start + count) * (30 * 86_400 / rows)).astype(np.int64)
+        times = begin + (np.arange(start, start + count) * (30 * 86_400 / rows)).astype(np.int64)
         table = pa.table(
             {
                 "user_id": (rng.zipf(1.2, count) % users).astype(np.int64),
@@ -94,8 +124,8 @@ def make_log(rows: int, folder: Path, unsorted: bool, csv: bool) -> Path:
     return file
 
 
-def config_of(file: Path, memory: str) -> dict[str, Any]:
-    """The `[data]` section of the log."""
+def config_of(file: Path, memory: str, held_out: float = 0.1) -> dict[str, Any]:
+    """The `[data]` section of the log, of which two such shares are held out."""
     section: dict[str, Any] = {
         "events": file.name,
         "features": [
@@ -105,19 +135,24 @@ def config_of(file: Path, memory: str) -> dict[str, Any]:
         ],
         "tasks": [{"name": "click"}],
         "counts": [{"keys": ["item_id"], "tasks": ["click"]}, {"keys": ["user_id"], "tasks": ["click"]}],
-        "split": {"kind": "time", "valid": 0.1, "test": 0.1},
+        "split": {"kind": "time", "valid": held_out, "test": held_out},
     }
     return {**section, "memory": memory} if memory else section
 
 
-def measure(checkout: Path, config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Phases of one build in a fresh process of a checkout."""
+def run(checkout: Path, program: str, *arguments: str) -> str:
+    """What a program prints in a fresh process of a checkout."""
     with tempfile.TemporaryDirectory() as linked:
         Path(linked, "recsys").symlink_to(checkout.resolve())
         environment = {**os.environ, "PYTHONPATH": linked}
-        command = [sys.executable, "-c", CHILD, json.dumps(config), str(folder)]
-        finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-    phases: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
+        command = [sys.executable, "-c", program, *arguments]
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+
+
+def measure(checkout: Path, config: dict[str, Any], folder: Path, source: Path | None = None) -> dict[str, Any]:
+    """Phases of one build, or of one that goes on from the data set in `source`."""
+    more = [] if source is None else [str(source)]
+    phases: dict[str, Any] = json.loads(run(checkout, CHILD, json.dumps(config), str(folder), *more).splitlines()[-1])
     rows, parts = phases.pop("rows"), list(phases.values())
     whole = {what: sum(part[what] for part in parts) for what in ("seconds", "cpu_seconds")}
     return {"rows": rows, **whole, "peak_gib": max(part["peak_gib"] for part in parts), "phases": phases}
@@ -141,17 +176,27 @@ def main() -> None:
     parser.add_argument("--memory", default="", help="[data] memory, such as 3GB")
     parser.add_argument("--unsorted", action="store_true", help="rows out of time order")
     parser.add_argument("--csv", action="store_true", help="the log as text")
+    parser.add_argument("--append", type=float, default=0, help="so many later events, on a data set of each size")
+    parser.add_argument("--held-out", type=float, default=0.1, help="share of validation, and of test, of every log")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     records = []
     for size in map(int, options.events):
         file = make_log(size, options.folder, options.unsorted, options.csv)
-        ours = measure(ROOT, config_of(file, options.memory), options.folder)
+        config, source = config_of(file, options.memory, options.held_out), None
+        if options.append:
+            source = options.folder / f"data-{size}-{options.held_out}"
+            if not source.exists():
+                run(ROOT, FIRST, json.dumps(config), str(options.folder), str(source))
+            day = make_log(int(options.append), options.folder, behind=size)
+            config = config_of(day, options.memory, options.held_out)
+        ours = measure(ROOT, config, options.folder, source)
         print(told("this", ours), flush=True)
         record = {"this": ours}
         if options.beside:
-            record["beside"] = measure(options.beside, config_of(file, ""), options.folder)
+            theirs = {key: value for key, value in config.items() if key != "memory"}
+            record["beside"] = measure(options.beside, theirs, options.folder, source)
             print(told("beside", record["beside"]), flush=True)
             for what in ("seconds", "cpu_seconds", "peak_gib"):
                 print(f"{what:>22}: {record['beside'][what] / ours[what]:.2f} times less here")

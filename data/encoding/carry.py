@@ -8,7 +8,7 @@ test become training rows. Values keep the table rows they had, numbers their bu
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -24,8 +24,10 @@ from ..dataset import Dataset
 from ..log import EventLog
 from ..reading.keys import RawEvents
 from ..schema import ORDERED_SPLITS, DataConfig
+from ..shelf import Shelf
 from ..split import Part
 from ..texts import Texts
+from .settled import Settled
 
 Ids: TypeAlias = pa.Array | Texts
 
@@ -38,17 +40,28 @@ class Past:
         source: the earlier data set.
         rows: int64 [P] its event rows that are carried on.
         parts: int8 [P] their parts in the new data set, `PRIOR` or `TRAIN`.
+        settled: the rows it learned from, where they need not be encoded again; `rows` are then the other ones.
+        shelf: keeps columns of event rows.
     """
 
     source: Dataset
     rows: I64
     parts: NDArray[np.int8]
+    settled: Settled | None = None
+    shelf: Shelf = field(default_factory=Shelf)
 
     @classmethod
-    def of(cls, source: Dataset, config: DataConfig, raw: RawEvents) -> Past:
+    def of(cls, source: Dataset, config: DataConfig, raw: RawEvents, shelf: Shelf, recount: bool = False) -> Past:
         """What of `source` lies before the new rows.
 
         Without `data.time` nobody knows what came first: no events are carried, only vocabularies and edges.
+
+        Args:
+            source: the earlier data set.
+            config: the new one's `[data]` section.
+            raw: the new rows.
+            shelf: of the new data set.
+            recount: whether all earlier rows are encoded again, settled or not.
 
         Raises:
             RunError: the new data set is described otherwise than the earlier one.
@@ -57,8 +70,12 @@ class Past:
         _same_description(source.config, config)
         events = source.events
         if not config.time or not len(raw):
-            return cls(source, np.empty(0, np.int64), np.empty(0, np.int8))
+            return cls(source, np.empty(0, np.int64), np.empty(0, np.int8), shelf=shelf)
         first = float(raw.times.min())
+        settled = None if recount else Settled.of(source, config, first, shelf)
+        if settled is not None:
+            rows = settled.held_out
+            return cls(source, rows, np.full(len(rows), Part.TRAIN, dtype=np.int8), settled, shelf)
         replaced = int((events.times >= first).sum())
         again = int((raw.times <= events.times.max()).sum())
         if replaced > again:
@@ -69,7 +86,7 @@ class Past:
         rows = np.flatnonzero(events.times < first)
         held_out = events.parts[rows] > Part.TRAIN
         learn = held_out & (source.config.split.kind in ORDERED_SPLITS)
-        return cls(source, rows, np.where(learn, Part.TRAIN, Part.PRIOR).astype(np.int8))
+        return cls(source, rows, np.where(learn, Part.TRAIN, Part.PRIOR).astype(np.int8), shelf=shelf)
 
     def fingerprint(self, tables: str) -> str:
         """Of the new tables, and behind a `+` of what was there before."""
@@ -103,39 +120,48 @@ class Past:
             The log (`source_rows` -1 at carried events), where carried rows stand in it, int64 [P], and which of the
             source's rows each is, int64 [P].
         """
-        old = self.source.events
-        events: dict[str, AnyArray | None] = {}
-        moves = {"users": places(self.source.user_ids, user_ids), "items": places(self.source.item_ids, item_ids)}
-        for spec in fields(EventLog):
-            after, before = getattr(new, spec.name), getattr(old, spec.name)
-            if after is None:
-                events[spec.name] = None
-                continue
-            if before is None:
-                before = np.full(len(old), np.nan, dtype=after.dtype)
-            taken = before[self.rows]
-            if spec.name in moves:
-                taken = _moved(taken, moves[spec.name])
-            elif spec.name == "parts":
-                taken = self.parts
-            elif spec.name == "source_rows":
-                taken = np.full(len(self.rows), -1, dtype=np.int64)
-            events[spec.name] = np.concatenate([taken, after])
-        users = events["users"]
-        assert users is not None
+        old, shelf = self.source.events, self.shelf
+        users = shelf.keep(np.concatenate([_moved(old.users[self.rows], self.users_now), new.users]))
         # Both halves are in order, and all of the first is earlier: of one user, its rows come first.
-        order = counting_order(users, len(user_ids)) if len(user_ids) else np.arange(len(users))
-        sorted_columns: dict[str, Any] = {n: None if values is None else values[order] for n, values in events.items()}
-        log = EventLog(**sorted_columns)
+        order = shelf.keep(counting_order(users, len(user_ids)) if len(user_ids) else np.arange(len(users)))
+        columns: dict[str, Any] = {"users": shelf.take(users, order)}
+        del users
+        for name in (spec.name for spec in fields(EventLog) if spec.name != "users"):
+            after, before = getattr(new, name), getattr(old, name)
+            if after is None:
+                columns[name] = None
+                continue
+            taken: AnyArray
+            if name == "parts":
+                taken = self.parts
+            elif name == "source_rows":
+                taken = np.full(len(self.rows), -1, dtype=np.int64)
+            elif before is None:
+                taken = np.full(len(self.rows), np.nan, dtype=after.dtype)
+            else:
+                taken = before.take(self.rows, axis=0)
+                shelf.rest(before)
+            taken = _moved(taken, self.items_now(item_ids)) if name == "items" else taken
+            columns[name] = shelf.take(np.concatenate([taken, after]), order)
         carried = np.flatnonzero(order < len(self.rows))
-        return log, carried, self.rows[order[carried]]
+        return EventLog(**columns), carried, self.rows[order[carried]]
+
+    @property
+    def users_now(self) -> I64:
+        """Row of each of the source's users in the new data set: they come first."""
+        return np.arange(self.source.num_users)
+
+    def items_now(self, item_ids: pa.Array) -> I64:
+        """Row of each of the source's items in the new data set, -1 where no event that is carried names it."""
+        known = len(self.source.item_ids)
+        return np.arange(known) if len(self.items) == known else places(self.source.item_ids, item_ids)
 
     def prior(self, name: str, item_ids: pa.Array) -> tuple[I64, I64]:
         """(user rows, item rows) of a sequence that the source's users had before its log began."""
         history = self.source.sequences[name]
         early = history.rows < 0
         owner = np.repeat(np.arange(history.num_users), np.diff(history.ptr))[early]
-        return owner, places(self.source.item_ids, item_ids)[history.items[early]]
+        return owner, self.items_now(item_ids)[history.items[early]]
 
 
 def refuse_known_answers(source: Dataset, new: EventLog, config: DataConfig, user_ids: Ids, item_ids: Ids) -> None:

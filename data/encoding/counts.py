@@ -9,103 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from ...base.arrays import F32, F64, I64, AnyArray, Bool, Floats, Ints
-from ...base.counting import STEP, counting_order
+from ...base.arrays import F32, I64, Bool, Ints
+from ...base.counting import STEP
 from ..batch import Block
 from ..schema import CountSpec
-from ..vocabulary import FIRST
 from .encoders import Encoders, stack
-
-U8 = NDArray[np.uint8]
-Labels: TypeAlias = Floats | U8
-
-
-def combine(codes: Sequence[Ints], sizes: tuple[int, ...]) -> I64:
-    """One code per row from one or two key columns; -1 where any key is unknown.
-
-    Args:
-        codes: vocabulary rows of each key (1 = unknown), broadcastable against one another.
-        sizes: rows of each key's vocabulary.
-    """
-    known = codes[0] >= FIRST
-    combined = codes[0].astype(np.int64)
-    for column, size in zip(codes[1:], sizes[1:], strict=True):
-        known = known & (column >= FIRST)
-        combined = combined * size + column
-    return np.where(known, combined, -1)
+from .groups import Groups, Labels, Sums, combine, places_among, running, together
 
 
 def statistic_names(spec: CountSpec) -> tuple[str, ...]:
     """Feature name of each statistic: `<keys>.n`, then `<keys>.<task>`."""
     return (f"{spec.name}.n", *(f"{spec.name}.{task}" for task in spec.tasks))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Groups:
-    """Rows of a log key by key.
-
-    Attributes:
-        rows: int [G] rows whose key is known, those of a key from the earliest to the latest.
-        starts: int64 [M + 1] where the rows of each key begin.
-        keys: int64 [M] combined codes, ascending.
-    """
-
-    rows: Ints
-    starts: I64
-    keys: I64
-
-    @classmethod
-    def of(cls, codes: Sequence[Ints], sizes: tuple[int, ...], in_time: Ints) -> Groups:
-        """Group by one or two key columns, by a counting sort for each.
-
-        Args:
-            codes: vocabulary rows of each key, int [R].
-            sizes: rows of each key's vocabulary.
-            in_time: int [n] rows that count, from the earliest to the latest.
-        """
-        rows = in_time
-        for column in codes:
-            known = column[rows] >= FIRST
-            rows = rows if known.all() else rows[known]
-        for column, size in zip(reversed(codes), reversed(sizes), strict=True):
-            rows = rows[counting_order(column[rows], size)]
-        new = np.zeros(len(rows), dtype=bool)
-        new[:1] = True
-        for column in codes:
-            ordered = column[rows]
-            new[1:] |= ordered[1:] != ordered[:-1]
-        first = np.flatnonzero(new)
-        at = rows[first]
-        return cls(rows=rows, starts=np.append(first, len(rows)), keys=combine([column[at] for column in codes], sizes))
-
-    def totals(self, values: AnyArray) -> F32:
-        """Sum of the values [R] of each key's rows, float32 [M]."""
-        running = _running(values, self.rows)
-        return np.diff(running[self.starts]).astype(np.float32)
-
-    def begins(self, start: int, stop: int) -> I64:
-        """Where the rows of the same key begin, of the rows from one place among `rows` up to another."""
-        first, last = np.searchsorted(self.starts, [start, stop - 1], side="right") - 1
-        bounds = np.clip(self.starts[first : last + 2], start, stop)
-        return np.repeat(self.starts[first : last + 1], np.diff(bounds))
-
-    def moments(self, times: F64) -> Ints:
-        """Where among `rows` the rows of the same key and moment begin, of each: int [G]."""
-        begins: Ints = np.zeros(len(self.rows), dtype=np.int32 if len(self.rows) < 2**31 else np.int64)
-        begins[self.starts[:-1]] = self.starts[:-1]
-        for start in range(1, len(begins), STEP):
-            time = times[self.rows[start - 1 : start + STEP]]
-            later = np.flatnonzero(time[1:] != time[:-1]) + start
-            begins[later] = later
-        np.maximum.accumulate(begins, out=begins)
-        return begins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +39,7 @@ class CountTable:
         rows: float32 [M, t] rows in each task's sample space.
         positives: float32 [M, t] of which positive.
         prior: float32 [t] overall training rate of each task.
+        sums: the same in whole numbers; None where labels are none, and in data sets of earlier versions.
     """
 
     spec: CountSpec
@@ -129,6 +49,7 @@ class CountTable:
     rows: F32
     positives: F32
     prior: F32
+    sums: Sums | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -144,6 +65,7 @@ class CountTable:
         labels: Sequence[Labels],
         mask: Sequence[Bool],
         training: Bool,
+        before: CountTable | None = None,
     ) -> CountTable:
         """Count over the training rows.
 
@@ -154,34 +76,26 @@ class CountTable:
             labels: of each of the spec's tasks [R], 0 where masked; see `flags`.
             mask: of each task bool [R].
             training: bool [R] the training rows, those of unknown keys included.
+            before: of earlier rows, which are counted on; its vocabularies have grown to `sizes`.
         """
-        prior = [
-            float(label.sum(where=training, dtype=np.float64)) / max(int((known & training).sum()), 1)
-            for label, known in zip(labels, mask, strict=True)
-        ]
-        return cls._over(spec, groups, sizes, labels, mask, np.array(prior, dtype=np.float32))
+        keys, sums = groups.keys, Sums.of(groups, labels, mask, training)
+        if before is not None and before.sums is not None:
+            keys, sums = together(before.keys_under(sizes), before.sums, keys, sums)
+        rows, positives = sums.overall
+        prior = (positives / np.maximum(rows, 1)).astype(np.float32)
+        return cls._summed(spec, sizes, keys, sums, prior)
 
     @classmethod
-    def _over(
-        cls,
-        spec: CountSpec,
-        groups: Groups,
-        sizes: tuple[int, ...],
-        labels: Sequence[Labels],
-        mask: Sequence[Bool],
-        prior: F32,
-    ) -> CountTable:
-        """Count over the rows of some groups."""
-        blank = np.empty((len(groups.keys), 0), dtype=np.float32)
-        seen = np.diff(groups.starts).astype(np.float32)
+    def _summed(cls, spec: CountSpec, sizes: tuple[int, ...], keys: I64, sums: Sums, prior: F32) -> CountTable:
         return cls(
             spec=spec,
             sizes=sizes,
-            keys=groups.keys,
-            seen=seen,
-            rows=np.stack([seen if one.all() else groups.totals(one) for one in mask], axis=1) if mask else blank,
-            positives=np.stack([groups.totals(one) for one in labels], axis=1) if labels else blank,
+            keys=keys,
+            seen=sums.seen.astype(np.float32),
+            rows=sums.rows.astype(np.float32),
+            positives=sums.positives.astype(np.float32),
             prior=prior,
+            sums=sums if sums.exact else None,
         )
 
     def with_rows(self, codes: Sequence[Ints], labels: Sequence[Labels], mask: Sequence[Bool]) -> CountTable:
@@ -193,22 +107,22 @@ class CountTable:
             mask: of each task bool [R].
         """
         groups = Groups.of(codes, self.sizes, np.arange(len(codes[0])))
-        further = CountTable._over(self.spec, groups, self.sizes, labels, mask, self.prior)
-        keys = np.union1d(self.keys, further.keys)
+        further = Sums.of(groups, labels, mask, np.ones(len(codes[0]), dtype=bool))
+        own = self.sums or Sums(seen=self.seen, rows=self.rows, positives=self.positives, overall=further.overall * 0)
+        keys, sums = together(self.keys, own, groups.keys, further)
+        return self._summed(self.spec, self.sizes, keys, sums, self.prior)
 
-        def sums(own: F32, theirs: F32) -> F32:
-            found = np.zeros((len(keys), *own.shape[1:]), dtype=np.float32)
-            found[np.searchsorted(keys, self.keys)] = own
-            found[np.searchsorted(keys, further.keys)] += theirs
-            return found
+    def keys_under(self, sizes: tuple[int, ...]) -> I64:
+        """Its combined codes as they are where vocabularies have so many rows, int64 [M], ascending."""
+        columns, rest = [], self.keys
+        for size in reversed(self.sizes[1:]):
+            rest, column = np.divmod(rest, size)
+            columns.append(column)
+        return combine([rest, *reversed(columns)], sizes)
 
-        return replace(
-            self,
-            keys=keys,
-            seen=sums(self.seen, further.seen),
-            rows=sums(self.rows, further.rows),
-            positives=sums(self.positives, further.positives),
-        )
+    def earlier(self, groups: Groups, sizes: tuple[int, ...]) -> Sums | None:
+        """Its sums of the keys of later rows; see `as_of`."""
+        return None if self.sums is None else self.sums.at(places_among(self.keys_under(sizes), groups.keys))
 
     def _rate(self, task: int, rows: F32, positives: F32) -> F32:
         """Smoothed rate of one task, float32 [n]."""
@@ -233,12 +147,11 @@ class CountTable:
             table = np.full(size + 1, -1, dtype=np.int32)  # the last entry is of unknown keys, code -1
             table[self.keys] = np.arange(len(self.keys), dtype=np.int32)
             return np.asarray(table[codes])
-        if not len(self.keys):
-            return np.full(len(codes), -1)
-        at = np.minimum(np.searchsorted(self.keys, codes), len(self.keys) - 1)
-        return np.where(self.keys[at] == codes, at, -1)
+        return places_among(self.keys, codes)
 
-    def as_of(self, groups: Groups, moments: Ints, task: int | None, label: Labels, mask: Bool) -> F32:
+    def as_of(
+        self, groups: Groups, moments: Ints, task: int | None, label: Labels, mask: Bool, earlier: Sums | None = None
+    ) -> F32:
         """One statistic of every row, from strictly earlier rows of its key.
 
         Args:
@@ -247,18 +160,25 @@ class CountTable:
             task: whose rate; None for the number of rows.
             label: [R] of the task, 0 where masked; see `flags`.
             mask: bool [R] of the task.
+            earlier: sums of each of the groups' keys over rows before all of these.
 
         Returns:
             Float32 [R]; rows that are not grouped have the statistic of a key without rows.
         """
         found = np.full(len(label), self._blank(task), dtype=np.float32)
-        positives = None if task is None else _running(label, groups.rows)
-        rows = None if task is None or mask.all() else _running(mask, groups.rows)  # None: every row counts
+        positives = None if task is None else running(label, groups.rows)
+        rows = None if task is None or mask.all() else running(mask, groups.rows)  # None: every row counts
         for start in range(0, len(moments), STEP):
-            moment, key = moments[start : start + STEP], groups.begins(start, min(start + STEP, len(moments)))
-            seen = (moment - key if rows is None else rows[moment] - rows[key]).astype(np.float32)
+            moment, group = moments[start : start + STEP], groups.numbers(start, min(start + STEP, len(moments)))
+            key = groups.starts[group]
+            count = moment - key if rows is None else rows[moment] - rows[key]
+            if earlier is not None:
+                count = count + (earlier.seen[group] if task is None else earlier.rows[group, task])
+            seen = count.astype(np.float32)
             if task is not None and positives is not None:
-                seen = self._rate(task, seen, (positives[moment] - positives[key]).astype(np.float32))
+                sums = positives[moment] - positives[key]
+                sums = sums if earlier is None else sums + earlier.positives[group, task]
+                seen = self._rate(task, seen, sums.astype(np.float32))
             found[groups.rows[start : start + STEP]] = seen
         return found
 
@@ -266,26 +186,6 @@ class CountTable:
         """A statistic of a key without rows."""
         nothing = np.zeros(1, dtype=np.float32)
         return np.float32(0.0) if task is None else np.float32(self._rate(task, nothing, nothing)[0])
-
-
-def flags(values: Floats) -> Labels:
-    """Labels [R] as uint8 where all are 0 or 1: their sums are whole numbers; else as they are."""
-    found = np.empty(len(values), dtype=np.uint8)
-    for start in range(0, len(values), STEP):
-        part = values[start : start + STEP]
-        found[start : start + STEP] = part == 1
-        if not ((part == 0) | (part == 1)).all():
-            return values
-    return found
-
-
-def _running(values: AnyArray, rows: Ints) -> AnyArray:
-    """Sums of the values [R] of the first 0, 1, ... of the given rows [G], [G + 1]: whole numbers of flags."""
-    kind = np.dtype(np.float64 if values.dtype.kind == "f" else np.int32 if len(rows) < 2**31 else np.int64)
-    running = np.zeros(len(rows) + 1, dtype=kind)
-    for start in range(0, len(rows), STEP):
-        running[start + 1 : start + STEP + 1] = values[rows[start : start + STEP]]
-    return np.cumsum(running, out=running)
 
 
 def encode_counts(columns: Sequence[tuple[str, F32]], encoders: Encoders, rows: int) -> Block:

@@ -77,6 +77,7 @@ class Encoding:
         self.num_catalogue = num_catalogue
         self.carried = carried
         self.old = None if carried is None else carried.past.source
+        self.settled = None if carried is None else carried.past.settled
         events = self.events
         self.known = events.parts <= Part.TRAIN
         self.weights: dict[Side, I64 | Bool] = {
@@ -84,8 +85,17 @@ class Encoding:
             "item": tallies(events.items, len(raw.item_ids), self.known),
             "context": self.known,
         }
+        counted = {side: self._settled_rows(side) for side in SIDES[:2]}
+        for side, rows in counted.items():
+            self.weights[side] = self.weights[side] + rows
         self.kept = {side: self._kept(side) for side in SIDES}
+        self._settled_counts = counted
         raw.rest()
+
+    def _settled_rows(self, side: Side) -> I64:
+        """Settled rows of each user or item, int64 [U] or [N]."""
+        size = len(self.weights[side])
+        return np.zeros(size, dtype=np.int64) if self.settled is None else self.settled.tally(side, size)
 
     def _kept(self, side: Side) -> I64 | None:
         """Row of the earlier data set that each row's values are taken from, -1 where the new tables know better.
@@ -116,12 +126,14 @@ class Encoding:
                     seen = columns[side][spec.name][self.weights[side] > 0]
                     numerics[spec.name] = NumericEncoder.fit(seen, spec.bins, spec.scale, spec.edges)
         keys, key_codes = self._keys(columns)
+        if self.settled is not None:
+            self.settled.refuse_other_keys(key_codes, self._settled_counts)
         encoders = Encoders(vocabularies, numerics, keys, config.shared, hashed)
         layouts: dict[str, SideLayout] = {side: side_layout(specs, columns[side]) for side, specs in sides.items()}
         layouts |= computed_layouts(config)
         self._refuse_other_vectors(layouts)
         blocks = {side: self._block(side, columns[side], layouts[side], encoders) for side in ("user", "item")}
-        rows = EventRows(self.raw, self.known, self.kept, self.old, layouts, encoders)
+        rows = EventRows(self.raw, self.known, self.kept, self.old, layouts, encoders, self.settled)
         rows.encode_context(columns["context"])
         tables = rows.encode_counts(key_codes, numerics)
         derived = rows.encode_derived(numerics, hashed)
@@ -138,7 +150,7 @@ class Encoding:
             side: Packed.of(block, [encoders.sizes()[name] for name in layouts[side].categorical])
             for side, block in blocks.items()
         }
-        return Dataset(
+        dataset = Dataset(
             config=config,
             encoders=encoders,
             user_ids=Texts(self.raw.user_ids),
@@ -166,6 +178,7 @@ class Encoding:
                 if spec.pretrained and spec.name in vocabularies
             },
         )
+        return dataset if self.settled is None else self.settled.joined(dataset)
 
     def _block(self, side: Side, columns: Mapping[str, Column], layout: SideLayout, encoders: Encoders) -> Block:
         """Users or items, encoded."""
@@ -279,8 +292,10 @@ class Encoding:
         owner, items = self.raw.prior(spec)
         if self.carried is not None:
             new = self.carried.users[owner] < 0
-            before = self.carried.past.prior(spec.name, self.raw.item_ids)
-            owner, items = np.concatenate([before[0], owner[new]]), np.concatenate([before[1], items[new]])
+            owner, items = owner[new], items[new]
+            if self.settled is None:  # else they stand in its histories
+                before = self.carried.past.prior(spec.name, self.raw.item_ids)
+                owner, items = np.concatenate([before[0], owner]), np.concatenate([before[1], items])
         known = (items >= 0) & (items < self.num_catalogue)
         return owner[known], items[known]
 

@@ -19,13 +19,15 @@ from ..hashing import HashedVocabulary
 from ..packed import SIDES, Packed
 from ..schema import CountSpec, DataConfig
 from ..split import Part
-from .counts import CountTable, Groups, combine, flags, statistic_names
+from .counts import CountTable, statistic_names
 from .derived import Derived, Situation, derived_layout
 from .encoders import Column, Encoders, fill_missing
+from .groups import Groups, combine, flags
 from .numeric import NumericEncoder
 from .raw_columns import RawColumns
 from .row_columns import RowColumns
 from .sequences import history_and_ends
+from .settled import Settled
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ class EventRows:
         old: the earlier data set.
         layouts: columns of each side.
         encoders: learned so far; those of statistics and derived features are added.
+        settled: rows of the earlier data set that are before all of these and not among them.
     """
 
     def __init__(
@@ -68,9 +71,10 @@ class EventRows:
         old: Dataset | None,
         layouts: Mapping[str, SideLayout],
         encoders: Encoders,
+        settled: Settled | None = None,
     ) -> None:
         self.raw, self.config, self.events = raw, raw.config, raw.events
-        self.known, self.kept, self.old = known, kept, old
+        self.known, self.kept, self.old, self.settled = known, kept, old, settled
         self.layouts, self.encoders = layouts, encoders
         self._tables = {
             pair: RowColumns(
@@ -131,11 +135,18 @@ class EventRows:
         if not self.config.counts:
             return ()
         in_time, later = self._training_rows_in_time(), np.flatnonzero(~self.known)
-        return tuple(self._encode_count(spec, codes, numerics, in_time, later) for spec in self.config.counts)
+        before: list[CountTable | None] = [None] * len(self.config.counts)
+        if self.settled is not None:
+            before = list(self.settled.source.counts)
+        return tuple(
+            self._encode_count(spec, table, codes, numerics, in_time, later)
+            for spec, table in zip(self.config.counts, before, strict=True)
+        )
 
     def _encode_count(
         self,
         spec: CountSpec,
+        before: CountTable | None,
         codes: Mapping[str, Ints],
         numerics: dict[str, NumericEncoder],
         in_time: Ints,
@@ -145,6 +156,7 @@ class EventRows:
 
         Args:
             spec: its keys and tasks.
+            before: of settled rows.
             codes: as of `encode_counts`.
             numerics: as of `encode_counts`.
             in_time: int [n] training rows, from the earliest to the latest.
@@ -165,7 +177,8 @@ class EventRows:
         names = [task.name for task in self.config.tasks]
         chosen = [names.index(task) for task in spec.tasks]
         labels, mask = [flags(events.labels[:, task]) for task in chosen], [events.mask[:, task] for task in chosen]
-        table = CountTable.fit(spec, groups, sizes, labels, mask, known)
+        table = CountTable.fit(spec, groups, sizes, labels, mask, known, before)
+        earlier = None if before is None else before.earlier(groups, sizes)
         frozen = table.lookup(asked)
         del asked
         self.raw.rest()
@@ -176,7 +189,7 @@ class EventRows:
         for place, name in enumerate(table.names):
             task = place - 1 if place else None
             label, counted = (labels[task], mask[task]) if task is not None else (events.times, known)
-            values = table.as_of(groups, moments, task, label, counted)
+            values = table.as_of(groups, moments, task, label, counted, earlier)
             values[later] = frozen[:, place]
             self.raw.rest()
             if name not in numerics:
@@ -242,7 +255,8 @@ class EventRows:
         users = len(self.raw.user_ids)
         history, ends = history_and_ends(self.config, events, users, np.ones(len(events), dtype=bool), None)
         started = ends > history.ptr[events.users]
-        return np.where(started, history.times[np.maximum(ends - 1, 0)], np.nan)
+        none = np.nan if self.settled is None else self.settled.last_times(events.users)
+        return np.where(started, history.times[np.maximum(ends - 1, 0)], none)
 
     def _hashed_cross(self, spec: DerivedSpec, values: AnyArray) -> HashedVocabulary:
         """Rows of a cross; carried rows have been counted by the earlier data set."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...base.arrays import Ints
-from ...base.counting import STEP, rises
+from ...base.counting import STEP, counting_order, rises
 from ..log import EventLog
 from ..shelf import Shelf
 
@@ -18,7 +18,7 @@ def in_time_order(events: EventLog, shelf: Shelf) -> Ints:
     rows, source = len(events), events.source_rows
     by_file: Ints = shelf.empty((rows,), np.int32 if rows < 2**31 else np.int64)
     if (source < 0).any():  # carried rows
-        by_file[:] = np.argsort(source, kind="stable")
+        by_file[:] = counting_order(source + 1, int(source.max()) + 2)
     else:
         for start in range(0, rows, STEP):
             part = source[start : start + STEP]

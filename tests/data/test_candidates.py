@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from recsys.data.dataset import NOW, Dataset
-from recsys.data.encoding.counts import EncodedCounts, combine, encode_counts
+from recsys.data.encoding.counts import EncodedCounts, encode_counts
+from recsys.data.encoding.groups import combine
 from recsys.data.split import Part
 from recsys.tests.support.shop import Shop
 

@@ -14,7 +14,7 @@ from recsys.base.errors import DataError, RecsysError, RunError
 from recsys.data import store
 from recsys.data.build import build_dataset
 from recsys.data.dataset import NOW, Dataset
-from recsys.data.encoding.counts import combine
+from recsys.data.encoding.groups import combine
 from recsys.data.packed import Packed
 from recsys.data.reading.readers import read_tables
 from recsys.data.split import Part

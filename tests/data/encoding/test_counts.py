@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from recsys.base.arrays import F32, F64, I64, Bool
 from recsys.data.dataset import NOW, Dataset
-from recsys.data.encoding.counts import CountTable, Groups, combine, flags
+from recsys.data.encoding.counts import CountTable
+from recsys.data.encoding.groups import Groups, combine, flags
 from recsys.data.schema import CountSpec
 from recsys.data.split import Part
 from recsys.data.vocabulary import FIRST
