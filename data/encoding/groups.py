@@ -72,8 +72,7 @@ class Groups:
 
     def totals(self, values: AnyArray) -> AnyArray:
         """Sum of the values [R] of each key's rows, [M]: whole numbers of flags."""
-        running = running(values, self.rows)
-        return np.diff(running[self.starts])
+        return np.diff(running(values, self.rows)[self.starts])
 
     def numbers(self, start: int, stop: int) -> Ints:
         """Place among `keys` of the rows from one place among `rows` up to another."""
@@ -100,12 +99,12 @@ class Sums:
     Attributes:
         seen: int [M] training rows of each key.
         rows: int [M, t] training rows in each task's sample space.
-        positives: int [M, t] sum of their labels; float64 where labels are no flags.
+        positives: int [M, t] sum of their labels; numbers of any kind where labels are no flags.
         overall: float64 [2, t] rows and labels of all training rows, those of unknown keys included.
     """
 
-    seen: Ints
-    rows: Ints
+    seen: AnyArray
+    rows: AnyArray
     positives: AnyArray
     overall: F64
 
@@ -186,7 +185,7 @@ def _narrowed(values: AnyArray) -> AnyArray:
 def running(values: AnyArray, rows: Ints) -> AnyArray:
     """Sums of the values [R] of the first 0, 1, ... of the given rows [G], [G + 1]: whole numbers of flags."""
     kind = np.dtype(np.float64 if values.dtype.kind == "f" else np.int32 if len(rows) < 2**31 else np.int64)
-    running = np.zeros(len(rows) + 1, dtype=kind)
+    sums = np.zeros(len(rows) + 1, dtype=kind)
     for start in range(0, len(rows), STEP):
-        running[start + 1 : start + STEP + 1] = values[rows[start : start + STEP]]
-    return np.cumsum(running, out=running)
+        sums[start + 1 : start + STEP + 1] = values[rows[start : start + STEP]]
+    return np.cumsum(sums, out=sums)
