@@ -243,7 +243,8 @@ class Recommender(Asking):
         """As `similar_items`, in arrays; `to_json()` is the command line's JSON."""
         if (items is None) == (features is None):
             raise ConfigError("give either items= or features=, the ids of items or what is known of new ones")
-        dataset, retriever, allowed = self.trained.dataset, self.funnel.retriever, self.funnel.select(where)
+        dataset, retriever = self.trained.dataset, self.funnel.retriever
+        allowed = self.funnel.unblocked(self.funnel.select(where))
         if features is None:
             return similar_items(dataset, retriever, ids_of(items), k, by, allowed)
         return similar_to_features(dataset, retriever, records_of(features), k, by, allowed)

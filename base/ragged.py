@@ -102,6 +102,11 @@ class Ragged:
         positions, ptr = spans(self.ptr[users], self.lengths[users])
         return Ragged(self.items[positions], ptr)
 
+    def followed_by(self, other: Ragged) -> Ragged:
+        """The lists of both, each of this one's followed by the other's of the same user."""
+        users = np.concatenate([self.users, other.users])
+        return Ragged.from_pairs(users, np.concatenate([self.items, other.items]), len(self))
+
     def unique(self) -> Ragged:
         """The same lists sorted by item row, each item once."""
         users = self.users

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ..base.errors import ConfigError
 from ..base.settings import Settings
+from ..retrieval.seen import SeenConfig
 from .file import load_settings
 
 VarietyKind = Literal["none", "mmr", "dpp", "calibrated"]
@@ -45,11 +47,32 @@ class BlockRule(DatedRule):
     items: tuple[str, ...] = ()
     """Raw item ids."""
 
+    file: str = ""
+    """Text file of raw item ids, one a line, relative to the file that names it. It is read with the configuration: a
+    run keeps the ids."""
+
+    where_user_column: str = ""
+    """Column of the items with raw user ids: nobody gets the items whose column names them, such as their own."""
+
     @model_validator(mode="after")
     def _of_something(self) -> BlockRule:
-        if bool(self.where) == bool(self.items):
-            raise ValueError("a block names its items by where or by items; give one of the two")
+        given = [self.where, self.items, self.file, self.where_user_column]
+        if sum(map(bool, given)) != 1:
+            raise ValueError("a block names its items by where, items, file or where_user_column; give one of them")
         return self
+
+
+class HideRule(Settings):
+    """Items that a user does not get, by what the user has done."""
+
+    task: str
+    """A binary task, such as a dislike: events with label 1 hide."""
+
+    scope: str = "item"
+    """`item`: the item of the event. A column of the items: every item that shares a value with it."""
+
+    days: Annotated[float | None, Field(gt=0.0)] = None
+    """Only events of so many days before the request hide; all when absent."""
 
 
 class BoostRule(DatedRule):
@@ -143,8 +166,14 @@ class ExploreConfig(Settings):
 class RulesConfig(Settings):
     """The last stage; does nothing by default."""
 
+    seen: SeenConfig | None = None
+    """Which items lists leave out as seen, in answers and in their evaluation; `retrieval.seen` when absent."""
+
     block: tuple[BlockRule, ...] = ()
     """Items that are in no list."""
+
+    hide: tuple[HideRule, ...] = ()
+    """Items that a user does not get, by what the user has done."""
 
     boost: tuple[BoostRule, ...] = ()
     """Items whose score is multiplied."""
@@ -177,9 +206,40 @@ class RulesConfig(Settings):
     @property
     def idle(self) -> bool:
         """Whether the list is the ranker's order, as it is."""
-        filled = (self.block, self.boost, self.pin, self.cap, self.share, self.freshness, self.explore.slots)
+        filled = (*self._filters.values(), self.boost, self.pin, self.cap, self.share, self.explore.slots)
         varied = self.diversity.kind != "none" and self.diversity.strength > 0
         return not varied and not any(filled)
+
+    @property
+    def _filters(self) -> dict[str, Any]:
+        return {"seen": self.seen, "block": self.block, "hide": self.hide, "freshness": self.freshness}
+
+    @property
+    def filters(self) -> RulesConfig:
+        """What keeps items out of lists, and nothing that orders them."""
+        return RulesConfig(**self._filters)
+
+    @property
+    def unexplored(self) -> RulesConfig:
+        """The same without drawn places."""
+        return self.model_copy(update={"explore": ExploreConfig()})
+
+    def with_files(self, base: Path) -> RulesConfig:
+        """The same with the ids of files in the place of the files.
+
+        Args:
+            base: folder that the files are relative to.
+
+        Raises:
+            ConfigError: a file cannot be read, or names no item.
+        """
+        if not any(rule.file for rule in self.block):
+            return self
+        block = [
+            rule.model_copy(update={"file": "", "items": _ids_in(base / rule.file)}) if rule.file else rule
+            for rule in self.block
+        ]
+        return self.model_copy(update={"block": tuple(block)})
 
 
 def load_rules(file: Path) -> RulesConfig:
@@ -188,7 +248,18 @@ def load_rules(file: Path) -> RulesConfig:
     Raises:
         ConfigError: one sentence for each mistake, one a line.
     """
-    return load_settings(RulesConfig, file)
+    return load_settings(RulesConfig, file).with_files(file.parent)
+
+
+def _ids_in(file: Path) -> tuple[str, ...]:
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"rules.block.file: {file} cannot be read ({error}); name a text file of item ids") from None
+    ids = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not ids:
+        raise ConfigError(f"rules.block.file: {file} names no item; expected an id a line")
+    return ids
 
 
 def seconds_since_1970(text: str) -> float:

@@ -23,6 +23,7 @@ from ..ranking.blend import BlendConfig
 from ..ranking.requests import SELECT
 from ..ranking.train import RankingConfig
 from ..retrieval.index.tuning import IndexConfig
+from ..retrieval.seen import SeenConfig
 from ..retrieval.towers.train import RetrievalConfig
 from ..training.runtime import RuntimeConfig
 from .file import dump_table, dump_toml, load_settings, overridden
@@ -67,6 +68,11 @@ class RunConfig(Settings):
     def __str__(self) -> str:
         """As TOML, every key spelt out."""
         return dump_toml(self)
+
+    @property
+    def seen(self) -> SeenConfig:
+        """What lists leave out as seen: by the last stage where it says so, else by retrieval."""
+        return self.rules.seen or self.retrieval.seen
 
     @field_validator("name")
     @classmethod
@@ -191,7 +197,8 @@ def load_config(file: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: one sentence for each mistake, one a line.
     """
-    return load_settings(RunConfig, file, overrides, defaults={"name": file.stem})
+    found = load_settings(RunConfig, file, overrides, defaults={"name": file.stem})
+    return found.model_copy(update={"rules": found.rules.with_files(file.parent)})
 
 
 def with_settings(config: RunConfig, overrides: Sequence[str]) -> RunConfig:

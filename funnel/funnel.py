@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from ..base.arrays import F32, F64, I64
+from ..base.arrays import F32, I64
 from ..base.device import to_host
 from ..base.errors import ConfigError, RunError
 from ..base.ragged import Ragged
@@ -24,8 +24,7 @@ from ..data.ids import id_text
 from ..data.subject import Subject
 from ..nn.recorded import MET
 from ..ranking.answering import AnsweringModel
-from ..ranking.blend import BlendConfig, blend
-from ..ranking.blend_search import searches
+from ..ranking.blend import blend
 from ..ranking.probabilities import task_probabilities
 from ..ranking.requests import SELECT, RequestRanker, request_batch
 from ..retrieval.baselines.segment import SEGMENT_POPULARITY
@@ -37,6 +36,7 @@ from .arrange.compiled import ListRules
 from .arrange.stage import LastStage, Shown, by_rules, by_score
 from .explain import Explainer
 from .ladder import POPULAR, Ladder, Rung
+from .ranked import Ranked, effective_blend
 from .recommendations import Recommendations
 from .run import TrainedRun
 from .selection import select_items
@@ -46,33 +46,12 @@ BLOCK = 32
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """Candidates of B requests with the ranker's verdict.
-
-    Attributes:
-        rows: int64 [B, C] item rows, -1 pads, in the retriever's order.
-        scores: float64 [B, C] blended score, -inf at pads; higher is better.
-        tasks: task -> float32 [B, C] probability (value for regression tasks, in the label's own unit; share of the
-            request for `select`).
-    """
-
-    rows: I64
-    scores: F64
-    tasks: Mapping[str, F32]
-
-    def top(self, k: int) -> I64:
-        """Item rows of the best k, int64 [B, k], -1 pads; ties keep the retriever's order."""
-        return by_score(self.rows, self.scores, k).rows
-
-
-@dataclass(frozen=True)
 class _Asked:
     """What one call asks for everybody: items, those that may be named, and the last stage."""
 
     k: int
     allowed: Bitmap | None
     rules: ListRules | None
-    rng: np.random.Generator | None
 
 
 class Funnel:
@@ -87,14 +66,17 @@ class Funnel:
             raise RunError("this run has no retriever, so it cannot recommend; train it with --stage all")
         self.trained = trained
         self.dataset = trained.dataset
-        self.retriever = trained.retriever
+        assert trained.asked is not None
+        self.retriever = trained.asked
         # For good, not for the time of an answer: another thread's answer would meet the mode that is put back.
         self.retriever.model.eval()
         self.answering = None if trained.model is None else AnsweringModel(trained.model.eval())
         self.blend = effective_blend(trained)
         self.ladder = Ladder(self.dataset, self.retriever)
         self.explainer = Explainer(self.dataset, self.retriever)
-        self.rules = LastStage(trained.config.rules, self.dataset, self.retriever.item_vectors)
+        positive = self.retriever.data.history
+        self.rules = LastStage(trained.config.rules, self.dataset, self.retriever.item_vectors, positive)
+        self.rules.at(time.time())  # rules that are wrong are refused before anybody asks
 
     def warm_up(self, recorded: bool = False) -> None:
         """Answer once and forget it, so that what is prepared or set up at first use is in no answer's timings.
@@ -178,7 +160,7 @@ class Funnel:
         allowed: Bitmap | None = None,
         *,
         block: int = BLOCK,
-        rng: np.random.Generator | None = None,
+        seeds: Sequence[int] | None = None,
     ) -> Recommendations:
         """The best items for each user, in the order asked.
 
@@ -190,7 +172,7 @@ class Funnel:
             explain: also name the items of the history that are nearest to each item.
             allowed: items that may be named (see `select`); all of the catalogue when None.
             block: users retrieved for at once; more are faster where thousands are asked about.
-            rng: draws the places that the rules explore; the operating system's chance when None.
+            seeds: of each user, of the draws for the places that the rules explore; the operating system's when None.
 
         Raises:
             ConfigError: no user was named, `k` exceeds the catalogue, the filter speaks about another catalogue, or a
@@ -198,11 +180,11 @@ class Funnel:
             DataError: a subject's value is not what the schema says.
         """
         self.check(len(users), k, allowed)
-        rules = self.rules.at(time.time())
-        if rules is not None and rules.allowed is not None:
-            allowed = rules.allowed if allowed is None else allowed & rules.allowed
-        chance = np.random.default_rng() if rng is None and rules is not None else rng
-        asked = _Asked(k, allowed, rules, chance)
+        rules, allowed = self.rules.at(time.time()), self.unblocked(allowed)
+        asked = _Asked(k, allowed, rules)
+        chances: Sequence[np.random.Generator | None] = [None] * len(users)
+        if rules is not None and rules.config.explore.slots:
+            chances = [np.random.default_rng(seed) for seed in ([None] * len(users) if seeds is None else seeds)]
         subjects = {p: user for p, user in enumerate(users) if isinstance(user, Subject) and not user.brings_nothing}
         stored, brought = [place for place in range(len(users)) if place not in subjects], list(subjects)
         answers: list[Recommendations] = []
@@ -210,14 +192,15 @@ class Funnel:
             named = (users[place] for place in stored)
             ids = [user.user if isinstance(user, Subject) else user for user in named]
             rows = np.array([-1 if user is None else self.dataset.user_rows.get(id_text(user), -1) for user in ids])
-            answers.append(self._best(ids, rows, asked, explain, block))
+            answers.append(self._best(ids, rows, [chances[place] for place in stored], asked, explain, block))
         for start in range(0, len(brought), BLOCK):
             some = [subjects[place] for place in brought[start : start + BLOCK]]
             started = time.perf_counter()
             people = encode_subjects(self.dataset, some, self.trained.config.retrieval.positive)
             funnel, rows = self.before(people), np.arange(len(some))
             encoding = np.array([(time.perf_counter() - started) / len(some), 0.0])
-            found = funnel._best([subject.user for subject in some], rows, asked, explain, block)
+            theirs = [chances[place] for place in brought[start : start + BLOCK]]
+            found = funnel._best([subject.user for subject in some], rows, theirs, asked, explain, block)
             stored_too = replace(found, dataset=self.dataset, user_rows=people.stored_rows, unknown=people.unknown)
             answers.append(replace(stored_too, seconds=found.seconds + encoding))
         return answers[0] if not brought else Recommendations.gathered(answers, np.argsort([*stored, *brought]))
@@ -243,13 +226,22 @@ class Funnel:
         other.retriever = self.retriever.before(people, section.positive, section.segments)
         other.ladder = Ladder(people, other.retriever)
         other.explainer = Explainer(people, other.retriever)
+        other.rules = self.rules.before(people, other.retriever.data.history)
         return other
 
-    def _best(self, users: Sequence[Any], user_rows: I64, asked: _Asked, explain: bool, block: int) -> Recommendations:
+    def _best(
+        self,
+        users: Sequence[Any],
+        user_rows: I64,
+        chances: Sequence[np.random.Generator | None],
+        asked: _Asked,
+        explain: bool,
+        block: int,
+    ) -> Recommendations:
         """Answers to users of this funnel's data set, rung by rung, in the order asked."""
         rungs = [self.ladder.rung(int(row)) for row in user_rows]
         if len(rungs) <= block and len(set(rungs)) == 1:
-            answers = self._answers(users, user_rows, rungs[0], asked)
+            answers = self._answers(users, user_rows, rungs[0], chances, asked)
             return self._explained(answers) if explain else answers
         blocks: list[Recommendations] = []
         order: list[int] = []
@@ -258,9 +250,18 @@ class Funnel:
             for start in range(0, len(places), block):
                 chosen = places[start : start + block]
                 order += chosen
-                blocks.append(self._answers([users[place] for place in chosen], user_rows[chosen], rung, asked))
+                theirs = [chances[place] for place in chosen]
+                some = [users[place] for place in chosen]
+                blocks.append(self._answers(some, user_rows[chosen], rung, theirs, asked))
         answers = Recommendations.gathered(blocks, np.argsort(order))
         return self._explained(answers) if explain else answers
+
+    def unblocked(self, allowed: Bitmap | None) -> Bitmap | None:
+        """Of the items that may be named (all when None) those that no rule keeps from everybody now."""
+        rules = self.rules.at(time.time())
+        if rules is None or rules.allowed is None:
+            return allowed
+        return rules.allowed if allowed is None else allowed & rules.allowed
 
     def check(self, users: int, k: int, allowed: Bitmap | None = None) -> None:
         """Refuse what cannot be answered: see `recommend` for the arguments and the errors.
@@ -285,24 +286,33 @@ class Funnel:
         ranked = () if self.trained.model is None else self.dataset.task_names
         return (*ranked, *((SELECT,) if selects else ()))
 
-    def _answers(self, users: Sequence[Any], user_rows: I64, rung: Rung, asked: _Asked) -> Recommendations:
+    def _answers(
+        self,
+        users: Sequence[Any],
+        user_rows: I64,
+        rung: Rung,
+        chances: Sequence[np.random.Generator | None],
+        asked: _Asked,
+    ) -> Recommendations:
         """Answers to users of one rung."""
         started = time.perf_counter()
         k, allowed = asked.k, asked.allowed
         width = max(k, self.trained.config.retrieval.num_candidates)
+        barred = self.rules.barred(asked.rules, users, user_rows, NOW)
         if rung is Rung.POPULAR:
-            rows, shares = self.ladder.popular(user_rows, k if asked.rules is None else width, allowed)
+            excluded = self.ladder.seen(user_rows)
+            excluded = excluded if barred is None else excluded.followed_by(barred)
+            rows, shares = self.ladder.popular(excluded, k if asked.rules is None else width, allowed)
             ranked = Ranked(rows, np.where(rows >= 0, shares, -np.inf), {})
             proposed = (rows >= 0)[:, :, None]
             sources: tuple[str, ...] = (POPULAR,)
-            seen = self.ladder.seen(user_rows)
             retrieved = time.perf_counter()
         else:
-            offer = self.ladder.offer(rung, user_rows, width, allowed)
-            proposed, sources, seen = offer.candidates.proposed, offer.sources, offer.seen
+            offer = self.ladder.offer(rung, user_rows, width, allowed, barred)
+            proposed, sources, excluded = offer.candidates.proposed, offer.sources, offer.excluded
             retrieved = time.perf_counter()
             ranked = self._ranked_in_blocks(user_rows, offer.candidates)
-        shown = self.shown(ranked, k, user_rows, NOW, asked.rules, asked.rng)
+        shown = self.shown(ranked, k, user_rows, NOW, asked.rules, allowed, excluded, chances)
         inside, at = shown.columns >= 0, np.maximum(shown.columns, 0)
         request = np.arange(len(users))[:, None]
         by_source = np.zeros((*shown.rows.shape, len(self.sources)), dtype=bool)
@@ -321,12 +331,18 @@ class Funnel:
             },
             proposed=by_source,
             candidates=(ranked.rows >= 0).sum(1),
-            eligible=self.ladder.eligible(seen, allowed),
+            eligible=self.ladder.eligible(excluded, allowed),
             seconds=np.tile(seconds, (len(users), 1)),
             propensities=shown.propensities,
             pinned=shown.pinned,
             relaxed=shown.relaxed,
         )
+
+    def barred(self, rules: ListRules | None, user_rows: I64, moment: int) -> Ragged | None:
+        """Item rows that rules keep from single users of this funnel's data set; see `LastStage.barred`."""
+        if rules is None or rules.personal is None:
+            return None
+        return self.rules.barred(rules, [self.dataset.user_ids[row] for row in user_rows.tolist()], user_rows, moment)
 
     def shown(
         self,
@@ -334,8 +350,10 @@ class Funnel:
         k: int,
         user_rows: I64,
         moment: int,
-        rules: ListRules | None = None,
-        rng: np.random.Generator | None = None,
+        rules: ListRules | None,
+        allowed: Bitmap | None,
+        excluded: Ragged,
+        chances: Sequence[np.random.Generator | None] = (),
     ) -> Shown:
         """The lists of ranked candidates: the last stage.
 
@@ -345,17 +363,26 @@ class Funnel:
             user_rows: int64 [B] user rows, -1 for a user nobody knows.
             moment: when the requests stand.
             rules: of `self.rules`; by score alone when None.
-            rng: draws the places to explore; none are without it.
+            allowed: items that may be named to anybody; all when None.
+            excluded: item rows that each user does not get.
+            chances: draw the places to explore; none are without them.
         """
         if rules is None:
             return by_score(ranked.rows, ranked.scores, k)
         known = np.flatnonzero(user_rows >= 0)
-        found = self.retriever.histories(user_rows[known], moment)
-        seen, history = (
-            Ragged.from_pairs(known[lists.users], lists.items, len(user_rows))
-            for lists in (found.excluded, found.events)
+        events = self.retriever.histories(user_rows[known], moment).events
+        history = Ragged.from_pairs(known[events.users], events.items, len(user_rows))
+        drawn = [chance for chance in chances if chance is not None] or None
+        return by_rules(
+            ranked.rows,
+            ranked.scores,
+            k,
+            rules,
+            allowed=allowed,
+            barred=excluded,
+            history=history,
+            chances=drawn,
         )
-        return by_rules(ranked.rows, ranked.scores, k, rules, seen=seen, history=history, rng=rng)
 
     def _explained(self, answers: Recommendations) -> Recommendations:
         """The same answers with the items of each user's history that are nearest to each item."""
@@ -369,14 +396,3 @@ class Funnel:
     def sources(self) -> tuple[str, ...]:
         """Who may propose an item: the retrievers, and what users without a history of their own are offered."""
         return tuple(dict.fromkeys((*self.retriever.proposers, SEGMENT_POPULARITY, POPULAR)))
-
-
-def effective_blend(trained: TrainedRun) -> BlendConfig:
-    """The configured weights; else those found by search; else `select` alone where the run learned it."""
-    config, search = trained.config.blend, trained.found_blend
-    if search is not None and searches(config):
-        return config.model_copy(update={"weights": dict(search.weights)})
-    selects = trained.model is None or isinstance(trained.model, RequestRanker)
-    if config.kind != "task" and not config.weights and selects:
-        return config.model_copy(update={"weights": {SELECT: 1.0}})
-    return config

@@ -44,12 +44,12 @@ class Offer:
     Attributes:
         candidates: B requests of C candidates.
         sources: name of each column of `candidates.proposed`.
-        seen: what each user is not recommended now.
+        excluded: what each user is not recommended now.
     """
 
     candidates: CandidateSet
     sources: tuple[str, ...]
-    seen: Ragged
+    excluded: Ragged
 
 
 class Ladder:
@@ -101,7 +101,7 @@ class Ladder:
             return np.zeros(self.dataset.num_users, dtype=np.bool_)
         return np.asarray((baseline.segments >= 0).any(1))
 
-    def offer(self, rung: Rung, users: I64, count: int, allowed: Bitmap | None) -> Offer:
+    def offer(self, rung: Rung, users: I64, count: int, allowed: Bitmap | None, barred: Ragged | None = None) -> Offer:
         """Candidates of known users who stand on the same rung; fewer than `count` only where no more are eligible.
 
         Args:
@@ -109,27 +109,29 @@ class Ladder:
             users: int64 [B] user rows.
             count: candidates wanted.
             allowed: items that may be named; all when None.
+            barred: further item rows that each user does not get.
         """
+        excluded = None if barred is None else self.seen(users).followed_by(barred)
         if rung is Rung.SEGMENT:
             sources: tuple[str, ...] = (SEGMENT_POPULARITY,)
             histories, queries = self.retriever.histories(users, NOW), self.retriever.queries(users, NOW)
-            rows = self.retriever.propose(sources[0], queries, histories, count, allowed, complete=True)
+            rows = self.retriever.propose(sources[0], queries, histories, count, allowed, excluded, complete=True)
             candidates = self.retriever.describe(rows, queries, histories, places(rows)[:, :, None])
         else:
             sources = self.retriever.proposers
-            found = self.retriever.proposals(users, NOW, count, allowed)
-            histories, candidates = found.histories, self.retriever.described(found, allowed)
+            found = self.retriever.proposals(users, NOW, count, allowed, excluded)
+            histories, candidates = found.histories, self.retriever.described(found, allowed, excluded)
         width = max(1, int((candidates.rows >= 0).sum(1).max(initial=0)))  # nobody need rank columns of pads
         if width < candidates.rows.shape[1]:
             cut = {name: getattr(candidates, name)[:, :width] for name in ("rows", "features", "prior", "ranks")}
             candidates = replace(candidates, **cut)
-        return Offer(candidates, sources, histories.excluded)
+        return Offer(candidates, sources, histories.excluded if excluded is None else excluded)
 
-    def popular(self, users: I64, count: int, allowed: Bitmap | None) -> tuple[I64, F64]:
-        """What is popular among everybody, without what each user has seen.
+    def popular(self, excluded: Ragged, count: int, allowed: Bitmap | None) -> tuple[I64, F64]:
+        """What is popular among everybody, without what each user does not get.
 
         Args:
-            users: int64 [B] user rows, -1 for nobody known.
+            excluded: item rows of B users.
             count: items wanted.
             allowed: items that may be named; all when None.
 
@@ -140,9 +142,10 @@ class Ladder:
         share, order = self._popularity
         if allowed is not None:
             order = order[allowed.mask()[order]]
-        rows, shares = np.full((len(users), count), -1, dtype=np.int64), np.full((len(users), count), np.nan)
-        for place, user in enumerate(users):
-            seen = self._seen(int(user))
+        size = len(excluded), count
+        rows, shares = np.full(size, -1, dtype=np.int64), np.full(size, np.nan)
+        for place in range(len(excluded)):
+            seen = np.unique(excluded[place])
             best = order[: count + len(seen)]
             best = best[~np.isin(best, seen)][:count]
             rows[place, : len(best)], shares[place, : len(best)] = best, share[best]
@@ -154,12 +157,6 @@ class Ladder:
         scores = self.retriever.companions[POPULARITY].score(Histories(Ragged.empty(1)))[0].astype(np.float64)
         return scores / max(float(scores.sum()), 1e-12), np.argsort(-scores, kind="stable")
 
-    def _seen(self, user: int) -> I64:
-        """Distinct items that a user row (-1: nobody known) is not recommended now."""
-        if user < 0:
-            return np.empty(0, dtype=np.int64)
-        return np.unique(self.retriever.data.seen.before(np.array([user]), NOW).items)
-
     def seen(self, users: I64) -> Ragged:
         """What user rows [B] (-1: nobody known) are not recommended now."""
         known = users >= 0
@@ -168,15 +165,15 @@ class Ladder:
         found = self.retriever.data.seen.before(users[known], NOW)
         return Ragged.from_pairs(np.flatnonzero(known)[found.users], found.items, len(users))
 
-    def eligible(self, seen: Ragged, allowed: Bitmap | None) -> I64:
-        """How many items may be named to each user: allowed ones that the user has not seen, int64 [B].
+    def eligible(self, excluded: Ragged, allowed: Bitmap | None) -> I64:
+        """How many items may be named to each user: allowed ones that are not excluded, int64 [B].
 
         Args:
-            seen: lists of B users, see `seen`.
+            excluded: lists of B users.
             allowed: items that may be named; all when None.
         """
         size = self.retriever.data.num_items
-        pairs = np.unique(pair_keys(seen.users, seen.items, size))
+        pairs = np.unique(pair_keys(excluded.users, excluded.items, size))
         if allowed is not None:
             pairs = pairs[allowed.contains(pairs % size)]
-        return (size if allowed is None else allowed.count) - np.bincount(pairs // size, minlength=len(seen))
+        return (size if allowed is None else allowed.count) - np.bincount(pairs // size, minlength=len(excluded))

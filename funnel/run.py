@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Self
 
 import torch
@@ -19,6 +20,7 @@ from ..retrieval.baselines.base import Baseline
 from ..retrieval.baselines.segment import SEGMENT_POPULARITY, segment_traits
 from ..retrieval.index.base import CandidateIndex
 from ..retrieval.retriever import TOWER, Retriever
+from ..retrieval.seen import Seen
 from ..retrieval.towers.two_tower import TwoTower
 from ..retrieval.towers.windows import TowerData
 
@@ -64,6 +66,14 @@ class TrainedRun:
     epochs: Mapping[Stage, tuple[int, ...]] = field(default_factory=dict)
     final: Json | None = None
     schema_notes: tuple[str, ...] = ()
+
+    @cached_property
+    def asked(self) -> Retriever | None:
+        """The first stage as it answers and is measured: what is seen is what the last stage takes for seen."""
+        policy = self.config.rules.seen
+        if self.retriever is None or policy is None:
+            return self.retriever
+        return self.retriever.leaving_out(Seen.of(self.dataset, policy, self.retriever.data.history, "rules.seen"))
 
     def to(self, device: torch.device) -> Self:
         """This run, its models moved to where they are to answer; a trained run and a loaded one are on the CPU."""

@@ -15,9 +15,8 @@ import numpy as np
 from ..base.arrays import I64
 from ..base.errors import ConfigError, DataError, RecsysError
 from ..base.ragged import Ragged
-from ..configs.rules import ExploreConfig, RulesConfig
+from ..configs.rules import RulesConfig
 from ..data.encoding.subjects import SubjectDataset
-from ..funnel.arrange.stage import LastStage
 from ..funnel.funnel import Funnel
 from ..funnel.similar import similar_items
 from ..retrieval.filters import parse_filter
@@ -150,7 +149,8 @@ class Answering:
             raise RequestError([Flaw("/k", f"found {request.k}, expected less than the {data.num_catalogue} items")])
         allowed, _ = self._allowed(request.where, None, request.exclude, self._seen(request.user))
         try:
-            found = similar_items(data, self.funnel.retriever, known, request.k, request.by, allowed)
+            named = self.funnel.unblocked(allowed)
+            found = similar_items(data, self.funnel.retriever, known, request.k, request.by, named)
         except ConfigError as error:
             raise RequestError([Flaw("/by", str(error))]) from error
         unknown = [item for item in request.items if self._row(item) < 0]
@@ -238,13 +238,9 @@ class Answering:
         """The funnel with the last stage that a request wants."""
         key = (like.rules, like.explore)
         if key not in self._stages:
-            config = self.funnel.rules.config
-            if like.rules == "none":
-                config = RulesConfig(block=config.block, freshness=config.freshness)
-            else:
-                config = config.model_copy(update={"explore": ExploreConfig()})
+            stage = self.funnel.rules
             other = copy.copy(self.funnel)
-            other.rules = LastStage(config, self.funnel.dataset, self.funnel.retriever.item_vectors)
+            other.rules = stage.changed(stage.config.filters if like.rules == "none" else stage.config.unexplored)
             self._stages[key] = other
         return self._stages[key]
 

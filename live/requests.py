@@ -182,7 +182,7 @@ class Request(AskedOf):
     """Never these items."""
 
     rules: Literal["run", "none"] = "run"
-    """`none` switches pins, boosts, caps, shares and variety off; blocks and freshness stay."""
+    """`none` switches pins, boosts, caps, shares, variety and draws off; blocks, hides and freshness stay."""
 
     explore: Flag = True
     """Whether places may be drawn where the rules explore."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..base.arrays import Ints
 from ..data.split import Part
-from ..funnel.funnel import effective_blend
+from ..funnel.ranked import effective_blend
 from ..funnel.run import TrainedRun
 from ..ranking.blend_search import searches
 from ..ranking.gate_log import read_gates
@@ -25,8 +25,8 @@ def protocol(trained: TrainedRun, stage: str = "all") -> Json:
     """
     data, split, settings = trained.dataset, trained.config.data.split, trained.config.evaluation
     lists: Json = {
-        "filter_seen": trained.config.retrieval.seen.policy != "none",
-        "seen": trained.config.retrieval.seen.sentence(),
+        "filter_seen": trained.config.seen.policy != "none",
+        "seen": trained.config.seen.sentence(),
         "ranking": "full",
         "positive": trained.config.retrieval.positive or "every event",
         "candidates": trained.config.retrieval.num_candidates,

@@ -13,7 +13,8 @@ from ..base.ragged import Ragged
 from ..data.schema import TaskSpec
 from ..data.split import Part
 from ..evaluation.attribution import FunnelTrace
-from ..funnel.funnel import Funnel, Ranked
+from ..funnel.funnel import Funnel
+from ..funnel.ranked import Ranked
 from ..funnel.run import TrainedRun
 from ..ranking.blend import blend
 from ..ranking.labels import label_values
@@ -44,8 +45,8 @@ class Bench:
     @property
     def retriever(self) -> Retriever:
         """The first stage."""
-        assert self.trained.retriever is not None
-        return self.trained.retriever
+        assert self.trained.asked is not None
+        return self.trained.asked
 
     @cached_property
     def asked(self) -> tuple[I64, Ragged, Ragged]:
@@ -92,26 +93,30 @@ class Bench:
         depth = self.trained.config.evaluation.list_k
         several = len(retriever.proposers) > 1
         rules = funnel.rules.at(self.asked_at)
-        kept = None if rules is None else rules.allowed
+        allowed = None if rules is None else rules.allowed
+        filters = rules is not None and rules.filters
         exact, ann, without, candidates, verdicts, truth_scores, shown = [], [], [], [], [], [], []
         starts = range(0, len(users), BLOCK)
         for start in track(starts, "ranking", len(starts)):
             block = users[start : start + BLOCK]
             answers = retriever.proposals(block, int(self.part), count)
-            if kept is None:
+            excluded, kept_out = answers.histories.excluded, funnel.barred(rules, block, int(self.part))
+            if kept_out is not None:
+                excluded = excluded.followed_by(kept_out)
+            if not filters:
                 merged = retriever.merged(answers)
                 part = retriever.describe(merged.rows, answers.queries, answers.histories, merged.ranks)
             else:
-                part = retriever.candidates(block, int(self.part), count, kept)
+                part = retriever.candidates(block, int(self.part), count, allowed, excluded)
             verdict = funnel.rank(block, part, int(self.part))
-            shown.append(funnel.shown(verdict, depth, block, int(self.part), rules).rows)
+            shown.append(funnel.shown(verdict, depth, block, int(self.part), rules, allowed, excluded).rows)
             candidates.append(part)
             verdicts.append(verdict)
             theirs = slice(truth.ptr[start], truth.ptr[start + len(block)])
             missing = truth.users[theirs] - start, truth.items[theirs]
             truth_scores.append(self._truth_scores(funnel, block, answers, verdict, *missing))
             lists = dict(answers.lists)
-            if several and kept is None:
+            if several and not filters:
                 rest = {name: {other: lists[other] for other in lists if other != name} for name in lists}
                 without.append({name: retriever.joined(others).rows for name, others in rest.items()})
             if retriever.index is not None and TOWER in lists:
@@ -127,10 +132,10 @@ class Bench:
             candidates=rows,
             scores=np.concatenate([verdict.scores for verdict in verdicts]),
             truth_scores=np.concatenate(truth_scores),
-            merged=rows if kept is None and (several or retriever.proposers[0] != TOWER) else None,
+            merged=rows if not filters and (several or retriever.proposers[0] != TOWER) else None,
             proposed=np.concatenate([part.proposed for part in candidates]),
             without=_joined(without),
-            filters=kept is not None,
+            filters=filters,
             rules=rules is not None,
         )
 

@@ -8,11 +8,12 @@ import numpy as np
 
 from ..base.arrays import I64
 from ..base.errors import ConfigError
-from ..configs.rules import DiversityConfig, VarietyKind
+from ..configs.rules import DiversityConfig, RulesConfig, VarietyKind
 from ..evaluation.metrics.coverage import diversity, value_entropy
 from ..evaluation.metrics.lists import list_metrics
 from ..evaluation.summary import bootstrap_of, with_intervals
-from ..funnel.arrange.compiled import ListRules, padded_codes
+from ..funnel.arrange.compiled import ListRules
+from ..funnel.arrange.personal import Valued
 from ..funnel.arrange.stage import by_rules, by_score
 from ..training.progress import track
 from .trace import Bench
@@ -47,7 +48,7 @@ def variety_curve(bench: Bench, column: str) -> Json:
         raise ConfigError(
             f'the run keeps no item column "{column}" to measure variety by; it keeps {", ".join(sorted(columns))}'
         )
-    codes, num_values = padded_codes(columns[column])
+    valued = Valued.of(columns[column])
     config = trained.config.evaluation
     users, _, truth = bench.asked
     trace = bench.trace
@@ -70,7 +71,7 @@ def variety_curve(bench: Bench, column: str) -> Json:
             f"ndcg@{k}": ndcg,
             "ndcg_lost": lost,
             f"diversity@{k}": diversity(lists, retriever.item_vectors, k),
-            f"entropy@{k}": value_entropy(lists, codes, num_values, k),
+            f"entropy@{k}": value_entropy(lists, valued.codes, valued.num_values, k),
         }
         return {"kind": kind, "strength": strength} | with_intervals(
             list(values), boot.means(np.stack(list(values.values()), axis=1)), boot
@@ -80,11 +81,16 @@ def variety_curve(bench: Bench, column: str) -> Json:
     tried = [(kind, strength) for kind in KINDS for strength in STRENGTHS]
     for kind, strength in track(tried, "variety", len(tried)):
         section = DiversityConfig(kind=kind, strength=strength, column=column if kind == "calibrated" else "")
-        stage = trained.config.rules.model_copy(update={**_NO_OTHER_RULES, "diversity": section})
-        rules = ListRules(stage, trained.dataset, retriever.item_vectors, bench.asked_at)
-        shown = by_rules(rows, scores, k, rules, seen=history.excluded, history=history.events, rng=None)
+        rules = ListRules(RulesConfig(diversity=section), trained.dataset, retriever.item_vectors, bench.asked_at)
+        shown = by_rules(
+            rows,
+            scores,
+            k,
+            rules,
+            allowed=None,
+            barred=history.excluded,
+            history=history.events,
+            chances=None,
+        )
         points.append(point(kind, strength, shown.rows))
     return {"k": k, "column": column, "points": points}
-
-
-_NO_OTHER_RULES: Json = {"block": (), "boost": (), "pin": (), "cap": (), "share": (), "freshness": None}

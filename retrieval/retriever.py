@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -30,6 +30,7 @@ from .index.bitmap import Bitmap
 from .interests import search_exactly, search_interests, smooth_best
 from .merge import Merged, fill_up, merge
 from .opinions import PARTS, opinion_features
+from .seen import Seen
 from .towers.answering import UserPasses
 from .towers.train import item_contents, item_vectors, query_vectors
 from .towers.two_tower import TwoTower
@@ -120,6 +121,12 @@ class Retriever:
         """The same retriever with another index; None searches exactly."""
         other = copy.copy(self)
         other.index = index
+        return other
+
+    def leaving_out(self, seen: Seen) -> Retriever:
+        """The same retriever with another policy of what users are not recommended again."""
+        other = copy.copy(self)
+        other.data = replace(self.data, seen=seen)
         return other
 
     def before(self, people: Dataset, positive: str, segments: tuple[str, ...] | None = None) -> Retriever:

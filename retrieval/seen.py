@@ -87,24 +87,23 @@ class Seen:
     requests: Mapping[int, F64]
 
     @classmethod
-    def of(cls, dataset: Dataset, config: SeenConfig, positive: History) -> Seen:
+    def of(cls, dataset: Dataset, config: SeenConfig, positive: History, key: str = "retrieval.seen") -> Seen:
         """By a policy.
 
         Args:
             dataset: encoded data.
             config: the policy.
             positive: the positive events of retrieval.
+            key: what messages call the policy.
 
         Raises:
             ConfigError: a task that is none, or is not binary; a window in a log without times.
         """
         if config.window_days is not None and not dataset.config.time:
-            raise ConfigError("retrieval.seen.window_days needs times; set data.time, or leave the window out")
+            raise ConfigError(f"{key}: a window in days needs times; set data.time, or leave the window out")
         binary = [task.name for task in dataset.config.tasks if task.kind == "binary"]
         if strange := [name for name in config.tasks if name not in binary]:
-            raise ConfigError(
-                f'retrieval.seen.tasks names "{strange[0]}", which is no binary task; there are: {", ".join(binary)}'
-            )
+            raise ConfigError(f'{key} names "{strange[0]}", which is no binary task; there are: {", ".join(binary)}')
         moments = _request_times(dataset) if config.window_days is not None else {}
         return cls(config, _events(dataset, config, positive), moments)
 

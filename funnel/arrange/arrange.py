@@ -45,8 +45,8 @@ class _Windows:
 
     def __init__(self, cap: Capped, rows: I64) -> None:
         self.cap = cap
-        self.codes = cap.values_of(rows)
-        self.counts = np.zeros(cap.num_values + 1, dtype=np.int64)
+        self.codes = cap.column.codes[rows]
+        self.counts = np.zeros(cap.column.num_values + 1, dtype=np.int64)
         self.listed: list[I64] = []
 
     def full(self, codes: I64) -> Bool:
@@ -61,8 +61,8 @@ class _Windows:
         """An item has been put on the list."""
         if self.cap.within and len(self.listed) >= self.cap.within:
             np.subtract.at(self.counts, self.listed[len(self.listed) - self.cap.within], 1)
-        own = self.cap.values_of(np.array([row]))[0]
-        own = own[own < self.cap.num_values]
+        own = self.cap.column.codes[row]
+        own = own[own < self.cap.column.num_values]
         np.add.at(self.counts, own, 1)
         self.listed.append(own)
 
@@ -70,8 +70,10 @@ class _Windows:
 class _List:
     """A list being made."""
 
-    def __init__(self, rows: I64, scores: F64, k: int, rules: ListRules, seen: I64, history: I64) -> None:
-        self.rules, self.k, self.seen = rules, k, seen
+    def __init__(
+        self, rows: I64, scores: F64, k: int, rules: ListRules, allowed: Bool | None, barred: I64, history: I64
+    ) -> None:
+        self.rules, self.k, self.allowed, self.barred = rules, k, allowed, barred
         valid = np.flatnonzero((rows >= 0) & np.isfinite(scores))
         boosted = rules.boosted(rows[valid], scores[valid])
         order = valid[np.argsort(-boosted, kind="stable")]
@@ -135,11 +137,11 @@ class _List:
     def draw(self, rng: np.random.Generator, reserved: Collection[int]) -> tuple[int, float] | None:
         """An item drawn for the next place, none of the reserved ones, and the probability of the draw."""
         config = self.rules.config.explore
-        eligible = self.rules.may_stand.copy()
-        eligible[self.seen] = False
+        eligible = np.ones(self.rules.size, dtype=np.bool_) if self.allowed is None else self.allowed.copy()
+        eligible[self.barred] = False
         eligible[[*self.listed, *reserved]] = False
         for window in self.caps:
-            eligible &= ~window.full(window.cap.codes)
+            eligible &= ~window.full(window.cap.column.codes)
         count = int(eligible.sum())
         if not count:
             return None
@@ -164,7 +166,8 @@ def arrange(
     k: int,
     rules: ListRules,
     *,
-    seen: I64,
+    allowed: Bool | None,
+    barred: I64,
     history: I64,
     rng: np.random.Generator | None = None,
 ) -> Arranged:
@@ -175,13 +178,19 @@ def arrange(
         scores: float64 [C], higher is better.
         k: places.
         rules: of the run's catalogue.
-        seen: int64 item rows that are not recommended again; no pin and no draw brings them back.
+        allowed: bool [N] items that may be named to anybody by the rules and the request, all when None.
+        barred: int64 item rows that this user does not get, such as what is seen; no pin and no draw brings any item
+            back that may not stand.
         history: int64 item rows of the user's positive events.
         rng: draws the explored places; none is explored without it.
     """
-    made = _List(rows, scores, k, rules, seen, history)
-    barred = set(seen.tolist())
-    pins = {slot: row for slot, row in rules.pins.items() if slot <= k and row not in barred}
+    made = _List(rows, scores, k, rules, allowed, barred, history)
+    out = set(barred.tolist())
+    pins = {
+        slot: row
+        for slot, row in rules.pins.items()
+        if slot <= k and row not in out and (allowed is None or allowed[row])
+    }
     for slot in range(1, k + 1):
         pin = pins.pop(slot, None)
         if pin is not None and pin not in made.listed:

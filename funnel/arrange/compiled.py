@@ -9,13 +9,14 @@ from functools import cached_property
 
 import numpy as np
 
-from ...base.arrays import F32, F64, I64, Bool
+from ...base.arrays import F32, F64, I64
 from ...base.errors import ConfigError
 from ...configs.rules import DatedRule, RulesConfig, seconds_since_1970
 from ...data.dataset import Dataset
 from ...data.encoding.attributes import Attribute, TextColumn
 from ...retrieval.filters import parse_filter
 from ...retrieval.index.bitmap import Bitmap
+from .personal import ITEM, Personal, Valued
 from .variety import DPP, MMR, Calibrated, Variety
 
 log = logging.getLogger(__name__)
@@ -28,20 +29,14 @@ class Capped:
     """A column's values as codes, and how many of each may stand.
 
     Attributes:
-        codes: int64 [N, m] codes of each item's values, `num_values` pads.
-        num_values: V.
+        column: the values.
         most: items of one value.
         within: places; 0 is the whole list.
     """
 
-    codes: I64
-    num_values: int
+    column: Valued
     most: int
     within: int
-
-    def values_of(self, rows: I64) -> I64:
-        """Padded codes of item rows, int64 [n, m]."""
-        return self.codes[rows]
 
 
 class ListRules:
@@ -68,18 +63,36 @@ class ListRules:
             factors = np.ones(self.size) if self.factors is None else self.factors
             self.factors = np.where(self._passing(boost.where).mask(), factors * boost.factor, factors)
         self.caps = [
-            Capped(*padded_codes(_column(self._columns, cap.column, "cap")), cap.most, cap.within) for cap in config.cap
+            Capped(Valued.of(_column(self._columns, cap.column, "cap")), cap.most, cap.within) for cap in config.cap
         ]
+        self.personal = self._personal(at)
         self.shares = [(self._passing(share.where).mask(), share.least) for share in config.share]
 
     def _passing(self, where: str) -> Bitmap:
         return parse_filter(where).bitmap(self._columns)
 
+    @property
+    def filters(self) -> bool:
+        """Whether an item may be kept from a list."""
+        return self.allowed is not None or self.personal is not None
+
+    def _personal(self, at: float) -> Personal | None:
+        """What is kept from single users; None when nothing is."""
+        columns, config = self._columns, self.config
+        owners = [rule.where_user_column for rule in config.block if rule.where_user_column and holds(rule, at)]
+        if not config.hide and not owners:
+            return None
+        scopes = [
+            None if r.scope == ITEM else Valued.of(_column(columns, r.scope, "hide", "scope")) for r in config.hide
+        ]
+        own = [Valued.of(_column(columns, name, "block", "where_user_column")) for name in owners]
+        return Personal(tuple(scopes), tuple(own))
+
     def _allowed(self, dataset: Dataset, at: float) -> Bitmap | None:
         """Items that no rule keeps out; None when none does."""
         allowed: Bitmap | None = None
         for rule in self.config.block:
-            if not holds(rule, at):
+            if not holds(rule, at) or rule.where_user_column:
                 continue
             barred = self._passing(rule.where) if rule.where else _listed(dataset, rule.items)
             allowed = ~barred if allowed is None else allowed & ~barred
@@ -102,11 +115,6 @@ class ListRules:
             elif holds(pin, at) and (self.allowed is None or self.allowed.contains(row)):
                 pins.setdefault(pin.slot, row)
         return pins
-
-    @cached_property
-    def may_stand(self) -> Bool:
-        """Items that no rule keeps out, bool [N]."""
-        return np.ones(self.size, dtype=np.bool_) if self.allowed is None else self.allowed.mask()
 
     def boosted(self, rows: I64, scores: F64) -> F64:
         """Scores after the boosts; a lift of a negative score brings it nearer to 0."""
@@ -132,8 +140,9 @@ class ListRules:
     @cached_property
     def _value_shares(self) -> F64:
         """Weight of every value of the calibrated column in every item, float64 [N, V]; an item's values share 1."""
-        codes, count = padded_codes(_column(self._columns, self.config.diversity.column, "diversity"))
-        shares = np.zeros((len(codes), count + 1))
+        column = Valued.of(_column(self._columns, self.config.diversity.column, "diversity"))
+        codes = column.codes
+        shares = np.zeros((len(codes), column.num_values + 1))
         np.add.at(shares, (np.arange(len(codes))[:, None], codes), 1.0)
         shares = shares[:, :-1]
         return np.asarray(shares / np.maximum(shares.sum(1, keepdims=True), 1.0))
@@ -145,23 +154,10 @@ def holds(rule: DatedRule, at: float) -> bool:
     return begun and (not rule.until or at < seconds_since_1970(rule.until))
 
 
-def padded_codes(column: Attribute) -> tuple[I64, int]:
-    """Codes of each item's values, int64 [N, m], padded by the number of distinct values, and that number."""
-    if not isinstance(column, TextColumn):
-        values, codes = np.unique(column, return_inverse=True)  # NaN, nothing known, sorts last
-        known = int((~np.isnan(values)).sum())
-        return np.minimum(codes, known).astype(np.int64)[:, None], known
-    lengths = np.diff(column.ptr)
-    padded = np.full((len(column), max(1, int(lengths.max(initial=0)))), len(column.values), dtype=np.int64)
-    item = np.repeat(np.arange(len(column)), lengths)
-    padded[item, np.arange(len(column.codes)) - column.ptr[item]] = column.codes
-    return padded, len(column.values)
-
-
-def _column(columns: Mapping[str, Attribute], name: str, rule: str) -> Attribute:
+def _column(columns: Mapping[str, Attribute], name: str, rule: str, key: str = "column") -> Attribute:
     if name not in columns:
         raise ConfigError(
-            f'rules.{rule}.column = "{name}" is no column of the items that the run keeps; there are '
+            f'rules.{rule}.{key} = "{name}" is no column of the items that the run keeps; there are '
             f"{', '.join(sorted(columns))}; name a further one in data.attributes and train"
         )
     return columns[name]

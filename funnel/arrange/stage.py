@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,8 +14,11 @@ from ...base.arrays import F32, F64, I64, Bool
 from ...base.ragged import Ragged
 from ...configs.rules import RulesConfig
 from ...data.dataset import Dataset
+from ...data.history import History
+from ...retrieval.index.bitmap import Bitmap
 from .arrange import Arranged, arrange
 from .compiled import ListRules, holds
+from .personal import Hidden
 
 _HOUR = 3_600.0
 _KEPT = 8
@@ -44,14 +51,36 @@ class LastStage:
         config: the rules.
         dataset: encoded data.
         vectors: float32 [N, D] item vectors.
+        positive: the positive events of its users.
 
     Raises:
-        ConfigError: see `ListRules`.
+        ConfigError: see `ListRules` and `Hidden`.
     """
 
-    def __init__(self, config: RulesConfig, dataset: Dataset, vectors: F32) -> None:
-        self.config, self._dataset, self._vectors = config, dataset, vectors
+    def __init__(self, config: RulesConfig, dataset: Dataset, vectors: F32, positive: History) -> None:
+        self.config = config.with_files(Path())  # those that were not read with a configuration
+        self._dataset, self._vectors, self._positive = dataset, vectors, positive
         self._compiled: dict[tuple[object, ...], ListRules] = {}
+        self._hidden = Hidden(config.hide, dataset, positive)
+
+    def changed(self, config: RulesConfig) -> LastStage:
+        """Another last stage of the same run, and before the same users."""
+        other = LastStage(config, self._dataset, self._vectors, self._positive)
+        other._hidden = self._hidden if config.hide == self.config.hide else other._hidden
+        return other
+
+    def before(self, people: Dataset, positive: History) -> LastStage:
+        """The same last stage before other users than the stored ones.
+
+        Args:
+            people: a data set with the run's catalogue and users of its own.
+            positive: their positive events.
+        """
+        if not self.config.hide:
+            return self
+        other = copy.copy(self)
+        other._hidden = self._hidden.of_others(people, positive)
+        return other
 
     def at(self, seconds: float) -> ListRules | None:
         """What holds at a moment, seconds since 1970; None where a list is the ranker's order."""
@@ -64,6 +93,19 @@ class LastStage:
             kept = dict(list(self._compiled.items())[1 - _KEPT :])  # a new dict: other threads read the old one
             self._compiled = {**kept, key: ListRules(self.config, self._dataset, self._vectors, seconds)}
         return self._compiled[key]
+
+    def barred(self, rules: ListRules | None, ids: Sequence[Any], rows: I64, moment: int) -> Ragged | None:
+        """Item rows that the rules keep from single users; None where they keep nothing from anybody.
+
+        Args:
+            rules: what holds, of `at`.
+            ids: raw user ids [B], None for somebody anonymous.
+            rows: int64 [B] user rows, -1 for a user nobody knows.
+            moment: when the requests stand.
+        """
+        if rules is None or rules.personal is None:
+            return None
+        return rules.personal.barred(ids, rows, self._hidden, moment)
 
 
 def by_score(rows: I64, scores: F64, k: int) -> Shown:
@@ -82,20 +124,34 @@ def by_rules(
     k: int,
     rules: ListRules,
     *,
-    seen: Ragged,
+    allowed: Bitmap | None,
+    barred: Ragged,
     history: Ragged,
-    rng: np.random.Generator | None,
+    chances: Sequence[np.random.Generator] | None,
 ) -> Shown:
-    """The lists of candidates [B, C] by rules; see `arrange`."""
+    """The lists of candidates [B, C] by rules; see `arrange`.
+
+    Args:
+        rows: int64 [B, C] candidates.
+        scores: float64 [B, C].
+        k: places.
+        rules: of the run's catalogue.
+        allowed: items that may be named to anybody.
+        barred: item rows that each user does not get.
+        history: item rows of each user's positive events.
+        chances: draw each list's explored places; none are explored without them.
+    """
+    named = None if allowed is None else allowed.mask()
     lists: list[Arranged] = [
         arrange(
             rows[place],
             scores[place],
             k,
             rules,
-            seen=np.unique(seen.items[seen.ptr[place] : seen.ptr[place + 1]]),
-            history=history.items[history.ptr[place] : history.ptr[place + 1]],
-            rng=rng,
+            allowed=named,
+            barred=np.unique(barred[place]),
+            history=history[place],
+            rng=None if chances is None else chances[place],
         )
         for place in range(len(rows))
     ]

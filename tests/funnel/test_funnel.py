@@ -19,8 +19,9 @@ from recsys.base.errors import ConfigError
 from recsys.cli.main import main
 from recsys.data.dataset import NOW
 from recsys.funnel.folder import load_run
-from recsys.funnel.funnel import Funnel, Ranked
+from recsys.funnel.funnel import Funnel
 from recsys.funnel.ladder import POPULAR
+from recsys.funnel.ranked import Ranked
 from recsys.pipeline.evaluate import evaluate
 from recsys.pipeline.publish import train_run
 from recsys.ranking.requests import SELECT

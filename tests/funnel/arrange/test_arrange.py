@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from recsys.base.arrays import F64, I64
+from recsys.base.arrays import F64, I64, Bool
 from recsys.base.errors import ConfigError
 from recsys.configs.rules import RulesConfig
 from recsys.data.dataset import Dataset
@@ -41,11 +41,20 @@ def request(rng: np.random.Generator, size: int, count: int) -> tuple[I64, F64]:
 
 
 def made(
-    rows: I64, scores: F64, k: int, what: ListRules, rng: np.random.Generator | None = None, **known: I64
+    rows: I64,
+    scores: F64,
+    k: int,
+    what: ListRules,
+    rng: np.random.Generator | None = None,
+    *,
+    allowed: Bool | None = None,
+    seen: I64 = NOTHING,
+    history: I64 = NOTHING,
 ) -> Arranged:
-    return arrange(
-        rows, scores, k, what, seen=known.get("seen", NOTHING), history=known.get("history", NOTHING), rng=rng
-    )
+    every = None if what.allowed is None else what.allowed.mask()
+    if allowed is not None:
+        every = allowed if every is None else every & allowed
+    return arrange(rows, scores, k, what, allowed=every, barred=seen, history=history, rng=rng)
 
 
 def values(catalogue: Dataset, column: str, row: int) -> list[str]:
@@ -85,21 +94,58 @@ def test_variety_chooses_from_the_pool_and_the_rest_follows(catalogue: Dataset, 
     assert moved > 20
 
 
-def test_caps_hold_in_every_window_of_random_lists(catalogue: Dataset, vectors: Any) -> None:
+@pytest.mark.parametrize("lists", [1_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_caps_and_blocks_and_what_is_barred_hold_in_random_lists(catalogue: Dataset, vectors: Any, lists: int) -> None:
+    """With pins, boosts, shares, variety and draws in the way, and under a filter of the request."""
     rng = np.random.default_rng(3)
-    cap = {"column": "tags", "most": 1, "within": 3}, {"column": "genre", "most": 4}
-    what = rules(catalogue, vectors, cap=cap)
-    for _ in range(300):
-        rows, scores = request(rng, catalogue.num_catalogue, 16)
-        answer = made(rows, scores, 8, what)
-        listed = [int(row) for row in answer.rows if row >= 0]
-        if "cap" in answer.relaxed:
+    size, ids = catalogue.num_catalogue, [str(one) for one in catalogue.item_ids[: catalogue.num_catalogue]]
+    cap = {"column": "tags", "most": 2, "within": 3}, {"column": "genre", "most": 4}
+    tags, genres = ([values(catalogue, column, row) for row in range(size)] for column in ("tags", "genre"))
+    strict, kinds = 0, ("none", "mmr", "dpp", "calibrated")
+    for number in range(lists):
+        if number % 20 == 0:
+            blocked, pinned = rng.choice(size, 2), rng.choice(size, 2, replace=False)
+            kind = kinds[int(rng.integers(4))]
+            what = rules(
+                catalogue,
+                vectors,
+                cap=cap,
+                block=[{"items": [ids[row] for row in blocked]}],
+                pin=[{"item": ids[row], "slot": 1 + 3 * place} for place, row in enumerate(pinned[: number // 20 % 3])],
+                boost=[{"where": 'genre = "g1"', "factor": float(rng.uniform(0.5, 2))}],
+                share=[{"where": "price > 20", "least": 0.2}],
+                diversity={"kind": kind, "strength": 0.5, "column": "genre" if kind == "calibrated" else ""},
+                explore={"slots": [3], "epsilon": 0.5},
+            )
+        asked, barred = rng.random(size) < 0.9, rng.choice(size, int(rng.integers(4)), replace=False)
+        may = asked & ~np.isin(np.arange(size), [*blocked, *barred])
+        rows = rng.permutation(np.flatnonzero(may))[:14]
+        answer = made(rows, rng.random(len(rows)), 8, what, rng, allowed=asked, seen=barred, history=barred)
+        listed = answer.rows[answer.rows >= 0].tolist()
+        assert len(set(listed)) == len(listed)
+        assert may[listed].all()
+        if "cap" in answer.relaxed or answer.pinned.any():  # a pin stands whatever it breaks
             continue
+        strict += 1
         for start in range(len(listed)):
-            tags = Counter(tag for row in listed[start : start + 3] for tag in values(catalogue, "tags", row))
-            assert max(tags.values(), default=0) <= 1
-        genres = Counter(genre for row in listed for genre in values(catalogue, "genre", row))
-        assert max(genres.values()) <= 4
+            near = Counter(tag for row in listed[start : start + 3] for tag in tags[row])
+            assert max(near.values(), default=0) <= 2
+        assert max(Counter(genre for row in listed for genre in genres[row]).values()) <= 4
+    assert strict > lists // 10
+
+
+def test_no_pin_and_no_draw_passes_the_filter_of_a_request(catalogue: Dataset, vectors: Any) -> None:
+    asked = np.zeros(catalogue.num_catalogue, dtype=bool)
+    asked[[2, 3, 4]] = True
+    what = rules(
+        catalogue, vectors, pin=[{"item": catalogue.item_ids[0], "slot": 1}], explore={"slots": [2], "epsilon": 1}
+    )
+    rng, drawn = np.random.default_rng(0), set()
+    for _ in range(40):
+        answer = made(np.array([2, 3]), np.array([0.9, 0.1]), 3, what, rng, allowed=asked)
+        drawn.add(int(answer.rows[1]))
+        assert set(answer.rows.tolist()) <= {2, 3, 4, -1}
+    assert drawn == {3, 4}
 
 
 def test_a_cap_takes_the_best_that_it_allows_and_says_when_it_gave_way(catalogue: Dataset, vectors: Any) -> None:
@@ -187,7 +233,8 @@ def test_rules_refuse_what_is_none(catalogue: Dataset, vectors: Any) -> None:
         rules(catalogue, vectors, freshness={"column": "genre", "days": 7})
     for wrong, message in (
         ({"pin": [{"item": "i1", "slot": 2}], "explore": {"slots": [2]}}, "pinned and explored"),
-        ({"block": [{}]}, "one of the two"),
+        ({"block": [{}]}, "give one of them"),
+        ({"block": [{"items": ["i1"], "where": "price > 1"}]}, "give one of them"),
         ({"pin": [{"item": "i1", "since": "Christmas"}]}, "is no date"),
         ({"diversity": {"kind": "mmr", "column": "genre"}}, "set both or neither"),
     ):

@@ -1,0 +1,44 @@
+"""Candidates with the ranker's verdict, and the weights that make one score of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..base.arrays import F32, F64, I64
+from ..ranking.blend import BlendConfig
+from ..ranking.blend_search import searches
+from ..ranking.requests import SELECT, RequestRanker
+from .arrange.stage import by_score
+from .run import TrainedRun
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Candidates of B requests with the ranker's verdict.
+
+    Attributes:
+        rows: int64 [B, C] item rows, -1 pads, in the retriever's order.
+        scores: float64 [B, C] blended score, -inf at pads; higher is better.
+        tasks: task -> float32 [B, C] probability (value for regression tasks, in the label's own unit; share of the
+            request for `select`).
+    """
+
+    rows: I64
+    scores: F64
+    tasks: Mapping[str, F32]
+
+    def top(self, k: int) -> I64:
+        """Item rows of the best k, int64 [B, k], -1 pads; ties keep the retriever's order."""
+        return by_score(self.rows, self.scores, k).rows
+
+
+def effective_blend(trained: TrainedRun) -> BlendConfig:
+    """The configured weights; else those found by search; else `select` alone where the run learned it."""
+    config, search = trained.config.blend, trained.found_blend
+    if search is not None and searches(config):
+        return config.model_copy(update={"weights": dict(search.weights)})
+    selects = trained.model is None or isinstance(trained.model, RequestRanker)
+    if config.kind != "task" and not config.weights and selects:
+        return config.model_copy(update={"weights": {SELECT: 1.0}})
+    return config
