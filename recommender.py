@@ -14,6 +14,7 @@ from .artifacts.folder import open_run
 from .base.errors import ConfigError, RunError
 from .configs.rules import RulesConfig
 from .configs.run import RunConfig
+from .data.encoding.subjects import subject_of
 from .data.given import ids_of, records_of, subjects_of
 from .data.ids import id_text
 from .data.subject import Subject
@@ -338,8 +339,8 @@ class Recommender(Asking):
 
     def _standing(self, user: Any) -> tuple[Funnel, int]:
         """A funnel that knows a user, by raw id or as a subject, and their row in it."""
-        if isinstance(user, Subject) and not user.brings_nothing:
-            return self.funnel.standing(user)
+        if (subject := subject_of(self.funnel.dataset, user)) is not None:
+            return self.funnel.standing(subject)
         name, rows = user.user if isinstance(user, Subject) else user, self.trained.dataset.user_rows
         if name is None or id_text(name) not in rows:
             raise ConfigError(f"the run knows no user {name!r}, so nothing can be scored for them")

@@ -6,14 +6,16 @@ request-time subjects of a run share what is prepared for it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 
 from ..base.arrays import I64, Ints
 from .batch import Block, SideLayout, join_blocks
+from .encoding.count_changes import CountChanges
 from .encoding.counts import CountTable, EncodedCounts
 from .encoding.encoders import Encoders
 from .encoding.groups import combine
@@ -32,11 +34,13 @@ class _Counted:
         table: encoded statistics of every key.
         keys: (name, side) of each key column.
         first: place of its first column among the counts of its side.
+        changes: what it came to know since it was encoded.
     """
 
     table: EncodedCounts
     keys: tuple[tuple[str, Side], ...]
     first: int
+    changes: CountChanges | None = None
 
     @property
     def of_item(self) -> bool:
@@ -45,7 +49,9 @@ class _Counted:
 
     def at(self, codes: Sequence[Ints]) -> Block:
         """Encoded statistics of key codes, one [R] array a key."""
-        return self.table.at(combine(list(codes), self.table.sizes))
+        combined = combine(list(codes), self.table.sizes)
+        found = self.table.at(combined)
+        return found if self.changes is None else self.changes.written(found, combined)
 
 
 class CandidateBlocks:
@@ -71,6 +77,17 @@ class CandidateBlocks:
     ) -> None:
         self._items, self._layout, self._item_codes, self._encoders = items, layout, item_codes, encoders
         self._counts, self._sides = tuple(counts), sides
+
+    def with_changes(self, changes: Sequence[CountChanges]) -> CandidateBlocks:
+        """The same blocks with what each count table came to know since; it is read whenever a request is made."""
+        other = copy.copy(self)
+        other.catalogue = self.catalogue
+        of_table = {one.spec.name: change for one, change in zip(self._counts, changes, strict=True)}
+        other._tables = tuple(  # type: ignore[assignment]
+            tuple(replace(one, changes=of_table[one.table.names[0].removesuffix(".n")]) for one in side)
+            for side in self._tables
+        )
+        return other
 
     @cached_property
     def _tables(self) -> tuple[tuple[_Counted, ...], tuple[_Counted, ...]]:
@@ -114,14 +131,16 @@ class CandidateBlocks:
         """
         found = self.catalogue.select(torch.from_numpy(items))
         for one in self._tables[1]:
-            if one.of_item:
+            if one.of_item and one.changes is None:
                 continue
             spread = [
                 self._item_codes[key][items] if side == "item" else codes(key, side)[owner] for key, side in one.keys
             ]
+            categorical, numeric = len(self._layout.categorical) + one.first, len(self._layout.numeric) + one.first
+            if one.of_item and one.changes is not None:
+                one.changes.written(found, combine(spread, one.table.sizes), categorical, numeric)
+                continue
             counted, width = one.at(spread), len(one.table.names)
-            first = len(self._layout.categorical) + one.first
-            found.categorical[:, first : first + width] = counted.categorical
-            first = len(self._layout.numeric) + one.first
-            found.numeric[:, first : first + width] = counted.numeric
+            found.categorical[:, categorical : categorical + width] = counted.categorical
+            found.numeric[:, numeric : numeric + width] = counted.numeric
         return found

@@ -19,7 +19,7 @@ from ..base.device import to_host
 from ..base.errors import ConfigError, RunError
 from ..base.ragged import Ragged
 from ..data.dataset import NOW, Dataset
-from ..data.encoding.subjects import encode_subjects
+from ..data.encoding.subjects import encode_subjects, subject_of
 from ..data.ids import id_text
 from ..data.subject import Subject
 from ..nn.recorded import MET
@@ -185,7 +185,9 @@ class Funnel:
         chances: Sequence[np.random.Generator | None] = [None] * len(users)
         if rules is not None and rules.config.explore.slots:
             chances = [np.random.default_rng(seed) for seed in ([None] * len(users) if seeds is None else seeds)]
-        subjects = {p: user for p, user in enumerate(users) if isinstance(user, Subject) and not user.brings_nothing}
+        subjects = {
+            p: subject for p, user in enumerate(users) if (subject := subject_of(self.dataset, user)) is not None
+        }
         stored, brought = [place for place in range(len(users)) if place not in subjects], list(subjects)
         answers: list[Recommendations] = []
         if stored:

@@ -16,7 +16,7 @@ from ..base.arrays import I64
 from ..base.errors import ConfigError, DataError, RecsysError
 from ..base.ragged import Ragged
 from ..configs.rules import RulesConfig
-from ..data.encoding.subjects import SubjectDataset
+from ..data.encoding.subjects import SubjectDataset, subject_of
 from ..funnel.funnel import Funnel
 from ..funnel.similar import similar_items
 from ..retrieval.filters import parse_filter
@@ -179,10 +179,11 @@ class Answering:
         """A funnel that knows the one asked about, their row in it, whether they are stored, what is unknown."""
         rows = self.funnel.dataset.user_rows
         stored = rows.get(request.user, -1) if request.user is not None else -1
-        if stored >= 0 and request.subject.brings_nothing:
+        subject = subject_of(self.funnel.dataset, request.subject)
+        if stored >= 0 and subject is None:
             return self.funnel, stored, True, None
         try:
-            funnel, row = self.funnel.standing(request.subject)
+            funnel, row = self.funnel.standing(subject or request.subject)
         except RecsysError as error:
             raise _placed(error) from error
         assert isinstance(funnel.dataset, SubjectDataset)
@@ -228,10 +229,12 @@ class Answering:
 
     def _seen(self, user: str | None) -> I64:
         """What a user is not recommended again; nothing of somebody unknown."""
-        row = -1 if user is None else self.funnel.dataset.user_rows.get(user, -1)
-        if row < 0:
+        if user is None:
             return np.empty(0, dtype=np.int64)
-        seen: Ragged = self.funnel.ladder.seen(np.array([row]))
+        funnel, row = self.funnel, self.funnel.dataset.user_rows.get(user, -1)
+        if (subject := subject_of(funnel.dataset, user)) is not None:
+            funnel, row = funnel.standing(subject)
+        seen: Ragged = funnel.ladder.seen(np.array([row]))
         return np.unique(seen.items)
 
     def _stage(self, like: _Like) -> Funnel:

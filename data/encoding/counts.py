@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ...base.arrays import F32, I64, Bool, Ints
+from ...base.arrays import F32, F64, I64, Bool, Ints
 from ...base.counting import STEP
 from ..batch import Block
 from ..schema import CountSpec
@@ -139,6 +139,19 @@ class CountTable:
         )
         rates = [self._rate(t, rows[:, t], positives[:, t])[places] for t in tasks]
         return np.stack([seen[places], *rates], axis=1).astype(np.float32, copy=False)
+
+    def sums_of(self, codes: I64) -> F64:
+        """Of combined codes [B] the rows, the rows in the sample space of each task and its positives: [B, 1 + 2t]."""
+        blank = np.zeros((2, len(self.prior)))
+        own = self.sums or Sums(seen=self.seen, rows=self.rows, positives=self.positives, overall=blank)
+        found = own.at(self._places(codes))
+        return np.column_stack([found.seen, found.rows, found.positives]).astype(np.float64)
+
+    def statistics(self, sums: F64) -> F32:
+        """Statistics of such sums, as `lookup` has them: float32 [B, 1 + t]."""
+        found, tasks = sums.astype(np.float32), range(len(self.prior))
+        rates = [self._rate(t, found[:, 1 + t], found[:, 1 + len(tasks) + t]) for t in tasks]
+        return np.stack([found[:, 0], *rates], axis=1).astype(np.float32, copy=False)
 
     def _places(self, codes: I64) -> Ints:
         """Place of each combined code among the keys, -1 of those that are not: by a table where many are asked."""

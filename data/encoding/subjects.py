@@ -19,6 +19,7 @@ from ...base.arrays import F64, I64, AnyArray, Bool, Ints
 from ..batch import Block, Layout, SideLayout
 from ..candidates import CandidateBlocks
 from ..dataset import Dataset
+from ..ids import id_text
 from ..log import EventLog
 from ..log_rows import EVENT, INPUT, KEY, LogRows
 from ..packed import Packed
@@ -81,6 +82,18 @@ class SubjectDataset(Dataset):
         """See `Dataset.request_times`; a time that the request says comes first."""
         told = self.asked_at[users]
         return np.where(np.isfinite(told), told, super().request_times(users, moment))
+
+
+def subject_of(dataset: Dataset, user: Any) -> Subject | None:
+    """The subject that somebody, by raw id or as a subject, is answered as; None of whom the stored rows say it all.
+
+    It is one where the request brings knowledge, or where something was told of the user since.
+    """
+    if isinstance(user, Subject):
+        if not user.brings_nothing:
+            return user
+        user = user.user
+    return Subject(user=user) if user is not None and dataset.told_since(id_text(user)) else None
 
 
 def encode_subjects(dataset: Dataset, subjects: Sequence[Subject], positive: str) -> SubjectDataset:

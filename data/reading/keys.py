@@ -116,6 +116,18 @@ def clean(tables: Tables, config: DataConfig, bad: BadRows, shelf: Shelf | None 
             as_ids(tables, name, column, bad, unique=True)
     if config.split.kind == "column" and config.split.column:
         as_choice(tables, "events", config.split.column, tuple(config.split.parts) or PART_NAMES, bad)
+    check_inputs(tables, config, bad)
+    if bad.count():
+        for name in ("events", "users", "items"):
+            if getattr(tables, name) is not None:
+                tables = tables.keep(name, bad.mask(name, tables.table(name).num_rows))
+        raw = _read_events(tables, config, BadRows("error"), shelf)
+    pa.default_memory_pool().release_unused()
+    return tables, raw
+
+
+def check_inputs(tables: Tables, config: DataConfig, bad: BadRows) -> None:
+    """Look at every number, vector and time that features are made of."""
     for spec in config.features:
         if spec.kind == "numeric":
             as_float32(tables, home_table(tables, spec), spec.source, bad)
@@ -130,13 +142,6 @@ def clean(tables: Tables, config: DataConfig, bad: BadRows, shelf: Shelf | None 
                 as_seconds(tables, home, column, bad)
             else:
                 require_columns(tables, home, [column])
-    if bad.count():
-        for name in ("events", "users", "items"):
-            if getattr(tables, name) is not None:
-                tables = tables.keep(name, bad.mask(name, tables.table(name).num_rows))
-        raw = _read_events(tables, config, BadRows("error"), shelf)
-    pa.default_memory_pool().release_unused()
-    return tables, raw
 
 
 def _read_events(tables: Tables, config: DataConfig, bad: BadRows, shelf: Shelf) -> RawEvents:
@@ -164,12 +169,12 @@ def _read_events(tables: Tables, config: DataConfig, bad: BadRows, shelf: Shelf)
         items=ids(config.item),
         times=seconds() if config.time else np.arange(rows, dtype=np.float64),
         labels=labels,
-        weights=_weights(tables, config, bad),
+        weights=event_weights(tables, config, bad),
         propensities=as_float32(tables, "events", config.propensity, bad) if config.propensity else None,
     )
 
 
-def _weights(tables: Tables, config: DataConfig, bad: BadRows) -> F32:
+def event_weights(tables: Tables, config: DataConfig, bad: BadRows) -> F32:
     """Training weight of every event row, float32 [R]: the configured column times the rules that the row meets.
 
     Float32 [R, T] where a task has a column of its own.
@@ -234,6 +239,7 @@ def label_matrix(
     tables: Tables,
     order: Ints | None = None,
     shelf: Shelf | None = None,
+    scenes: Bool | None = None,
 ) -> tuple[F32, Bool]:
     """Labels [R, T] (0 where masked) and masks [R, T].
 
@@ -243,6 +249,7 @@ def label_matrix(
         tables: as read.
         order: rows of the event table in the order of the matrices; as they stand there when None.
         shelf: keeps the matrices.
+        scenes: bool [R, T], see `scenes_of`; read from the tables when None.
     """
     shelf, rows = shelf or Shelf(), tables.events.num_rows
     values: F32 = shelf.empty((rows, len(tasks)), np.float32)
@@ -257,14 +264,27 @@ def label_matrix(
             gate = names.index(task.where)
             mask &= masks[:, gate] & (values[:, gate] > 0)
         if task.scene:
-            column, _, wanted = task.scene.partition("=")
-            scene = as_codes(tables, "events", column).says([wanted])
+            scene = _scene(tables, task) if scenes is None else scenes[:, place]
             mask &= scene if order is None else scene.take(order)
         values[:, place] = value
         values[~mask, place] = 0.0
         masks[:, place] = mask
         shelf.rest(values, masks, value)
     return values, masks
+
+
+def _scene(tables: Tables, task: TaskSpec) -> Bool:
+    column, _, wanted = task.scene.partition("=")
+    return as_codes(tables, "events", column).says([wanted])
+
+
+def scenes_of(tasks: Sequence[TaskSpec], tables: Tables) -> Bool:
+    """Whether each row lies in the scene of each task, bool [R, T]; every row in that of a task without one."""
+    whole = np.ones((tables.events.num_rows, len(tasks)), dtype=np.bool_)
+    for place, task in enumerate(tasks):
+        if task.scene:
+            whole[:, place] = _scene(tables, task)
+    return whole
 
 
 def home_table(tables: Tables, spec: FeatureSpec) -> str:

@@ -94,8 +94,8 @@ class StateLog(ABC):
         """The first rows behind a position, in order, at most `limit`."""
 
     @abstractmethod
-    def changed(self) -> bool:
-        """Whether rows may have come since this object was last asked; cheap enough for every request."""
+    def version(self) -> int:
+        """A number that is another one when rows have come since it was asked; cheap enough for every request."""
 
     @property
     @abstractmethod

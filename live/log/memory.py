@@ -19,7 +19,6 @@ class MemoryLog(StateLog):
         self._rows: list[LogRow] = []
         self._ids: set[bytes] = set()
         self._last = 0
-        self._asked = -1
         self._lock = threading.Lock()
 
     def append(self, rows: Sequence[LogRow]) -> list[int]:
@@ -41,10 +40,9 @@ class MemoryLog(StateLog):
             first = bisect_right(self._rows, position, key=lambda row: row.position)
             return self._rows[first : first + limit]
 
-    def changed(self) -> bool:
-        """See `StateLog.changed`."""
-        before, self._asked = self._asked, self._last
-        return before != self._asked
+    def version(self) -> int:
+        """See `StateLog.version`."""
+        return self._last
 
     @property
     def last(self) -> int:

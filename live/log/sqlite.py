@@ -65,7 +65,6 @@ class SqliteLog(StateLog):
         self._durability = durability
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._version = -1
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._writing = self._connect(synchronous="FULL" if durability == "disk" else "NORMAL")
@@ -172,11 +171,9 @@ class SqliteLog(StateLog):
         except sqlite3.Error as error:
             raise LogUnavailableError(f"{self.file} cannot be read now: {error}") from None
 
-    def changed(self) -> bool:
-        """See `StateLog.changed`."""
-        before = self._version
-        self._version = int(self._read("PRAGMA data_version")[0][0])
-        return before != self._version
+    def version(self) -> int:
+        """See `StateLog.version`."""
+        return int(self._read("PRAGMA data_version")[0][0])
 
     @property
     def last(self) -> int:

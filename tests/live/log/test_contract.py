@@ -114,15 +114,15 @@ def test_a_user_is_erased_but_for_the_forgetting(log: StateLog) -> None:
     assert log.append([event("a", "bob")])[0] > 0
 
 
-def test_a_change_is_told_once(opened: Opened) -> None:
+def test_the_version_is_another_one_when_rows_have_come(opened: Opened) -> None:
     log, other = opened(), opened()
-    log.append([event("a")])
-    assert log.changed()
-    assert not log.changed()
-    other.append([event("b")])
-    assert log.changed()
-    assert not log.changed()
-    assert bodies(log) == ["a", "b"]
+    versions = [log.version()]
+    for writer in (log, other, other, log):
+        writer.append([event(f"row {len(versions)}")])
+        versions.append(log.version())
+        assert log.version() == versions[-1]
+    assert len(set(versions)) == 5
+    assert len(bodies(log)) == 4
 
 
 def test_everything_is_there_when_it_is_opened_again(opened: Opened) -> None:

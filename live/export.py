@@ -1,0 +1,176 @@
+"""The log as tables for the next training: events folded to one row a shown item, items and users as they are now."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..base.arrays import F32, I64
+from ..base.errors import DataError
+from ..base.files import replacing
+from ..data.encoding.told_events import EventReader
+from ..data.live import joined_labels
+from ..data.reading.keys import raw_label
+from ..data.reading.tables import BadRows
+from ..data.schema import DataConfig
+from .log.base import LogRow, StateLog
+
+READ = 100_000
+"""Rows of the log read at once."""
+LOG_KEY = b"recsys.log"
+"""Of the metadata of an exported file: log id, last position, format, as JSON."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        files: `events`, `items`, `users` -> file; those that hold a row.
+        rows: likewise the rows of each.
+        log_id: of the log.
+        last: position of the last row that was read.
+    """
+
+    files: Mapping[str, Path]
+    rows: Mapping[str, int]
+    log_id: str
+    last: int
+
+
+def read_all(log: StateLog, after: int = 0, last: int | None = None) -> Iterator[LogRow]:
+    """Every row behind a position, up to another one, in order."""
+    end = log.last if last is None else last
+    while after < end:
+        rows = log.read_after(after, READ)
+        if not rows:
+            return
+        for row in rows:
+            if row.position > end:
+                return
+            yield row
+        after = rows[-1].position
+
+
+def export(log: StateLog, config: DataConfig, out: Path, after: int = 0) -> Exported:
+    """Write what the log holds as Parquet, each file whole or not at all.
+
+    Args:
+        log: what happened.
+        config: the `[data]` section of the run that it happened to.
+        out: file of the events; items and users stand beside it as `NAME.items.parquet` and `NAME.users.parquet`.
+        after: only rows behind this position.
+
+    Raises:
+        DataError: there is no event to export.
+    """
+    last = log.last
+    rows = list(read_all(log, after, last))
+    forgotten = {row.user: row.position for row in rows if row.kind == "forget"}
+    kept = [row for row in rows if row.position >= forgotten.get(row.user, 0)]
+    events = folded_events([row for row in kept if row.kind == "event"], config)
+    if not events.num_rows:
+        raise DataError(f"the log holds no event behind position {after}, so there is nothing to train on")
+    tables = {
+        "events": events,
+        "items": _whole_rows(kept, config.item, "item", "item_put"),
+        "users": _whole_rows(kept, config.user, "user", "user_put"),
+    }
+    files = {"events": out, **{name: out.with_suffix(f".{name}{out.suffix}") for name in ("items", "users")}}
+    told = {LOG_KEY: json.dumps({"log": log.log_id, "last": last}).encode()}
+    written = {}
+    for name, table in tables.items():
+        if table.num_rows:
+            with replacing(files[name]) as partial:
+                pq.write_table(table.replace_schema_metadata(told), partial)
+            written[name] = files[name]
+    return Exported(written, {name: tables[name].num_rows for name in written}, log.log_id, last)
+
+
+def exported_log(file: Path) -> dict[str, Any] | None:
+    """`log` and `last` of an exported file, None of any other file."""
+    try:
+        metadata = pq.read_schema(file).metadata or {}
+    except (OSError, pa.ArrowInvalid):
+        return None
+    return json.loads(metadata[LOG_KEY]) if LOG_KEY in metadata else None
+
+
+def folded_events(rows: Sequence[LogRow], config: DataConfig) -> pa.Table:
+    """Events as the table that a training reads: labels joined to the exposure they are about, columns that were told.
+
+    Text stands as it was told; times are UTC to the millisecond.
+    """
+    bodies = [json.loads(row.body) for row in rows]
+    columns: list[dict[str, str | None]] = [body["columns"] for body in bodies]
+    first, targets = _targets(rows, bodies)
+    reader = EventReader(config)
+    for source, taken in _joined(reader, columns, targets).items():
+        for row, other in taken:
+            columns[row] = {**columns[row], source: columns[other].get(source)}
+    names = [name for name in reader.separators if any(columns[row].get(name) is not None for row in first)]
+    table: dict[str, pa.Array] = {}
+    for name, ids in (
+        (config.user, [rows[row].user for row in first]),
+        (config.item, [rows[row].item for row in first]),
+    ):
+        if name:
+            table[name] = pa.array(ids, pa.string())
+    if config.time:
+        moments = np.round(np.array([rows[row].time for row in first]) * 1000).astype(np.int64)
+        table[config.time] = pa.array(moments).cast(pa.timestamp("ms", tz="UTC"))
+    return pa.table(table | {name: pa.array([columns[row].get(name) for row in first], pa.string()) for name in names})
+
+
+def _targets(rows: Sequence[LogRow], bodies: Sequence[Mapping[str, Any]]) -> tuple[list[int], I64]:
+    """Rows that stand for themselves, and for each row the one that it joins, itself where it joins none: int64 [R]."""
+    exposures: dict[tuple[str, int], int] = {}
+    targets = np.arange(len(rows))
+    for place, (row, body) in enumerate(zip(rows, bodies, strict=True)):
+        if "exposure" in body:
+            targets[place] = exposures.setdefault((row.user, body["exposure"]), place)
+    return np.flatnonzero(targets == np.arange(len(rows))).tolist(), targets
+
+
+def _joined(
+    reader: EventReader, columns: Sequence[Mapping[str, str | None]], targets: I64
+) -> dict[str, list[tuple[int, int]]]:
+    """Column of what is known after the event -> (row, later row whose text it takes)."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    later = np.flatnonzero(targets != np.arange(len(targets)))
+    if not len(later):
+        return found
+    config, bad = reader.config, BadRows("error", may_drop=False)
+    tables = reader.tables(columns, [None] * len(columns))
+    labels = {task.source: (raw_label(tables, task, bad), task.kind == "regression") for task in config.tasks}
+    for source, (raw, regression) in labels.items():
+        values: F32 = raw.copy()
+        for row in later.tolist():
+            target = int(targets[row])
+            merged = joined_labels(values[[target]], raw[[row]], np.array([regression]))
+            if merged[0] != values[target] and not np.isnan(merged[0]):
+                values[target] = merged[0]
+                found.setdefault(source, []).append((target, row))
+    for spec in config.features:
+        if spec.after_event and spec.source not in labels:
+            told = [(int(targets[row]), row) for row in later.tolist() if columns[row].get(spec.source) is not None]
+            found.setdefault(spec.source, []).extend(told)
+    return found
+
+
+def _whole_rows(rows: Sequence[LogRow], column: str, of: str, kind: str) -> pa.Table:
+    """The newest whole row of each item or user, text as it was told."""
+    newest: dict[str, dict[str, str | None]] = {}
+    for row in rows:
+        if row.kind == kind:
+            newest[getattr(row, of)] = json.loads(row.body)["columns"]
+    names = list(dict.fromkeys(name for one in newest.values() for name in one))
+    told = {column: pa.array(list(newest), pa.string())} if column else {}
+    return pa.table({**told, **{n: pa.array([one.get(n) for one in newest.values()], pa.string()) for n in names}})
