@@ -4,7 +4,8 @@ Half of what a single request costs a small model is Python that decides what to
 the decision is the same, so it is made once: the operations of one pass are recorded (`torch.jit.trace`) and run from
 then on. A pass in which the value of a tensor reaches Python might decide otherwise the next time; it is not recorded.
 
-The recorded operations hold the model's weights: a model whose weights move needs a new recording.
+The recorded operations hold the model's weights: a model whose weights move needs a new recording. What shapes and
+weights alone decide (decay factors, positions, weights side by side) is computed once, when a pass is recorded.
 """
 
 from __future__ import annotations
@@ -95,12 +96,25 @@ class Recorded:
                 expected = self._run(self._model, *inputs)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of shapes that reach Python: recordings are kept by shape
-                found: Pass = torch.jit.trace(run, tuple(inputs), check_trace=False)
+                found = _folded(torch.jit.trace(run, tuple(inputs), check_trace=False))
         except (ValueReachedPythonError, RuntimeError):
             return None
         # The interpreter rewrites the operations while it meets them the first times.
         passes = [found(*inputs) for _ in range(3)]
         return found if all(torch.equal(a, b) for one in passes for a, b in zip(one, expected, strict=True)) else None
+
+
+def _folded(traced: Any) -> Pass:
+    """The operations of a traced pass but for those that every pass would repeat with the same result."""
+    graph = traced.graph.copy()
+    torch._C._jit_pass_inline(graph)
+    for _ in range(2):  # a shape that is known decides what is constant, which decides what is shared
+        torch._C._jit_pass_peephole(graph, False)
+        torch._C._jit_pass_constant_propagation(graph)
+        torch._C._jit_pass_cse(graph)
+        torch._C._jit_pass_dce(graph)
+    found: Pass = torch._C._create_function_from_graph("forward", graph)
+    return found
 
 
 def _at_rest(model: nn.Module) -> nn.Module:

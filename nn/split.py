@@ -100,13 +100,14 @@ class SplitInput:
         """Several layers of the same input, `[x W^T + b for W, b]`, each [R, H_j].
 
         Where every row has its own query they are one product with the weights side by side. Where queries are shared
-        the products are small, and copying the weights together would cost more than it saves.
+        the products are small, and copying the weights together would cost more than it saves; but in inference mode,
+        where a recorded pass has copied them once and a block of requests has many rows.
 
         Args:
             weights: [H_j, D] each.
             biases: [H_j] or None, one per weight.
         """
-        if self.owner is not None:
+        if self.owner is not None and not torch.is_inference_mode_enabled():
             return [self.linear(weight, bias) for weight, bias in zip(weights, biases, strict=True)]
         bias = None
         if any(b is not None for b in biases):

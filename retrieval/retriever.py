@@ -163,7 +163,8 @@ class Retriever:
 
     def queries(self, users: I64, moment: int) -> F32:
         """Query vectors of users at a moment, [B, width]."""
-        return query_vectors(self.model, self.data, users, self.data.ends(moment)[users], self._content, self._passes)
+        ends = self.data.ends(moment)[users]
+        return query_vectors(self.model, self.data, users, ends, self._content, self._passes)
 
     @cached_property
     def _content(self) -> Tensor:
@@ -171,9 +172,9 @@ class Retriever:
         return item_contents(self.model, self.data, self.item_vectors)
 
     @cached_property
-    def _passes(self) -> UserPasses:
-        """The user tower's passes over single users."""
-        return UserPasses(self.model, self.data.max_length)
+    def _passes(self) -> UserPasses | None:
+        """The user tower's passes over single users; None where the towers are on a GPU."""
+        return UserPasses(self.model, self.data.max_length) if device_of(self.model).type == "cpu" else None
 
     @cached_property
     def _finite(self) -> bool:

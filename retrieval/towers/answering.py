@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ...data.batch import Block
 from ...nn.recorded import Recorded
@@ -28,17 +30,21 @@ class UserPasses:
         self._model, self._shapes = model, longest // STEP + 2
         self._recorded: dict[tuple[int, int], Recorded] = {}
 
-    def vectors(self, windows: Windows, history: Tensor) -> Tensor:
-        """As `TwoTower.user_vectors`, in inference mode; a single user's as recorded where it is."""
-        if windows.items.shape[0] != 1 or history.device.type != "cpu":
-            return self._model.user_vectors(windows, history)
+    def vector(self, windows: Windows, content: Tensor) -> Tensor:
+        """One user's vector, [1, width] or [1, M, width], as recorded where it is.
+
+        Args:
+            windows: one, on the CPU; see `TowerData.window`.
+            content: float [N, D] of the catalogue, see `item_contents`.
+        """
         users = windows.users
         parts = len(users.bags), len(users.vectors)
         if parts not in self._recorded:
             self._recorded[parts] = Recorded(self._model, partial(_vectors, parts), self._shapes)
         columns = (users.categorical, users.numeric, *users.bags, *users.vectors)
         events = (windows.items, windows.properties, windows.present, windows.from_start, windows.times)
-        return self._recorded[parts]((*columns, *events, history))[0]
+        with torch.inference_mode():
+            return self._recorded[parts]((*columns, *events, content))[0]
 
     @property
     def recordings(self) -> int:
@@ -47,13 +53,14 @@ class UserPasses:
 
 
 def _vectors(parts: tuple[int, int], model: nn.Module, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """What `UserPasses.vectors` records: columns of users, events and their content -> vectors."""
+    """What `UserPasses.vector` records: columns of users, events and the catalogue's content -> vectors."""
     assert isinstance(model, TwoTower)
     left: Iterator[Tensor] = iter(tensors)
     columns = next(left), next(left)
     bags, vectors = (tuple(next(left) for _ in range(count)) for count in parts)
-    *events, history = left
-    return (model.user_vectors(_windows(Block(*columns, bags, (), vectors), *events), history),)
+    *events, content = left
+    windows = _windows(Block(*columns, bags, (), vectors), *events)
+    return (model.user_vectors(windows, F.embedding(windows.items, content)),)
 
 
 def _windows(users: Block, items: Tensor, properties: Tensor, present: Tensor, first: Tensor, times: Tensor) -> Windows:

@@ -190,22 +190,24 @@ def query_vectors(
         users: int64 [B] user rows.
         ends: int64 [B] pointers into `data.history`.
         content: see `item_contents`; that of the items of the histories is computed when None.
-        passes: of the model, recorded where that pays; the model's own when None.
+        passes: of the model on the CPU, recorded, for a user who asks alone; the model's own when None.
     """
+    if passes is not None and content is not None and len(users) == 1:
+        return to_host(passes.vector(data.window(int(users[0]), int(ends[0]), STEP), content))
     several = model.config.interests
     out = np.empty((len(users), *((several,) if several > 1 else ()), model.width), dtype=np.float32)
     by_length, device = np.argsort(ends - data.history.ptr[users], kind="stable"), device_of(model)
     with evaluation_mode(model):
         for start in range(0, len(users), BLOCK):
             chosen = by_length[start : start + BLOCK]
-            windows = data.windows(users[chosen], ends[chosen], step=STEP if passes and len(chosen) == 1 else 1)
+            windows = data.windows(users[chosen], ends[chosen])
             if content is None:  # of these histories alone: one user costs the same however large the catalogue is
                 rows, place = windows.items.unique(return_inverse=True)
                 history = model.embed_content(data.items.select(rows).to(device))[to_device(place, device)]
             else:
                 history = to_device(content[windows.items], device)
             with torch.inference_mode():
-                vectors = (passes.vectors if passes else model.user_vectors)(windows.to(device), history)
+                vectors = model.user_vectors(windows.to(device), history)
             out[chosen] = to_host(vectors)
     return out
 

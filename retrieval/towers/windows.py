@@ -166,12 +166,12 @@ class TowerData:
     def _ends(self) -> dict[int, I64]:
         return {}
 
-    def windows(self, users: I64, ends: I64, length: int | None = None, step: int = 1) -> Windows:
+    def windows(self, users: I64, ends: I64, length: int | None = None) -> Windows:
         """The last `length` events before each pointer (`max_length` when None), as tensors.
 
-        The windows are as long as the longest needs, up to a multiple of `step` and no longer than `length`.
+        The windows are as long as the longest needs, and no longer than `length`.
         """
-        longest = -(-int((ends - self.history.ptr[users]).max(initial=1)) // step) * step
+        longest = int((ends - self.history.ptr[users]).max(initial=1))
         positions, present = self.history.window(users, ends, max(1, min(length or self.max_length, longest)))
         flat = positions.flatten()
         items = _at(torch.from_numpy(self.history.items), flat).long().view_as(positions)
@@ -184,6 +184,32 @@ class TowerData:
             from_start=(positions[:, 0] == start) | ~present[:, 0],
             times=_at(self.times, flat).view_as(positions),
             to_learn=None if self.to_learn is None else _at(self.to_learn, flat).view_as(positions),
+        )
+
+    def window(self, user: int, end: int, step: int) -> Windows:
+        """As `windows` for one user, to be read and not to be learned from: slices instead of gathers.
+
+        Args:
+            user: user row.
+            end: pointer behind the last event.
+            step: the window is padded to a multiple of so many events, or to `max_length`.
+        """
+        first = int(self.history.ptr[user])
+        start = max(first, end - self.max_length)
+        count = end - start
+        length = min(self.max_length, -(-max(count, 1) // step) * step)
+        properties = self.properties.numpy()
+        items, known = np.zeros((1, length), np.int64), np.zeros((1, length, properties.shape[1]), np.int64)
+        present, times = np.zeros((1, length), np.bool_), np.zeros((1, length))
+        items[0, :count], present[0, :count] = self.history.items[start:end], True
+        known[0, :count], times[0, :count] = properties[start:end], self.times.numpy()[start:end]
+        return Windows(
+            users=self.users.map(lambda column: column[user : user + 1]),
+            items=torch.from_numpy(items),
+            properties=torch.from_numpy(known),
+            present=torch.from_numpy(present),
+            from_start=torch.tensor([start == first]),
+            times=torch.from_numpy(times),
         )
 
     def popularity(self, moment: int) -> Tensor:
