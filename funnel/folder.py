@@ -217,7 +217,9 @@ def _load_retriever(run: Run, config: RunConfig, dataset: Dataset, with_index: b
     load_weights(model, run.file(TOWERS))
     companions: dict[str, Baseline] = {}
     for name in companion_names(config, dataset):
-        companions[name] = baseline_from_state(load_file(run.file(companion_file(name))))
+        loaded = baseline_from_state(load_file(run.file(companion_file(name))))
+        any(loaded.adopt(other) for other in companions.values())  # as they were fitted: what is equal is held once
+        companions[name] = loaded
     index = None
     if with_index and run.has_directory(INDEX):
         where = index_device(config.index.device, data.num_items) if device is None else pick_device(device)

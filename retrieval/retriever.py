@@ -29,7 +29,7 @@ from .index.base import CandidateIndex
 from .index.bitmap import Bitmap
 from .interests import search_exactly, search_interests, smooth_best
 from .merge import Merged, fill_up, merge
-from .opinions import PARTS, opinion_features
+from .opinions import PARTS, Opinions, opinion_features
 from .seen import Seen
 from .towers.answering import UserPasses
 from .towers.train import item_contents, item_vectors, query_vectors
@@ -113,6 +113,7 @@ class Retriever:
         self.index = index
         self.quotas = quotas
         self.item_vectors = item_vectors(model, data) if vectors is None else vectors
+        self._prepared: Opinions | None = None
         for name in (*proposers, *scorers):
             if name != TOWER and name not in companions:
                 raise ConfigError(f'no retriever is called "{name}"; there are: {", ".join((TOWER, *companions))}')
@@ -326,8 +327,7 @@ class Retriever:
         tower = self._tower_scores(queries, filled)
         opinions = np.empty((1 + len(self.scorers), *rows.shape), dtype=np.float32)
         opinions[0] = tower
-        for place, name in enumerate(self.scorers, 1):
-            opinions[place] = self.companions[name].score_pairs(histories, filled)
+        self._opinions.scores(histories, filled, opinions[1:])
         served = rows.shape[1] if served is None else served
         masked = np.where(present, tower, -np.inf)
         own = masked[:, :served]
@@ -338,6 +338,14 @@ class Retriever:
         raw[0] = prior  # a product of vectors has no zero; its log-probability has
         length = np.log1p(histories.events.lengths).astype(np.float32)
         return CandidateSet(rows, opinion_features(opinions, raw, present, length, served), prior, ranks)
+
+    @property
+    def _opinions(self) -> Opinions:
+        """The scorers, prepared; anew where a companion is another than before."""
+        scorers = tuple([self.companions[name] for name in self.scorers])
+        if self._prepared is None or self._prepared.scorers != scorers:
+            self._prepared = Opinions(scorers)
+        return self._prepared
 
     def _tower_scores(self, queries: F32, items: I64) -> F32:
         """What training would score the pairs of requests and items [B, C]."""

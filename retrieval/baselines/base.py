@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -21,7 +22,7 @@ from ...base.errors import ConfigError, DataError
 from ...base.ragged import Ragged
 from ...base.settings import Settings
 from ...data.dataset import Dataset
-from .sparse import WeightedRows
+from .sparse import RowSum, WeightedRows
 
 SCORE_BLOCK = 1 << 24
 """Scores held at once while pairs are picked out of whole rows (64 MB)."""
@@ -67,13 +68,29 @@ class Histories:
             last: only the last so many events count.
             decay: factor per event of age, in (0, 1].
         """
+        weighted = self.weighted(num_items, ((last, decay),))
+        return weighted._replace(values=weighted.values[0])
+
+    def weighted(self, num_items: int, kinds: Sequence[tuple[int | None, float]]) -> WeightedRows:
+        """The same for several kinds of weights, pairs (last, decay): the items that count in any, 0 where they do not.
+
+        Args:
+            num_items: N.
+            kinds: M of them.
+        """
         if num_items not in self._distinct:
             self._distinct[num_items] = self._latest(num_items)
         row, item, age = self._distinct[num_items]
-        if last is not None:
-            kept = age < last
+        longest = max([np.inf if last is None else last for last, _ in kinds])
+        if longest < np.inf:
+            kept = age < longest
             row, item, age = row[kept], item[kept], age[kept]
-        return WeightedRows(len(self), row, item, (decay ** age.astype(np.float64)).astype(np.float32))
+        values, ages = np.empty((len(kinds), len(row)), dtype=np.float32), age.astype(np.float64)
+        for weights, (last, decay) in zip(values, kinds, strict=True):
+            weights[:] = decay**ages
+            if last is not None and last < longest:
+                weights[age >= last] = 0.0
+        return WeightedRows(len(self), row, item, values)
 
     @cached_property
     def _distinct(self) -> dict[int, tuple[I64, I64, I64]]:
@@ -212,6 +229,14 @@ class Baseline(ABC):
             for block in (np.asarray(items[start : start + rows], dtype=np.int64),)
         ]
         return np.concatenate(parts) if parts else np.zeros(np.shape(items), dtype=np.float32)
+
+    def row_sum(self) -> RowSum | None:
+        """The matrix whose rows make the scores, where that is all there is to it; None elsewhere."""
+        return None
+
+    def score_now(self) -> F32 | None:
+        """Scores float32 `[N]` that all requests of now share; None where the history or the user has a say."""
+        return None
 
     @abstractmethod
     def _arrays(self) -> dict[str, AnyArray]:

@@ -17,7 +17,7 @@ from ...base.errors import ConfigError
 from ...base.settings import Settings
 from .base import Baseline, Histories
 from .cooccurrence import cooccurrence_blocks, interaction_matrix, top_per_row
-from .sparse import WeightedRows, summed, summed_at, summed_dense, summed_dense_at
+from .sparse import RowSum, WeightedRows, summed, summed_at, summed_dense, summed_dense_at
 
 
 class HistoryWeighting(Settings):
@@ -58,6 +58,10 @@ class ItemToItem(Baseline):
         if isinstance(self.matrix, np.ndarray):
             return summed_dense_at(weighted, self.matrix, items)
         return summed_at(weighted, self.matrix, self.num_items, items)
+
+    def row_sum(self) -> RowSum:
+        """See `Baseline.row_sum`."""
+        return RowSum(self.matrix, self.settings.last, self.settings.decay)
 
     def _weighted(self, histories: Histories) -> WeightedRows:
         """The rows of the matrix that the histories are, and how much each counts."""

@@ -56,6 +56,10 @@ class Popularity(Baseline):
         """See `Baseline.score_pairs`."""
         return self.counts[np.asarray(items, dtype=np.int64)]
 
+    def score_now(self) -> F32:
+        """See `Baseline.score_now`."""
+        return self.counts
+
     def _arrays(self) -> dict[str, AnyArray]:
         return {"counts": self.counts}
 

@@ -67,6 +67,10 @@ class Trending(Baseline):
         """See `Baseline.score_pairs`."""
         return self._counted(self._moments(histories), np.asarray(items, dtype=np.int64))
 
+    def score_now(self) -> F32:
+        """See `Baseline.score_now`."""
+        return self._now if len(self.items) else np.zeros(self.num_items, dtype=np.float32)
+
     def _moments(self, histories: Histories) -> F64:
         """When each request is asked; of unknown ones the end of the data."""
         if histories.asked_at is None:

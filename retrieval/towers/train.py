@@ -193,7 +193,8 @@ def query_vectors(
         passes: of the model on the CPU, recorded, for a user who asks alone; the model's own when None.
     """
     if passes is not None and content is not None and len(users) == 1:
-        return to_host(passes.vector(data.window(int(users[0]), int(ends[0]), STEP), content))
+        with evaluation_mode(model):
+            return to_host(passes.vector(data.window(int(users[0]), int(ends[0]), STEP), content))
     several = model.config.interests
     out = np.empty((len(users), *((several,) if several > 1 else ()), model.width), dtype=np.float32)
     by_length, device = np.argsort(ends - data.history.ptr[users], kind="stable"), device_of(model)
