@@ -77,10 +77,8 @@ class SequenceColumns:
             sequences.append(elements)
             lengths.append(np.log1p(ends[spec.name] - self.histories[spec.name].ptr[users]))
             for name in spec.matches:
-                own = item.categorical[:, self.item_layout.categorical.index(name)].reshape(query.rows, each, 1)
-                shown = elements[:, :, spec.of.index(name)]
-                shown = shown.masked_fill(shown < FIRST, -1).unsqueeze(1)  # what is padded or unknown matches nothing
-                matches.append(torch.log1p((shown == own).sum(2).flatten().float()))
+                own = item.categorical[:, self.item_layout.categorical.index(name)].reshape(query.rows, each)
+                matches.append(_matched(elements[:, :, spec.of.index(name)], own))
         known = torch.from_numpy(np.stack(lengths, axis=1).astype(np.float32))
         query = replace(query, numeric=torch.cat([query.numeric, known], 1), sequences=tuple(sequences))
         if matches:
@@ -89,12 +87,32 @@ class SequenceColumns:
 
     def _latest(self, spec: FeatureSpec, users: Ints, ends: I64) -> Tensor:
         """The last elements before each pointer, described: int64 [B, L, of + properties]."""
+        if len(users) == 1:  # its elements stand one behind the other
+            end = int(ends[0])
+            start = max(int(self.histories[spec.name].ptr[users[0]]), end - spec.length)
+            alone = np.zeros((1, spec.length, self.described[spec.name].shape[1]), dtype=np.int64)
+            alone[0, : end - start] = self.described[spec.name][start:end]
+            return torch.from_numpy(alone)
         positions, present = self.histories[spec.name].window(users, ends, spec.length)
         described = self.described[spec.name]
         if not len(described):
             return torch.zeros(len(users), spec.length, described.shape[1], dtype=torch.int64)
         elements = torch.from_numpy(described.take(positions.flatten().numpy(), axis=0)).long()
         return (elements * present.flatten().unsqueeze(1)).view(len(users), spec.length, -1)
+
+
+def _matched(shown: Tensor, own: Tensor) -> Tensor:
+    """log(1 + how many elements of a query have an item's value): int64 [Q, L] and [Q, C] -> float32 [Q * C].
+
+    What is padded or unknown matches nothing.
+    """
+    if own.shape[1] == 1:  # logged rows
+        return torch.log1p((shown.masked_fill(shown < FIRST, -1) == own).sum(1).float())
+    values, length = shown.numpy(), shown.shape[1]
+    same = np.where(values < FIRST, -1, values)[:, :, None] == own.numpy()[:, None, :]
+    small = np.uint8 if length < 2**8 else np.uint16 if length < 2**16 else np.uint64
+    counts = same.view(np.uint8).sum(axis=1, dtype=small)  # row upon row, of bytes: many at a time
+    return torch.log1p(torch.arange(length + 1).float())[torch.from_numpy(counts.reshape(-1).astype(np.int64))]
 
 
 def _property(history: History, name: str, labels: Mapping[str, F32]) -> I64:
