@@ -10,6 +10,7 @@ from recsys.base.ragged import Ragged
 from recsys.retrieval.baselines import build_baseline
 from recsys.retrieval.baselines.base import Baseline, Histories
 from recsys.retrieval.opinions import Opinions, opinion_features
+from recsys.tests.support.nonempty import nonempty
 
 USERS, ITEMS, EVENTS = 30, 25, 600
 MODELS = {
@@ -57,7 +58,7 @@ def test_opinions_are_each_scorers_own(scorers: list[Baseline], lists: tuple[lis
     items = np.random.default_rng(1).integers(0, ITEMS, (len(lists), 12))
     items[:, -2:] = items[:, :1]  # pads name an item that may be a candidate too
     found = together(scorers, asked, items)
-    for one, scorer in zip(found, scorers, strict=True):
+    for one, scorer in nonempty(zip(found, scorers, strict=True)):
         np.testing.assert_array_equal(one, scorer.score_pairs(asked, items))
         np.testing.assert_allclose(one, np.take_along_axis(scorer.score(asked), items, axis=1), rtol=1e-6, atol=1e-7)
 
