@@ -52,6 +52,7 @@ class _Asked:
     k: int
     allowed: Bitmap | None
     rules: ListRules | None
+    above: I64 | None
 
 
 class Funnel:
@@ -161,6 +162,7 @@ class Funnel:
         *,
         block: int = BLOCK,
         seeds: Sequence[int] | None = None,
+        above: I64 | None = None,
     ) -> Recommendations:
         """The best items for each user, in the order asked.
 
@@ -173,6 +175,7 @@ class Funnel:
             allowed: items that may be named (see `select`); all of the catalogue when None.
             block: users retrieved for at once; more are faster where thousands are asked about.
             seeds: of each user, of the draws for the places that the rules explore; the operating system's when None.
+            above: int64 item rows of earlier pages, best first; `allowed` leaves them out, the rules go on behind them.
 
         Raises:
             ConfigError: no user was named, `k` exceeds the catalogue, the filter speaks about another catalogue, or a
@@ -181,7 +184,7 @@ class Funnel:
         """
         self.check(len(users), k, allowed)
         rules, allowed = self.rules.at(time.time()), self.unblocked(allowed)
-        asked = _Asked(k, allowed, rules)
+        asked = _Asked(k, allowed, rules, above)
         chances: Sequence[np.random.Generator | None] = [None] * len(users)
         if rules is not None and rules.config.explore.slots:
             chances = [np.random.default_rng(seed) for seed in ([None] * len(users) if seeds is None else seeds)]
@@ -314,7 +317,7 @@ class Funnel:
             proposed, sources, excluded = offer.candidates.proposed, offer.sources, offer.excluded
             retrieved = time.perf_counter()
             ranked = self._ranked_in_blocks(user_rows, offer.candidates)
-        shown = self.shown(ranked, k, user_rows, NOW, asked.rules, allowed, excluded, chances)
+        shown = self.shown(ranked, k, user_rows, NOW, asked.rules, allowed, excluded, chances, asked.above)
         inside, at = shown.columns >= 0, np.maximum(shown.columns, 0)
         request = np.arange(len(users))[:, None]
         by_source = np.zeros((*shown.rows.shape, len(self.sources)), dtype=bool)
@@ -356,6 +359,7 @@ class Funnel:
         allowed: Bitmap | None,
         excluded: Ragged,
         chances: Sequence[np.random.Generator | None] = (),
+        above: I64 | None = None,
     ) -> Shown:
         """The lists of ranked candidates: the last stage.
 
@@ -368,6 +372,7 @@ class Funnel:
             allowed: items that may be named to anybody; all when None.
             excluded: item rows that each user does not get.
             chances: draw the places to explore; none are without them.
+            above: item rows of earlier pages; see `recommend`.
         """
         if rules is None:
             return by_score(ranked.rows, ranked.scores, k)
@@ -384,6 +389,7 @@ class Funnel:
             barred=excluded,
             history=history,
             chances=drawn,
+            above=above,
         )
 
     def _explained(self, answers: Recommendations) -> Recommendations:

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import secrets
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from ..base.arrays import I64
 from ..base.errors import ConfigError, DataError, RecsysError
 from ..base.ragged import Ragged
 from ..configs.rules import RulesConfig
 from ..data.encoding.subjects import SubjectDataset, subject_of
+from ..data.hashing import U64, text_hashes
 from ..funnel.funnel import Funnel
 from ..funnel.similar import similar_items
 from ..retrieval.filters import parse_filter
 from ..retrieval.index.bitmap import Bitmap
 from .answers import Answer, RecommendedItem, RunVersion, ScoreAnswer, ScoredItem, SimilarAnswer
+from .cursors import MOST, Cursor, read_cursor
 from .errors import Flaw, NotFoundError, RequestError
 from .requests import Asked, AskedOf, Request, ScoreRequest, SimilarRequest
 
@@ -48,6 +52,7 @@ class _Like:
     rules: str
     explore: bool
     explain: bool
+    cursor: str | None
 
 
 class Answering:
@@ -57,10 +62,12 @@ class Answering:
         funnel: both stages.
         name: of the run, as answers give it.
         version: of the run, as answers give it.
+        key: signs cursors; whoever has it reads those of others. A key of its own when None.
     """
 
-    def __init__(self, funnel: Funnel, name: str = "main", version: str = "") -> None:
+    def __init__(self, funnel: Funnel, name: str = "main", version: str = "", key: bytes | None = None) -> None:
         self.funnel = funnel
+        self.key = key or secrets.token_bytes(32)
         self.run = RunVersion(name=name, version=version)
         self.rules = rules_hash(funnel.rules.config)
         self._passing = lru_cache(CONDITIONS)(self._passing_items)
@@ -77,7 +84,16 @@ class Answering:
         found: list[Answer | RecsysError | None] = [None] * len(requests)
         alike: dict[_Like, list[int]] = {}
         for place, asked in enumerate(requests):
-            like = _Like(asked.k, asked.where, asked.allow, asked.exclude, asked.rules, asked.explore, asked.explain)
+            like = _Like(
+                asked.k,
+                asked.where,
+                asked.allow,
+                asked.exclude,
+                asked.rules,
+                asked.explore,
+                asked.explain,
+                asked.cursor,
+            )
             alike.setdefault(like, []).append(place)
         for like, places in alike.items():
             answers = self._answered(like, [requests[place] for place in places])
@@ -97,20 +113,23 @@ class Answering:
         size = self.funnel.dataset.num_catalogue
         if like.k > size:
             raise RequestError([Flaw("/k", f"found {like.k}, expected at most the {size} items of the catalogue")])
-        allowed, missing = self._allowed(like.where, like.allow, like.exclude)
+        before = None if like.cursor is None else read_cursor(like.cursor, self.key)
+        above = None if before is None else self._rows_of_hashes(before.given)
+        allowed, missing = self._allowed(like.where, like.allow, like.exclude, above)
         # A subject who brings nothing is a stored user or somebody nobody knows: the funnel takes their id.
         answers = self._stage(like).recommend(
-            [request.subject for request in requests], like.k, explain=like.explain, allowed=allowed
+            [request.subject for request in requests], like.k, explain=like.explain, allowed=allowed, above=above
         )
         return [
-            self._answer(request, content, missing)
+            self._answer(request, content, missing, before)
             for request, content in zip(requests, answers.to_json(), strict=True)
         ]
 
-    def _answer(self, request: Request, content: dict[str, Any], missing: list[str]) -> Answer:
+    def _answer(self, request: Request, content: dict[str, Any], missing: list[str], before: Cursor | None) -> Answer:
         unknown = {**content.pop("unknown", {}), **({"allow": missing} if missing else {})}
+        given = np.empty(0, dtype=np.uint64) if before is None else before.given
         items: list[RecommendedItem] = []
-        for slot, item in enumerate(content.pop("items"), start=1):
+        for slot, item in enumerate(content.pop("items"), start=len(given) + 1):
             why = {"why": item.pop("why")} if "why" in item else {}
             item |= {
                 "slot": slot,
@@ -121,14 +140,37 @@ class Answering:
                 **why,
             }
             items.append(item)
+        signed = self._signed(request)
+        if before is not None and request.request_id is None:
+            signed["request_id"] = before.request_id
+        cursor = None
+        if not content["short"] and len(given) + len(items) <= MOST:
+            hashes = text_hashes(pa.array([item["item"] for item in items], pa.string()))
+            page = 1 if before is None else before.page + 1
+            cursor = Cursor(signed["request_id"], page, np.concatenate([given, hashes])).text(self.key)
         return Answer(
             items=items,
             relaxed=content.pop("relaxed", []),
             unknown=unknown or None,
             rules=self.rules,
-            **self._signed(request),
+            cursor=cursor,
+            **signed,
             **content,
         )
+
+    @cached_property
+    def _hashes(self) -> tuple[U64, I64]:
+        """Hashes of the catalogue's ids, ascending, and the row of each."""
+        ids = self.funnel.dataset.item_ids
+        hashes = text_hashes(pa.array([ids[row] for row in range(self.funnel.dataset.num_catalogue)], pa.string()))
+        order = np.argsort(hashes, kind="stable")
+        return hashes[order], order
+
+    def _rows_of_hashes(self, given: U64) -> I64:
+        """Rows of items that the catalogue still has, in the order given."""
+        hashes, rows = self._hashes
+        at = np.minimum(np.searchsorted(hashes, given), len(hashes) - 1)
+        return np.asarray(rows[at][hashes[at] == given], dtype=np.int64)
 
     def similar(self, request: SimilarRequest) -> SimilarAnswer:
         """Items like other items.

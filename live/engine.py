@@ -101,22 +101,27 @@ class Engine:
         """Requests that nobody has begun to answer."""
         return len(self._jobs)
 
-    def ask(self, request: Asked) -> Future[Any]:
+    def ask(self, request: Asked, timeout: float | None = None) -> Future[Any]:
         """The answer, later: an `Answer`, `SimilarAnswer` or `ScoreAnswer`, or the error of this request.
 
         Cancel the future to take the request out of the queue.
 
+        Args:
+            request: what is asked.
+            timeout: seconds from now after which nobody waits for it, where it names none itself.
+
         Raises:
             UnavailableError: too many wait, or the engine is closed.
         """
-        return self.ask_many([request])[0]
+        return self.ask_many([request], timeout)[0]
 
-    def ask_many(self, requests: Sequence[Asked]) -> list[Future[Any]]:
+    def ask_many(self, requests: Sequence[Asked], timeout: float | None = None) -> list[Future[Any]]:
         """As `ask`, for requests that enter the queue together."""
         now = time.monotonic()
+        own = [request.timeout_ms / 1000 if request.timeout_ms else timeout for request in requests]
         jobs = [
-            _Job(request, now + request.timeout_ms / 1000 if request.timeout_ms else float("inf"))
-            for request in requests
+            _Job(request, float("inf") if seconds is None else now + seconds)
+            for request, seconds in zip(requests, own, strict=True)
         ]
         with self._changed:
             if self._closing:

@@ -30,7 +30,7 @@ ORDER = (
     ("funnel",),
     ("pipeline", "live"),
     ("recommender",),
-    ("api",),
+    ("api", "serving"),
     ("cli",),
 )
 """Rooms from the ground floor up: a room imports from floors below its own, and from no neighbour on its floor."""
@@ -39,8 +39,8 @@ FLOOR = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms}
 HEAVY = ("torch", "numpy", "faiss", "polars", "pandas", "scipy", "matplotlib", "sklearn", "pyarrow", "pydantic")
 LAZY = {"faiss", "polars", "pandas", "matplotlib", "sklearn", "implicit", "lightgbm"}
 """Packages imported only inside the functions that use them."""
-OUTLIVES = (ROOT / "cli" / "main.py", ROOT / "live" / "engine.py")
-"""Where any failure may be caught: a user meets no traceback, and an engine outlives what one request meets."""
+OUTLIVES = (ROOT / "cli" / "main.py", ROOT / "live" / "engine.py", ROOT / "serving" / "app.py")
+"""Where any failure may be caught: people meet no traceback, and an engine outlives what one request meets."""
 PICKLING = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 
 

@@ -101,6 +101,12 @@ class _List:
         self.have = [have + bool(mask[row]) for have, (mask, _) in zip(self.have, self.shares, strict=True)]
         self.out.append((row, column, propensity, pinned))
 
+    def follow(self, rows: Sequence[int]) -> None:
+        """Count the items of earlier pages in the caps."""
+        for window in self.caps:
+            for row in rows:
+                window.take(row)
+
     @property
     def listed(self) -> set[int]:
         """Rows on the list."""
@@ -170,6 +176,7 @@ def arrange(
     barred: I64,
     history: I64,
     rng: np.random.Generator | None = None,
+    above: I64 | None = None,
 ) -> Arranged:
     """The list that is shown.
 
@@ -183,15 +190,18 @@ def arrange(
             back that may not stand.
         history: int64 item rows of the user's positive events.
         rng: draws the explored places; none is explored without it.
+        above: int64 item rows of earlier pages, best first, none of them allowed: places and caps go on behind them.
     """
     made = _List(rows, scores, k, rules, allowed, barred, history)
+    made.follow(() if above is None else above.tolist())
+    first = 1 if above is None else len(above) + 1
     out = set(barred.tolist())
     pins = {
         slot: row
         for slot, row in rules.pins.items()
-        if slot <= k and row not in out and (allowed is None or allowed[row])
+        if first <= slot < first + k and row not in out and (allowed is None or allowed[row])
     }
-    for slot in range(1, k + 1):
+    for slot in range(first, first + k):
         pin = pins.pop(slot, None)
         if pin is not None and pin not in made.listed:
             made.place(pin, pinned=True)

@@ -128,6 +128,7 @@ def by_rules(
     barred: Ragged,
     history: Ragged,
     chances: Sequence[np.random.Generator] | None,
+    above: I64 | None = None,
 ) -> Shown:
     """The lists of candidates [B, C] by rules; see `arrange`.
 
@@ -140,6 +141,7 @@ def by_rules(
         barred: item rows that each user does not get.
         history: item rows of each user's positive events.
         chances: draw each list's explored places; none are explored without them.
+        above: item rows of earlier pages, of all requests; see `arrange`.
     """
     named = None if allowed is None else allowed.mask()
     lists: list[Arranged] = [
@@ -152,6 +154,7 @@ def by_rules(
             barred=np.unique(barred[place]),
             history=history[place],
             rng=None if chances is None else chances[place],
+            above=above,
         )
         for place in range(len(rows))
     ]

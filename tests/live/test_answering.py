@@ -30,7 +30,7 @@ def shop(tiny_run: TinyRun) -> Recommender:
 
 def bare(answer: dict[str, Any]) -> dict[str, Any]:
     """An answer without what differs from call to call."""
-    return {name: value for name, value in answer.items() if name not in ("timings_ms", "request_id")}
+    return {name: value for name, value in answer.items() if name not in ("timings_ms", "request_id", "cursor")}
 
 
 def close(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -1,0 +1,42 @@
+"""What `/v1/info` says of the runs that are served."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..base.package import package_version
+from ..live.answering import Answering
+from .service import Service
+
+
+def describe(service: Service) -> dict[str, Any]:
+    """Runs, tasks, features, columns of conditions, and limits, as plain values."""
+    runs = service.runs
+    return {
+        "package": package_version(),
+        "runs": {name: _run(answering) for name, answering in runs.by_name.items()},
+        "split": runs.split,
+        "limits": service.config.limits.model_dump(),
+        "ready": all(service.checks().values()),
+    }
+
+
+def _run(answering: Answering) -> dict[str, Any]:
+    funnel = answering.funnel
+    data, config = funnel.dataset, funnel.dataset.config
+    return {
+        "version": answering.run["version"],
+        "config": funnel.trained.config.name,
+        "rules": answering.rules,
+        "users": data.num_users,
+        "items": data.num_catalogue,
+        "events": len(data.events),
+        "tasks": [{"name": task.name, "kind": task.kind} for task in config.tasks],
+        "scores": list(funnel.task_names),
+        "positive": funnel.trained.config.retrieval.positive,
+        "features": [
+            {"name": spec.name, "column": spec.source, "side": spec.side, "kind": spec.kind} for spec in config.features
+        ],
+        "where": sorted(data.item_columns),
+        "sources": list(funnel.sources),
+    }
