@@ -194,7 +194,7 @@ class Answering:
             named = self.funnel.unblocked(allowed)
             found = similar_items(data, self.funnel.retriever, known, request.k, request.by, named)
         except ConfigError as error:
-            raise RequestError([Flaw("/by", str(error))]) from error
+            raise RequestError([Flaw("/by", str(error))], str(error)) from error
         unknown = [item for item in request.items if self._row(item) < 0]
         seeds: list[Any] = found.to_json()
         return SimilarAnswer(seeds=seeds, unknown=unknown or None, **self._signed(request))
@@ -267,7 +267,7 @@ class Answering:
         try:
             return parse_filter(where).bitmap(self.funnel.dataset.item_columns)
         except ConfigError as error:
-            raise RequestError([Flaw("/where", str(error))]) from None
+            raise RequestError([Flaw("/where", str(error))], str(error)) from None
 
     def _seen(self, user: str | None) -> I64:
         """What a user is not recommended again; nothing of somebody unknown."""
@@ -300,5 +300,5 @@ def _placed(error: RecsysError) -> RecsysError:
     if isinstance(error, ConfigError | DataError) and not isinstance(error, RequestError):
         sentence = str(error)
         pointer = next((place for words, place in _PLACES.items() if sentence.startswith(words)), "")
-        return RequestError([Flaw(pointer, sentence)])
+        return RequestError([Flaw(pointer, sentence)], sentence)
     return error

@@ -28,8 +28,9 @@ class RequestError(ConfigError):
         flaws: every mistake, with its place.
     """
 
-    def __init__(self, flaws: Sequence[Flaw]) -> None:
-        super().__init__("; ".join(f"{flaw.pointer}: {flaw.detail}" if flaw.pointer else flaw.detail for flaw in flaws))
+    def __init__(self, flaws: Sequence[Flaw], sentence: str = "") -> None:
+        placed = [f"{flaw.pointer}: {flaw.detail}" if flaw.pointer else flaw.detail for flaw in flaws]
+        super().__init__(sentence or "; ".join(placed))
         self.flaws = tuple(flaws)
 
 

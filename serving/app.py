@@ -1,16 +1,13 @@
-"""The ASGI application: routes with their scopes, strict reading, problems for every failure, one line of log each."""
+"""The ASGI application: all routes behind what every response has in common, one line of log each."""
 
 from __future__ import annotations
 
 import time
-import typing
 import uuid
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request as HttpRequest
@@ -18,91 +15,15 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..base.package import package_version
-from ..live.answers import Answered
-from ..live.requests import parsed
-from .keys import given_key
-from .logs import log, where
+from .logs import log
 from .metrics import OTHER
-from .problems import BUG, ProblemError, problem_of
-from .reading import read_json
+from .problems import ProblemError
+from .route import StrictRoute
+from .routes import add_routes
 from .service import Service
 
 DESCRIPTION = """Recommendations of a trained run. Errors are problem+json (RFC 9457). Numbers as ids are taken as their
 decimal text. `/v1` only grows: new keys may appear in answers."""
-
-
-class Call(HttpRequest):
-    """A request as a route gets it."""
-
-    @property
-    def service(self) -> Service:
-        """What answers."""
-        found: Service = self.app.state.service
-        return found
-
-    @property
-    def id(self) -> str:
-        """Names this call in the log, in a header and in problems."""
-        return str(self.scope["recsys.id"])
-
-
-class StrictRoute(APIRoute):
-    """A route whose body is read by `reading` and validated by `live.requests`; FastAPI documents its signature."""
-
-    def get_route_handler(self) -> Callable[[HttpRequest], Coroutine[Any, Any, Response]]:
-        """See `APIRoute`."""
-        endpoint, more = self.endpoint, self.openapi_extra or {}
-        body = typing.get_type_hints(endpoint).get("body")
-        scope, bulk = more.get("x-scope"), bool(more.get("x-bulk"))
-        status = self.status_code or 200
-
-        async def handle(call: HttpRequest) -> Response:
-            call = Call(call.scope, call.receive)
-            service = call.service
-            try:
-                if scope is not None:
-                    admit(call, service, scope)
-                given = dict(call.path_params)
-                if body is not None:
-                    limits = service.config.limits
-                    most = limits.bulk_bytes if bulk else limits.body_bytes
-                    value = await read_json(call, most, limits.depth, service.config.read_seconds)
-                    given["body"] = parsed(body, value)
-                found = await endpoint(call, **given)
-            except Exception as error:  # a client meets a problem and never a traceback
-                return failed(error, call.id)
-            return found if isinstance(found, Response) else json_response(found, status)
-
-        return handle
-
-
-def admit(call: Call, service: Service, scope: Any) -> None:
-    """Let a request pass that may do what it asks for.
-
-    Raises:
-        ProblemError: it may not.
-    """
-    if service.connections() > service.config.limits.connections:
-        close = {"Retry-After": "1", "Connection": "close"}
-        raise ProblemError("unavailable", "too many connections are open; ask again in a moment", headers=close)
-    if service.keys is not None:
-        call.scope["recsys.key"] = service.keys.admit(given_key(iter(call.scope["headers"])), scope)
-
-
-def failed(error: Exception, request_id: str) -> Response:
-    """The response to a request that failed; of a bug the log has the place."""
-    problem = problem_of(error)
-    if problem.slug == "bug":
-        log.error("%s", BUG, extra={"fields": {"request": request_id, **where(error)}})
-    return problem.response(request_id)
-
-
-def json_response(found: Any, status: int = 200) -> Response:
-    """JSON of an answer, or of plain values; nothing where nothing is to be said."""
-    if found is None:
-        return Response(status_code=204)
-    content = found.to_json() if isinstance(found, Answered) else found
-    return Response(orjson.dumps(content), status, media_type="application/json")
 
 
 class Front:
@@ -163,8 +84,6 @@ HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosnif
 
 def create_app(service: Service) -> ASGIApp:
     """The whole application."""
-    from .routes import add_routes
-
     app = FastAPI(
         title="recsys",
         version=package_version(),

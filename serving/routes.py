@@ -16,10 +16,11 @@ from ..base.package import package_version
 from ..live.answers import Answer, ScoreAnswer, SimilarAnswer
 from ..live.errors import Flaw, RequestError
 from ..live.requests import Request, ScoreRequest, SimilarRequest, Text
-from .app import Call
 from .description import describe
+from .keys import given_key
 from .openapi import PROBLEMS, document
 from .problems import Problem, ProblemError, explained
+from .route import Call, json_response
 from .runs import MAIN
 from .service import Published
 
@@ -85,8 +86,6 @@ async def recommend_batch(call: Call, body: Batch) -> BatchAnswer:
     if len(body.requests) > most:
         raise RequestError([Flaw("/requests", f"found {len(body.requests)} requests, expected at most {most}")])
     if call.service.keys is not None and len(body.requests) > 1:
-        from .keys import given_key
-
         call.service.keys.admit(given_key(iter(call.scope["headers"])), "read", len(body.requests) - 1)
     return BatchAnswer(answers=await call.service.ask_many(call, body.requests, call.id))  # type: ignore[typeddict-item]
 
@@ -139,8 +138,6 @@ async def healthz(call: Call) -> Health:
 
 async def readyz(call: Call) -> Response | Readiness:
     """Whether requests should be sent here."""
-    from .app import json_response
-
     checks = call.service.checks()
     ready = all(checks.values())
     return json_response(Readiness(ready=ready, checks=checks), 200 if ready else 503)

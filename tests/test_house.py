@@ -39,7 +39,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms}
 HEAVY = ("torch", "numpy", "faiss", "polars", "pandas", "scipy", "matplotlib", "sklearn", "pyarrow", "pydantic")
 LAZY = {"faiss", "polars", "pandas", "matplotlib", "sklearn", "implicit", "lightgbm"}
 """Packages imported only inside the functions that use them."""
-OUTLIVES = (ROOT / "cli" / "main.py", ROOT / "live" / "engine.py", ROOT / "serving" / "app.py")
+OUTLIVES = (ROOT / "cli" / "main.py", ROOT / "live" / "engine.py", ROOT / "serving" / "route.py")
 """Where any failure may be caught: people meet no traceback, and an engine outlives what one request meets."""
 PICKLING = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 

@@ -158,6 +158,7 @@ def recommend(
         else:
             render.print_facts("lists", written.to_json())
         return
+    recommender.funnel.check(len(asked), k)
     recommender.funnel.select(where, allowed_ids, blocked_ids)  # says once which ids the catalogue lacks
     recommender.funnel.warm_up()
     wanted = {"k": k, "where": where, "allow": allowed_ids, "exclude": blocked_ids or (), "explain": explain, **brings}

@@ -46,7 +46,7 @@ def funnel(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int, bool]]
         answers = [answer(request.user, request.k, request.explain) for request in requests]
         return [SimpleNamespace(to_json=lambda found=found: found) for found in answers]
 
-    loaded = SimpleNamespace(warm_up=lambda: None, select=lambda where, allow, block: None)
+    loaded = SimpleNamespace(warm_up=lambda: None, check=lambda users, k: None, select=lambda where, allow, block: None)
     monkeypatch.setattr("recsys.api.load", lambda *_, **__: SimpleNamespace(funnel=loaded, ask_many=ask_many))
     monkeypatch.setattr("recsys.artifacts.locate.find_run", lambda run=None: Path("runs/a"))
     return calls
