@@ -380,17 +380,8 @@ class Funnel:
         events = self.retriever.histories(user_rows[known], moment).events
         history = Ragged.from_pairs(known[events.users], events.items, len(user_rows))
         drawn = [chance for chance in chances if chance is not None] or None
-        return by_rules(
-            ranked.rows,
-            ranked.scores,
-            k,
-            rules,
-            allowed=allowed,
-            barred=excluded,
-            history=history,
-            chances=drawn,
-            above=above,
-        )
+        one = ranked.rows, ranked.scores, k, rules
+        return by_rules(*one, allowed=allowed, barred=excluded, history=history, chances=drawn, above=above)
 
     def _explained(self, answers: Recommendations) -> Recommendations:
         """The same answers with the items of each user's history that are nearest to each item."""
