@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...base.arrays import F32, F64, I64, AnyArray, Bool
+from ...base.arrays import F32, F64, I64, AnyArray, Bool, Ints
 from ...base.counting import first_places
 from ...base.errors import DataError
 from .clock import (
@@ -346,10 +346,10 @@ def _comma(tables: Tables, name: str, column: str, wrong: Bool) -> str:
     """What to say of wrong values (a mask over the column) that would be numbers with the other decimal mark."""
     if not wrong.any():
         return ""
-    values = column_chunks(tables, name, column)
+    values = _values_at(tables, name, column, np.flatnonzero(wrong))
     if not is_text(values):
         return ""
-    odd = pc.match_substring_regex(values.filter(pa.array(wrong)), r"^\s*[-+]?[\d.,]*\d[.,]\d+\s*$")
+    odd = pc.match_substring_regex(values, r"^\s*[-+]?[\d.,]*\d[.,]\d+\s*$")
     if not pc.any(odd).as_py():
         return ""
     if tables.notation.decimal == ",":
@@ -362,5 +362,16 @@ def report_wrong(bad: BadRows, tables: Tables, name: str, column: str, *, wrong:
     if not wrong.any():
         return
     rows = np.flatnonzero(wrong)
-    found = [quote(v) for v in column_chunks(tables, name, column).take(pa.array(rows)).to_pylist()]
+    found = [quote(value) for value in _values_at(tables, name, column, rows).to_pylist()]
     bad.add(name, tables.origin[name], rows=rows.tolist(), column=column, found=found, expected=expected)
+
+
+def _values_at(tables: Tables, name: str, column: str, rows: Ints) -> pa.ChunkedArray:
+    """What stands in some rows of a column, int [n] ascending; the parts without any are read and let go."""
+    found, at = [], 0
+    for part in column_parts(tables, name, column):
+        low, high = np.searchsorted(rows, (at, at + len(part)))
+        if high > low:
+            found.append(part.take(pa.array(rows[low:high] - at)))
+        at += len(part)
+    return pa.chunked_array(found)

@@ -23,6 +23,7 @@ from .columns import as_choice, as_codes, as_float32, as_ids, as_labels, as_time
 from .readers import Source, combined_digest, read_tables
 from .sources import load
 from .sparse_times import as_seconds
+from .stored import StoredTable
 from .tables import BadRows, Tables, quote
 from .vectors import parse_vectors, read_pretrained
 
@@ -42,7 +43,7 @@ def read_configured(
         base: folder that its relative paths start from.
         bad: collects bad rows.
         given: `events`, `users`, `items` -> a frame or a path to read instead of what the section names.
-        stored: leave the columns of a Parquet file of events on disk until they are asked for.
+        stored: leave the columns of the events on disk until they are asked for, see `read`.
     """
     stored = stored and not config.missing  # words for nothing are looked for in whole tables
     tables = _read_tables(config, base, bad, given or {}, stored).written(config.notation)
@@ -83,6 +84,8 @@ def _with_files(tables: Tables) -> Tables:
     """Events with the name of each row's file in a column `file`, unless they have such a column."""
     if FILE in tables.events.column_names:
         return tables
+    if isinstance(tables.events, StoredTable):
+        return replace(tables, events=tables.events.with_names(FILE))
     files = tables.origin["events"].parts
     names = np.repeat([part.name for part in files], [part.rows for part in files])
     return replace(tables, events=tables.events.append_column(FILE, pa.array(names, pa.string())))

@@ -6,6 +6,7 @@ Text files are read as text only: no type is guessed and nothing but an empty va
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,13 +21,17 @@ from ...base.errors import DataError
 from .mixed import mixed_as_text
 from .one_type import one_type, plain_types
 from .packed import head, unpacked
-from .sniff import as_utf8, delimiter_of
-from .stored import StoredTable
+from .sniff import as_utf8, codec_of, delimiter_of, marked
+from .stored import StoredParquet, StoredTable
 from .tables import BadRows, Origin, RawTable, Span, Tables
-from .text import check_columns, parse_text
+from .text import check_columns, parse_text, store_text
 
 Source = str | Path | Any
 """A path, an Arrow table, a pandas or polars DataFrame."""
+LARGE = 256 << 20
+"""Bytes from which on a plain text of events is parsed into a file of columns and not into memory."""
+BEGINNING = 1 << 20
+"""Bytes that show how a large text is written."""
 
 
 def read_table(source: Source | Sequence[Source], columns: Iterable[str] | None = None, **options: Any) -> pa.Table:
@@ -55,7 +60,7 @@ def read_tables(
         delimiter: of every text file that has it in its first line, or by table (`events`, `users`, `items`).
         encoding: of every text file, or by table.
         header: column names of the events, or by table, where the files have no header line.
-        stored: leave the columns of a Parquet file of events on disk until they are asked for.
+        stored: leave the columns of the events on disk until they are asked for, see `read`.
     """
     given = {"events": events, "users": users, "items": items}
     headers = header if isinstance(header, Mapping) else {"events": header}
@@ -105,7 +110,8 @@ def read(
         encoding: of a text file that begins with no byte order mark.
         header: column names of a text file without a header line.
         bad: where lines with too few or too many values go; by default the first of them is an error.
-        stored: leave the columns of a single Parquet file on disk until they are asked for: a `StoredTable`.
+        stored: leave the columns of Parquet files and of large plain texts on disk until they are asked for: a
+            `StoredTable`.
 
     Raises:
         DataError: missing, empty, truncated or unreadable file; wrong encoding; ragged line; missing column.
@@ -114,17 +120,13 @@ def read(
         source = source[0]
     if isinstance(source, list | tuple):
         options: dict[str, Any] = {"table": table, "delimiter": delimiter, "encoding": encoding, "header": header}
-        return concatenate([read(one, columns, bad=bad, **options) for one in source])
+        return concatenate([read(one, columns, bad=bad, stored=stored, **options) for one in source])
     wanted = None if columns is None else list(columns)
     if not isinstance(source, str | Path):
         return _read_frame(source, wanted, f"the {table} frame")
     path = Path(source)
-    if stored and wanted is None and head(path, 4).startswith(b"PAR1"):
-        on_disk = StoredTable(path)
-        _refuse_empty(on_disk, path.name)
-        with path.open("rb") as handle:
-            digest = hashlib.file_digest(handle, "sha256").hexdigest()
-        return RawTable(on_disk, Origin((Span(path.name, on_disk.num_rows, first_line=None),)), digest)
+    if stored and wanted is None and (found := _stored(path, table, delimiter, encoding, header, bad)) is not None:
+        return found
     data = file_bytes(path)
     digest = hashlib.sha256(data).hexdigest()
     data = unpacked(data, path.name)
@@ -145,6 +147,39 @@ def read(
     )
 
 
+def _stored(
+    path: Path,
+    table: str,
+    delimiter: str | None,
+    encoding: str,
+    header: Sequence[str] | None,
+    bad: BadRows | None,
+) -> RawTable | None:
+    """A Parquet file or a large plain text, its columns on disk; None of anything else. Arguments as of `read`."""
+    start = head(path, 4)
+    if start.startswith(b"PAR1"):
+        on_disk = StoredTable([StoredParquet(path)])
+        _refuse_empty(on_disk, path.name)
+        return RawTable(on_disk, Origin((Span(path.name, on_disk.num_rows, first_line=None),)), _digest(path))
+    if not start or path.stat().st_size < LARGE or codec_of(encoding) != "utf-8":
+        return None
+    with path.open("rb") as handle:
+        beginning = handle.read(BEGINNING)
+    if unpacked(beginning[:512], path.name, 512) != beginning[:512] or marked(beginning) not in ("", "utf-8"):
+        return None
+    text = beginning.removeprefix(codecs.BOM_UTF8)
+    mark = delimiter_of(text, path.name, delimiter or "", len(header or ()))
+    lines = text.count(b"\n")
+    if len(mark) > 1 or lines < 2 or b"\x00" in text[:200] or not text[text.find(b"\n") :].strip():
+        return None
+    return store_text(path, beginning, _digest(path), header=header, table=table, delimiter=mark, bad=bad)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
 def concatenate(parts: Sequence[RawTable]) -> RawTable:
     """Tables of the same columns one after the other; a DataError when the columns differ."""
     if not parts:
@@ -157,9 +192,14 @@ def concatenate(parts: Sequence[RawTable]) -> RawTable:
                 f"{first.origin} and {part.origin} do not have the same columns: {', '.join(sorted(odd))} "
                 "only in one of them; give both the same columns"
             )
-    tables = one_type([part.table for part in parts], [str(part.origin) for part in parts])
     origin = Origin(tuple(p for part in parts for p in part.origin.parts))
     digest = first.digest if len(parts) == 1 else combined_digest(p.digest for p in parts)
+    kept = [part.table for part in parts if isinstance(part.table, StoredTable)]
+    joined = StoredTable.joined(kept) if len(kept) == len(parts) else None
+    if joined is not None:
+        return RawTable(joined, origin, digest)
+    whole = [part.table.whole() if isinstance(part.table, StoredTable) else part.table for part in parts]
+    tables = one_type(whole, [str(part.origin) for part in parts])
     return RawTable(pa.concat_tables(tables, promote_options="permissive"), origin, digest)
 
 

@@ -35,7 +35,7 @@ def as_utf8(data: bytes, name: str, encoding: str = "utf-8") -> bytes:
     Raises:
         DataError: it is not text of that encoding.
     """
-    encoding = next((marked for mark, marked in _MARKS if data.startswith(mark)), encoding)
+    encoding = marked(data) or encoding
     if codec_of(encoding) != "utf-8":
         try:
             data = data.decode(encoding).encode("utf-8")
@@ -48,6 +48,11 @@ def as_utf8(data: bytes, name: str, encoding: str = "utf-8") -> bytes:
         )
     data = data.removeprefix(b"\xef\xbb\xbf")
     return data if b"\n" in data else data.replace(b"\r", b"\n")  # lines of old Macintosh files
+
+
+def marked(data: bytes) -> str:
+    """Encoding that a byte order mark says; empty without one."""
+    return next((encoding for mark, encoding in _MARKS if data.startswith(mark)), "")
 
 
 def likely_encoding(paths: Sequence[Path]) -> str:

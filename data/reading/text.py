@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import difflib
 import hashlib
 import io
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +18,9 @@ import pyarrow.csv as pacsv
 
 from ...base.arrays import I64
 from ...base.errors import DataError
+from .body import Body
 from .sniff import as_utf8, is_number
+from .stored import StoredBatches, StoredTable
 from .tables import BadRow, BadRows, Origin, RawTable, Span
 
 _BLOCK = 8 << 20
@@ -54,17 +58,71 @@ def parse_text(
     data = as_utf8(data, name, encoding)
     if len(delimiter) > 1:
         data, delimiter = data.replace(delimiter.encode(), b"\x1f"), "\x1f"
-    body_at, first_line = 0, 1
-    if header is None:
-        body_at, first_line = _end_of_header(data, quoting)
-        header = _header(data[:body_at], name, delimiter, quoting)
+    header, body_at, first_line = _head(data, name, header, delimiter, quoting)
     if not data[body_at:].strip():
-        raise DataError(f"{name} has no rows{' after its header line' if body_at else ''}, expected at least one")
+        raise _empty(name, body_at)
     if columns is not None:
         check_columns(header, columns, name)
-    body = data[body_at:]
-    parsed, ragged = _parse(body, name, header, delimiter, quoting, columns, first_line)
-    part = _locate(body, name, parsed.num_rows, len(ragged), first_line, quoting)
+    body = Body.of(data[body_at:], name, first_line, quoting)
+    parsed, ragged = _attempts(
+        body, header, delimiter, lambda careful: _whole(body, header, delimiter, columns, careful)
+    )
+    return _with_lines(parsed, body, ragged, table, bad, digest)
+
+
+def store_text(
+    path: Path,
+    beginning: bytes,
+    digest: str,
+    *,
+    header: Sequence[str] | None = None,
+    table: str = "events",
+    delimiter: str = ",",
+    bad: BadRows | None = None,
+) -> RawTable:
+    """As `parse_text` of a plain UTF-8 file that need not fit into memory: a `StoredTable`.
+
+    Args:
+        path: of the file.
+        beginning: bytes from its beginning, the header line and the first row among them.
+        digest: sha256 of the file.
+        header: column names of a file without a header line.
+        table: the table's name, for the record of bad rows.
+        delimiter: one character.
+        bad: where ragged lines go.
+    """
+    mark = len(beginning) - len(beginning.removeprefix(codecs.BOM_UTF8))
+    header, body_at, first_line = _head(beginning[mark:], path.name, header, delimiter, True)
+    body = Body.in_file(path, mark + body_at, first_line, True)
+
+    def stored(careful: bool) -> tuple[StoredTable, list[Any]]:
+        ragged: list[Any] = []
+        with body.opened() as stream:
+            reader = pacsv.open_csv(stream, **_options(body, header, delimiter, None, ragged if careful else None))
+            return StoredTable([StoredBatches(path.name, reader.schema, reader)]), ragged
+
+    parsed, ragged = _attempts(body, header, delimiter, stored)
+    return _with_lines(parsed, body, ragged, table, bad, digest)
+
+
+def _head(
+    data: bytes, name: str, header: Sequence[str] | None, delimiter: str, quoting: bool
+) -> tuple[Sequence[str], int, int]:
+    """Column names, where the first row begins, and on which line."""
+    if header is not None:
+        return header, 0, 1
+    body_at, first_line = _end_of_header(data, quoting)
+    return _header(data[:body_at], name, delimiter, quoting), body_at, first_line
+
+
+def _empty(name: str, body_at: int) -> DataError:
+    return DataError(f"{name} has no rows{' after its header line' if body_at else ''}, expected at least one")
+
+
+def _with_lines(
+    parsed: Any, body: Body, ragged: Sequence[Any], table: str, bad: BadRows | None, digest: str
+) -> RawTable:
+    part = body.located(parsed.num_rows + len(ragged))
     if ragged:
         part = _set_aside(part, ragged, table, bad or BadRows())
     return RawTable(parsed, Origin((part,)), digest)
@@ -133,104 +191,59 @@ def _header(line: bytes, name: str, delimiter: str, quoting: bool) -> list[str]:
     return header
 
 
-def _parse(
-    body: bytes,
-    name: str,
-    header: Sequence[str],
-    delimiter: str,
-    quoting: bool,
-    columns: Sequence[str] | None,
-    first_line: int,
-) -> tuple[pa.Table, list[Any]]:
+T = TypeVar("T")
+
+
+def _attempts(
+    body: Body, header: Sequence[str], delimiter: str, attempt: Callable[[bool], tuple[T, list[Any]]]
+) -> tuple[T, list[Any]]:
     """The rows as strings, and the ragged ones apart: threads first, one by one when a line is ragged."""
+    try:
+        return attempt(False)
+    except pa.ArrowInvalid as error:
+        body.refuse_other_encoding(header, delimiter)
+        try:
+            return attempt(True)
+        except pa.ArrowInvalid:
+            raise DataError(f"{body.name} cannot be read as a table: {error}") from None
+
+
+def _whole(
+    body: Body, header: Sequence[str], delimiter: str, columns: Sequence[str] | None, careful: bool
+) -> tuple[pa.Table, list[Any]]:
     ragged: list[Any] = []
+    with body.opened() as stream:
+        options = _options(body, header, delimiter, columns, ragged if careful else None)
+        return pacsv.read_csv(stream, **options), ragged
+
+
+def _options(
+    body: Body, header: Sequence[str], delimiter: str, columns: Sequence[str] | None, ragged: list[Any] | None
+) -> dict[str, Any]:
+    """How Arrow reads the rows as strings; `ragged` gets the lines of too few or too many values."""
 
     def set_aside(row: Any) -> str:
+        assert ragged is not None
         ragged.append(row)
         return "skip"
 
-    def attempt(careful: bool) -> pa.Table:
-        return pacsv.read_csv(
-            pa.BufferReader(pa.py_buffer(body)),
-            read_options=pacsv.ReadOptions(column_names=header, block_size=_BLOCK, use_threads=not careful),
-            parse_options=pacsv.ParseOptions(
-                delimiter=delimiter,
-                quote_char='"' if quoting else False,
-                newlines_in_values=quoting,
-                invalid_row_handler=set_aside if careful else None,
-            ),
-            convert_options=pacsv.ConvertOptions(
-                column_types=dict.fromkeys(header, pa.string()),
-                include_columns=list(columns) if columns is not None else None,
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=True,
-                null_values=[""],
-            ),
-        )
-
-    try:
-        return attempt(careful=False), []
-    except pa.ArrowInvalid as error:
-        _check_utf8(body, name, header, delimiter, first_line)
-        try:
-            return attempt(careful=True), ragged
-        except pa.ArrowInvalid:
-            raise DataError(f"{name} cannot be read as a table: {error}") from None
-
-
-def _check_utf8(body: bytes, name: str, header: Sequence[str], delimiter: str, first_line: int) -> None:
-    try:
-        body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        start = body.rfind(b"\n", 0, error.start) + 1
-        line = body.count(b"\n", 0, error.start) + first_line
-        at = min(body.count(delimiter.encode(), start, error.start), len(header) - 1)
-        raise DataError(
-            f'{name}, line {line}, column "{header[at]}": found byte 0x{body[error.start]:02x}, expected UTF-8 '
-            'text; set encoding to what the file was written in (often "latin-1" or "gb18030"), or save it as UTF-8'
-        ) from None
-
-
-def _locate(body: bytes, name: str, rows: int, ragged: int, first_line: int, quoting: bool) -> Span:
-    """The line of each row, ragged ones included: counted only where rows and lines do not go one to one."""
-    lines = body.count(b"\n") + (not body.endswith(b"\n"))
-    total = rows + ragged
-    if lines == total:
-        return Span(name, total, first_line)
-    data = np.frombuffer(body, dtype=np.uint8)
-    ends = np.flatnonzero(data == ord("\n"))
-    if not body.endswith(b"\n"):
-        ends = np.append(ends, len(data))
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    number = np.arange(first_line, first_line + len(ends), dtype=np.int64)
-    blank = (ends == starts) | ((ends == starts + 1) & (data[np.minimum(starts, len(data) - 1)] == ord("\r")))
-    if total + int(blank.sum()) == lines:
-        starting = ~blank
-    elif quoting:
-        marks = np.flatnonzero(data == ord('"'))
-        open_at_end = np.searchsorted(marks, ends) % 2 == 1
-        if open_at_end[-1]:
-            _unclosed(body, name, first_line)
-        inside = np.concatenate(([False], open_at_end[:-1]))  # the line continues a value of the line before
-        starting = ~inside & ~blank
-    else:
-        starting = ~blank
-    if int(starting.sum()) != total:
-        return Span(name, total, first_line=None)  # stray quotation marks: rows can be counted, lines cannot
-    return Span(name, total, first_line, number[starting])
-
-
-def _unclosed(body: bytes, name: str, first_line: int) -> None:
-    """Raise for the quotation mark that swallows the rest of the file, when that is what happened."""
-    line = first_line
-    open_line: int | None = None
-    for text in body.split(b"\n"):
-        if text.count(b'"') % 2:
-            open_line = line if open_line is None else None
-        line += 1
-    raise DataError(
-        f"{name}, line {open_line}: a quotation mark opens a value that is never closed; close it, or remove it"
-    )
+    careful = ragged is not None
+    return {
+        "read_options": pacsv.ReadOptions(column_names=header, block_size=_BLOCK, use_threads=not careful),
+        "parse_options": pacsv.ParseOptions(
+            delimiter=delimiter,
+            quote_char='"' if body.quoting else False,
+            newlines_in_values=body.quoting,
+            invalid_row_handler=set_aside if careful else None,
+        ),
+        "convert_options": pacsv.ConvertOptions(
+            column_types=dict.fromkeys(header, pa.string()),
+            include_columns=list(columns) if columns is not None else None,
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=True,
+            null_values=[""],
+        ),
+    }
 
 
 def _set_aside(part: Span, ragged: Sequence[Any], table: str, bad: BadRows) -> Span:
