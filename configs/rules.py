@@ -233,8 +233,6 @@ class RulesConfig(Settings):
         Raises:
             ConfigError: a file cannot be read, or names no item.
         """
-        if not any(rule.file for rule in self.block):
-            return self
         block = [
             rule.model_copy(update={"file": "", "items": _ids_in(base / rule.file)}) if rule.file else rule
             for rule in self.block

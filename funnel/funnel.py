@@ -36,7 +36,7 @@ from .arrange.compiled import ListRules
 from .arrange.stage import LastStage, Shown, by_rules, by_score
 from .explain import Explainer
 from .ladder import POPULAR, Ladder, Rung
-from .ranked import Ranked, effective_blend
+from .ranked import Ranked, effective_blend, places_by_score
 from .recommendations import Recommendations
 from .run import TrainedRun
 from .selection import select_items
@@ -339,7 +339,10 @@ class Funnel:
             eligible=self.ladder.eligible(excluded, allowed),
             seconds=np.tile(seconds, (len(users), 1)),
             propensities=shown.propensities,
+            among=shown.among,
             pinned=shown.pinned,
+            boosts=None if asked.rules is None else asked.rules.boosts(shown.rows),
+            by_score=None if asked.rules is None else places_by_score(ranked.scores, at, inside),
             relaxed=shown.relaxed,
         )
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..base.arrays import F32, F64, I64
+import numpy as np
+
+from ..base.arrays import F32, F64, I64, Bool
 from ..ranking.blend import BlendConfig
 from ..ranking.blend_search import searches
 from ..ranking.requests import SELECT, RequestRanker
@@ -31,6 +33,19 @@ class Ranked:
     def top(self, k: int) -> I64:
         """Item rows of the best k, int64 [B, k], -1 pads; ties keep the retriever's order."""
         return by_score(self.rows, self.scores, k).rows
+
+
+def places_by_score(scores: F64, columns: I64, inside: Bool) -> I64:
+    """Place of candidates by score alone, from 1: int64 [B, k].
+
+    Args:
+        scores: float64 [B, C].
+        columns: int64 [B, k] candidates.
+        inside: bool [B, k]; the place is 0 where this is False.
+    """
+    ranks = np.empty(scores.shape, dtype=np.int64)
+    np.put_along_axis(ranks, np.argsort(-scores, axis=1, kind="stable"), np.arange(scores.shape[1])[None, :], axis=1)
+    return np.where(inside, np.take_along_axis(ranks, columns, axis=1) + 1, 0)
 
 
 def effective_blend(trained: TrainedRun) -> BlendConfig:

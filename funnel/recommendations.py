@@ -40,7 +40,11 @@ class Recommendations:
             raw values; None where no request said anything.
         propensities: float64 [B, k], probability with which a drawn item stands in its place, NaN where none was drawn;
             None without rules (`arrange.stage.Shown`).
+        among: int64 [B, k], how many items a place was drawn from, 0 where none was; None without rules.
         pinned: bool [B, k], whether the place is the item's own; None without rules.
+        boosts: float64 [B, k], what the rules multiplied the score by; None without rules.
+        by_score: int64 [B, k], place of the item by score alone, from 1, and 0 where it was no candidate; None without
+            rules.
         relaxed: of each user the rules that gave way; None without rules.
         reasons: per user and item the nearest items of the history; None where nobody asked why.
     """
@@ -60,7 +64,10 @@ class Recommendations:
     unknown: tuple[Mapping[str, Sequence[str]], ...] | None = None
     reasons: tuple[Sequence[Sequence[Json]], ...] | None = None
     propensities: F64 | None = None
+    among: I64 | None = None
     pinned: Bool | None = None
+    boosts: F64 | None = None
+    by_score: I64 | None = None
     relaxed: tuple[tuple[str, ...], ...] | None = None
 
     def __len__(self) -> int:
@@ -147,8 +154,21 @@ class Recommendations:
                 "tasks": item["tasks"],
                 "rung": str(self.rungs[user]),
                 "because_of": list(self.reasons[user][column]),
+                **self._marks(user, column),
             }
         return item
+
+    def _marks(self, user: int, column: int) -> Json:
+        """What the rules did to an item's place: `rules`, and its place by score alone."""
+        if self.pinned is None or self.propensities is None or self.boosts is None or self.by_score is None:
+            return {}
+        marks = {
+            "pin": self.pinned[user, column],
+            "explore": np.isfinite(self.propensities[user, column]),
+            "boost": self.boosts[user, column] != 1.0,
+        }
+        place = int(self.by_score[user, column]) or None
+        return {"rules": [name for name, is_so in marks.items() if is_so], "by_score": place}
 
     def _sources(self, user: int, column: int) -> list[str]:
         return [name for name, yes in zip(self.sources, self.proposed[user, column], strict=True) if yes]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import secrets
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from .answers import Answer, RecommendedItem, RunVersion, ScoreAnswer, ScoredIte
 from .cursors import MOST, Cursor, read_cursor
 from .errors import Flaw, NotFoundError, RequestError
 from .requests import Asked, AskedOf, Request, ScoreRequest, SimilarRequest
+from .tokens import Tokens
 
 CONDITIONS = 256
 """Conditions whose items are kept."""
@@ -62,12 +64,14 @@ class Answering:
         funnel: both stages.
         name: of the run, as answers give it.
         version: of the run, as answers give it.
-        key: signs cursors; whoever has it reads those of others. A key of its own when None.
+        key: signs cursors and tokens and seeds draws (`tokens.kept_key`); whoever has it reads those of others. A key
+            of its own when None.
     """
 
     def __init__(self, funnel: Funnel, name: str = "main", version: str = "", key: bytes | None = None) -> None:
         self.funnel = funnel
         self.key = key or secrets.token_bytes(32)
+        self.tokens = Tokens(self.key)
         self.run = RunVersion(name=name, version=version)
         self.rules = rules_hash(funnel.rules.config)
         self._passing = lru_cache(CONDITIONS)(self._passing_items)
@@ -116,33 +120,53 @@ class Answering:
         before = None if like.cursor is None else read_cursor(like.cursor, self.key)
         above = None if before is None else self._rows_of_hashes(before.given)
         allowed, missing = self._allowed(like.where, like.allow, like.exclude, above)
+        signed = [self._signed(request) for request in requests]
+        if before is not None:
+            for own, request in zip(signed, requests, strict=True):
+                own["request_id"] = request.request_id or before.request_id
+        page = 0 if before is None else before.page
         # A subject who brings nothing is a stored user or somebody nobody knows: the funnel takes their id.
         answers = self._stage(like).recommend(
-            [request.subject for request in requests], like.k, explain=like.explain, allowed=allowed, above=above
+            [request.subject for request in requests],
+            like.k,
+            explain=like.explain,
+            allowed=allowed,
+            seeds=[self.tokens.seed(own["request_id"], page) for own in signed],
+            above=above,
         )
+        nowhere = np.zeros(answers.rows.shape, dtype=np.int64)
+        among = nowhere if answers.among is None else answers.among
         return [
-            self._answer(request, content, missing, before)
-            for request, content in zip(requests, answers.to_json(), strict=True)
+            self._answer(own, content, missing, before, counts)
+            for own, content, counts in zip(signed, answers.to_json(), among.tolist(), strict=True)
         ]
 
-    def _answer(self, request: Request, content: dict[str, Any], missing: list[str], before: Cursor | None) -> Answer:
+    def _answer(
+        self,
+        signed: dict[str, Any],
+        content: dict[str, Any],
+        missing: list[str],
+        before: Cursor | None,
+        among: Sequence[int],
+    ) -> Answer:
         unknown = {**content.pop("unknown", {}), **({"allow": missing} if missing else {})}
         given = np.empty(0, dtype=np.uint64) if before is None else before.given
         items: list[RecommendedItem] = []
+        now = time.time()
         for slot, item in enumerate(content.pop("items"), start=len(given) + 1):
+            propensity, drawn_among = item.get("propensity"), among[slot - 1 - len(given)]
             why = {"why": item.pop("why")} if "why" in item else {}
             item |= {
                 "slot": slot,
                 "pinned": item.get("pinned", False),
                 "explored": item.get("explored", False),
-                "propensity": item.get("propensity"),
-                "token": None,
+                "propensity": propensity,
+                "token": self.tokens.sign(
+                    signed["request_id"], item["item"], slot, propensity, drawn_among, self.run["version"], now
+                ),
                 **why,
             }
             items.append(item)
-        signed = self._signed(request)
-        if before is not None and request.request_id is None:
-            signed["request_id"] = before.request_id
         cursor = None
         if not content["short"] and len(given) + len(items) <= MOST:
             hashes = text_hashes(pa.array([item["item"] for item in items], pa.string()))

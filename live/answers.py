@@ -101,7 +101,9 @@ class Answer(Answered):
         user: raw id; null for somebody anonymous.
         known: whether anything is stored of them.
         rung: what the answer rests on: `history`, `features`, `segment` or `popular`.
-        items: best first. `propensity` is null where the place was not drawn; `token` is sent back with the event.
+        items: best first. `propensity` is null where the place was not drawn; `token` is sent back with the event
+            (`live.tokens`). With `explain`, `why` says what rules did to the place: `rules` (pin, explore, boost) and
+            `by_score`, the place by score alone.
         candidates: how many items were ranked.
         eligible: how many items pass the filters and are new to the user.
         short: how many of the k items asked for do not exist.

@@ -28,7 +28,7 @@ from ..funnel.run import TrainedRun
 from ..retrieval.retriever import TOWER
 from .leaks import refuse_leaks
 from .next_items import next_item_figures
-from .off_policy import off_policy_report
+from .off_policy import has_propensities, off_policy_report
 from .run_account import blend_account, example_lists, gate_account, protocol, training_account
 from .run_slices import ITEMS, USERS, list_slices, task_slices
 from .slice_columns import SliceColumn, slice_columns
@@ -141,7 +141,7 @@ def evaluate(trained: TrainedRun, stage: str = "all", slices: Sequence[str] = ()
         if variety:
             result["variety"] = variety_curve(bench, variety)
         result["examples"] = example_lists(bench, trace.final)
-        if trained.dataset.events.propensities is not None and binary:
+        if has_propensities(bench) and binary:
             result["off_policy"] = off_policy_report(bench, binary[0])
     if trained.model is not None:
         result["blend"] = blend_account(trained)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,6 +30,7 @@ class Arranged:
         rows: int64 [k] item rows, -1 pads.
         columns: int64 [k], each one's column among the candidates; -1 for pads and items that were no candidates.
         propensities: float64 [k], probability of the draw; NaN at places that were not drawn.
+        among: int64 [k], how many items the place was drawn from; 0 where it was not drawn.
         pinned: bool [k], whether the place was the item's own.
         relaxed: names of the wishes that gave way.
     """
@@ -36,8 +38,19 @@ class Arranged:
     rows: I64
     columns: I64
     propensities: F64
+    among: I64
     pinned: Bool
     relaxed: tuple[str, ...]
+
+
+class Place(NamedTuple):
+    """An item in its place; see `Arranged`."""
+
+    row: int
+    column: int
+    propensity: float
+    among: int
+    pinned: bool
 
 
 class _Windows:
@@ -85,12 +98,12 @@ class _List:
         self.caps = [_Windows(cap, self.rows) for cap in rules.caps]
         self.shares = [(mask, int(np.floor(least * k + 1e-9))) for mask, least in rules.shares]
         self.have = [0] * len(self.shares)
-        self.out: list[tuple[int, int, float, bool]] = []
+        self.out: list[Place] = []
         self.relaxed: dict[str, None] = {}
 
-    def place(self, row: int, column: int = -1, propensity: float = np.nan, pinned: bool = False) -> None:
+    def place(self, row: int, propensity: float = np.nan, among: int = 0, pinned: bool = False) -> None:
         """Put an item on the next place."""
-        at = np.flatnonzero(self.rows == row)
+        at, column = np.flatnonzero(self.rows == row), -1
         if len(at):
             self.free[at[0]] = False
             column = int(self.columns[at[0]])
@@ -99,7 +112,7 @@ class _List:
         for window in self.caps:
             window.take(row)
         self.have = [have + bool(mask[row]) for have, (mask, _) in zip(self.have, self.shares, strict=True)]
-        self.out.append((row, column, propensity, pinned))
+        self.out.append(Place(row, column, propensity, among, pinned))
 
     def follow(self, rows: Sequence[int]) -> None:
         """Count the items of earlier pages in the caps."""
@@ -110,7 +123,7 @@ class _List:
     @property
     def listed(self) -> set[int]:
         """Rows on the list."""
-        return {row for row, *_ in self.out}
+        return {place.row for place in self.out}
 
     def capped(self) -> Bool:
         """Candidates that a cap keeps from the next place, bool [n]."""
@@ -140,8 +153,8 @@ class _List:
             return int(np.where(pool, self.variety.worth(), -np.inf).argmax())
         return int(allowed.argmax())
 
-    def draw(self, rng: np.random.Generator, reserved: Collection[int]) -> tuple[int, float] | None:
-        """An item drawn for the next place, none of the reserved ones, and the probability of the draw."""
+    def draw(self, rng: np.random.Generator, reserved: Collection[int]) -> tuple[int, float, int] | None:
+        """An item drawn for the next place, none of the reserved ones, its probability, and from how many it is."""
         config = self.rules.config.explore
         eligible = np.ones(self.rules.size, dtype=np.bool_) if self.allowed is None else self.allowed.copy()
         eligible[self.barred] = False
@@ -163,7 +176,7 @@ class _List:
         else:
             row = int(self.rows[rng.choice(len(self.rows), p=policy)])
         own = policy[self.rows == row].sum()
-        return row, float(even / count + (1.0 - even) * own)
+        return row, float(even / count + (1.0 - even) * own), count
 
 
 def arrange(
@@ -207,7 +220,7 @@ def arrange(
             made.place(pin, pinned=True)
             continue
         if rng is not None and slot in rules.config.explore.slots and (drawn := made.draw(rng, pins.values())):
-            made.place(drawn[0], propensity=drawn[1])
+            made.place(*drawn)
             continue
         waiting = made.free & np.isin(made.rows, list(pins.values())) if pins else None
         if waiting is not None:
@@ -222,9 +235,14 @@ def arrange(
     return _padded(made.out, k, tuple(made.relaxed))
 
 
-def _padded(out: Sequence[tuple[int, int, float, bool]], k: int, relaxed: tuple[str, ...]) -> Arranged:
-    listed, columns = np.full(k, -1, dtype=np.int64), np.full(k, -1, dtype=np.int64)
-    propensities, pinned = np.full(k, np.nan), np.zeros(k, dtype=bool)
-    for place, (row, column, propensity, own) in enumerate(out):
-        listed[place], columns[place], propensities[place], pinned[place] = row, column, propensity, own
-    return Arranged(listed, columns, propensities, pinned, relaxed)
+def _padded(out: Sequence[Place], k: int, relaxed: tuple[str, ...]) -> Arranged:
+    pad = Place(-1, -1, np.nan, 0, False)
+    rows, columns, propensities, among, pinned = zip(*out, *[pad] * (k - len(out)), strict=True)
+    return Arranged(
+        np.array(rows, dtype=np.int64),
+        np.array(columns, dtype=np.int64),
+        np.array(propensities, dtype=np.float64),
+        np.array(among, dtype=np.int64),
+        np.array(pinned, dtype=np.bool_),
+        relaxed,
+    )

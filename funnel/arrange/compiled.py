@@ -123,6 +123,12 @@ class ListRules:
         factors = self.factors[rows]
         return np.where(scores >= 0, scores * factors, scores / factors)
 
+    def boosts(self, rows: I64) -> F64:
+        """What the scores of item rows are multiplied by, of the same shape; 1 at pads."""
+        if self.factors is None:
+            return np.ones(rows.shape)
+        return np.where(rows >= 0, self.factors[rows], 1.0)
+
     def variety(self, rows: I64, history: I64) -> Variety | None:
         """What a list of these candidates, best first, wants beside their scores; None where order is by score."""
         config = self.config.diversity

@@ -33,6 +33,7 @@ class Shown:
         rows: int64 [B, k] item rows, -1 pads.
         columns: int64 [B, k], each one's column among the candidates; -1 at pads and at items that were none.
         propensities: float64 [B, k], probability of the draw, NaN where none was drawn; None where rules do nothing.
+        among: int64 [B, k], how many items a place was drawn from, 0 where none was; likewise.
         pinned: bool [B, k], whether the place was the item's own; likewise.
         relaxed: of each request the wishes that gave way; likewise.
     """
@@ -40,6 +41,7 @@ class Shown:
     rows: I64
     columns: I64
     propensities: F64 | None = None
+    among: I64 | None = None
     pinned: Bool | None = None
     relaxed: tuple[tuple[str, ...], ...] | None = None
 
@@ -58,7 +60,8 @@ class LastStage:
     """
 
     def __init__(self, config: RulesConfig, dataset: Dataset, vectors: F32, positive: History) -> None:
-        self.config = config.with_files(Path())  # those that were not read with a configuration
+        unread = any(rule.file for rule in config.block)  # of rules that were not read from a file
+        self.config = config.with_files(Path()) if unread else config
         self._dataset, self._vectors, self._positive = dataset, vectors, positive
         self._compiled: dict[tuple[object, ...], ListRules] = {}
         self._hidden = Hidden(config.hide, dataset, positive)
@@ -162,6 +165,7 @@ def by_rules(
         np.stack([one.rows for one in lists]),
         np.stack([one.columns for one in lists]),
         np.stack([one.propensities for one in lists]),
+        np.stack([one.among for one in lists]),
         np.stack([one.pinned for one in lists]),
         tuple(one.relaxed for one in lists),
     )

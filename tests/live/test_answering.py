@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import recsys
 from recsys.cli.main import main
 from recsys.configs.rules import RulesConfig
+from recsys.live.answering import Answering
 from recsys.live.answers import Answer
 from recsys.live.errors import NotFoundError, RequestError
 from recsys.live.requests import Request, ScoreRequest, SimilarRequest
@@ -30,7 +31,9 @@ def shop(tiny_run: TinyRun) -> Recommender:
 
 def bare(answer: dict[str, Any]) -> dict[str, Any]:
     """An answer without what differs from call to call."""
-    return {name: value for name, value in answer.items() if name not in ("timings_ms", "request_id", "cursor")}
+    items = [{name: value for name, value in item.items() if name != "token"} for item in answer["items"]]
+    same = {name: value for name, value in answer.items() if name not in ("timings_ms", "request_id", "cursor")}
+    return same | {"items": items}
 
 
 def close(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -72,7 +75,9 @@ def test_an_answer_is_the_funnels(shop: Recommender) -> None:
     for name in theirs.keys() - {"items", "timings_ms"}:
         assert ours[name] == theirs[name]
     for slot, (mine, item) in enumerate(nonempty(zip(ours["items"], theirs["items"], strict=True)), start=1):
-        assert mine == {**item, "slot": slot, "pinned": False, "explored": False, "propensity": None, "token": None}
+        token = mine.pop("token")
+        assert mine == {**item, "slot": slot, "pinned": False, "explored": False, "propensity": None}
+        assert len(token) == 79
 
 
 def test_the_command_line_prints_the_answer(
@@ -176,3 +181,44 @@ def test_many_threads_ask_one_recommender(tiny_run: TinyRun) -> None:
         assert all(close(answer.to_json(), expected[user]) for user, answer in found.items())
     assert shop.ask({"user": "3"}).run["version"] == expected["3"]["run"]["version"] != ""
     shop.close()
+
+
+EXPLORING = RulesConfig.model_validate(
+    {
+        "pin": [{"item": "7", "slot": 2}],
+        "boost": [{"where": "price > 3", "factor": 1.5}],
+        "explore": {"slots": [1, 3], "epsilon": 0.5},
+    }
+)
+
+
+def test_a_repeated_request_is_drawn_alike_and_its_tokens_say_the_chances(tiny_run: TinyRun) -> None:
+    served = Answering(recsys.load(tiny_run.folder, rules=EXPLORING).funnel, version="0123456789ab")
+    asked = [Request(user=user, k=5, request_id=f"r{number}") for number, user in enumerate("12341234")]
+    found, alone = served.answer(asked), served.answer(asked[3:4])
+    answers = [answer for answer in nonempty([*found, *alone]) if isinstance(answer, Answer)]
+    assert len(answers) == 9
+    lists = [[item["item"] for item in answer.items] for answer in answers]
+    assert lists[3] == lists[8]
+    assert lists[:4] != lists[4:8]
+    for answer in answers:
+        for item in answer.items:
+            assert item["token"]
+            said = served.tokens.read(item["token"], item["item"])
+            drawn = item["slot"] in (1, 3)
+            assert (said.slot, said.propensity, said.version) == (item["slot"], item["propensity"], "0123456789ab")
+            assert (said.propensity is not None, said.among > 60) == (drawn, drawn)
+
+
+def test_an_explanation_says_what_rules_did(tiny_run: TinyRun) -> None:
+    served = Answering(recsys.load(tiny_run.folder, rules=EXPLORING).funnel)
+    ruled, plain = served.answer(
+        [Request(user="1", k=5, explain=True), Request(user="1", k=5, explain=True, rules="none")]
+    )
+    assert isinstance(ruled, Answer)
+    assert isinstance(plain, Answer)
+    marks = [item["why"]["rules"] for item in ruled.items]
+    assert ["explore" in one for one in marks] == [True, False, True, False, False]
+    assert ["pin" in one for one in marks] == [item["item"] == "7" for item in ruled.items]
+    assert any("boost" in one for one in marks)
+    assert all("rules" not in item["why"] for item in plain.items)

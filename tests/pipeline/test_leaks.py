@@ -21,7 +21,7 @@ from recsys.data.world.simulate import load_truth
 from recsys.funnel.folder import load_run
 from recsys.funnel.run import TrainedRun
 from recsys.pipeline import evaluate as evaluation
-from recsys.pipeline.evaluate import evaluate_run
+from recsys.pipeline.evaluate import evaluate, evaluate_run
 from recsys.pipeline.leaks import leak_findings, refuse_leaks
 from recsys.pipeline.off_policy import off_policy_report
 from recsys.pipeline.trace import Bench
@@ -162,6 +162,21 @@ def test_off_policy_estimates_stand_near_the_truth(stages: TrainedRun, tiny_worl
     assert truth.p_click.min() * truth.examination[-1] <= found["dr"] <= truth.p_click.max()
     assert found["dr_ci"][0] <= found["snips_ci"][1]
     assert found["snips_ci"][0] <= found["dr_ci"][1]
+
+
+def test_rows_that_were_not_drawn_are_left_out_of_off_policy_estimates(stages: TrainedRun) -> None:
+    events, test = stages.dataset.events, stages.dataset.rows(Part.TEST).numpy()
+    assert events.propensities is not None
+    drawn = events.propensities.copy()
+    drawn[test[::3]] = np.nan
+    some = dataclasses.replace(events, propensities=drawn)
+    dataset = dataclasses.replace(stages.dataset, events=some)
+    found = off_policy_report(Bench(dataclasses.replace(stages, dataset=dataset), Part.TEST, 10), "click")
+    kept = test[np.isfinite(drawn[test])]
+    assert (found["rows"], found["without_propensity"]) == (len(kept), len(test[::3]))
+    assert found["logged"] == pytest.approx(events.labels[kept, 0].mean())
+    drawn[test] = np.nan
+    assert "off_policy" not in evaluate(dataclasses.replace(stages, dataset=dataset), "funnel").result
 
 
 def test_off_policy_without_propensities_is_refused(stages: TrainedRun) -> None:

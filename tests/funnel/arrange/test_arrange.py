@@ -206,23 +206,26 @@ def test_boosts_move_scores_and_blocks_are_no_candidates(catalogue: Dataset, vec
     assert np.array_equal(what.allowed.mask(), np.asarray(prices) != 0)
 
 
-def test_draws_have_the_probability_they_say(catalogue: Dataset, vectors: Any) -> None:
+@pytest.mark.parametrize("draws", [5_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_draws_have_the_probability_they_say(catalogue: Dataset, vectors: Any, draws: int) -> None:
     explore = {"slots": [2], "epsilon": 0.3, "temperature": 0.7}
     what = rules(catalogue, vectors, explore=explore, cap=[{"column": "genre", "most": 3}], block=[{"items": ["i9"]}])
     rng = np.random.default_rng(5)
     rows, scores = request(rng, catalogue.num_catalogue, 8)
     seen = np.array([catalogue.item_rows["i1"], catalogue.item_rows["i2"]])
+    among = catalogue.num_catalogue - 4  # blocked, seen twice, and the first of the list
     said: dict[int, float] = {}
     counts: Counter[int] = Counter()
-    for _ in range(20_000):
+    for _ in range(draws):
         answer = made(rows, scores, 4, what, rng=rng, seen=seen)
         assert np.isnan(np.delete(answer.propensities, 1)).all()
         counts[int(answer.rows[1])] += 1
         said.setdefault(int(answer.rows[1]), float(answer.propensities[1]))
+        assert answer.among.tolist() == [0, among, 0, 0]
     drawn = sorted(said)
     assert sum(said.values()) == pytest.approx(1.0)
     assert not {*seen.tolist(), catalogue.item_rows["i9"], int(rows[scores.argmax()])} & set(drawn)
-    test = stats.chisquare([counts[row] for row in drawn], [20_000 * said[row] for row in drawn])
+    test = stats.chisquare([counts[row] for row in drawn], [draws * said[row] for row in drawn])
     assert test.pvalue > 0.001
 
 
