@@ -23,7 +23,10 @@ JSON = {"content-type": "application/json"}
 
 def bare(answer: dict[str, Any]) -> dict[str, Any]:
     """An answer without what differs from call to call."""
-    return {name: one for name, one in answer.items() if name not in ("timings_ms", "request_id", "cursor")}
+    same = {name: one for name, one in answer.items() if name not in ("timings_ms", "request_id", "cursor")}
+    if "items" in same:
+        same["items"] = [{name: one for name, one in item.items() if name != "token"} for item in same["items"]]
+    return same
 
 
 def problem(response: httpx.Response, slug: str) -> dict[str, Any]:
