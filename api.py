@@ -183,7 +183,10 @@ def evaluate_folds(
 
 
 def load(
-    run: str | Path | None = None, rules: RulesConfig | str | Path | None = None, device: str | None = None
+    run: str | Path | None = None,
+    rules: RulesConfig | str | Path | None = None,
+    device: str | None = None,
+    state: str | Path | None = None,
 ) -> Recommender:
     """The recommender in a run folder, as `Recommender.save` or `recsys train` wrote it.
 
@@ -192,10 +195,13 @@ def load(
         rules: instead of the run's own last stage, a TOML file with the keys of `[rules]`, or its settings.
         device: where models answer and the index is searched: `cpu`, `cuda`, `cuda:N` or `auto`; when None, what the
             run's configuration says, or the CPU where that is not there.
+        state: folder that keeps what the run is told while it answers, made where there is none; `memory` for a state
+            that ends with the process. Nothing can be told when None.
 
     Raises:
         ConfigError: the rules are wrong, or the device is not there.
         RunError: there is no run, or a file in it is missing, truncated or changed.
     """
     read = load_rules(Path(rules)) if isinstance(rules, str | Path) else rules
-    return Recommender(folder=find_run(None if run is None else Path(run)), rules=read, device=device)
+    found = Recommender(folder=find_run(None if run is None else Path(run)), rules=read, device=device)
+    return found if state is None else found.keep(state)

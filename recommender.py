@@ -25,8 +25,7 @@ from .funnel.recommendations import Recommendations
 from .funnel.run import TrainedRun
 from .funnel.similar import By, SimilarItems, similar_items, similar_to_features
 from .funnel.vectors import write_vectors
-from .live.answering import Answering
-from .live.asking import Asking
+from .live.keeping import Keeping
 from .pipeline.evaluate import evaluate, evaluate_run
 from .pipeline.index import build_run_index, indexed
 from .report.report import Report
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class Recommender(Asking):
+class Recommender(Keeping):
     """A trained run: recommends, scores, explains, is evaluated and saved. Made by `train` and `load`.
 
     Attributes:
@@ -57,7 +56,6 @@ class Recommender(Asking):
         self._device = device
         self._base = base
         self._rules = rules
-        self._version = ""
         self.folder = folder
 
     @property
@@ -82,24 +80,16 @@ class Recommender(Asking):
         return self.trained.schema_notes
 
     @cached_property
-    def funnel(self) -> Funnel:
-        """Both stages, answering in arrays.
-
-        Raises:
-            RunError: the run has no retriever.
-        """
+    def _settled(self) -> Funnel:
         try:
             return Funnel(self.trained)
         except RunError as error:
             raise RunError(f"{self.folder}: {error}" if self.folder else str(error)) from None
 
-    def _serve(self) -> Answering:
-        return Answering(self.funnel, version=self._version)
-
     def _forget(self) -> None:
         """Answer by what is trained now, and by nothing that was prepared before."""
         self.close()
-        self.__dict__.pop("funnel", None)
+        self.__dict__.pop("_settled", None)
 
     def __repr__(self) -> str:
         data, where = self.trained.dataset, f" in {self.folder}" if self.folder else ""

@@ -16,6 +16,7 @@ from ..artifacts.names import (
     FINAL,
     INDEX,
     INDEX_REPORT,
+    LOG,
     RANKING_HISTORY,
     RETRIEVAL_HISTORY,
     SCHEMA_NOTES,
@@ -86,6 +87,8 @@ def save_run(trained: TrainedRun, path: Path, base: Path = Path()) -> None:
             _write_json(writer.file(WARM_START), trained.warm_start, indent=1)
         if trained.final is not None:
             _write_json(writer.file(FINAL), trained.final, indent=1)
+        if trained.log is not None:
+            _write_json(writer.file(LOG), trained.log, indent=1)
         if trained.schema_notes:
             _write_json(writer.file(SCHEMA_NOTES), list(trained.schema_notes), indent=1)
 
@@ -145,6 +148,7 @@ def load_run(
         warm_start=run.read_json(WARM_START) if WARM_START in run else {},
         final=run.read_json(FINAL) if FINAL in run else None,
         schema_notes=tuple(run.read_json(SCHEMA_NOTES)) if SCHEMA_NOTES in run else (),
+        log=run.read_json(LOG) if LOG in run else None,
     ).to(where)
 
 

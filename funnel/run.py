@@ -50,6 +50,8 @@ class TrainedRun:
         final: of a run with a last fit: its rows, its epochs, and the test figures of the run that was chosen, where
             no test rows are left; None without one.
         schema_notes: what was decided where the schema was inferred, one sentence a decision; empty where it was given.
+        log: of a run that learned from an exported log of a service: `log` (its id) and `last` (position of the last
+            row it knows); None of others.
     """
 
     config: RunConfig
@@ -66,6 +68,7 @@ class TrainedRun:
     epochs: Mapping[Stage, tuple[int, ...]] = field(default_factory=dict)
     final: Json | None = None
     schema_notes: tuple[str, ...] = ()
+    log: Json | None = None
 
     @cached_property
     def asked(self) -> Retriever | None:

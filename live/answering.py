@@ -28,6 +28,7 @@ from ..retrieval.index.bitmap import Bitmap
 from .answers import Answer, RecommendedItem, RunVersion, ScoreAnswer, ScoredItem, SimilarAnswer
 from .cursors import MOST, Cursor, read_cursor
 from .errors import Flaw, NotFoundError, RequestError
+from .overlay import Overlay
 from .requests import Asked, AskedOf, Request, ScoreRequest, SimilarRequest
 from .tokens import Tokens
 
@@ -66,10 +67,18 @@ class Answering:
         version: of the run, as answers give it.
         key: signs cursors and tokens and seeds draws (`tokens.kept_key`); whoever has it reads those of others. A key
             of its own when None.
+        overlay: live state, whose funnel this is; None where the run keeps none.
     """
 
-    def __init__(self, funnel: Funnel, name: str = "main", version: str = "", key: bytes | None = None) -> None:
-        self.funnel = funnel
+    def __init__(
+        self,
+        funnel: Funnel,
+        name: str = "main",
+        version: str = "",
+        key: bytes | None = None,
+        overlay: Overlay | None = None,
+    ) -> None:
+        self.funnel, self.overlay = funnel, overlay
         self.key = key or secrets.token_bytes(32)
         self.tokens = Tokens(self.key)
         self.run = RunVersion(name=name, version=version)
@@ -79,6 +88,8 @@ class Answering:
 
     def catch_up(self) -> None:
         """Take in what happened since the last block; a run without live state has nothing to take in."""
+        if self.overlay is not None:
+            self.overlay.catch_up()
 
     def answer(self, requests: Sequence[Request]) -> list[Answer | RecsysError]:
         """Answers in the order asked; an error in the place of a request that has none.
@@ -178,6 +189,8 @@ class Answering:
             unknown=unknown or None,
             rules=self.rules,
             cursor=cursor,
+            position=None if self.overlay is None else self.overlay.position,
+            stale=self.overlay is not None and self.overlay.stale,
             **signed,
             **content,
         )

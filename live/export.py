@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 from ..base.arrays import F32, I64
 from ..base.errors import DataError
 from ..base.files import replacing
-from ..data.encoding.told_events import EventReader
+from ..data.encoding.told_events import EventReader, own_columns
 from ..data.live import joined_labels
+from ..data.reading.exported import LOG_KEY
 from ..data.reading.keys import raw_label
 from ..data.reading.tables import BadRows
 from ..data.schema import DataConfig
@@ -24,8 +25,6 @@ from .log.base import LogRow, StateLog
 
 READ = 100_000
 """Rows of the log read at once."""
-LOG_KEY = b"recsys.log"
-"""Of the metadata of an exported file: log id, last position, format, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -94,15 +93,6 @@ def export(log: StateLog, config: DataConfig, out: Path, after: int = 0) -> Expo
     return Exported(written, {name: tables[name].num_rows for name in written}, log.log_id, last)
 
 
-def exported_log(file: Path) -> dict[str, Any] | None:
-    """`log` and `last` of an exported file, None of any other file."""
-    try:
-        metadata = pq.read_schema(file).metadata or {}
-    except (OSError, pa.ArrowInvalid):
-        return None
-    return json.loads(metadata[LOG_KEY]) if LOG_KEY in metadata else None
-
-
 def folded_events(rows: Sequence[LogRow], config: DataConfig) -> pa.Table:
     """Events as the table that a training reads: labels joined to the exposure they are about, columns that were told.
 
@@ -115,7 +105,8 @@ def folded_events(rows: Sequence[LogRow], config: DataConfig) -> pa.Table:
     for source, taken in _joined(reader, columns, targets).items():
         for row, other in taken:
             columns[row] = {**columns[row], source: columns[other].get(source)}
-    names = [name for name in reader.separators if any(columns[row].get(name) is not None for row in first)]
+    own = own_columns(config)
+    names = [name for name in reader.separators if name in own or any(name in columns[row] for row in first)]
     table: dict[str, pa.Array] = {}
     for name, ids in (
         (config.user, [rows[row].user for row in first]),

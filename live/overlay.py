@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -20,10 +22,34 @@ from ..data.dataset import NOW
 from ..data.live import LiveDataset
 from ..funnel.funnel import Funnel
 from ..funnel.ladder import Ladder
+from ..retrieval.index.bitmap import Bitmap
 from .log.base import LogRow, StateLog
+
+logger = logging.getLogger(__name__)
 
 READ = 20_000
 """Rows taken in before one answer; with more behind them the answer is stale."""
+
+
+class LiveFunnel(Funnel):
+    """A funnel that names no item which was deleted or is not to be had now.
+
+    Args:
+        funnel: of the run.
+        dataset: with live events.
+    """
+
+    def __init__(self, funnel: Funnel, dataset: LiveDataset) -> None:
+        self.__dict__.update(funnel.__dict__)
+        self.dataset = dataset
+        self.living: Bitmap | None = None
+
+    def unblocked(self, allowed: Bitmap | None) -> Bitmap | None:
+        """See `Funnel.unblocked`."""
+        found = super().unblocked(allowed)
+        if self.living is None:
+            return found
+        return self.living if found is None else found & self.living
 
 
 class Overlay:
@@ -33,13 +59,15 @@ class Overlay:
         funnel: of the run.
         log: what happens.
         after: position in the log behind which the run does not know what happened.
+        since: seconds; events that are not later are known to the run.
     """
 
-    def __init__(self, funnel: Funnel, log: StateLog, after: int = 0) -> None:
-        self.log, self.position = log, after
+    def __init__(self, funnel: Funnel, log: StateLog, after: int = 0, since: float = -np.inf) -> None:
+        self.log, self.position, self.since = log, after, since
+        self.of = funnel
         self.dataset = LiveDataset.over(funnel.dataset)
-        self.funnel = copy.copy(funnel)
-        self.funnel.dataset = self.dataset
+        self.funnel = LiveFunnel(funnel, self.dataset)
+        self._lock = threading.Lock()
         self.stale = False
         self._version = -1
         self._requests: dict[int, Any] = {}
@@ -53,13 +81,14 @@ class Overlay:
 
     def catch_up(self, limit: int = READ) -> None:
         """Take in what is new, at most so many rows; `stale` says whether there is more."""
-        version = self.log.version()
-        if version == self._version and not self.stale:
-            return
-        self._version = version  # asked before it is read: what comes in between is read again, and is nothing new
-        rows = self.log.read_after(self.position, limit)
-        self.stale = len(rows) == limit and self.log.last > rows[-1].position
-        self.apply(rows)
+        with self._lock:
+            version = self.log.version()
+            if version == self._version and not self.stale:
+                return
+            self._version = version  # asked before it is read: what comes in between is read again, and is nothing new
+            rows = self.log.read_after(self.position, limit)
+            self.stale = len(rows) == limit and self.log.last > rows[-1].position
+            self.apply(rows)
 
     def apply(self, rows: Sequence[LogRow]) -> None:
         """Take in rows of the log, in order."""
@@ -74,6 +103,9 @@ class Overlay:
             self.position = rows[-1].position
 
     def _add_events(self, rows: Sequence[LogRow]) -> None:
+        rows = [row for row in rows if row.time > self.since]
+        if not rows:
+            return
         bodies = [json.loads(row.body) for row in rows]
         self.dataset.live.add(
             [row.user for row in rows],
@@ -93,8 +125,41 @@ class Overlay:
             live.features[live.key_of(row.user, stored)] = json.loads(row.body)["columns"]
         elif row.kind == "forget":
             live.forget(row.user, stored)
+        elif row.kind in ("item_put", "item_delete"):
+            self._set_living(row.item, row.kind == "item_put" and json.loads(row.body).get("available", True))
+
+    def _set_living(self, item: str, lives: bool) -> None:
+        """Whether an item of the catalogue may be named from now on."""
+        row, size = self.dataset.item_rows.get(item, -1), self.dataset.num_catalogue
+        if not 0 <= row < size:
+            return
+        whole = np.ones(size, dtype=np.bool_) if self.funnel.living is None else self.funnel.living.mask()
+        mask = whole.copy()
+        mask[row] = lives
+        self.funnel.living = None if mask.all() else Bitmap.from_mask(mask)
 
     @property
     def nbytes(self) -> int:
         """About how much memory the live state takes."""
         return self.dataset.live.nbytes
+
+
+def overlay_of(funnel: Funnel, log: StateLog) -> Overlay:
+    """A run over what happened that it does not know, all of it taken in.
+
+    A run that was trained on an export of this log knows it up to the export's last row; of another run, what is later
+    than its newest event is new.
+    """
+    told = funnel.trained.log
+    if told is not None and told["log"] == log.log_id:
+        found = Overlay(funnel, log, after=int(told["last"]))
+    else:
+        times = funnel.dataset.events.times
+        newest = float(times[np.isfinite(times)].max(initial=-np.inf)) if funnel.dataset.config.time else -np.inf
+        if log.last and np.isfinite(newest):
+            logger.warning("the run was trained on no export of this log: events up to %.0f count as known", newest)
+        found = Overlay(funnel, log, since=newest)
+    found.catch_up()
+    while found.stale:
+        found.catch_up()
+    return found

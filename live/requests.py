@@ -275,11 +275,13 @@ class Receipt:
         accepted: how many are kept.
         duplicates: how many were known already and changed nothing.
         position: of the last of them in the log; every later answer knows it.
+        refused: place among those handed in, from 0, and what is wrong, of those that were left out.
     """
 
     accepted: int
     duplicates: int
     position: int
+    refused: tuple[tuple[int, str], ...] = ()
 
 
 T = TypeVar("T")

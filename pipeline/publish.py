@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..artifacts.folder import open_run
 from ..artifacts.locate import RUNS
@@ -16,6 +17,7 @@ from ..base.files import empty, locked
 from ..configs.run import RunConfig, config_hash
 from ..data.build import build_dataset
 from ..data.dataset import Dataset
+from ..data.reading.exported import exported_log
 from ..data.reading.keys import read_configured
 from ..data.reading.readers import Source
 from ..data.reading.tables import BadRows
@@ -89,8 +91,15 @@ def train_run(
         base=base,
         again=again,
         schema_notes=schema_notes,
+        log_read=_log_read(config, base, tables),
     )
     return path
+
+
+def _log_read(config: RunConfig, base: Path, tables: Mapping[str, Source] | None) -> dict[str, Any] | None:
+    """Of which log of a service the events were exported, and up to where; None where they come from elsewhere."""
+    events = (tables or {}).get("events", base / config.data.events if isinstance(config.data.events, str) else None)
+    return exported_log(Path(events)) if isinstance(events, str | Path) else None
 
 
 def train_dataset(
@@ -105,12 +114,14 @@ def train_dataset(
     base: Path = Path(),
     again: Callable[[Dataset, Part], Dataset] | None = None,
     schema_notes: tuple[str, ...] = (),
+    log_read: dict[str, Any] | None = None,
 ) -> TrainedRun:
     """Train on encoded data and publish the run folder; arguments as of `train_run`.
 
     Args:
         start: where the first weights come from.
         source: the run that `start` was made of.
+        log_read: see `TrainedRun.log`.
         again: encodes the same tables for a last fit (see `last_fit`); None publishes what validation chose.
 
     Raises:
@@ -129,7 +140,7 @@ def train_dataset(
         if again is not None:
             trained = last_fit(trained, again)
         trained = settled_run(trained)
-        trained = replace(trained, schema_notes=schema_notes or trained.schema_notes)
+        trained = replace(trained, schema_notes=schema_notes or trained.schema_notes, log=log_read)
         save_run(trained, path, base)
         shutil.rmtree(checkpoints)
     return trained

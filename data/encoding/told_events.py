@@ -31,22 +31,30 @@ AHEAD = 300.0
 """Seconds that the clock of whoever tells an event may be ahead."""
 
 
-def event_columns(config: DataConfig) -> dict[str, str]:
-    """Columns of the events table that a run reads or a training asks for, ids and time apart: column -> separator."""
+def own_columns(config: DataConfig) -> dict[str, str]:
+    """Columns that stand in the events table alone, ids and time apart: column -> separator of a list."""
     found = {spec.source: spec.separator for spec in config.features if spec.side == "context"}
-    found |= {
-        spec.source: spec.separator for spec in config.features if spec.side != "context" and spec.kind != "sequence"
-    }
     read = [
         *(task.source for task in config.tasks),
         *(task.scene.partition("=")[0] for task in config.tasks),
         *(task.weight_column for task in config.tasks),
         *(rule.column for rule in config.weights),
-        *(column for one in config.derived for _, column in one.sources),
+        *(column for one in config.derived for side, column in one.sources if side == "context"),
         *(config.weight, config.propensity, config.split.column, config.split.stratify),
     ]
-    columns = found | {column: "|" for column in read if column and column not in found}
-    return {name: own for name, own in columns.items() if name not in (config.user, config.item, config.time)}
+    return _beside_keys(config, found | {column: "|" for column in read if column not in found})
+
+
+def event_columns(config: DataConfig) -> dict[str, str]:
+    """Columns that an event may say, see `own_columns`; those of users and items may stand in the events table too."""
+    found = {s.source: s.separator for s in config.features if s.side != "context" and s.kind != "sequence"}
+    read = (column for one in config.derived for side, column in one.sources if side != "context")
+    return own_columns(config) | _beside_keys(config, found | {column: "|" for column in read if column not in found})
+
+
+def _beside_keys(config: DataConfig, columns: Mapping[str, str]) -> dict[str, str]:
+    keys = ("", config.user, config.item, config.time)
+    return {name: separator for name, separator in columns.items() if name not in keys}
 
 
 @dataclass(frozen=True)

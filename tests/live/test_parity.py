@@ -6,13 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import recsys
-from recsys.configs.run import RunConfig
 from recsys.data.dataset import Dataset
 from recsys.funnel.funnel import Funnel
 from recsys.funnel.run import TrainedRun, assemble_retriever
@@ -28,40 +26,8 @@ from recsys.tests.support.rankers import every_kind
 from recsys.tests.support.rebuilt import Frames, assert_same_answers, assert_same_state, over, rebuilt_dataset, tell
 from recsys.tests.support.shop import Shop
 
-DERIVED = [
-    {"name": "away", "kind": "since"},
-    {"name": "means", "kind": "ratio", "inputs": ["user.age", "item.price"]},
-    {"name": "place", "kind": "cross", "inputs": ["user.city", "context.tab"], "hash_buckets": 50},
-]
 USERS = [*(f"u{u}" for u in range(24)), "new1", "new2", "traits", "nobody"]
 LATEST = 340
-
-
-@pytest.fixture(scope="module")
-def frames(shop: Shop) -> Frames:
-    traits = pd.DataFrame({"user_id": ["traits"], "city": ["A"], "age": [33.0]})
-    return shop.events, shop.items, pd.concat([shop.users, traits], ignore_index=True)
-
-
-@pytest.fixture(scope="module")
-def trained(shop: Shop, frames: Frames) -> recsys.Recommender:
-    config = RunConfig.model_validate(
-        {
-            "name": "shop",
-            "seed": 3,
-            "evaluation": {"ks": [3], "list_k": 3, "draws": 10},
-            "runtime": {"threads": 1},
-            "data": shop.config("time", derived=DERIVED).model_dump(),
-            "retrieval": {
-                "positive": "click",
-                "num_candidates": 8,
-                "fit": {"epochs": 1},
-                "tower": {"dim": 8, "event_features": ["gap", "stars", "tab"]},
-            },
-            "ranking": {"model": {"kind": "mmoe"}, "fit": {"epochs": 1}, "select": {"requests_per_step": 4}},
-        }
-    )
-    return recsys.train(*frames, config=config)
 
 
 EVENTS = st.lists(

@@ -1,0 +1,201 @@
+"""What a run is told while it answers: events, features of users, items that come and go; kept in a state."""
+
+from __future__ import annotations
+
+import json
+import time
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from ..base.errors import ConfigError
+from ..data.encoding.subjects import encode_subjects
+from ..data.encoding.told_events import EventReader
+from ..data.encoding.told_items import encode_items
+from ..data.ids import id_text
+from ..data.subject import Subject, raw_text
+from ..funnel.funnel import Funnel
+from ..funnel.run import TrainedRun
+from .answering import Answering
+from .asking import Asking
+from .export import Exported, export
+from .log import Durability, LogRow, StateLog, open_log
+from .log.base import DUPLICATE, new_id
+from .overlay import Overlay, overlay_of
+from .requests import Event, Receipt
+from .told import event_rows
+
+
+class Keeping(Asking):
+    """A run that may have a state. With one, what it was told is in the next answer, here and in every process that
+    has the same state; without one, nothing is kept and nothing can be told.
+    """
+
+    _log: StateLog | None = None
+    _overlay: Overlay | None = None
+    _version: str = ""
+
+    @property
+    @abstractmethod
+    def trained(self) -> TrainedRun:
+        """The run in memory."""
+
+    @property
+    @abstractmethod
+    def _settled(self) -> Funnel:
+        """Both stages, without a state."""
+
+    @property
+    def funnel(self) -> Funnel:
+        """Both stages, answering in arrays, with the state as it is now.
+
+        Raises:
+            RunError: the run has no retriever.
+        """
+        return self._now(self._settled)
+
+    def keep(self, state: str | Path | StateLog, durability: Durability = "disk") -> Self:
+        """Take what is told into a state, and what it holds into the answers.
+
+        Args:
+            state: a folder, which is made where there is none; `memory` for a state that ends with the process.
+            durability: `disk`: what is acknowledged survives the loss of power; `process`: the end of the process.
+
+        Raises:
+            LogUnavailableError: the state cannot be opened.
+        """
+        self.close()
+        self._log = state if isinstance(state, StateLog) else open_log(state, durability)
+        return self
+
+    @property
+    def log(self) -> StateLog:
+        """The ordered log of the state.
+
+        Raises:
+            ConfigError: there is no state.
+        """
+        if self._log is None:
+            raise ConfigError('this run keeps nothing it is told; give it a state: recsys.load(run, state="state")')
+        return self._log
+
+    @property
+    def position(self) -> int:
+        """Of the last thing that was told to the state, by whomever."""
+        return self.log.last
+
+    def _now(self, funnel: Funnel) -> Funnel:
+        """A run's funnel with the state as it is now; as it is where there is none."""
+        if self._log is None:
+            return funnel
+        if self._overlay is None or self._overlay.of is not funnel:
+            self._overlay = overlay_of(funnel, self._log)
+        self._overlay.catch_up()
+        return self._overlay.funnel
+
+    def _serve(self) -> Answering:
+        """See `Asking`."""
+        return Answering(self.funnel, version=self._version, overlay=self._overlay)
+
+    def add_events(self, events: Iterable[Event | Mapping[str, Any]], *, skip: bool = False) -> Receipt:
+        """Tell what happened. When this returns it is kept, and every later answer knows it.
+
+        Late events take their place by their time; an item or a user that the run does not know gets a row at the next
+        training. An event with the token of a shown item joins the row of the showing.
+
+        Args:
+            events: `recsys.Event`s or mappings: `user`, `item`, and where known `time` (now otherwise), `labels` and
+                columns of the events table.
+            skip: keep the good ones where some are wrong; all or none otherwise.
+
+        Returns:
+            How many were kept and how many were known already, and the position of the last; `refused` of those left
+            out.
+
+        Raises:
+            ConfigError: an event has a column that the run's data has not, names no user or item, or lies ahead of the
+                clock; or there is no state.
+            DataError: a value is not what the schema says.
+            LogUnavailableError: the state cannot be written now; nothing was kept.
+        """
+        checked = event_rows(EventReader(self.trained.dataset.config), list(events), skip=skip)
+        return self._appended(checked.rows, tuple((one.place, one.detail) for one in checked.refused))
+
+    def put_user(self, user: Any, features: Mapping[str, Any]) -> Receipt:
+        """Tell the features of a user: columns of the users table, which override what is stored from now on.
+
+        Raises:
+            ConfigError: the run reads no such column, or there is no state.
+            DataError: a value is not what the schema says.
+        """
+        data = self.trained.dataset
+        encode_subjects(data, [Subject(features=features)], "")
+        separators = {spec.source: spec.separator for spec in data.config.features if spec.side == "user"}
+        columns = {name: raw_text(value, separators.get(name, "|")) for name, value in features.items()}
+        return self._appended([_row("user_put", {"columns": columns}, user=id_text(user))])
+
+    def forget_user(self, user: Any) -> Receipt:
+        """Answer a user as somebody unknown from now on, and erase what the state holds of them.
+
+        Runs that were trained with the user's events keep what they learned.
+        """
+        name = id_text(user)
+        told = self._appended([_row("forget", {}, user=name)])
+        self.log.erase(name)
+        return told
+
+    def put_items(self, items: Iterable[Mapping[str, Any]]) -> Receipt:
+        """Tell whole rows of the items table.
+
+        An item of the catalogue that was deleted may be named again, `available: false` hides it; its features, and
+        items the catalogue lacks, are taken up by the next training on an export of the state.
+
+        Args:
+            items: mappings with the id under `item`, and columns of the items table.
+
+        Raises:
+            ConfigError: the run keeps no such column of items, an item has no id, or there is no state.
+            DataError: a value is not what the schema says.
+        """
+        data, rows = self.trained.dataset, []
+        for given in items:
+            columns = {("item" if name == data.config.item else str(name)): value for name, value in given.items()}
+            item, available = columns.pop("item", None), columns.pop("available", True)
+            if item is None:
+                raise ConfigError("an item has no id; give every item one, under item")
+            if not isinstance(available, bool):
+                raise ConfigError("available is true or false")
+            encode_items(data, [{data.config.item: item, **columns}])
+            separators = {spec.source: spec.separator for spec in data.config.features if spec.side == "item"}
+            texts = {name: raw_text(value, separators.get(name, "|")) for name, value in columns.items()}
+            rows.append(_row("item_put", {"columns": texts, "available": available}, item=id_text(item)))
+        return self._appended(rows)
+
+    def delete_items(self, items: Iterable[Any]) -> Receipt:
+        """Name items in no list from now on; histories still know them. Ids the run does not know are no error."""
+        return self._appended([_row("item_delete", {}, item=id_text(item)) for item in items])
+
+    def export_state(self, out: str | Path) -> Exported:
+        """Write what was told as tables for the next training: `train(events=, source=)` goes on with them."""
+        told = self.trained.log
+        after = int(told["last"]) if told is not None and told["log"] == self.log.log_id else 0
+        return export(self.log, self.trained.dataset.config, Path(out), after)
+
+    def _appended(self, rows: Sequence[LogRow], refused: tuple[tuple[int, str], ...] = ()) -> Receipt:
+        positions = self.log.append(rows)
+        kept = [position for position in positions if position != DUPLICATE]
+        last = max(kept, default=self.log.last)
+        return Receipt(len(kept), len(positions) - len(kept), last, refused)
+
+    def close(self) -> None:
+        """See `Asking.close`; a state stays open."""
+        super().close()
+        self._overlay = None
+
+
+def _row(kind: Any, body: Mapping[str, Any], *, user: str = "", item: str = "") -> LogRow:
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    now = time.time()
+    told = text.encode("utf-8", "surrogatepass")
+    return LogRow(kind, told, user=user, item=item, time=now, received=now, id=new_id())
