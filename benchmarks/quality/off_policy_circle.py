@@ -198,11 +198,12 @@ def main() -> None:
         "effective": "effective sample size",
     }
     title = "The off-policy circle in the embedded world"
+    about: Json = provenance()
     book = Book("off-policy-circle", title, paragraphs(__doc__), columns, session.command, folder=session.args.out)
     for policy, per_seed in summary(found, truth).items():
         means = {name: float(np.mean([one[name] for one in per_seed.values()])) for name in columns}
         say(f"{policy}: " + " ".join(f"{name} {value:.4f}" for name, value in means.items()))
-        explore = POLICIES[policy]
+        explore, settings = POLICIES[policy], {"world": WORLD.model_dump(), "slot": SLOT}
         book.add(
             Record(
                 variant=policy,
@@ -211,9 +212,9 @@ def main() -> None:
                 command=session.command_of(policy),
                 seeds=seeds,
                 data=fingerprint,
-                settings={"world": WORLD.model_dump(), "requests": session.args.requests, "slot": SLOT},
+                settings=settings | {"requests": session.args.requests},
                 per_seed=per_seed,
-                **provenance(),
+                **about,
             )
         )
 
