@@ -29,6 +29,7 @@ from .commands import (
     init,
     models,
     recommend,
+    serve,
     similar,
     train,
 )
@@ -60,6 +61,8 @@ VERBS: dict[str, Callable[..., Any]] = {
     "build-index": build_index.build_index,
     "recommend": recommend.recommend,
     "similar": similar.similar,
+    "serve": serve.serve,
+    "serve-key": serve.serve_key,
     "export": export.export,
     "evaluate": evaluate.evaluate,
     "compare": compare.compare,

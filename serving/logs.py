@@ -44,5 +44,8 @@ def log_json_lines(level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger("recsys").setLevel(level)
+    ours = logging.getLogger("recsys")
+    ours.handlers[:] = [handler]  # also where the command line had its own
+    ours.propagate = False
+    ours.setLevel(level)
     logging.getLogger("uvicorn").setLevel(logging.ERROR)

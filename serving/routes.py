@@ -21,8 +21,8 @@ from .keys import given_key
 from .openapi import PROBLEMS, document
 from .problems import Problem, ProblemError, explained
 from .route import Call, json_response
-from .runs import MAIN
 from .service import Published
+from .split import MAIN
 
 _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 

@@ -258,7 +258,8 @@ class _Reader:
         item = rest.pop("item", None) if "item" in rest else rest.pop(self.config.item, None)
         time = rest.pop("time", None) if "time" in rest else rest.pop(self.config.time, None)
         if raw_text(item) is None:
-            raise ConfigError(f"an event of the history names no item: {dict(given)}; give every event an item")
+            keys = ", ".join(map(str, given)) or "none"
+            raise ConfigError(f"history: an event names no item, its keys are {keys}; give every event an item")
         own = {name: rest.pop(name) for name in list(rest) if name in self.tasks and name not in self._sources}
         labels = {**own, **dict(rest.pop("labels", None) or {})}
         labels |= {name: rest[name] for name in rest if name in self.tasks and name in self._sources}

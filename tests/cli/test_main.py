@@ -22,7 +22,7 @@ from recsys.cli.commands import doctor as doctor_command
 
 RECSYS = [sys.executable, "-m", "recsys.cli.main"]
 VERBS = ["demo", "data simulate", "data check", "train", "build-index", "recommend", "evaluate", "compare"]
-VERBS += ["models", "doctor"]
+VERBS += ["models", "doctor", "serve"]
 
 
 def answer(user: str, k: int, explain: bool = False) -> dict[str, Any]:
