@@ -12,31 +12,22 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..artifacts.folder import open_run
 from ..artifacts.manifest import MANIFEST
-from ..base.errors import ConfigError, RecsysError, RunError
-from .channel import Channel, GoneError, Message
-from .config import ServeConfig
-from .keys import read_keys
+from ..base.errors import RecsysError, RunError
+from ..live.tokens import kept_key
+from .channel import Channel, Message
 from .logs import log
 from .metrics import Metrics, series_of, shared_block
+from .options import Options
 from .paths import PATHS
 from .problems import ProblemError
-from .split import MAIN, check_split
-from .versions import PASSING, Shelf, Version, beside, forget_dead
+from .publishing import ONE_THREAD, Publishing
+from .split import MAIN
+from .versions import PASSING, Shelf, forget_dead
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
-ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "NUMEXPR_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",
-}
 START_SECONDS = 600.0
 """In which a worker must be ready, and a version prepared."""
 STEADY_SECONDS = 30.0
@@ -44,55 +35,7 @@ STEADY_SECONDS = 30.0
 SIGNING_KEY = "signing.key"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What `recsys serve` was given.
-
-    Attributes:
-        runs: name -> run folder; `main` is among them.
-        config: limits and times.
-        state: folder of what outlives the service; None keeps nothing.
-        rules: TOML file, instead of the runs' own last stage.
-        host: address to bind.
-        port: to bind; any free one when 0.
-        workers: processes.
-        keys: file of API keys; None lets anybody ask, on loopback only.
-        watch: whether a changed run folder is served by itself.
-        metrics_port: on which the supervisor tells metrics on loopback, without a key; None for nowhere.
-        tls: certificate and private key, PEM files.
-    """
-
-    runs: dict[str, Path]
-    config: ServeConfig = field(default_factory=ServeConfig)
-    state: Path | None = None
-    rules: Path | None = None
-    host: str = "127.0.0.1"
-    port: int = 8080
-    workers: int = 1
-    keys: Path | None = None
-    watch: bool = False
-    metrics_port: int | None = None
-    tls: tuple[Path | None, Path | None] = (None, None)
-
-    def check(self) -> None:
-        """Refuse what cannot be served, before anything is started.
-
-        Raises:
-            ConfigError: no keys beside a public address, or a split of runs that are not served.
-        """
-        if self.keys is None and self.host not in LOOPBACK:
-            raise ConfigError(
-                f"--host {self.host} can be reached from outside, and without --api-key-file anybody may ask; make a "
-                "key with `recsys serve-key NAME --scope read --file keys.toml`, or bind 127.0.0.1"
-            )
-        if self.keys is not None:
-            read_keys(self.keys)
-        if (self.tls[0] is None) != (self.tls[1] is None):
-            raise ConfigError("--tls-cert and --tls-key belong together; give both or neither")
-        check_split(self.config.split, list(self.runs))
-
-
-class _Process:
+class WorkerProcess:
     """A worker as the supervisor sees it."""
 
     def __init__(self, index: int) -> None:
@@ -123,18 +66,15 @@ class Supervisor:
             forget_dead(beside_runs)
         place = state / "versions" if state is not None else beside_runs / f"{PASSING}{os.getpid()}"
         self.shelf = Shelf(place, state is not None)
-        self.key = _signing_key(state)
-        self.versions: dict[str, Version] = {}
-        self.before: dict[str, Version | None] = {}
-        self.processes = [_Process(index) for index in range(options.workers)]
+        self.key = secrets.token_bytes(32) if state is None else kept_key(state / SIGNING_KEY)
+        self.processes = [WorkerProcess(index) for index in range(options.workers)]
         self._stop = asyncio.Event()
-        self._changing = asyncio.Lock()
-        self._publishing = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._seen: dict[str, tuple[int, int]] = {}
         series = series_of(PATHS, list(options.runs))
         self._block = shared_block(series, options.workers + 1)
         self.metrics = Metrics(series, options.workers + 1, options.workers, self._block)
+        self.publishing = Publishing(options, self.shelf, self.metrics, self._channels)
 
     async def run(self) -> int:
         """Serve.
@@ -152,7 +92,8 @@ class Supervisor:
                 loop.add_signal_handler(number, self._end)
             loop.add_signal_handler(signal.SIGHUP, lambda: self._task(self._hang_up()))
             for name, source in options.runs.items():
-                await self._first(name, source)
+                await self.publishing.begin(name, source)
+                self._seen[name] = _stamp(source)
             try:
                 await asyncio.gather(*(self._start(one, listener) for one in self.processes))
                 scheme = "https" if options.tls[0] else "http"
@@ -184,30 +125,16 @@ class Supervisor:
             return
         self._stop.set()
 
+    def _channels(self) -> list[Channel]:
+        """To the workers that are ready."""
+        return [one.channel for one in self.processes if one.ready.is_set() and one.channel is not None]
+
     def _task(self, what: Any) -> None:
         task = asyncio.ensure_future(what)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _first(self, name: str, source: Path) -> None:
-        """The version that a named run begins with: its folder's, or the last one where that was rolled back."""
-        version = await asyncio.to_thread(self.shelf.keep, source, self.options.rules)
-        last = self.shelf.last(name)
-        if self.shelf.is_rejected(name, version.name) and last is not None:
-            log.warning("%s was rolled back, so %s is served", version.name, last.name)
-            version = last
-        else:
-            try:
-                await asyncio.to_thread(open_run, version.folder)  # every hash, once
-            except RunError as error:
-                self.shelf.forget_others()
-                raise RunError(str(error).replace(str(version.folder), str(source))) from None
-        former = self.shelf.before(name) if last is None or last.name == version.name else last
-        self.versions[name], self.before[name] = version, former
-        self.shelf.served(name, version, former)
-        self._seen[name] = _stamp(source)
-
-    async def _start(self, one: _Process, listener: socket.socket) -> None:
+    async def _start(self, one: WorkerProcess, listener: socket.socket) -> None:
         """Start a worker and wait until it answers.
 
         Raises:
@@ -238,7 +165,9 @@ class Supervisor:
             "keys": str(options.keys) if options.keys else "",
             "key": self.key.hex(),
             "tls": [str(file) if file else "" for file in options.tls],
-            "versions": {name: (version.name, str(version.folder)) for name, version in self.versions.items()},
+            "versions": {
+                name: (version.name, str(version.folder)) for name, version in self.publishing.versions.items()
+            },
         }
         writer.write(json.dumps(told).encode() + b"\n")
         one.channel = Channel(reader, writer, lambda message: self._handle(one, message))
@@ -251,7 +180,7 @@ class Supervisor:
             raise RunError(one.why or f"worker {one.index} ended before it was ready; its log says why")
         self.metrics.set("workers", sum(other.ready.is_set() for other in self.processes))
 
-    async def _keep_alive(self, one: _Process, listener: socket.socket) -> None:
+    async def _keep_alive(self, one: WorkerProcess, listener: socket.socket) -> None:
         """Start a worker again whenever it ends, later and later where it does not live long."""
         pause = 0.1
         while not self._stop.is_set():
@@ -265,7 +194,7 @@ class Supervisor:
             log.warning("worker ended", extra={"fields": {"worker": one.index, "code": one.process.returncode}})
             self.metrics.count("worker_restarts_total")
             await asyncio.sleep(pause)
-            async with self._changing:  # it begins with one version, and no other is published meanwhile
+            async with self.publishing.changing:  # it begins with one version, and no other is published meanwhile
                 with contextlib.suppress(RecsysError):
                     await self._start(one, listener)
 
@@ -286,7 +215,7 @@ class Supervisor:
                     one.process.kill()
             await asyncio.wait(late)
 
-    async def _handle(self, one: _Process, message: Message) -> Message:
+    async def _handle(self, one: WorkerProcess, message: Message) -> Message:
         """What a worker says or asks for."""
         what = message["what"]
         if what == "ready":
@@ -295,127 +224,10 @@ class Supervisor:
         elif what == "failed":
             one.why = message["why"]
         elif what == "publish":
-            return await self.publish(message["name"], message["folder"])
+            return await self.publishing.publish(message["name"], message["folder"])
         elif what == "roll_back":
-            return await self.roll_back(message["name"])
+            return await self.publishing.roll_back(message["name"])
         return {}
-
-    async def publish(self, name: str, folder: str | None = None) -> Message:
-        """Serve another version of a named run, if it stands its trial.
-
-        Args:
-            name: of the served run.
-            folder: name of a run beside its own; its own folder when None.
-
-        Raises:
-            ProblemError: another version is being published, there is no such run, or the version is refused.
-        """
-        source = self.options.runs[name]
-        source = source if folder is None else beside(source, folder)
-        with self._alone():
-            async with self._changing:
-                started = time.monotonic()
-                try:
-                    version = await asyncio.to_thread(self.shelf.keep, source, self.options.rules)
-                    if version.name != self.versions[name].name:
-                        await self._try(name, version)
-                        await self._switch(name, version)
-                except RecsysError as error:
-                    self.shelf.forget_others()  # a whole run may come under the same name
-                    self.metrics.count("reloads_total", "refused")
-                    log.error("version refused: %s", error, extra={"fields": {"run": name}})
-                    raise ProblemError("refused", str(error)) from None
-                return self._published(name, started)
-
-    async def roll_back(self, name: str) -> Message:
-        """Serve the version before, and never take up the present one by itself again.
-
-        Raises:
-            ProblemError: there is none, or another version is being published.
-        """
-        with self._alone():
-            async with self._changing:
-                started, former = time.monotonic(), self.before[name]
-                if former is None:
-                    raise ProblemError("not-found", "no version was served before this one")
-                rejected = self.versions[name].name
-                await self._switch(name, former)
-                self.shelf.reject(name, rejected)
-                return self._published(name, started)
-
-    @contextlib.contextmanager
-    def _alone(self) -> Any:
-        if self._publishing:
-            raise ProblemError("publishing", "another version is being published; ask again when it is done")
-        self._publishing = True
-        try:
-            yield
-        finally:
-            self._publishing = False
-
-    def _published(self, name: str, started: float) -> Message:
-        former = self.before[name]
-        return {
-            "run": {"name": name, "version": self.versions[name].name},
-            "previous": former.name if former is not None else "",
-            "seconds": round(time.monotonic() - started, 3),
-        }
-
-    async def _try(self, name: str, version: Version) -> None:
-        """Verify a version in a process of its own.
-
-        Raises:
-            RunError: it is not fit to be served.
-        """
-        gate = self.options.config.gate
-        told = {
-            "folder": str(version.folder),
-            "version": version.name,
-            "old": str(self.versions[name].folder),
-            "rules": str(self.options.rules) if self.options.rules else "",
-            "requests": gate.requests,
-        }
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "recsys.serving.loading",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, **ONE_THREAD},
-        )
-        out, _ = await process.communicate(json.dumps(told).encode())
-        if process.returncode or not out:
-            raise RunError(f"the trial of version {version.name} ended with code {process.returncode}")
-        found = json.loads(out)
-        if not found["ok"]:
-            raise RunError(found["why"])
-        log.info("version tried", extra={"fields": {"run": name, "version": version.name, "overlap": found["overlap"]}})
-        if found["overlap"] < gate.min_overlap:
-            raise RunError(
-                f"the lists of version {version.name} have {found['overlap']:.0%} of their items in common with the "
-                f"present ones, expected at least {gate.min_overlap:.0%} (gate.min_overlap)"
-            )
-
-    async def _switch(self, name: str, version: Version) -> None:
-        """Two phases: every worker prepares the version, then all change to it.
-
-        Raises:
-            RunError: a worker cannot prepare it; all go on with the present one.
-        """
-        workers = [one.channel for one in self.processes if one.ready.is_set() and one.channel is not None]
-        told = {"name": name, "version": version.name, "folder": str(version.folder)}
-        prepared = await asyncio.gather(*(one.ask("prepare", **told) for one in workers), return_exceptions=True)
-        failures = [
-            found for found in prepared if isinstance(found, BaseException) and not isinstance(found, GoneError)
-        ]
-        if failures:
-            await asyncio.gather(*(one.ask("drop", name=name) for one in workers), return_exceptions=True)
-            raise RunError(str(failures[0]))
-        await asyncio.gather(*(one.ask("commit", name=name) for one in workers), return_exceptions=True)
-        self.before[name], self.versions[name] = self.versions[name], version
-        self.shelf.served(name, version, self.before[name])
-        self.metrics.count("reloads_total", "published")
-        log.info("version published", extra={"fields": {"run": name, "version": version.name}})
 
     async def _watch(self) -> None:
         """Publish what a training, or `build-index`, puts into the run folders."""
@@ -429,15 +241,14 @@ class Supervisor:
                 with contextlib.suppress(RecsysError, ProblemError):
                     version = await asyncio.to_thread(self.shelf.keep, source, self.options.rules)
                     if not self.shelf.is_rejected(name, version.name):
-                        await self.publish(name)
+                        await self.publishing.publish(name)
 
     async def _hang_up(self) -> None:
         """Read keys and run folders again."""
-        workers = [one.channel for one in self.processes if one.ready.is_set() and one.channel is not None]
-        await asyncio.gather(*(one.ask("keys") for one in workers), return_exceptions=True)
+        await asyncio.gather(*(one.ask("keys") for one in self._channels()), return_exceptions=True)
         for name in self.options.runs:
             with contextlib.suppress(RecsysError, ProblemError):
-                await self.publish(name)
+                await self.publishing.publish(name)
 
     async def _tell_metrics(self, port: int) -> None:
         async def tell(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -473,19 +284,6 @@ def _stamp(source: Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return found.st_ino, found.st_mtime_ns
-
-
-def _signing_key(state: Path | None) -> bytes:
-    """The key of cursors and tokens: kept in the state, else of this service alone."""
-    if state is None:
-        return secrets.token_bytes(32)
-    state.mkdir(parents=True, exist_ok=True)
-    file = state / SIGNING_KEY
-    with contextlib.suppress(FileExistsError):
-        fresh = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        os.write(fresh, secrets.token_hex(32).encode())
-        os.close(fresh)
-    return bytes.fromhex(file.read_text(encoding="ascii"))
 
 
 def _notify(state: str) -> None:

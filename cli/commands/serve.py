@@ -67,8 +67,9 @@ def serve(
     from ...artifacts.locate import find_run
     from ...serving.config import load_serve_config
     from ...serving.logs import log_json_lines
+    from ...serving.options import Options
     from ...serving.split import MAIN
-    from ...serving.supervisor import Options, Supervisor
+    from ...serving.supervisor import Supervisor
 
     runs = {MAIN: find_run(run)}
     for name, folder in pairs(also or [], "--also", "b=runs/b").items():
@@ -99,7 +100,7 @@ def serve(
 def _ready(address: str, supervisor: Supervisor) -> None:
     """Say where the service is and how to ask it."""
     options = supervisor.options
-    for name, version in supervisor.versions.items():
+    for name, version in supervisor.publishing.versions.items():
         typer.echo(f"serving {name}: {options.runs[name]}, version {version.name}", err=True)
     memory = sum(one.memory for one in supervisor.processes) / len(supervisor.processes) / 2**20
     typer.echo(f"{len(supervisor.processes)} workers, {memory:.0f} MB of their own each; ready on {address}", err=True)

@@ -10,8 +10,8 @@ from recsys.base.errors import ConfigError
 from recsys.cli.main import main
 from recsys.serving.config import ServeConfig
 from recsys.serving.keys import Bucket, KeyFile, Keys, add_key, read_keys
+from recsys.serving.options import Options
 from recsys.serving.problems import ProblemError
-from recsys.serving.supervisor import Options
 
 
 def test_a_key_is_shown_once_and_stored_as_a_hash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

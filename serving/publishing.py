@@ -1,0 +1,184 @@
+"""Another version for all workers at one moment: it is tried, prepared by each, and then served by all, or by none."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from ..artifacts.folder import open_run
+from ..base.errors import RecsysError, RunError
+from .channel import Channel, GoneError, Message
+from .logs import log
+from .metrics import Metrics
+from .options import Options
+from .problems import ProblemError
+from .versions import Shelf, Version, beside
+
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "NUMEXPR_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+"""Environment of a process that computes on one thread."""
+
+
+class Publishing:
+    """The versions that are served, and how they change.
+
+    Args:
+        options: of the service.
+        shelf: where files stay.
+        metrics: counts what is published and refused.
+        workers: gives the channels of the workers that are ready.
+    """
+
+    def __init__(
+        self, options: Options, shelf: Shelf, metrics: Metrics, workers: Callable[[], Sequence[Channel]]
+    ) -> None:
+        self.options, self.shelf, self.metrics, self._workers = options, shelf, metrics, workers
+        self.versions: dict[str, Version] = {}
+        self.before: dict[str, Version | None] = {}
+        self.changing = asyncio.Lock()
+        self._publishing = False
+
+    async def begin(self, name: str, source: Path) -> None:
+        """The version that a named run begins with: its folder's, or the last one where that was rolled back."""
+        version = await asyncio.to_thread(self.shelf.keep, source, self.options.rules)
+        last = self.shelf.last(name)
+        if self.shelf.is_rejected(name, version.name) and last is not None:
+            log.warning("%s was rolled back, so %s is served", version.name, last.name)
+            version = last
+        else:
+            try:
+                await asyncio.to_thread(open_run, version.folder)  # every hash, once
+            except RunError as error:
+                self.shelf.forget_others()
+                raise RunError(str(error).replace(str(version.folder), str(source))) from None
+        former = self.shelf.before(name) if last is None or last.name == version.name else last
+        self.versions[name], self.before[name] = version, former
+        self.shelf.served(name, version, former)
+
+    async def publish(self, name: str, folder: str | None = None) -> Message:
+        """Serve another version of a named run, if it stands its trial.
+
+        Args:
+            name: of the served run.
+            folder: name of a run beside its own; its own folder when None.
+
+        Raises:
+            ProblemError: another version is being published, there is no such run, or the version is refused.
+        """
+        source = self.options.runs[name]
+        source = source if folder is None else beside(source, folder)
+        with self._alone():
+            async with self.changing:
+                started = time.monotonic()
+                try:
+                    version = await asyncio.to_thread(self.shelf.keep, source, self.options.rules)
+                    if version.name != self.versions[name].name:
+                        await self._try(name, version)
+                        await self._switch(name, version)
+                except RecsysError as error:
+                    self.shelf.forget_others()  # a whole run may come under the same name
+                    self.metrics.count("reloads_total", "refused")
+                    log.error("version refused: %s", error, extra={"fields": {"run": name}})
+                    raise ProblemError("refused", str(error)) from None
+                return self._published(name, started)
+
+    async def roll_back(self, name: str) -> Message:
+        """Serve the version before, and never take up the present one by itself again.
+
+        Raises:
+            ProblemError: there is none, or another version is being published.
+        """
+        with self._alone():
+            async with self.changing:
+                started, former = time.monotonic(), self.before[name]
+                if former is None:
+                    raise ProblemError("not-found", "no version was served before this one")
+                rejected = self.versions[name].name
+                await self._switch(name, former)
+                self.shelf.reject(name, rejected)
+                return self._published(name, started)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        if self._publishing:
+            raise ProblemError("publishing", "another version is being published; ask again when it is done")
+        self._publishing = True
+        try:
+            yield
+        finally:
+            self._publishing = False
+
+    def _published(self, name: str, started: float) -> Message:
+        former = self.before[name]
+        return {
+            "run": {"name": name, "version": self.versions[name].name},
+            "previous": former.name if former is not None else "",
+            "seconds": round(time.monotonic() - started, 3),
+        }
+
+    async def _try(self, name: str, version: Version) -> None:
+        """Verify a version in a process of its own.
+
+        Raises:
+            RunError: it is not fit to be served.
+        """
+        gate = self.options.config.gate
+        told = {
+            "folder": str(version.folder),
+            "version": version.name,
+            "old": str(self.versions[name].folder),
+            "rules": str(self.options.rules) if self.options.rules else "",
+            "requests": gate.requests,
+        }
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "recsys.serving.loading",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, **ONE_THREAD},
+        )
+        out, _ = await process.communicate(json.dumps(told).encode())
+        if process.returncode or not out:
+            raise RunError(f"the trial of version {version.name} ended with code {process.returncode}")
+        found = json.loads(out)
+        if not found["ok"]:
+            raise RunError(found["why"])
+        log.info("version tried", extra={"fields": {"run": name, "version": version.name, "overlap": found["overlap"]}})
+        if found["overlap"] < gate.min_overlap:
+            raise RunError(
+                f"the lists of version {version.name} have {found['overlap']:.0%} of their items in common with the "
+                f"present ones, expected at least {gate.min_overlap:.0%} (gate.min_overlap)"
+            )
+
+    async def _switch(self, name: str, version: Version) -> None:
+        """Two phases: every worker prepares the version, then all change to it.
+
+        Raises:
+            RunError: a worker cannot prepare it; all go on with the present one.
+        """
+        workers = self._workers()
+        told = {"name": name, "version": version.name, "folder": str(version.folder)}
+        prepared = await asyncio.gather(*(one.ask("prepare", **told) for one in workers), return_exceptions=True)
+        failures = [
+            found for found in prepared if isinstance(found, BaseException) and not isinstance(found, GoneError)
+        ]
+        if failures:
+            await asyncio.gather(*(one.ask("drop", name=name) for one in workers), return_exceptions=True)
+            raise RunError(str(failures[0]))
+        await asyncio.gather(*(one.ask("commit", name=name) for one in workers), return_exceptions=True)
+        self.before[name], self.versions[name] = self.versions[name], version
+        self.shelf.served(name, version, self.before[name])
+        self.metrics.count("reloads_total", "published")
+        log.info("version published", extra={"fields": {"run": name, "version": version.name}})
