@@ -179,6 +179,7 @@ def main() -> None:
     parser.add_argument("--append", type=float, default=0, help="so many later events, on a data set of each size")
     parser.add_argument("--held-out", type=float, default=0.1, help="share of validation, and of test, of every log")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    parser.add_argument("--more", action="store_true", help="beside the figures that the file has")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     records = []
@@ -200,11 +201,14 @@ def main() -> None:
             print(told("beside", record["beside"]), flush=True)
             for what in ("seconds", "cpu_seconds", "peak_gib"):
                 print(f"{what:>22}: {record['beside'][what] / ours[what]:.2f} times less here")
-        records.append(record)
+        asked = {"append": options.append, "held_out": options.held_out, "memory": options.memory}
+        asked |= {"unsorted": options.unsorted, "csv": options.csv}
+        records.append({"asked": asked, "load_average": os.getloadavg()[0], **record})
     if options.out:
         from recsys.benchmarks.harness.provenance import write_speed
 
-        write_speed(options.out, "data_build", {"builds": records})
+        before = json.loads(options.out.read_text())["builds"] if options.more else []
+        write_speed(options.out, "data_build", {"builds": [*before, *records]})
 
 
 if __name__ == "__main__":
