@@ -90,7 +90,7 @@ class Dataset:
     counts: tuple[CountTable, ...]
     event_codes: Mapping[str, Ints]
     sequences: Mapping[str, History]
-    sequence_ends: Mapping[str, I64]
+    sequence_ends: Mapping[str, Ints]
     fingerprint: str
     notes: tuple[str, ...] = ()
     attributes: Mapping[str, Attribute] = field(default_factory=dict)

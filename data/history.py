@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..base.arrays import F64, I32, I64, Bool, Ints
+from ..base.counting import STEP, counting_order, rises, tallies
 from ..base.ragged import Ragged, offsets, spans
 from .split import Part
 
@@ -27,14 +28,14 @@ class History:
         items: int32 [E] item row of each event.
         times: float64 [E] seconds; -inf for events from before the log.
         parts: int8 [E] part of each event.
-        rows: int64 [E] event row each came from; -1 for events from before the log.
+        rows: int [E] event row each came from; -1 for events from before the log.
         ptr: int64 [U + 1] user u's events are `ptr[u]:ptr[u + 1]`.
     """
 
     items: I32
     times: F64
     parts: NDArray[np.int8]
-    rows: I64
+    rows: Ints
     ptr: I64
 
     @classmethod
@@ -59,18 +60,23 @@ class History:
             num_users: U.
             prior: (users, items) of events from before the log, each user's oldest first.
         """
-        rows = np.flatnonzero(chosen)
-        user, item, time, part = users[rows], items[rows], times[rows], parts[rows]
+        rows: Ints = np.flatnonzero(chosen).astype(row_kind(len(chosen)), copy=False)
+        user, part = users.take(rows), parts.take(rows)
+        if not _in_order(user, part):
+            rows = rows[counting_order(part - Part.PRIOR, len(Part))]
+            rows = rows[counting_order(users.take(rows), num_users)]  # stable: part and time decide within a user
+            user, part = users.take(rows), parts.take(rows)
+        item, time = items.take(rows), times.take(rows)
         if prior is not None and len(prior[0]):
             before = len(prior[0])
-            user, item = np.concatenate([prior[0], user]), np.concatenate([prior[1], item])
-            time = np.concatenate([np.full(before, -np.inf), time])
-            part = np.concatenate([np.full(before, Part.PRIOR, dtype=np.int8), part])
-            rows = np.concatenate([np.full(before, -1, dtype=np.int64), rows])
-        order = np.lexsort((part, user))  # stable: time decides within a part
-        user, item, time, part, rows = user[order], item[order], time[order], part[order], rows[order]
-        ptr = offsets(np.bincount(user, minlength=num_users))
-        return cls(item.astype(np.int32), time, part.astype(np.int8), rows.astype(np.int64), ptr)
+            user = np.concatenate([prior[0], user])
+            order = counting_order(user, num_users)
+            item = np.concatenate([prior[1], item])[order]
+            time = np.concatenate([np.full(before, -np.inf), time])[order]
+            part = np.concatenate([np.full(before, Part.PRIOR, dtype=np.int8), part])[order]
+            rows = np.concatenate([np.full(before, -1, dtype=rows.dtype), rows])[order]
+        ptr = offsets(tallies(user, num_users))
+        return cls(item.astype(np.int32, copy=False), time, part.astype(np.int8, copy=False), rows, ptr)
 
     @property
     def num_users(self) -> int:
@@ -79,7 +85,8 @@ class History:
 
     def ends(self, part: Part) -> I64:
         """Pointer of each user behind their last event of an earlier part than `part`, int64 [U]."""
-        earlier = np.concatenate([[0], np.cumsum(self.parts < part)])
+        earlier = np.zeros(len(self.parts) + 1, dtype=row_kind(len(self.parts)))
+        np.cumsum(self.parts < part, out=earlier[1:])
         return np.asarray(self.ptr[:-1] + earlier[self.ptr[1:]] - earlier[self.ptr[:-1]], dtype=np.int64)
 
     def before(self, part: Part) -> History:
@@ -87,6 +94,32 @@ class History:
         kept = self.parts < part
         ptr = np.concatenate([[0], np.cumsum(self.ends(part) - self.ptr[:-1])]).astype(np.int64)
         return History(self.items[kept], self.times[kept], self.parts[kept], self.rows[kept], ptr)
+
+    def ends_at_rows(self, users: Ints, times: F64, chosen: Bool) -> Ints:
+        """Pointer of each event row behind the strictly earlier events of its user: int [R].
+
+        Args:
+            users: int [R] as of `build`.
+            times: float [R] as of `build`.
+            chosen: bool [R] as of `build`.
+        """
+        own = self.rows[self.rows >= 0]
+        if not rises(own):
+            return self.ends_before(users, times, self.ptr[1:][users])
+        # Events stand in the order of the log: those before a row are counted, from the first row of its moment on.
+        kind = row_kind(len(users))
+        moment = np.arange(len(users), dtype=kind)
+        moment[1:][(users[1:] == users[:-1]) & (times[1:] == times[:-1])] = 0
+        np.maximum.accumulate(moment, out=moment)
+        counted = np.zeros(len(users) + 1, dtype=kind)
+        np.cumsum(chosen, out=counted[1:])
+        begins = offsets(tallies(users, self.num_users))
+        of_users = self.ptr[1:] - counted[begins[1:]]
+        ends = np.empty(len(users), dtype=row_kind(len(self.items)))
+        for start in range(0, len(users), STEP):
+            part = slice(start, start + STEP)
+            ends[part] = of_users[users[part]] + counted[moment[part]]
+        return ends
 
     def ends_before(self, users: Ints, times: F64, limits: I64) -> I64:
         """Pointer behind the last event strictly earlier than each moment, never behind `limits`; int64 [B].
@@ -161,6 +194,20 @@ class History:
         """Item rows of the events from one pointer up to another, in order: B lists, empty where `ends` is no later."""
         positions, ptr = spans(starts, np.maximum(ends - starts, 0))
         return Ragged(self.items[positions].astype(np.int64), ptr)
+
+
+def row_kind(rows: int) -> type[np.int32] | type[np.int64]:
+    """Whole numbers that count so many rows."""
+    return np.int32 if rows < 2**31 else np.int64
+
+
+def _in_order(users: Ints, parts: NDArray[np.int8]) -> bool:
+    """Whether neither the users fall nor the parts of one user."""
+    for start in range(0, len(users), STEP):
+        user, part = users[start : start + STEP + 1], parts[start : start + STEP + 1]
+        if not ((user[1:] > user[:-1]) | ((user[1:] == user[:-1]) & (part[1:] >= part[:-1]))).all():
+            return False
+    return True
 
 
 def _octaves(later: F64, earlier: F64, buckets: int) -> I64:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...base.arrays import I64, Bool
+import numpy as np
+
+from ...base.arrays import I64, Bool, Ints
 from ..history import History
 from ..log import EventLog
 from ..schema import ORDERED_SPLITS, DataConfig
@@ -13,7 +15,7 @@ from ..split import Part
 
 def build_sequences(
     config: DataConfig, events: EventLog, num_users: int, num_catalogue: int, prior: Mapping[str, tuple[I64, I64]]
-) -> tuple[dict[str, History], dict[str, I64]]:
+) -> tuple[dict[str, History], dict[str, Ints]]:
     """History of each sequence feature, and each event row's pointer into it (strictly earlier events).
 
     Args:
@@ -25,7 +27,7 @@ def build_sequences(
     """
     names = [task.name for task in config.tasks]
     histories: dict[str, History] = {}
-    ends: dict[str, I64] = {}
+    ends: dict[str, Ints] = {}
     for spec in config.features:
         if spec.kind != "sequence":
             continue
@@ -43,12 +45,12 @@ def build_sequences(
 
 def history_and_ends(
     config: DataConfig, events: EventLog, num_users: int, chosen: Bool, prior: tuple[I64, I64] | None
-) -> tuple[History, I64]:
+) -> tuple[History, Ints]:
     """The chosen events per user, and each event row's pointer behind those that it may know; see `build_sequences`."""
     history = History.build(events.users, events.items, events.times, events.parts, chosen, num_users, prior)
-    limits = history.ptr[1:][events.users].copy()
+    ends = history.ends_at_rows(events.users, events.times, chosen)
     if config.split.kind in ORDERED_SPLITS:
         for part in (Part.VALID, Part.TEST):
-            rows = events.parts == part
-            limits[rows] = history.ends(part)[events.users[rows]]
-    return history, history.ends_before(events.users, events.times, limits)
+            rows = np.flatnonzero(events.parts == part)
+            ends[rows] = np.minimum(ends[rows], history.ends(part)[events.users[rows]])
+    return history, ends

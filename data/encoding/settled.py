@@ -19,7 +19,7 @@ from ...base.counting import STEP, tallies
 from ...base.ragged import offsets
 from ..dataset import Dataset
 from ..feature_spec import Side
-from ..history import History
+from ..history import History, row_kind
 from ..log import EventLog
 from ..schema import ORDERED_SPLITS, DataConfig
 from ..shelf import Shelf
@@ -132,9 +132,10 @@ class Settled:
         sequences, ends = {}, {}
         for name, history in later.sequences.items():
             before = old.sequences[name]
-            sequences[name], kept = self._history(before, history, rows.places, shifts)
+            sequences[name], kept = self._history(before, history, rows, shifts)
             moved = sequences[name].ptr[: len(before.ptr) - 1] - before.ptr[:-1]
             own = later.sequence_ends[name] + (sequences[name].ptr[:-1] + kept - history.ptr[:-1])[new.users]
+            own = own.astype(row_kind(len(sequences[name].items)))
             ends[name] = self._ends(rows, old.sequence_ends[name], moved, own)
         return replace(
             later,
@@ -159,7 +160,7 @@ class Settled:
         columns: dict[str, Any] = dict(zip(pairs, rows.columns(list(pairs.values())), strict=True))
         return EventLog(**{"propensities": None, **columns})
 
-    def _ends(self, rows: Interleaved, before: I64, moved: I64, after: I64) -> AnyArray:
+    def _ends(self, rows: Interleaved, before: Ints, moved: I64, after: Ints) -> AnyArray:
         """Pointers of all events into a history, in which that of each earlier user has moved."""
         users = self.source.events.users
 
@@ -184,7 +185,7 @@ class Settled:
         more = tallies(later.events.users, later.num_users)[:users] - tallies(self._held_users, users)
         return offsets(more)[:-1]
 
-    def _history(self, before: History, after: History, places: I64, shifts: I64) -> tuple[History, I64]:
+    def _history(self, before: History, after: History, events: Interleaved, shifts: I64) -> tuple[History, I64]:
         """A sequence of settled and later events, and how many settled ones of each user are in it, int64 [U]."""
         open_ = np.flatnonzero(before.parts > Part.TRAIN)
         self.shelf.rest(before.parts)
@@ -201,7 +202,9 @@ class Settled:
             self.shelf.rest(before.rows)
             return found
 
-        rows = np.where(after.rows >= 0, places[after.rows], -1).astype(after.rows.dtype) if len(places) else after.rows
+        rows = np.full(len(after.rows), -1, dtype=row_kind(len(events)))
+        here = after.rows >= 0
+        rows[here] = events.places[after.rows[here]]
         items, times, parts, rows = entries.columns(
             [
                 (before.items, after.items),

@@ -123,3 +123,33 @@ def test_serving_knows_everything(shop: Shop) -> None:
     history = dataset.sequences["recent"]
     assert np.array_equal(dataset.sequence_bounds("recent", NOW), history.ptr[1:])
     assert len(history.items) == (dataset.events.items < dataset.num_catalogue).sum()
+
+
+@pytest.mark.parametrize("parts_rise", [True, False])
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_history_is_what_a_whole_sort_of_its_events_gives(parts_rise: bool, listed: bool) -> None:
+    """Counted into place, with parts in the order of time or not, and with events from before the log."""
+    rng = np.random.default_rng(7)
+    users = np.sort(rng.integers(0, 9, 400)).astype(np.int32)
+    order = np.lexsort((times := rng.integers(0, 60, 400).astype(float), users))
+    times, items = times[order], rng.integers(0, 30, 400).astype(np.int32)
+    parts = np.where(times < 40, 0, np.where(times < 50, 1, 2)) if parts_rise else rng.integers(-1, 3, 400)
+    chosen = rng.random(400) < 0.7
+    early = (rng.integers(0, 10, 30), rng.integers(0, 30, 30)) if listed else None
+    found = History.build(users, items, times, parts.astype(np.int8), chosen, 10, early)
+    told = early or (np.empty(0, np.int64), np.empty(0, np.int64))
+    rows = np.append(np.full(len(told[0]), -1), np.flatnonzero(chosen))
+    user = np.append(told[0], users[chosen])
+    part = np.append(np.full(len(told[0]), -1), parts[chosen])
+    place = np.lexsort((np.arange(len(rows)), part, user))
+    assert np.array_equal(found.rows, rows[place])
+    assert np.array_equal(found.items, np.append(told[1], items[chosen])[place])
+    assert np.array_equal(found.parts, part[place])
+    assert np.array_equal(np.diff(found.ptr), np.bincount(user, minlength=10))
+    assert found.rows.dtype == np.int32
+    if parts_rise:
+        ends = found.ends_at_rows(users, times, chosen)
+        assert np.array_equal(ends, found.ends_before(users, times, found.ptr[1:][users]))
+        for row in range(0, 400, 7):
+            earlier = (told[0] == users[row]).sum() + (chosen & (users == users[row]) & (times < times[row])).sum()
+            assert ends[row] == found.ptr[users[row]] + earlier
