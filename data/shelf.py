@@ -61,13 +61,19 @@ class Shelf:
 
     def rest(self, *arrays: AnyArray | None) -> None:
         """Let go of the memory that reading or writing these arrays took; what is in them stays."""
-        for array in arrays if self.mapped else ():
-            mapping = None if array is None else _mapping(array)
-            if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
-                mapping.flush()
-                mapping.madvise(mmap.MADV_DONTNEED)
         if self.mapped:
+            for array in arrays:
+                if array is not None:
+                    let_go(array)
             pa.default_memory_pool().release_unused()
+
+
+def let_go(array: AnyArray) -> None:
+    """Let go of the memory that reading or writing an array in a mapped file took; what is in it stays."""
+    mapping = _mapping(array)
+    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.flush()
+        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def _mapping(array: AnyArray) -> mmap.mmap | None:

@@ -19,6 +19,7 @@ from ..base.arrays import AnyArray
 from ..base.errors import RunError
 from .dataset import Dataset
 from .parts import Parts
+from .shelf import let_go
 from .texts import Texts, map_texts, write_texts
 
 MANIFEST, ENCODERS, SCHEMA = "manifest.json", "encoders.json", "schema.json"
@@ -79,6 +80,7 @@ def _write(file: Path, value: Any, indent: int | None = None) -> None:
 
 def _write_array(values: AnyArray, folder: Path, stem: str) -> str:
     np.save(folder / f"{stem}.npy", np.ascontiguousarray(values), allow_pickle=False)
+    let_go(values)  # a data set that was built in files is written one array at a time
     return f"{stem}.npy"
 
 
