@@ -95,7 +95,7 @@ def _histories(dataset: Dataset) -> list[Finding]:
     findings = []
     for name, history in dataset.sequences.items():
         rows = np.flatnonzero(dataset.sequence_ends[name] > history.ptr[np.maximum(dataset.events.users, 0)])
-        latest = dataset.sequence_ends[name][rows] - 1
+        latest = dataset.sequence_ends[name][rows].astype(np.int64) - 1
         one_each = Ragged(latest, offsets(np.ones(len(rows), dtype=np.int64)))
         if dataset.config.time:
             findings += time_travel(one_each, history.times[latest], dataset.events.times[rows])
