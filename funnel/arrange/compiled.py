@@ -135,23 +135,19 @@ class ListRules:
         if config.kind == "none" or config.strength == 0 or not len(rows):
             return None
         if config.kind == "calibrated":
-            shares = self._value_shares
-            mean = shares[history].sum(0)
-            total = mean.sum()
-            return Calibrated(shares[rows], mean / total if total else mean, config.strength)
+            column = self._calibrated
+            codes, size = column.codes[history], column.num_values
+            weights = 1.0 / np.maximum((codes < size).sum(1, keepdims=True), 1)
+            wanted = np.bincount(codes.ravel(), np.broadcast_to(weights, codes.shape).ravel(), size + 1)[:size]
+            return Calibrated(column.codes[rows], wanted / max(float(wanted.sum()), 1e-12), config.strength)
         vectors = self._vectors[rows].astype(np.float64)
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return MMR(vectors, config.strength) if config.kind == "mmr" else DPP(vectors, config.strength)
 
     @cached_property
-    def _value_shares(self) -> F64:
-        """Weight of every value of the calibrated column in every item, float64 [N, V]; an item's values share 1."""
-        column = Valued.of(_column(self._columns, self.config.diversity.column, "diversity"))
-        codes = column.codes
-        shares = np.zeros((len(codes), column.num_values + 1))
-        np.add.at(shares, (np.arange(len(codes))[:, None], codes), 1.0)
-        shares = shares[:, :-1]
-        return np.asarray(shares / np.maximum(shares.sum(1, keepdims=True), 1.0))
+    def _calibrated(self) -> Valued:
+        """The column whose shares in a list follow those of the history."""
+        return Valued.of(_column(self._columns, self.config.diversity.column, "diversity"))
 
 
 def holds(rule: DatedRule, at: float) -> bool:

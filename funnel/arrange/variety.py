@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ...base.arrays import F64, Floats
+from ...base.arrays import F64, Floats, Ints
 
 _SINGULAR = 1e-10
 """Determinant's factor below which an item adds no direction to the chosen ones."""
@@ -73,58 +73,69 @@ class DPP:
 
     def __init__(self, vectors: Floats, strength: float) -> None:
         self.vectors = np.asarray(vectors, dtype=np.float64)
-        self.log_quality = (1.0 - strength) / (2.0 * strength) * relevance(len(vectors))
+        weight = (1.0 - strength) / strength
+        self.log_quality = weight * relevance(len(vectors))  # twice the logarithm of q
+        self.behind = 2.0 * np.log(_SINGULAR) - weight
         self.left = np.ones(len(vectors))
-        self.rows: list[F64] = []
-        self.relevance = relevance(len(vectors))
+        self.factor = np.empty((16, len(vectors)))
+        self.steps = 0
 
     def worth(self) -> F64:
         """See `Variety`: log of the gain; items that add no direction come behind all others, by relevance."""
-        fine = self.left > _SINGULAR
-        gain = 2.0 * self.log_quality + np.log(np.where(fine, self.left, 1.0))
-        behind = float(gain.min(initial=0.0)) - 2.0 + self.relevance + np.log(_SINGULAR)
-        return np.asarray(np.where(fine, gain, behind))
+        gain = np.full(len(self.left), self.behind)
+        np.log(self.left, out=gain, where=self.left > 0)
+        return np.asarray(gain + self.log_quality)
 
     def take(self, candidate: int) -> None:
         """See `Variety`."""
-        if self.left[candidate] <= _SINGULAR:
+        if self.left[candidate] == 0:
             return
+        if self.steps == len(self.factor):
+            self.factor = np.concatenate([self.factor, np.empty_like(self.factor)])
+        before = self.factor[: self.steps]
         similar = 0.5 * (1.0 + self.vectors @ self.vectors[candidate])
         similar[candidate] = 1.0
-        for row in self.rows:
-            similar -= row * row[candidate]
+        similar -= before[:, candidate] @ before
         row = similar / np.sqrt(self.left[candidate])
-        self.rows.append(row)
-        self.left = np.maximum(self.left - row**2, 0.0)
+        self.factor[self.steps] = row
+        self.steps += 1
+        self.left -= row**2
+        self.left[self.left <= _SINGULAR] = 0.0
         self.left[candidate] = 0.0
 
 
 class Calibrated:
     """Calibrated lists (Steck, RecSys 2018, equations 3 to 6): (1 - s) sum relevance - s KL(history || list).
 
+    An item changes the list's shares of its own values alone, so that a step costs O(n m + V).
+
     Args:
-        shares: float [n, V], each candidate's weight of every value, rows of sum 1 or 0.
+        codes: int [n, m] codes of each candidate's values, V pads; the values of one share its weight of 1.
         wanted: float [V], share of every value in the user's history, of sum 1; all 0 for nobody's history.
         strength: s.
     """
 
-    def __init__(self, shares: Floats, wanted: Floats, strength: float) -> None:
-        told = np.asarray(wanted) > 0
-        self.wanted = np.asarray(wanted, dtype=np.float64)[told]
-        self.shares = np.asarray(shares, dtype=np.float64)[:, told]
-        self.strength, self.relevance = strength, relevance(len(shares))
+    def __init__(self, codes: Ints, wanted: Floats, strength: float) -> None:
+        self.codes, self.wanted = codes, np.append(wanted, 0.0)  # a pad is a value that nobody wants
+        known = codes < len(wanted)
+        self.weights = np.where(known, 1.0 / np.maximum(known.sum(1, keepdims=True), 1), 0.0)
+        self.mine = self.wanted[codes]
+        self.strength, self.relevance = strength, relevance(len(codes))
         self.sums, self.total = np.zeros(len(self.wanted)), 0
 
     def worth(self) -> F64:
-        """See `Variety`; mean relevance and divergence of the list with the candidate on it."""
-        if not len(self.wanted):
+        """See `Variety`: mean relevance and divergence of the list with the candidate on it."""
+        told = self.wanted > 0
+        if not told.any():
             return self.relevance
-        listed = (self.sums + self.shares) / (self.total + 1)
-        smoothed = (1.0 - _SMOOTHING) * listed + _SMOOTHING * self.wanted
-        divergence = (self.wanted * np.log(self.wanted / smoothed)).sum(1)
-        return np.asarray((1.0 - self.strength) * self.relevance - self.strength * divergence)
+        share = (1.0 - _SMOOTHING) / (self.total + 1)
+        smoothed = np.where(told, share * self.sums + _SMOOTHING * self.wanted, 1.0)
+        before = (self.wanted[told] * np.log(self.wanted[told] / smoothed[told])).sum()
+        own = smoothed[self.codes]
+        gained = (self.mine * np.log1p(share * self.weights / own)).sum(1)
+        return np.asarray((1.0 - self.strength) * self.relevance - self.strength * (before - gained))
 
     def take(self, candidate: int) -> None:
         """See `Variety`."""
-        self.sums = self.sums + self.shares[candidate]
+        np.add.at(self.sums, self.codes[candidate], self.weights[candidate])
         self.total += 1

@@ -87,12 +87,34 @@ def test_mmr_is_the_papers_step(seed: int) -> None:
 
 def test_calibrated_lists_come_as_near_to_the_history_as_any_order_can() -> None:
     """With variety alone and one value an item, the greedy list has the shares of the history."""
-    shares = np.eye(3)[[0, 0, 0, 0, 1, 1, 1, 2, 2, 2]]
-    wanted = np.array([0.5, 0.3, 0.2])
-    chosen = greedy(Calibrated(shares, wanted, 1.0), 10, 10)
+    codes = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
+    shares, wanted = np.eye(3)[codes], np.array([0.5, 0.3, 0.2])
+    chosen = greedy(Calibrated(codes[:, None], wanted, 1.0), 10, 10)
     listed = shares[chosen[:4]].sum(0)
     best = min(_divergence(wanted, shares[list(some)].mean(0)) for some in permutations(range(10), 4))
     assert _divergence(wanted, listed / 4) == pytest.approx(best)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_calibrated_is_the_papers_step(seed: int) -> None:
+    """Of items with up to three of five values, or none, two of which the history lacks."""
+    rng = np.random.default_rng(seed)
+    codes = np.full((12, 3), 5)
+    shares = np.zeros((12, 5))
+    for item in range(1, 12):
+        own = rng.choice(5, int(rng.integers(1, 4)), replace=False)
+        codes[item, : len(own)], shares[item, own] = own, 1 / len(own)
+    wanted, strength = np.append(rng.dirichlet(np.ones(3)), [0.0, 0.0]), float(rng.uniform(0.1, 1.0))
+    told, chosen = wanted > 0, list[int]()
+    for item in greedy(Calibrated(codes, wanted, strength), 12, 8):
+        values = {
+            other: (1 - strength) * relevance(12)[other]
+            - strength * _divergence(wanted[told], shares[[*chosen, other]].mean(0)[told])
+            for other in range(12)
+            if other not in chosen
+        }
+        assert values[item] == pytest.approx(max(values.values()))
+        chosen.append(item)
 
 
 def _divergence(wanted: F64, listed: F64) -> float:
@@ -100,5 +122,5 @@ def _divergence(wanted: F64, listed: F64) -> float:
 
 
 def test_a_user_without_history_is_answered_by_relevance() -> None:
-    variety = Calibrated(np.eye(4), np.zeros(4), 0.8)
+    variety = Calibrated(np.arange(4)[:, None], np.zeros(4), 0.8)
     assert greedy(variety, 4, 4) == [0, 1, 2, 3]
