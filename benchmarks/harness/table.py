@@ -36,7 +36,7 @@ PAGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "census": ("Census-Income (KDD)", ("census",)),
     "adult": ("Adult", ("adult",)),
     "synthetic": ("Drawn tasks", ("synthetic", "collapse")),
-    "embedded-world": ("The embedded world", ("esmm-truth", "world", "demo")),
+    "embedded-world": ("The embedded world", ("esmm-truth", "off-policy", "world", "demo")),
     "speed": ("Speed", ()),
 }
 """Page -> its title, and words of which the name of a file on it holds one; speed benchmarks know theirs."""
