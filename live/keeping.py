@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,11 +22,15 @@ from ..funnel.run import TrainedRun
 from .answering import Answering
 from .asking import Asking
 from .export import Exported, export
-from .log import Durability, LogRow, StateLog, open_log
+from .log import Durability, LogRow, SqliteLog, StateLog, open_log
 from .log.base import DUPLICATE, new_id
 from .overlay import Overlay, overlay_of
 from .requests import Event, Receipt
+from .tokens import Tokens, kept_key
 from .told import event_rows
+
+KEY = "token.key"
+"""File of a state's folder."""
 
 
 class Keeping(Asking):
@@ -35,6 +41,10 @@ class Keeping(Asking):
     _log: StateLog | None = None
     _overlay: Overlay | None = None
     _version: str = ""
+
+    @cached_property
+    def _key(self) -> bytes:
+        return secrets.token_bytes(32)
 
     @property
     @abstractmethod
@@ -67,7 +77,14 @@ class Keeping(Asking):
         """
         self.close()
         self._log = state if isinstance(state, StateLog) else open_log(state, durability)
+        if isinstance(self._log, SqliteLog) and not isinstance(state, StateLog):
+            self._key = kept_key(Path(state) / KEY)
         return self
+
+    @property
+    def tokens(self) -> Tokens:
+        """Reads what was shown; by the key of the state's folder, or of this process where there is no folder."""
+        return Tokens(self._key)
 
     @property
     def log(self) -> StateLog:
@@ -96,13 +113,14 @@ class Keeping(Asking):
 
     def _serve(self) -> Answering:
         """See `Asking`."""
-        return Answering(self.funnel, version=self._version, overlay=self._overlay)
+        return Answering(self.funnel, version=self._version, overlay=self._overlay, key=self._key)
 
     def add_events(self, events: Iterable[Event | Mapping[str, Any]], *, skip: bool = False) -> Receipt:
         """Tell what happened. When this returns it is kept, and every later answer knows it.
 
         Late events take their place by their time; an item or a user that the run does not know gets a row at the next
-        training. An event with the token of a shown item joins the row of the showing.
+        training. An event with the token of a shown item joins the row of the showing, and has the propensity that the
+        token says.
 
         Args:
             events: `recsys.Event`s or mappings: `user`, `item`, and where known `time` (now otherwise), `labels` and
@@ -114,12 +132,13 @@ class Keeping(Asking):
             out.
 
         Raises:
-            ConfigError: an event has a column that the run's data has not, names no user or item, or lies ahead of the
-                clock; or there is no state.
+            ConfigError: an event has a column that the run's data has not, names no user or item, lies ahead of the
+                clock, or has a token that no answer gave; or there is no state.
             DataError: a value is not what the schema says.
             LogUnavailableError: the state cannot be written now; nothing was kept.
         """
-        checked = event_rows(EventReader(self.trained.dataset.config), list(events), skip=skip)
+        reader = EventReader(self.trained.dataset.config)
+        checked = event_rows(reader, list(events), skip=skip, tokens=self.tokens)
         return self._appended(checked.rows, tuple((one.place, one.detail) for one in checked.refused))
 
     def put_user(self, user: Any, features: Mapping[str, Any]) -> Receipt:

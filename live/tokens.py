@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-from ..base.errors import DataError, RunError
+from ..base.errors import RunError
+from .errors import Flaw, RequestError
 
 _FORMAT = 1
 _FIELDS = struct.Struct(">B8s8sHdI6sQ")  # the time keeps its six low bytes of eight
@@ -31,8 +32,11 @@ _KEY_BYTES = 32
 _VERSION = re.compile(r"[0-9a-f]{12}")
 
 
-class TokenError(DataError):
+class TokenError(RequestError):
     """A token that no answer of this service gave."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__([Flaw("/token", detail)])
 
 
 @dataclass(frozen=True)

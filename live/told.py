@@ -13,6 +13,7 @@ from ..data.encoding.told_events import EventReader, ToldEvent
 from ..data.reading.tables import BadRow, BadRows
 from .log.base import LogRow, row_id
 from .requests import Event, parsed
+from .tokens import Tokens
 
 MOST = 1000
 """Events of one call."""
@@ -44,13 +45,20 @@ class Checked:
     refused: list[Refused] = field(default_factory=list)
 
 
-def event_rows(reader: EventReader, events: Sequence[Event | Mapping[str, Any]], *, skip: bool = False) -> Checked:
+def event_rows(
+    reader: EventReader,
+    events: Sequence[Event | Mapping[str, Any]],
+    *,
+    skip: bool = False,
+    tokens: Tokens | None = None,
+) -> Checked:
     """Check events and make them rows of the log.
 
     Args:
         reader: of the run's schema.
         events: what happened.
         skip: leave out events that are wrong, instead of refusing all of them.
+        tokens: read the events' tokens; any is taken as it is when None.
 
     Raises:
         ConfigError: an event has keys or columns that there are not, or names no user or item.
@@ -61,7 +69,7 @@ def event_rows(reader: EventReader, events: Sequence[Event | Mapping[str, Any]],
     for place, given in enumerate(events):
         try:
             event = parsed(Event, given)
-            told.append((place, event, reader.taken_apart(_columns(reader, event), place)))
+            told.append((place, event, reader.taken_apart(_columns(reader, event, tokens), place)))
         except ConfigError as error:
             if not skip:
                 raise
@@ -81,15 +89,19 @@ def event_rows(reader: EventReader, events: Sequence[Event | Mapping[str, Any]],
     return Checked(rows, sorted(refused, key=lambda one: one.place))
 
 
-def _columns(reader: EventReader, event: Event) -> dict[str, Any]:
-    """An event by the columns of the run's events table."""
+def _columns(reader: EventReader, event: Event, tokens: Tokens | None) -> dict[str, Any]:
+    """An event by the columns of the run's events table; what its token says of the showing is what it says."""
     config = reader.config
     found = {**event.columns, "user": event.user, "item": event.item, "labels": event.labels}
     if event.time is not None:
         found["time"] = event.time
+    propensity = event.propensity
+    if tokens is not None and event.token is not None:
+        shown = tokens.read(event.token, event.item)
+        propensity = shown.propensity if config.propensity else None
     for name, value, column in (
         ("weight", event.weight, config.weight),
-        ("propensity", event.propensity, config.propensity),
+        ("propensity", propensity, config.propensity),
     ):
         if value is not None:
             if not column:

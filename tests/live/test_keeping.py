@@ -188,7 +188,8 @@ def test_training_on_an_export_is_training_on_the_same_events(
     state = opened(trained, tmp_path / "state")
     state.add_events(rows[::2])
     state.add_events(rows[1::2])
-    shown = [{**rows[0], "time": 600, "click": 0, "token": "t"}, {**rows[0], "time": 605, "click": 1, "token": "t"}]
+    token = state.tokens.sign("r", str(rows[0]["item"]), 1, None, 0, "", 600.0)
+    shown = [{**rows[0], "time": time, "click": click, "token": token} for time, click in ((600, 0), (605, 1))]
     state.add_events(shown)
     found = state.export_state(tmp_path / "day.parquet")
     assert (found.rows["events"], found.last) == (41, state.position)

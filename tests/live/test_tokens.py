@@ -6,12 +6,16 @@ import math
 import threading
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import recsys
 from recsys.base.errors import RunError
+from recsys.configs.rules import RulesConfig
 from recsys.live.tokens import TokenError, Tokens, kept_key, stand_in
+from recsys.tests.support.tiny import TinyRun
 
 KEY = bytes(range(32))
 
@@ -85,3 +89,35 @@ def test_the_key_is_made_once_and_is_nobody_elses(tmp_path: Path) -> None:
     file.chmod(0o600)
     with pytest.raises(RunError, match="holds no key"):
         kept_key(file)
+
+
+def test_what_is_shown_comes_back_with_its_propensity(tiny_run: TinyRun, tmp_path: Path) -> None:
+    """From answer to event to the table of the next training, also through another process with the same state."""
+    rules = RulesConfig.model_validate({"explore": {"slots": [2], "epsilon": 0.5}})
+    state = recsys.load(tiny_run.folder, rules=rules, state=tmp_path / "state")
+    answers = state.ask_many([{"user": user, "k": 3, "request_id": user} for user in ("1", "2", "3")])
+    shown = [
+        {"user": answer.user, "item": item["item"], "click": 0, "token": item["token"], "propensity": 0.9}
+        for answer in answers
+        for item in answer.items
+    ]
+    state.add_events(shown)
+    other = recsys.load(tiny_run.folder, rules=rules, state=tmp_path / "state")
+    other.add_events([{**shown[1], "click": 1}])
+    with pytest.raises(TokenError, match="another item"):
+        other.add_events([{**shown[1], "item": shown[2]["item"]}])
+    with pytest.raises(TokenError, match="no answer of this service"):
+        other.add_events([{**shown[1], "token": "t"}])
+    assert len(other.add_events([{**shown[1], "token": "t"}, shown[0]], skip=True).refused) == 1
+    found = other.export_state(tmp_path / "day.parquet")
+    table = pq.read_table(found.files["events"]).to_pylist()
+    told = {(str(row["user_id"]), str(row["item_id"])): (row["propensity"], row["click"]) for row in table}
+    assert len(told) == len(table) == 9
+    for answer in answers:
+        for item in answer.items:
+            propensity, click = told[str(answer.user), item["item"]]
+            drawn = item["propensity"]
+            assert propensity in (None, "") if drawn is None else float(propensity) == pytest.approx(drawn)
+            assert float(click) == (item["token"] == shown[1]["token"])
+    state.close()
+    other.close()
