@@ -26,11 +26,8 @@ from .log import Durability, LogRow, SqliteLog, StateLog, open_log
 from .log.base import DUPLICATE, new_id
 from .overlay import Overlay, overlay_of
 from .requests import Event, Receipt
-from .tokens import Tokens, kept_key
+from .tokens import KEY, Tokens, kept_key
 from .told import event_rows
-
-KEY = "token.key"
-"""File of a state's folder."""
 
 
 class Keeping(Asking):

@@ -25,6 +25,8 @@ from pathlib import Path
 from ..base.errors import RunError
 from .errors import Flaw, RequestError
 
+KEY = "signing.key"
+"""File of the key in a state's folder: of everything that answers from the state, in Python and over HTTP."""
 _FORMAT = 1
 _FIELDS = struct.Struct(">B8s8sHdI6sQ")  # the time keeps its six low bytes of eight
 _SIGNATURE = 16

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..artifacts.manifest import MANIFEST
 from ..base.errors import RecsysError, RunError
-from ..live.tokens import kept_key
+from ..live.tokens import KEY, kept_key
 from .channel import Channel, Message
 from .logs import log
 from .metrics import Metrics, series_of, shared_block
@@ -32,7 +32,6 @@ START_SECONDS = 600.0
 """In which a worker must be ready, and a version prepared."""
 STEADY_SECONDS = 30.0
 """A worker that lived so long is started again at once."""
-SIGNING_KEY = "signing.key"
 
 
 class WorkerProcess:
@@ -66,7 +65,7 @@ class Supervisor:
             forget_dead(beside_runs)
         place = state / "versions" if state is not None else beside_runs / f"{PASSING}{os.getpid()}"
         self.shelf = Shelf(place, state is not None)
-        self.key = secrets.token_bytes(32) if state is None else kept_key(state / SIGNING_KEY)
+        self.key = secrets.token_bytes(32) if state is None else kept_key(state / KEY)
         self.processes = [WorkerProcess(index) for index in range(options.workers)]
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
