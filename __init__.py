@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import evaluate_folds, evaluate_predictions, load, train
+    from .api import evaluate_folds, evaluate_predictions, export, load, train
     from .base.errors import ConfigError, DataError, RecsysError, RunError
     from .configs.run import RunConfig
     from .data.dataset import Dataset
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "train": "api",
     "load": "api",
+    "export": "api",
     "Recommender": "recommender",
     "evaluate_folds": "api",
     "evaluate_predictions": "api",
@@ -72,6 +73,7 @@ __all__ = [
     "__version__",
     "evaluate_folds",
     "evaluate_predictions",
+    "export",
     "load",
     "train",
 ]

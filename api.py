@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from .artifacts.locate import find_run
 from .base.errors import ConfigError
@@ -15,8 +16,10 @@ from .configs.rules import RulesConfig, load_rules
 from .configs.run import RunConfig, with_settings
 from .data.reading.readers import Source
 from .data.reading.tables import BadRows
+from .nn.at_rest import TableDtype
 from .pipeline.at_rest import settled_run
 from .pipeline.continuation import SourceRun
+from .pipeline.export import ExportFormat, export_run
 from .pipeline.external import evaluate_predictions
 from .pipeline.final import check_final, last_fit
 from .pipeline.folds import evaluate_folds as folds_in
@@ -26,7 +29,7 @@ from .pipeline.train import train as train_in_memory
 from .recommender import Recommender
 from .report.report import Report
 
-__all__ = ["Recommender", "evaluate_folds", "evaluate_predictions", "load", "train"]
+__all__ = ["Recommender", "evaluate_folds", "evaluate_predictions", "export", "load", "train"]
 
 log = logging.getLogger(__name__)
 
@@ -205,3 +208,37 @@ def load(
     read = load_rules(Path(rules)) if isinstance(rules, str | Path) else rules
     found = Recommender(folder=find_run(None if run is None else Path(run)), rules=read, device=device)
     return found if state is None else found.keep(state)
+
+
+def export(
+    run: Recommender | str | Path | None,
+    folder: str | Path,
+    form: ExportFormat = "onnx",
+    *,
+    table_dtype: TableDtype | None = None,
+    k: int = 10,
+) -> dict[str, Any]:
+    """Write a run for other programs.
+
+    `onnx`: user tower, item tower and ranker for any number of candidates, `io.json` (inputs, vocabularies, buckets,
+    calibrators, blend), the catalogue, and `predict.py`, which gives the run's answers with numpy and onnxruntime.
+    `torch`: the same networks as Python files of torch operations beside their weights in safetensors. Both are
+    compared with the run's own answers before the folder appears. `parquet`: vectors of all items and users,
+    vocabularies, and the lists of all users.
+
+    Args:
+        run: a recommender, a run folder or its name; the newest run when None.
+        folder: whole or absent: new, empty, or an earlier export, which is replaced. Of tables each file is.
+        form: see above.
+        table_dtype: keep the embeddings of the networks as `float16` or `int8`; the result tells what that costs.
+        k: items per user in the lists; 0 for none.
+
+    Returns:
+        What was written, and for networks the largest difference from the run's answers.
+
+    Raises:
+        ConfigError: the folder holds something else, or the packages of `onnx` are missing.
+        RunError: a network does not answer as the run does, or tables in fewer bytes change the lists too much.
+    """
+    recommender = run if isinstance(run, Recommender) else load(run, device="cpu")
+    return export_run(recommender.trained, Path(folder), form, table_dtype, k)

@@ -90,7 +90,7 @@ class Block:
     @property
     def rows(self) -> int:
         """Number of rows."""
-        return int(self.categorical.shape[0])
+        return self.categorical.shape[0]  # as it is: int() would fix the number of rows of an exported program
 
     def map(self, change: Callable[..., Tensor], *others: Block) -> Block:
         """A block of the changed tensors.

@@ -1,4 +1,4 @@
-"""The towers' vectors as tables, for whoever searches, clusters or joins them elsewhere.
+"""The towers' vectors and the vocabularies as tables, for whoever searches, clusters or joins them elsewhere.
 
 A user's inner product with an item is what the retriever orders the items by; of a user with several interests, the
 highest of their products.
@@ -7,7 +7,7 @@ highest of their products.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,19 @@ import pyarrow as pa
 
 from ..artifacts.tables import write_table
 from ..base.arrays import F32
-from ..data.dataset import NOW
+from ..data.dataset import NOW, Dataset
+from ..data.encoding.encoders import Encoders
 from ..data.ids import TEXT, id_column
+from ..data.vocabulary import FIRST
 from ..training.progress import track
 from .bulk import user_column
 from .funnel import Funnel
 
-ITEMS, USERS = "item_vectors.parquet", "user_vectors.parquet"
+ITEMS, USERS, VOCABULARIES = "item_vectors.parquet", "user_vectors.parquet", "vocabularies.parquet"
 BLOCK = 8192
 """Users embedded and written at once."""
+VALUES = 65_536
+"""Values of a vocabulary written at once."""
 
 
 def write_vectors(funnel: Funnel, folder: Path) -> dict[str, Any]:
@@ -75,6 +79,37 @@ def write_vectors(funnel: Funnel, folder: Path) -> dict[str, Any]:
         "interests": interests,
         "width": width,
     }
+
+
+def write_vocabularies(dataset: Dataset, folder: Path) -> str:
+    """Write what every row of every vocabulary stands for: `vocabularies.parquet` with `feature, row, value`.
+
+    Rows 0 and 1 of every feature pad and are unknown. Buckets of numbers have their lower edge as value, the first one
+    none; hashed features have no values.
+
+    Returns:
+        The file.
+    """
+    schema = pa.schema([("feature", pa.string()), ("row", pa.int64()), ("value", pa.string())])
+
+    def tables() -> Iterator[pa.Table]:
+        for name, values, first in vocabulary_values(dataset.encoders):
+            for start in range(0, len(values), VALUES):
+                block = pa.array(list(values[start : start + VALUES]), pa.string())
+                rows = pa.array(np.arange(first + start, first + start + len(block)))
+                yield _table(schema, pa.array([name] * len(block)), rows, block)
+
+    file = folder / VOCABULARIES
+    write_table(file, schema, tables())
+    return str(file)
+
+
+def vocabulary_values(encoders: Encoders) -> Iterator[tuple[str, Sequence[str], int]]:
+    """Feature, its values in the order of their rows, and the row of the first."""
+    for name, vocabulary in sorted(encoders.vocabularies.items()):
+        yield name, vocabulary.values, FIRST
+    for name, numbers in sorted(encoders.numerics.items()):
+        yield name, [repr(numbers.mode), "", *(repr(edge) for edge in numbers.edges.tolist())], FIRST
 
 
 def _lists(vectors: F32) -> pa.Array:

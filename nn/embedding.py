@@ -183,7 +183,7 @@ class EmbeddingTable(nn.Module):
         Returns:
             Float [R, K].
         """
-        if self.at_rest is not None:
+        if self.at_rest is not None or torch.compiler.is_exporting():  # an exported bag would be a loop over its lines
             summed: Tensor = (self(rows) * share.unsqueeze(2)).sum(1)
             return summed
         if not torch.is_grad_enabled():

@@ -46,12 +46,12 @@ class SplitInput:
     @property
     def width(self) -> int:
         """D = Dq + Di."""
-        return int(self.query.shape[1] + self.item.shape[1])
+        return self.query.shape[1] + self.item.shape[1]
 
     @property
     def rows(self) -> int:
         """R."""
-        return int(self.item.shape[0])
+        return self.item.shape[0]  # as it is: int() would fix the number of rows of an exported program
 
     def spread(self, per_query: Tensor) -> Tensor:
         """Values per query [Q, ...] repeated for every row -> [R, ...] (a broadcast view [1, ...] when Q = 1)."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from ..base.arrays import I64
 from ..base.errors import RunError
 from ..configs.run import RunConfig
 from ..data.split import Part
+from ..evaluation.metrics.rows import auc
 from ..funnel.at_rest import settle
 from ..funnel.funnel import Funnel
 from ..funnel.run import TrainedRun, assemble_retriever
@@ -27,13 +30,61 @@ USERS, DEPTH, ROWS = 1_000, 100, 20_000
 
 def as_trained(config: RunConfig) -> RunConfig:
     """The configuration without what decides nothing of a training: the type that tables are kept in."""
-    tower = config.retrieval.tower.model_copy(update={"table_dtype": "float32"})
-    model = config.ranking.model.model_copy(update={"table_dtype": "float32"})
+    return with_table_dtype(config, "float32")
+
+
+def with_table_dtype(config: RunConfig, dtype: TableDtype) -> RunConfig:
+    """The configuration with the tables of both stages kept in a type."""
+    tower = config.retrieval.tower.model_copy(update={"table_dtype": dtype})
+    model = config.ranking.model.model_copy(update={"table_dtype": dtype})
     changed = {
         "retrieval": config.retrieval.model_copy(update={"tower": tower}),
         "ranking": config.ranking.model_copy(update={"model": model}),
     }
     return config.model_copy(update=changed)
+
+
+def lighter_copy(trained: TrainedRun, dtype: TableDtype) -> tuple[TrainedRun, dict[str, Any]]:
+    """A copy of the run with the tables of both stages in a type, and what that costs; the run stays as it is.
+
+    Returns:
+        The copy, and `table_dtype`, `same_items` (share of the best items that are the same ones, see `settled_run`),
+        and `validation_auc`: task -> AUC of the validation rows as trained and in that type.
+
+    Raises:
+        RunError: the lists change too much.
+    """
+    old = trained.retriever
+    # One call: the ranker is a part of the model, in the copy too.
+    towers, model, ranker = copy.deepcopy((None if old is None else old.model, trained.model, trained.ranker))
+    config = with_table_dtype(trained.config, dtype)
+    retriever = old
+    if old is not None and towers is not None:
+        retriever = assemble_retriever(config, towers, old.data, old.companions, vectors=old.item_vectors)
+    fresh = replace(trained, config=config, retriever=retriever, model=model, ranker=ranker, index_report=None)
+    settled, same = _settled(fresh)
+    before, after = _validation_auc(trained), _validation_auc(settled)
+    told = {name: {"as_trained": before[name], dtype: after[name]} for name in before}
+    return settled, {"table_dtype": dtype, "same_items": same, "validation_auc": told}
+
+
+def _validation_auc(trained: TrainedRun) -> dict[str, float]:
+    """AUC of every binary task on up to 20,000 validation rows; without tasks that have one class alone."""
+    if trained.ranker is None:
+        return {}
+    dataset = trained.dataset
+    rows = dataset.rows(Part.VALID)[:ROWS]
+    if not len(rows):
+        return {}
+    labels, mask = dataset.events.labels[rows.numpy()], dataset.events.mask[rows.numpy()]
+    logits = score_rows(trained.ranker, dataset, rows)
+    found = {}
+    for column, task in enumerate(dataset.config.tasks):
+        known = mask[:, column]
+        value = auc(labels[known, column], logits[task.name][known]) if task.kind == "binary" else None
+        if value is not None:
+            found[task.name] = value
+    return found
 
 
 def settled_run(trained: TrainedRun) -> TrainedRun:
@@ -45,11 +96,16 @@ def settled_run(trained: TrainedRun) -> TrainedRun:
     Raises:
         RunError: less than 0.99 (float16) or 0.97 (int8) of them are the same.
     """
+    return _settled(trained)[0]
+
+
+def _settled(trained: TrainedRun) -> tuple[TrainedRun, float]:
+    """See `settled_run`; and the share of the best items that are the same ones."""
     config = trained.config
     wanted = {config.retrieval.tower.table_dtype if trained.retriever else "float32"}
     wanted |= {config.ranking.model.table_dtype if trained.model else "float32"}
     if wanted == {"float32"}:
-        return trained
+        return trained, 1.0
     before = _best(trained)
     retriever = trained.retriever
     fresh = retriever is not None and retriever.model.table.at_rest is None
@@ -66,7 +122,7 @@ def settled_run(trained: TrainedRun) -> TrainedRun:
             f'{least:g} is asked for; set table_dtype = "float32" and resume (--resume), which trains nothing again'
         )
     log.info("embeddings in %s: %.4f of the best items are the same as in float32", kinds, same)
-    return trained
+    return trained, same
 
 
 def _best(trained: TrainedRun) -> list[I64]:

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..base.package import package_version
 from .logs import log
 from .metrics import OTHER
+from .page import add_page
 from .problems import ProblemError
 from .route import StrictRoute
 from .routes import add_routes
@@ -96,6 +97,8 @@ def create_app(service: Service) -> ASGIApp:
     )
     app.state.service = service
     app.router.route_class = StrictRoute
+    if service.config.page:
+        add_page(app)
     add_routes(app)
     front: ASGIApp = Front(app, service)
     if service.config.origins:

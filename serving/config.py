@@ -109,6 +109,9 @@ class ServeConfig(Settings):
     log_requests: Literal["all", "failures", "none"] = "all"
     """Which requests are logged, one JSON line each."""
 
+    page: bool = False
+    """Show a page at `/` on which people ask; it asks with a key where keys are asked for."""
+
     origins: tuple[str, ...] = ()
     """Origins that pages may ask from (CORS); none by default."""
 

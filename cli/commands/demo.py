@@ -15,12 +15,15 @@ def demo(
     users: Annotated[int | None, typer.Option(min=10, help="Users of the world; 2000 when left out.")] = None,
     items: Annotated[int | None, typer.Option(min=50, help="Items of the world; 1000 when left out.")] = None,
     sessions: Annotated[int | None, typer.Option(min=10, help="Slates shown; 12000 when left out.")] = None,
+    serve: Annotated[bool, typer.Option("--serve", help="Then serve the run, with its page.")] = False,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Of --serve; any free one when 0.")] = 8080,
 ) -> None:
     """Do everything once on the embedded world: simulate, train, build the index, evaluate, recommend.
 
     What is already there from an earlier demo is not done again.
 
     Example: recsys demo
+    With the page of the service: recsys demo --serve
     """
     from ... import api
     from ...artifacts.folder import open_run
@@ -71,3 +74,13 @@ def demo(
     typer.echo(f"\nrun: {run}\nreport: {page}")
     if done:
         typer.echo(f"{run} was trained by an earlier demo; delete it to train again", err=True)
+    if serve:
+        from .serve import serve as serve_run
+
+        step(f"serve --run {run} --page --port {port} --workers 1")
+        serve_run(run=run, page=True, port=port, workers=1)
+    else:
+        typer.echo(f"\nserve it, with a page to ask on:\n  recsys serve --run {run} --page")
+        typer.echo(
+            """  curl -s localhost:8080/v1/recommend -H 'content-type: application/json' -d '{"user": "1", "k": 5}'"""
+        )

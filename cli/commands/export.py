@@ -14,15 +14,27 @@ def export(
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the files go; made when missing.")],
     run: RunOption = None,
     format_: Annotated[
-        Literal["parquet"], typer.Option("--format", help="parquet: the vectors of all items and users as tables.")
+        Literal["onnx", "torch", "parquet"],
+        typer.Option(
+            "--format",
+            help="onnx: user tower, item tower and ranker with predict.py, which needs numpy and onnxruntime only. "
+            "torch: the same as torch programs with safetensors. parquet: vectors, vocabularies and lists as tables.",
+        ),
     ] = "parquet",
+    table_dtype: Annotated[
+        Literal["float32", "float16", "int8"] | None,
+        typer.Option("--table-dtype", help="Embeddings of onnx and torch in fewer bytes; says what it costs."),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=0, help="parquet: items in the list of each user; 0 for no lists.")] = 10,
     json: JsonOption = False,
 ) -> None:
-    """Export the vectors of a run's items and users, for use elsewhere.
+    """Export a run for other programs: its networks, or its vectors, vocabularies and lists as tables.
 
-    The inner product of a user's and an item's vector is what the retriever orders the items by.
+    Networks are compared with the run's own answers before the folder appears; they take any number of candidates. The
+    inner product of a user's and an item's vector is what the retriever orders the items by.
 
-    Example: recsys export --out vectors
+    Example: recsys export --format onnx --out shop
+    Then, without recsys: python shop/predict.py
     """
     from ...artifacts.locate import find_run
 
@@ -31,8 +43,8 @@ def export(
     from ... import api
     from .. import render
 
-    report = api.load(folder).export_vectors(out)
+    report = api.export(folder, out, format_, table_dtype=table_dtype, k=k)
     if json:
         render.print_json(report)
     else:
-        render.print_facts("vectors", report)
+        render.print_facts("export", report)

@@ -40,6 +40,9 @@ def serve(
         Path | None, typer.Option("--api-key-file", metavar="FILE.toml", help="Who may ask what (`recsys serve-key`).")
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Serve what a training puts into the run by itself.")] = False,
+    page: Annotated[
+        bool, typer.Option("--page", help="Show a page at / on which people ask; see docs/serving.md.")
+    ] = False,
     metrics_port: Annotated[
         int | None,
         typer.Option("--metrics-port", min=1, max=65535, help="Metrics on loopback, without a key, on this port too."),
@@ -76,9 +79,10 @@ def serve(
         if name in runs:
             raise ConfigError(f'--also {name}=...: "{name}" is the name of another run; choose another one')
         runs[name] = find_run(Path(folder))
+    settings = load_serve_config(config)
     options = Options(
         runs=runs,
-        config=load_serve_config(config),
+        config=settings.model_copy(update={"page": True}) if page else settings,
         state=None if state is None else Path(state),
         rules=rules,
         host=host,
@@ -107,6 +111,8 @@ def _ready(address: str, supervisor: Supervisor) -> None:
     key = "" if options.keys is None else " -H 'x-api-key: KEY'"
     data = """-H 'content-type: application/json' -d '{"user": "1", "k": 5}'"""
     typer.echo(f"ask it:  curl -s{key} {address}/v1/recommend {data}", err=True)
+    if options.config.page:
+        typer.echo(f"the page: {address}/", err=True)
     typer.echo(f"what it can do: {address}/openapi.json   is it ready: {address}/readyz   end it: Ctrl-C", err=True)
 
 

@@ -49,7 +49,7 @@ def keys(place: Path) -> dict[str, str]:
 def both(place: Path, keys: dict[str, str]) -> Iterator[tuple[ServiceProcess, httpx.Client]]:
     """The service and a client that has no key."""
     told = ["--run", str(place / "runs" / "a"), "--state", str(place / "state"), "--workers", "2"]
-    told += ["--config", str(place / "serve.toml"), "--api-key-file", str(place / "keys.toml"), "--watch"]
+    told += ["--config", str(place / "serve.toml"), "--api-key-file", str(place / "keys.toml"), "--watch", "--page"]
     with running(*told) as (service, client):
         yield service, client
 
@@ -57,6 +57,12 @@ def both(place: Path, keys: dict[str, str]) -> Iterator[tuple[ServiceProcess, ht
 def having(keys: dict[str, str], scope: str) -> dict[str, str]:
     """Headers with the key of a scope."""
     return {"x-api-key": keys[scope]}
+
+
+def test_the_page_is_there_where_it_was_asked_for(both: tuple[ServiceProcess, httpx.Client]) -> None:
+    found = both[1].get("/")
+    assert found.headers["content-type"].startswith("text/html")
+    assert "page.js" in found.text
 
 
 ROUTES = [
