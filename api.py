@@ -198,8 +198,8 @@ def load(
         rules: instead of the run's own last stage, a TOML file with the keys of `[rules]`, or its settings.
         device: where models answer and the index is searched: `cpu`, `cuda`, `cuda:N` or `auto`; when None, what the
             run's configuration says, or the CPU where that is not there.
-        state: folder that keeps what the run is told while it answers, made where there is none; `memory` for a state
-            that ends with the process. Nothing can be told when None.
+        state: folder that keeps what the run is told while it answers, made where there is none; `redis://...` for
+            several machines; `memory` for a state that ends with the process. Nothing can be told when None.
 
     Raises:
         ConfigError: the rules are wrong, or the device is not there.

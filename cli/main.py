@@ -31,6 +31,7 @@ from .commands import (
     recommend,
     serve,
     similar,
+    state,
     train,
 )
 
@@ -53,6 +54,8 @@ app = typer.Typer(
 )
 DATA_HELP = "Make the embedded world as files, or report on a data set before training on it."
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help=DATA_HELP)
+STATE_HELP = "Export, copy or trim what a service was told."
+state_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help=STATE_HELP)
 
 VERBS: dict[str, Callable[..., Any]] = {
     "demo": demo.demo,
@@ -66,8 +69,14 @@ VERBS: dict[str, Callable[..., Any]] = {
     "export": export.export,
     "evaluate": evaluate.evaluate,
     "compare": compare.compare,
+    "refresh": state.refresh,
     "models": models.models,
     "doctor": doctor.doctor,
+}
+STATE_VERBS: dict[str, Callable[..., Any]] = {
+    "export": state.export_state,
+    "backup": state.backup_state,
+    "trim": state.trim_state,
 }
 DATA_VERBS: dict[str, Callable[..., Any]] = {"simulate": data.simulate, "check": data.check}
 
@@ -81,12 +90,19 @@ def _register() -> None:
 
     for name, function in DATA_VERBS.items():
         data_app.command(name, short_help=short(function))(function)
+    for name, function in STATE_VERBS.items():
+        state_app.command(name, short_help=short(function))(function)
     for name, function in VERBS.items():
         app.command(name, short_help=short(function))(function)
     app.add_typer(
         data_app,
         name="data",
         short_help=f"{DATA_HELP}\n[dim]recsys data check movielens-1m --set data.path=ml-1m.zip[/dim]",
+    )
+    app.add_typer(
+        state_app,
+        name="state",
+        short_help=f"{STATE_HELP}\n[dim]recsys state export --state state --out day.parquet[/dim]",
     )
 
 

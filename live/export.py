@@ -16,6 +16,7 @@ from ..base.arrays import F32, I64
 from ..base.errors import DataError
 from ..base.files import replacing
 from ..data.encoding.told_events import EventReader, own_columns
+from ..data.feature_spec import Side
 from ..data.live import joined_labels
 from ..data.reading.exported import LOG_KEY
 from ..data.reading.keys import raw_label
@@ -65,13 +66,16 @@ def export(log: StateLog, config: DataConfig, out: Path, after: int = 0) -> Expo
         log: what happened.
         config: the `[data]` section of the run that it happened to.
         out: file of the events; items and users stand beside it as `NAME.items.parquet` and `NAME.users.parquet`.
-        after: only rows behind this position.
+        after: rows behind this position; and earlier ones that are no earlier in time than one of these, for a training
+            that goes on replaces everything from its first row on.
 
     Raises:
         DataError: there is no event to export.
     """
     last = log.last
-    rows = list(read_all(log, after, last))
+    rows = list(read_all(log, 0, last))
+    first = min((row.time for row in rows if row.position > after and row.kind == "event"), default=np.inf)
+    rows = [row for row in rows if row.position > after or row.time >= first]
     forgotten = {row.user: row.position for row in rows if row.kind == "forget"}
     kept = [row for row in rows if row.position >= forgotten.get(row.user, 0)]
     events = folded_events([row for row in kept if row.kind == "event"], config)
@@ -79,8 +83,8 @@ def export(log: StateLog, config: DataConfig, out: Path, after: int = 0) -> Expo
         raise DataError(f"the log holds no event behind position {after}, so there is nothing to train on")
     tables = {
         "events": events,
-        "items": _whole_rows(kept, config.item, "item", "item_put"),
-        "users": _whole_rows(kept, config.user, "user", "user_put"),
+        "items": _whole_rows(kept, config, "item"),
+        "users": _whole_rows(kept, config, "user"),
     }
     files = {"events": out, **{name: out.with_suffix(f".{name}{out.suffix}") for name in ("items", "users")}}
     told = {LOG_KEY: json.dumps({"log": log.log_id, "last": last}).encode()}
@@ -156,12 +160,22 @@ def _joined(
     return found
 
 
-def _whole_rows(rows: Sequence[LogRow], column: str, of: str, kind: str) -> pa.Table:
-    """The newest whole row of each item or user, text as it was told."""
+def _whole_rows(rows: Sequence[LogRow], config: DataConfig, side: Side) -> pa.Table:
+    """The newest row that was told of each item or user, every column that a training reads; text as it was told.
+
+    What says nothing but whether an item is to be had is no row of a table.
+    """
+    kind, key = ("item_put", config.item) if side == "item" else ("user_put", config.user)
     newest: dict[str, dict[str, str | None]] = {}
     for row in rows:
-        if row.kind == kind:
-            newest[getattr(row, of)] = json.loads(row.body)["columns"]
-    names = list(dict.fromkeys(name for one in newest.values() for name in one))
-    told = {column: pa.array(list(newest), pa.string())} if column else {}
-    return pa.table({**told, **{n: pa.array([one.get(n) for one in newest.values()], pa.string()) for n in names}})
+        if row.kind == kind and any(columns := json.loads(row.body)["columns"]):
+            newest[row.item if side == "item" else row.user] = columns
+    read = [column for spec in config.features if spec.side == side for column in (spec.source, spec.prior)]
+    read += [column for one in config.derived for where, column in one.sources if where == side]
+    read += [config.title, *config.attributes] if side == "item" else []
+    without = {"", key, *(spec.source for spec in config.features if spec.kind == "sequence")}
+    names = [
+        name for name in dict.fromkeys([*read, *(n for one in newest.values() for n in one)]) if name not in without
+    ]
+    told = {name: pa.array([one.get(name) for one in newest.values()], pa.string()) for name in names}
+    return pa.table({key: pa.array(list(newest), pa.string()), **told}) if key else pa.table({})

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import secrets
-import time
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 from ..base.errors import ConfigError
-from ..data.encoding.subjects import encode_subjects
-from ..data.encoding.told_events import EventReader
-from ..data.encoding.told_items import encode_items
-from ..data.ids import id_text
-from ..data.subject import Subject, raw_text
 from ..funnel.funnel import Funnel
 from ..funnel.run import TrainedRun
 from .answering import Answering
 from .asking import Asking
 from .export import Exported, export
-from .log import Durability, LogRow, SqliteLog, StateLog, open_log
-from .log.base import DUPLICATE, new_id
+from .log import Durability, SqliteLog, StateLog, open_log
 from .overlay import Overlay, overlay_of
 from .requests import Event, Receipt
+from .teller import Teller
 from .tokens import KEY, Tokens, kept_key
-from .told import event_rows
 
 
 class Keeping(Asking):
@@ -66,7 +58,8 @@ class Keeping(Asking):
         """Take what is told into a state, and what it holds into the answers.
 
         Args:
-            state: a folder, which is made where there is none; `memory` for a state that ends with the process.
+            state: a folder, which is made where there is none; `redis://...` for a log that several machines share;
+                `memory` for a state that ends with the process.
             durability: `disk`: what is acknowledged survives the loss of power; `process`: the end of the process.
 
         Raises:
@@ -74,8 +67,8 @@ class Keeping(Asking):
         """
         self.close()
         self._log = state if isinstance(state, StateLog) else open_log(state, durability)
-        if isinstance(self._log, SqliteLog) and not isinstance(state, StateLog):
-            self._key = kept_key(Path(state) / KEY)
+        if isinstance(self._log, SqliteLog):
+            self._key = kept_key(self._log.file.with_name(KEY))
         return self
 
     @property
@@ -95,6 +88,10 @@ class Keeping(Asking):
         return self._log
 
     @property
+    def _teller(self) -> Teller:
+        return Teller(self.log, self.trained.dataset, self.tokens)
+
+    @property
     def position(self) -> int:
         """Of the last thing that was told to the state, by whomever."""
         return self.log.last
@@ -110,7 +107,7 @@ class Keeping(Asking):
 
     def _serve(self) -> Answering:
         """See `Asking`."""
-        return Answering(self.funnel, version=self._version, overlay=self._overlay, key=self._key)
+        return Answering(self.funnel, version=self._version, key=self._key, overlay=self._overlay)
 
     def add_events(self, events: Iterable[Event | Mapping[str, Any]], *, skip: bool = False) -> Receipt:
         """Tell what happened. When this returns it is kept, and every later answer knows it.
@@ -134,9 +131,7 @@ class Keeping(Asking):
             DataError: a value is not what the schema says.
             LogUnavailableError: the state cannot be written now; nothing was kept.
         """
-        reader = EventReader(self.trained.dataset.config)
-        checked = event_rows(reader, list(events), skip=skip, tokens=self.tokens)
-        return self._appended(checked.rows, tuple((one.place, one.detail) for one in checked.refused))
+        return self._teller.events(events, skip=skip)
 
     def put_user(self, user: Any, features: Mapping[str, Any]) -> Receipt:
         """Tell the features of a user: columns of the users table, which override what is stored from now on.
@@ -145,21 +140,14 @@ class Keeping(Asking):
             ConfigError: the run reads no such column, or there is no state.
             DataError: a value is not what the schema says.
         """
-        data = self.trained.dataset
-        encode_subjects(data, [Subject(features=features)], "")
-        separators = {spec.source: spec.separator for spec in data.config.features if spec.side == "user"}
-        columns = {name: raw_text(value, separators.get(name, "|")) for name, value in features.items()}
-        return self._appended([_row("user_put", {"columns": columns}, user=id_text(user))])
+        return self._teller.user(user, features)
 
     def forget_user(self, user: Any) -> Receipt:
         """Answer a user as somebody unknown from now on, and erase what the state holds of them.
 
         Runs that were trained with the user's events keep what they learned.
         """
-        name = id_text(user)
-        told = self._appended([_row("forget", {}, user=name)])
-        self.log.erase(name)
-        return told
+        return self._teller.forgotten(user)
 
     def put_items(self, items: Iterable[Mapping[str, Any]]) -> Receipt:
         """Tell whole rows of the items table.
@@ -174,23 +162,11 @@ class Keeping(Asking):
             ConfigError: the run keeps no such column of items, an item has no id, or there is no state.
             DataError: a value is not what the schema says.
         """
-        data, rows = self.trained.dataset, []
-        for given in items:
-            columns = {("item" if name == data.config.item else str(name)): value for name, value in given.items()}
-            item, available = columns.pop("item", None), columns.pop("available", True)
-            if item is None:
-                raise ConfigError("an item has no id; give every item one, under item")
-            if not isinstance(available, bool):
-                raise ConfigError("available is true or false")
-            encode_items(data, [{data.config.item: item, **columns}])
-            separators = {spec.source: spec.separator for spec in data.config.features if spec.side == "item"}
-            texts = {name: raw_text(value, separators.get(name, "|")) for name, value in columns.items()}
-            rows.append(_row("item_put", {"columns": texts, "available": available}, item=id_text(item)))
-        return self._appended(rows)
+        return self._teller.items(items)
 
     def delete_items(self, items: Iterable[Any]) -> Receipt:
         """Name items in no list from now on; histories still know them. Ids the run does not know are no error."""
-        return self._appended([_row("item_delete", {}, item=id_text(item)) for item in items])
+        return self._teller.deleted(items)
 
     def export_state(self, out: str | Path) -> Exported:
         """Write what was told as tables for the next training: `train(events=, source=)` goes on with them."""
@@ -198,20 +174,7 @@ class Keeping(Asking):
         after = int(told["last"]) if told is not None and told["log"] == self.log.log_id else 0
         return export(self.log, self.trained.dataset.config, Path(out), after)
 
-    def _appended(self, rows: Sequence[LogRow], refused: tuple[tuple[int, str], ...] = ()) -> Receipt:
-        positions = self.log.append(rows)
-        kept = [position for position in positions if position != DUPLICATE]
-        last = max(kept, default=self.log.last)
-        return Receipt(len(kept), len(positions) - len(kept), last, refused)
-
     def close(self) -> None:
         """See `Asking.close`; a state stays open."""
         super().close()
         self._overlay = None
-
-
-def _row(kind: Any, body: Mapping[str, Any], *, user: str = "", item: str = "") -> LogRow:
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    now = time.time()
-    told = text.encode("utf-8", "surrogatepass")
-    return LogRow(kind, told, user=user, item=item, time=now, received=now, id=new_id())

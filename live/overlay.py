@@ -7,11 +7,12 @@ next run: weights, vocabularies, edges, companions, popularity.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -23,7 +24,7 @@ from ..data.live import LiveDataset
 from ..funnel.funnel import Funnel
 from ..funnel.ladder import Ladder
 from ..retrieval.index.bitmap import Bitmap
-from .log.base import LogRow, StateLog
+from .log.base import LogRow, LogUnavailableError, StateLog
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class Overlay:
 
     def catch_up(self, limit: int = READ) -> None:
         """Take in what is new, at most so many rows; `stale` says whether there is more."""
-        with self._lock:
+        with self._lock, self._reading():
             version = self.log.version()
             if version == self._version and not self.stale:
                 return
@@ -89,6 +90,16 @@ class Overlay:
             rows = self.log.read_after(self.position, limit)
             self.stale = len(rows) == limit and self.log.last > rows[-1].position
             self.apply(rows)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Answers go on without a log that cannot be read now; they say that they may be stale."""
+        try:
+            yield
+        except LogUnavailableError as error:
+            if not self.stale:
+                logger.warning("%s", error)
+            self.stale = True
 
     def apply(self, rows: Sequence[LogRow]) -> None:
         """Take in rows of the log, in order."""
@@ -159,7 +170,6 @@ def overlay_of(funnel: Funnel, log: StateLog) -> Overlay:
         if log.last and np.isfinite(newest):
             logger.warning("the run was trained on no export of this log: events up to %.0f count as known", newest)
         found = Overlay(funnel, log, since=newest)
-    found.catch_up()
-    while found.stale:
+    while found.position < log.last:
         found.catch_up()
     return found

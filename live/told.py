@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..base.errors import ConfigError
+from ..base.errors import ConfigError, RecsysError
 from ..data.encoding.told_events import EventReader, ToldEvent
 from ..data.reading.tables import BadRow, BadRows
+from .errors import Flaw, RequestError
 from .log.base import LogRow, row_id
 from .requests import Event, parsed
-from .tokens import Tokens
+from .tokens import Exposure, TokenError, Tokens
 
 MOST = 1000
 """Events of one call."""
@@ -58,7 +59,7 @@ def event_rows(
         reader: of the run's schema.
         events: what happened.
         skip: leave out events that are wrong, instead of refusing all of them.
-        tokens: read the events' tokens; any is taken as it is when None.
+        tokens: reads tokens, which say the propensity of what was shown; any text names a showing when None.
 
     Raises:
         ConfigError: an event has keys or columns that there are not, or names no user or item.
@@ -66,13 +67,17 @@ def event_rows(
     """
     told: list[tuple[int, Event, ToldEvent]] = []
     refused: list[Refused] = []
+    showing: dict[int, int] = {}
     for place, given in enumerate(events):
         try:
             event = parsed(Event, given)
-            told.append((place, event, reader.taken_apart(_columns(reader, event, tokens), place)))
-        except ConfigError as error:
+            shown = None if tokens is None or event.token is None else tokens.read(event.token, event.item)
+            told.append((place, event, reader.taken_apart(_columns(reader, event, shown), place)))
+            if event.token is not None:
+                showing[place] = exposure_of(event.token if shown is None else shown.request, event.item)
+        except (ConfigError, TokenError) as error:
             if not skip:
-                raise
+                raise placed(error, place) from None
             refused.append(Refused(place, str(error)))
     if not told:
         return Checked([], refused)
@@ -85,19 +90,25 @@ def event_rows(
         if row in wrong:
             refused.append(Refused(place, wrong[row]))
         else:
-            rows.append(_row(event, one, float(times[row]), now))
+            rows.append(_row(event, one, showing.get(place, 0), float(times[row]), now))
     return Checked(rows, sorted(refused, key=lambda one: one.place))
 
 
-def _columns(reader: EventReader, event: Event, tokens: Tokens | None) -> dict[str, Any]:
+def placed(error: RecsysError, place: int) -> RecsysError:
+    """A mistake of an event with the place of the event among those handed in."""
+    if isinstance(error, RequestError):
+        return RequestError([Flaw(f"/{place}{flaw.pointer}", flaw.detail) for flaw in error.flaws])
+    return RequestError([Flaw(f"/{place}", str(error))])
+
+
+def _columns(reader: EventReader, event: Event, shown: Exposure | None) -> dict[str, Any]:
     """An event by the columns of the run's events table; what its token says of the showing is what it says."""
     config = reader.config
     found = {**event.columns, "user": event.user, "item": event.item, "labels": event.labels}
     if event.time is not None:
         found["time"] = event.time
     propensity = event.propensity
-    if tokens is not None and event.token is not None:
-        shown = tokens.read(event.token, event.item)
+    if shown is not None:
         propensity = shown.propensity if config.propensity else None
     for name, value, column in (
         ("weight", event.weight, config.weight),
@@ -122,10 +133,10 @@ def _sentence(record: BadRow) -> str:
     return f'column "{record.column}": found {record.found}, expected {record.expected}'
 
 
-def _row(event: Event, told: ToldEvent, seconds: float, received: float) -> LogRow:
+def _row(event: Event, told: ToldEvent, exposure: int, seconds: float, received: float) -> LogRow:
     body: dict[str, Any] = {"columns": dict(told.columns)}
-    if event.token is not None:
-        body["exposure"] = exposure_of(event.token, told.item)
+    if exposure:
+        body["exposure"] = exposure
     text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     own = ("id", event.id) if event.id is not None else ("content", told.user, told.item, repr(seconds), text)
     return LogRow(

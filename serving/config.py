@@ -106,6 +106,10 @@ class ServeConfig(Settings):
     finish_seconds: Many = 10
     """That running requests get at the end."""
 
+    durability: Literal["disk", "process"] = "disk"
+    """When what is told is acknowledged: synced to disk, which outlives the loss of power, or written to the file,
+    which outlives the process."""
+
     log_requests: Literal["all", "failures", "none"] = "all"
     """Which requests are logged, one JSON line each."""
 

@@ -17,6 +17,8 @@ from ..funnel.folder import load_run
 from ..funnel.funnel import Funnel
 from ..live.answering import Answering
 from ..live.answers import Answer
+from ..live.log import StateLog
+from ..live.overlay import overlay_of
 from ..live.requests import Request
 from .logs import where
 
@@ -26,7 +28,12 @@ WARMING = 8
 
 
 def load_answering(
-    name: str, version: str, folder: Path, rules: Path | None = None, key: bytes | None = None
+    name: str,
+    version: str,
+    folder: Path,
+    rules: Path | None = None,
+    key: bytes | None = None,
+    log: StateLog | None = None,
 ) -> Answering:
     """A version of a run, warm. Its files were verified when it was kept.
 
@@ -36,6 +43,7 @@ def load_answering(
         folder: of its files.
         rules: TOML file, instead of the run's own last stage.
         key: signs cursors.
+        log: what happens meanwhile; the version answers with all of it that it does not know.
 
     Raises:
         ConfigError: the rules are wrong.
@@ -46,7 +54,8 @@ def load_answering(
         trained = replace(trained, config=trained.config.model_copy(update={"rules": load_rules(rules)}))
     funnel = Funnel(trained)
     funnel.warm_up(recorded=True)
-    answering = Answering(funnel, name, version, key)
+    overlay = None if log is None else overlay_of(funnel, log)
+    answering = Answering(funnel if overlay is None else overlay.funnel, name, version, key, overlay)
     for request in stored_requests(answering, WARMING):  # alone and together, with all that the first answer sets up
         answering.answer([request])
     answering.answer(stored_requests(answering, WARMING))

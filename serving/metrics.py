@@ -75,6 +75,9 @@ def series_of(paths: Sequence[str], runs: Sequence[str]) -> tuple[Series, ...]:
         Series("abandoned_total", "counter", "Requests whose connection ended before the answer.", {}),
         Series("loop_lag_seconds", "gauge", "How late the event loop comes to what is due.", {}, combine="max"),
         Series("answers_total", "counter", "Lists by what they rest on.", {"rung": RUNGS, "run": tuple(runs)}),
+        Series(
+            "events_total", "counter", "What the service was told.", {"result": ("accepted", "duplicate", "refused")}
+        ),
         Series("short_total", "counter", "Lists with fewer items than asked for.", {}),
         Series("relaxed_total", "counter", "Lists in which a rule gave way.", {"rule": ("share", "cap")}),
         Series("explored_total", "counter", "Places whose item was drawn.", {}),

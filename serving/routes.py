@@ -23,6 +23,7 @@ from .problems import Problem, ProblemError, explained
 from .route import Call, json_response
 from .service import Published
 from .split import MAIN
+from .telling import ROUTES
 
 _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
@@ -173,9 +174,16 @@ def add_routes(app: FastAPI) -> None:
     """Every path; the scope that a key needs stands beside it."""
 
     def add(
-        method: str, path: str, endpoint: Callable[..., Any], gives: Any, scope: str | None, problems: str = ""
+        method: str,
+        path: str,
+        endpoint: Callable[..., Any],
+        gives: Any,
+        scope: str | None,
+        problems: str = "",
+        *,
+        bulk: bool = False,
     ) -> None:
-        more = {"x-scope": scope} if scope else {}
+        more = ({"x-scope": scope} if scope else {}) | ({"x-bulk": True} if bulk else {})
         slugs = [*(["no-key", "scope", "rate", "unavailable"] if scope else []), *problems.split()]
         app.add_api_route(
             path,
@@ -193,6 +201,9 @@ def add_routes(app: FastAPI) -> None:
     add("POST", "/v1/recommend/batch", recommend_batch, BatchAnswer, "read", asking)
     add("POST", "/v1/similar", similar, SimilarAnswer, "read", asking)
     add("POST", "/v1/score", score, ScoreAnswer, "read", asking)
+    for telling, path, endpoint, gives, scope, bulk in ROUTES:
+        slugs = "not-found" + ("" if telling in ("GET", "DELETE") else f" {body}")
+        add(telling, path, endpoint, gives, scope, slugs, bulk=bulk)
     add("GET", "/v1/info", info, dict[str, Any], "read")
     add("POST", "/v1/admin/reload", reload, Published, "admin", f"{body} not-found publishing changed")
     add("POST", "/v1/admin/rollback", rollback, Published, "admin", f"{body} not-found publishing changed")

@@ -17,6 +17,7 @@ from ..live.answers import Answer, Answered, RunVersion
 from ..live.engine import Block, Engine
 from ..live.errors import LateError, UnavailableError
 from ..live.requests import Asked, Request, parsed
+from ..live.teller import Teller
 from .config import ServeConfig
 from .keys import Keys
 from .limits import check
@@ -67,6 +68,7 @@ class Service:
         publisher: Publisher | None = None,
     ) -> None:
         self.config, self.metrics, self.keys, self.publisher = config, metrics, keys, publisher
+        self.teller: Teller | None = None  # nothing can be told without a state
         self.draining = False
         self.connections: Callable[[], int] = lambda: 0
         self.engine = Engine(runs, queue=config.limits.queue, watch=self._watch)

@@ -163,6 +163,7 @@ class Supervisor:
             "rules": str(options.rules) if options.rules else "",
             "keys": str(options.keys) if options.keys else "",
             "key": self.key.hex(),
+            "state": str(options.state) if options.state else "",
             "tls": [str(file) if file else "" for file in options.tls],
             "versions": {
                 name: (version.name, str(version.folder)) for name, version in self.publishing.versions.items()

@@ -19,6 +19,9 @@ import uvloop
 
 from ..base.errors import RecsysError
 from ..live.answering import Answering
+from ..live.log import open_log
+from ..live.teller import Teller
+from ..live.tokens import Tokens
 from .channel import Channel, Message
 from .config import ServeConfig
 from .keys import Keys, read_keys
@@ -47,6 +50,7 @@ class Worker:
         self.config = ServeConfig.model_validate_json(told["config"])
         self.rules = Path(told["rules"]) if told["rules"] else None
         self.key = bytes.fromhex(told["key"])
+        self.log = open_log(told["state"], self.config.durability) if told["state"] else None
         self.channel: Channel | None = None
         self.server: Server | None = None
         self._prepared: dict[str, Answering] = {}
@@ -60,9 +64,16 @@ class Worker:
             self._keys(),
             publisher=self,
         )
+        self._tell()
 
     def _load(self, name: str, version: str, folder: str) -> Answering:
-        return load_answering(name, version, Path(folder), self.rules, self.key)
+        return load_answering(name, version, Path(folder), self.rules, self.key, self.log)
+
+    def _tell(self) -> None:
+        """What the service is told is checked by the schema of its main run."""
+        if self.log is not None:
+            dataset = self.service.runs.main.funnel.dataset
+            self.service.teller = Teller(self.log, dataset, Tokens(self.key))
 
     def _keys(self) -> Keys | None:
         file = self.told["keys"]
@@ -92,6 +103,7 @@ class Worker:
         elif what == "commit":
             self._former[name] = self.service.runs.by_name[name]
             self.service.replace(name, self._prepared.pop(name))
+            self._tell()
         elif what == "drop":
             self._prepared.pop(name, None)
         elif what == "keys":
@@ -159,6 +171,8 @@ async def work(listener: int, channel: int, metrics: int) -> int:
     await serving
     measuring.cancel()
     await asyncio.to_thread(worker.service.engine.close)
+    if worker.log is not None:
+        await asyncio.to_thread(worker.log.close)
     return 0
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from ...base.errors import RunError
+from ..errors import UnavailableError
 
 Kind = Literal["event", "item_put", "item_delete", "user_put", "forget"]
 KINDS: tuple[Kind, ...] = ("event", "item_put", "item_delete", "user_put", "forget")
@@ -26,7 +26,7 @@ DUPLICATE = 0
 ID_BYTES = 16
 
 
-class LogUnavailableError(RunError):
+class LogUnavailableError(UnavailableError):
     """The log cannot be written or read now; reading from what is known goes on, and a later try may succeed."""
 
 

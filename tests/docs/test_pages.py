@@ -71,7 +71,7 @@ def wrong_commands(text: str) -> list[str]:
     root = typer.main.get_command(app)
     for words, rest in COMMAND.findall(text):
         command: Any = root
-        for word in words.split():
+        for word in (*words.split(), *rest.split()):
             child = command.commands.get(word) if isinstance(command, TyperGroup) else None
             if child is None:
                 break

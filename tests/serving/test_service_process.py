@@ -71,6 +71,8 @@ ROUTES = [
     ("POST", "/v1/similar", {"items": ["5"]}, "read"),
     ("POST", "/v1/score", {"user": "3", "items": ["5"]}, "read"),
     ("GET", "/v1/info", None, "read"),
+    ("GET", "/v1/items/5", None, "read"),
+    ("PUT", "/v1/users/nobody", {}, "write"),
     ("GET", "/metrics", None, "metrics"),
     ("POST", "/v1/admin/reload", {}, "admin"),
     ("GET", "/healthz", None, None),
@@ -103,9 +105,13 @@ def test_a_route_asks_for_its_scope(
         assert status({"authorization": f"Bearer {keys[scope]}"}) == 200
 
 
+OWN = ("timings_ms", "request_id", "cursor", "position")
+"""What differs from call to call, and from one state to another."""
+
+
 def bare(answer: dict[str, Any]) -> str:
     """An answer without what differs from call to call, as bytes."""
-    kept = {name: one for name, one in answer.items() if name not in ("timings_ms", "request_id", "cursor")}
+    kept = {name: one for name, one in answer.items() if name not in OWN}
     items = [{name: one for name, one in item.items() if name != "token"} for item in answer["items"]]
     return json.dumps(kept | {"items": items})
 
@@ -279,6 +285,23 @@ def test_what_a_training_puts_there_is_served_by_itself(
     assert served == open_run(place / "runs" / "a").version
 
 
+def test_what_one_worker_is_told_every_worker_knows_in_its_next_answer(
+    both: tuple[ServiceProcess, httpx.Client], keys: dict[str, str]
+) -> None:
+    service, _ = both
+
+    def post(path: str, body: Any, scope: str) -> Any:
+        """By a connection of its own, which any worker may take."""
+        return httpx.post(service.address + path, json=body, headers=having(keys, scope), timeout=60).json()
+
+    for number in nonempty(range(15)):
+        event = {"user": f"new-{number}", "item": "5", "labels": {"click": 1}}
+        told = post("/v1/events", {"events": [event]}, "write")
+        answers = [post("/v1/recommend", {"user": event["user"]}, "read") for _ in range(3)]
+        assert {answer["rung"] for answer in answers} == {"history"}
+        assert min(answer["position"] for answer in answers) >= told["position"]
+
+
 def test_a_killed_worker_is_started_again(
     both: tuple[ServiceProcess, httpx.Client], keys: dict[str, str], place: Path
 ) -> None:
@@ -291,6 +314,10 @@ def test_a_killed_worker_is_started_again(
     assert len(service.workers) == 2
     version = open_run(place / "runs" / "a").version
     assert {answer["run"]["version"] for answer in asking.answers} == {version}
+    for _ in range(4):
+        asked = {"json": {"user": "new-3"}, "headers": having(keys, "read")}
+        answer = httpx.post(f"{service.address}/v1/recommend", timeout=60, **asked).json()  # type: ignore[arg-type]
+        assert answer["rung"] == "history"
 
 
 def test_the_end_fails_no_request(both: tuple[ServiceProcess, httpx.Client], keys: dict[str, str]) -> None:

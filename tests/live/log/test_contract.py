@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,28 +14,42 @@ from pathlib import Path
 
 import pytest
 
-from recsys.live.log import LogRow, LogUnavailableError, MemoryLog, SqliteLog, StateLog, open_log
+from recsys.live.log import LogRow, LogUnavailableError, MemoryLog, RedisLog, SqliteLog, StateLog, open_log
 from recsys.live.log.base import DUPLICATE, Kind, row_id
 from recsys.tests.support.nonempty import nonempty
 
 Opened = Callable[[], StateLog]
 
 
-def sqlite_logs(folder: Path) -> Opened:
-    return lambda: SqliteLog(folder / "state", "process")
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a server of its own, which keeps nothing."""
+    program = shutil.which("redis-server") or shutil.which("valkey-server")
+    if program is None or importlib.util.find_spec("redis") is None:
+        pytest.skip("redis-server or the package redis is not installed")
+    socket = tmp_path_factory.mktemp("redis") / "socket"
+    options = ["--port", "0", "--unixsocket", str(socket), "--save", "", "--appendonly", "no"]
+    server = subprocess.Popen([program, *options, "--dir", str(socket.parent)], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    while "ready to accept connections" not in (line := server.stdout.readline()).lower():
+        assert line, "the server ended"
+    yield f"unix://{socket}"
+    server.kill()
+    server.communicate()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "redis"])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opened]:
     """Opens the same log, again and again; of a log in memory there is one opening."""
     if request.param == "memory":
         only = MemoryLog()
         yield lambda: only
         return
-    again, made = sqlite_logs(tmp_path), []
+    address = request.getfixturevalue("redis_server") if request.param == "redis" else ""
+    made: list[StateLog] = []
 
     def one() -> StateLog:
-        made.append(again())
+        made.append(RedisLog(f"{address}#{tmp_path.name}") if address else SqliteLog(tmp_path / "state", "process"))
         return made[-1]
 
     yield one
@@ -199,3 +216,16 @@ def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
     assert isinstance(open_log("memory"), MemoryLog)
     with pytest.raises(LogUnavailableError, match="in memory has no copy"):
         open_log("memory").backup(tmp_path)
+
+
+def test_a_server_that_is_away_is_said_so_and_old_news_are_allowed_for(redis_server: str) -> None:
+    with pytest.raises(LogUnavailableError, match="cannot be reached now"):
+        RedisLog("unix:///nowhere/socket")
+    log = open_log(f"{redis_server}#durable")
+    assert isinstance(log, RedisLog)
+    assert log.durability == "in the server's memory (appendonly no)"
+    late = RedisLog(f"{redis_server}#durable", fresh=3600.0)
+    before = late.version()
+    log.append([event("a")])
+    assert late.version() == before
+    assert RedisLog(f"{redis_server}#durable").version() > before
