@@ -183,14 +183,19 @@ class FaissIndex:
         todo, width = np.arange(len(queries)), k
         while len(todo):
             now = todo if width > k else todo[barred == 0]
-            step = max(1, _FOUND_AT_ONCE // width)
-            effort = self._plan.effort_for(count / slots.size * min(1.0, max(self._plan.k, 1) / width))
-            for part in (now[start : start + step] for start in range(0, len(now), step)):
-                rows[part], scores[part] = self._kept(*self._probe(queries[part], width, bits, effort), part, k, keys)
-                short = part[(rows[part, -1] < 0) & ((barred[part] + k <= width) | (width == count))]
-                if len(short):
-                    rows[short], scores[short] = self._kept(*self._scan(queries[short], width, bits), short, k, keys)
-            todo = todo[(rows[todo, -1] < 0) & (barred[todo] + k > width) & (width < count)]
+            if len(now):
+                step = max(1, _FOUND_AT_ONCE // width)
+                effort = self._plan.effort_for(count / slots.size * min(1.0, max(self._plan.k, 1) / width))
+                # Of a list that does not depend on how much of it is asked for, no more than can be needed.
+                asked = min(width, k + int(barred[now].max())) if self.family.nested else width
+                for part in (now[start : start + step] for start in range(0, len(now), step)):
+                    found = self._probe(queries[part], asked, bits, effort)
+                    rows[part], scores[part] = self._kept(*found, part, k, keys)
+                    short = part[(rows[part, -1] < 0) & ((barred[part] + k <= width) | (width == count))]
+                    if len(short):
+                        found = self._scan(queries[short], width, bits)
+                        rows[short], scores[short] = self._kept(*found, short, k, keys)
+                todo = todo[(rows[todo, -1] < 0) & (barred[todo] + k > width) & (width < count)]
             width = min(2 * width, count)
         return in_order(rows, scores)
 
@@ -202,6 +207,8 @@ class FaissIndex:
             asked = queries[:, None] * self._slots.num_rows + rows
             at = np.minimum(np.searchsorted(keys, asked), len(keys) - 1)
             good &= keys[at] != asked
+        if len(rows) == 1 and len(chosen := np.flatnonzero(good[0])[:k]) == k:
+            return rows[:, chosen], scores[:, chosen]
         if rows.shape[1] != k or not good.all():
             order = np.argsort(~good, axis=1, kind="stable")[:, :k]
             rows = np.where(np.take_along_axis(good, order, axis=1), np.take_along_axis(rows, order, axis=1), -1)

@@ -72,6 +72,11 @@ class Family:
     approximate: bool
     """Whether a plain search can miss items that a scan of all codes finds."""
 
+    @property
+    def nested(self) -> bool:
+        """Whether a list of k begins with that of any smaller k: what is looked at does not depend on k."""
+        return self.kind != "hnsw" and not self.refined
+
     @classmethod
     def of(cls, factory: str, size: int, dim: int) -> Family:
         """Read a factory string for `size` items of width `dim`.
