@@ -13,8 +13,8 @@ from functools import cached_property
 import numpy as np
 
 from ..base.arrays import F32, I64, Bool, Floats
-from .baselines.base import Baseline, Histories
-from .baselines.sparse import RowSum, summed_at, summed_dense_at
+from .baselines.base import Baseline, Histories, row_sums_at
+from .baselines.sparse import RowSum
 
 TIED = 1e-4
 """Difference of standardised scores below which two candidates share a rank."""
@@ -31,20 +31,20 @@ class Opinions:
 
     def __init__(self, scorers: Sequence[Baseline]) -> None:
         self.scorers = tuple(scorers)
-        self._sums: list[tuple[list[int], list[RowSum]]] = []
         self._alone: list[int] = []
         self._shared: list[int] = []
-        matrices: dict[int, int] = {}
+        matrices: dict[int, list[int]] = {}
+        sums: dict[int, RowSum] = {}
         for place, scorer in enumerate(self.scorers):
             by_rows = scorer.row_sum()
             if by_rows is None:
                 (self._alone if scorer.score_now() is None else self._shared).append(place)
                 continue
-            group = matrices.setdefault(id(by_rows.matrix), len(self._sums))
-            if group == len(self._sums):
-                self._sums.append(([], []))
-            self._sums[group][0].append(place)
-            self._sums[group][1].append(by_rows)
+            sums[place] = by_rows
+            matrices.setdefault(id(by_rows.matrix), []).append(place)
+        dense = [places for places in matrices.values() if isinstance(sums[places[0]].matrix, np.ndarray)]
+        sparse = [place for places in matrices.values() if places not in dense for place in places]
+        self._sums = [(places, [sums[place] for place in places]) for places in ([sparse] if sparse else []) + dense]
 
     @cached_property
     def _now(self) -> F32:
@@ -66,12 +66,7 @@ class Opinions:
         else:
             alone = [*alone, *self._shared]
         for places, sums in self._sums:
-            matrix, size = sums[0].matrix, self.scorers[places[0]].num_items
-            weighted = histories.weighted(size, [(one.last, one.decay) for one in sums])
-            if isinstance(matrix, np.ndarray):
-                into[places] = summed_dense_at(weighted, matrix, items)
-            else:
-                into[places] = summed_at(weighted, matrix, size, items)
+            into[places] = row_sums_at(sums, histories, self.scorers[places[0]].num_items, items)
         for place in alone:
             into[place] = self.scorers[place].score_pairs(histories, items)
 

@@ -22,7 +22,7 @@ from ...base.errors import ConfigError, DataError
 from ...base.ragged import Ragged
 from ...base.settings import Settings
 from ...data.dataset import Dataset
-from .sparse import RowSum, WeightedRows
+from .sparse import RowSum, SparseRows, WeightedRows, summed_at, summed_dense_at
 
 SCORE_BLOCK = 1 << 24
 """Scores held at once while pairs are picked out of whole rows (64 MB)."""
@@ -68,29 +68,26 @@ class Histories:
             last: only the last so many events count.
             decay: factor per event of age, in (0, 1].
         """
-        weighted = self.weighted(num_items, ((last, decay),))
+        lasts = np.array([[np.inf if last is None else last]])
+        weighted = self.weighted(num_items, lasts, np.array([[decay]]))
         return weighted._replace(values=weighted.values[0])
 
-    def weighted(self, num_items: int, kinds: Sequence[tuple[int | None, float]]) -> WeightedRows:
-        """The same for several kinds of weights, pairs (last, decay): the items that count in any, 0 where they do not.
+    def weighted(self, num_items: int, lasts: F64, decays: F64) -> WeightedRows:
+        """The same for M kinds of weights: the items that count in any, with 0 where they do not.
 
         Args:
             num_items: N.
-            kinds: M of them.
+            lasts: float64 [M, 1] how many events count, infinite for all.
+            decays: float64 [M, 1] factor per event of age.
         """
         if num_items not in self._distinct:
             self._distinct[num_items] = self._latest(num_items)
         row, item, age = self._distinct[num_items]
-        longest = max([np.inf if last is None else last for last, _ in kinds])
-        if longest < np.inf:
-            kept = age < longest
-            row, item, age = row[kept], item[kept], age[kept]
-        values, ages = np.empty((len(kinds), len(row)), dtype=np.float32), age.astype(np.float64)
-        for weights, (last, decay) in zip(values, kinds, strict=True):
-            weights[:] = decay**ages
-            if last is not None and last < longest:
-                weights[age >= last] = 0.0
-        return WeightedRows(len(self), row, item, values)
+        counts = age < lasts
+        if not counts.all():
+            kept = counts.any(axis=0)
+            row, item, age, counts = row[kept], item[kept], age[kept], counts[:, kept]
+        return WeightedRows(len(self), row, item, (decays ** age.astype(np.float64) * counts).astype(np.float32))
 
     @cached_property
     def _distinct(self) -> dict[int, tuple[I64, I64, I64]]:
@@ -105,6 +102,31 @@ class Histories:
         row, age, item = row[kept][::-1], age[kept][::-1], item[kept][::-1]
         _, newest = np.unique(row * num_items + item, return_index=True)  # reversed: the first met is the latest
         return row[newest], item[newest], age[newest]
+
+
+def row_sums_at(sums: Sequence[RowSum], histories: Histories, num_items: int, wanted: AnyArray) -> F32:
+    """Scores of candidates that are sums of rows: matrices that several weigh differently are read once.
+
+    Args:
+        sums: M scorers', those of one matrix side by side; all matrices are sparse, or it is one dense matrix.
+        histories: B histories.
+        num_items: N.
+        wanted: int [B, C] candidates of each history.
+
+    Returns:
+        float32 [M, B, C].
+    """
+    lasts = np.array([[np.inf if one.last is None else one.last] for one in sums])
+    weighted = histories.weighted(num_items, lasts, np.array([[one.decay] for one in sums]))
+    matrices: list[SparseRows] = []
+    of: list[int] = []
+    for one in sums:
+        if isinstance(one.matrix, np.ndarray):
+            return summed_dense_at(weighted, one.matrix, wanted)
+        if not matrices or matrices[-1] is not one.matrix:
+            matrices.append(one.matrix)
+        of.append(len(matrices) - 1)
+    return summed_at(weighted, matrices, of, num_items, wanted)
 
 
 class Baseline(ABC):

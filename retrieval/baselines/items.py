@@ -15,9 +15,9 @@ from scipy.sparse import csr_array, diags_array, vstack
 from ...base.arrays import F32, F64, I64, AnyArray
 from ...base.errors import ConfigError
 from ...base.settings import Settings
-from .base import Baseline, Histories
+from .base import Baseline, Histories, row_sums_at
 from .cooccurrence import cooccurrence_blocks, interaction_matrix, top_per_row
-from .sparse import RowSum, WeightedRows, summed, summed_at, summed_dense, summed_dense_at
+from .sparse import RowSum, WeightedRows, summed, summed_dense
 
 
 class HistoryWeighting(Settings):
@@ -54,10 +54,7 @@ class ItemToItem(Baseline):
 
     def score_pairs(self, histories: Histories, items: AnyArray) -> F32:
         """See `Baseline.score_pairs`; only the candidates' columns are added up."""
-        weighted = self._weighted(histories)
-        if isinstance(self.matrix, np.ndarray):
-            return summed_dense_at(weighted, self.matrix, items)
-        return summed_at(weighted, self.matrix, self.num_items, items)
+        return row_sums_at([self.row_sum()], histories, self.num_items, items)[0]
 
     def row_sum(self) -> RowSum:
         """See `Baseline.row_sum`."""

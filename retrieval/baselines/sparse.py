@@ -6,6 +6,7 @@ The sums are those of a sparse product, in its order of addition: row by row of 
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -42,11 +43,6 @@ class WeightedRows(NamedTuple):
         """Where each query's rows begin, int64 [B + 1]."""
         return offsets(np.bincount(self.owner, minlength=self.queries))
 
-    @property
-    def kinds(self) -> F32:
-        """Their weights by kind of weighting, float32 [M, H]."""
-        return self.values if self.values.ndim == 2 else self.values[None]
-
     def block(self, start: int, stop: int) -> WeightedRows:
         """The queries `start` to `stop`."""
         if stop - start == self.queries:
@@ -82,55 +78,64 @@ class _Places(threading.local):
 _places = _Places()
 
 
-def _entries(weighted: WeightedRows, matrix: SparseRows, columns: int) -> tuple[I64, I64, I64]:
-    """Every entry of the rows: where it is added, `query * columns + column`, its position in the matrix, and which of
-    the H rows it is of: three int64 [E].
-    """
-    starts = matrix.indptr[weighted.rows]
-    lengths = matrix.indptr[weighted.rows + 1] - starts
+def _entries(rows: I64, matrix: SparseRows) -> tuple[I64, I64, I64]:
+    """Every entry of rows [H] of a matrix: its column, its position in the matrix, and which of the H rows it is of."""
+    starts = matrix.indptr[rows]
+    lengths = matrix.indptr[rows + 1] - starts
     positions, _ = spans(starts, lengths)
-    place = matrix.indices.take(positions)
-    if weighted.queries > 1:
-        place = (weighted.owner * columns).repeat(lengths) + place
-    return place, positions, np.arange(len(lengths)).repeat(lengths)
+    return matrix.indices.take(positions), positions, np.arange(len(lengths)).repeat(lengths)
 
 
 def summed(weighted: WeightedRows, matrix: SparseRows, columns: int) -> F32:
     """The weighted sum of each query's rows, float32 [B, columns]."""
     sums = np.zeros(weighted.queries * columns, dtype=np.float32)
-    place, positions, row = _entries(weighted, matrix, columns)
-    np.add.at(sums, place, matrix.data[positions] * weighted.values[row])
+    column, positions, row = _entries(weighted.rows, matrix)
+    np.add.at(sums, weighted.owner[row] * columns + column, matrix.data[positions] * weighted.values[row])
     return sums.reshape(weighted.queries, columns)
 
 
-def summed_at(weighted: WeightedRows, matrix: SparseRows, columns: int, wanted: AnyArray) -> F32:
-    """Some entries of `summed`: of each query the columns int [B, C] -> float32 [B, C], or [M, B, C] of M weightings.
+def summed_at(
+    weighted: WeightedRows, matrices: Sequence[SparseRows], of: Sequence[int], columns: int, wanted: AnyArray
+) -> F32:
+    """Some entries of `summed`, by several matrices: what is not wanted is left out before it is added up.
 
-    What is not wanted is left out before it is added up.
+    Args:
+        weighted: with M weightings, `values` [M, H].
+        matrices: of as many columns.
+        of: which matrix each weighting is of, M of them, rising.
+        columns: of each matrix.
+        wanted: int [B, C] columns of each query.
+
+    Returns:
+        float32 [M, B, C].
     """
     queries, at_once = weighted.queries, max(1, SUMS // max(columns, 1))
     if queries > at_once:
-        stops = range(at_once, queries + at_once, at_once)
-        blocks = [(weighted.block(stop - at_once, min(stop, queries)), wanted[stop - at_once : stop]) for stop in stops]
-        return np.concatenate([summed_at(block, matrix, columns, part) for block, part in blocks], axis=-2)
+        found = np.empty((len(of), *wanted.shape), dtype=np.float32)
+        for start in range(0, queries, at_once):
+            part = slice(start, min(start + at_once, queries))
+            found[:, part] = summed_at(weighted.block(part.start, part.stop), matrices, of, columns, wanted[part])
+        return found
     asked = wanted.reshape(-1)
     if queries > 1:
         asked = asked + np.arange(0, queries * columns, columns).repeat(wanted.shape[1])
-    place, positions, row = _entries(weighted, matrix, columns)
+    sums = np.zeros((len(of), len(asked)), dtype=np.float32)
     places = _places.of(queries * columns)
+    places[asked] = np.arange(len(asked), dtype=np.int32)
     try:
-        places[asked] = np.arange(len(asked), dtype=np.int32)
-        target = places.take(place)
-        kept = np.flatnonzero(target >= 0)
-        target, of, data = target.take(kept), row.take(kept), matrix.data.take(positions.take(kept))
-        values = weighted.kinds
-        sums = np.zeros((len(values), len(asked)), dtype=np.float32)
-        for one, weight in zip(sums, values, strict=True):
-            np.add.at(one, target, data * weight.take(of))
-        found = sums.take(places.take(asked), axis=1)  # a column asked twice has one place
+        read = -1
+        for one, weights, which in zip(sums, weighted.values, of, strict=True):
+            if which != read:
+                matrix, read = matrices[which], which
+                column, positions, row = _entries(weighted.rows, matrix)
+                target = places.take(column if queries == 1 else weighted.owner[row] * columns + column)
+                kept = (target >= 0).nonzero()[0]
+                target, row, data = target.take(kept), row.take(kept), matrix.data.take(positions.take(kept))
+            np.add.at(one, target, data * weights.take(row))
+        again = places.take(asked)  # a column asked twice has one place
     finally:
         places[asked] = -1
-    return found.reshape(*weighted.values.shape[:-1], *wanted.shape)
+    return sums.take(again, axis=1).reshape(len(of), *wanted.shape)
 
 
 def summed_dense(weighted: WeightedRows, matrix: F32) -> F32:
@@ -145,16 +150,15 @@ def summed_dense(weighted: WeightedRows, matrix: F32) -> F32:
 
 
 def summed_dense_at(weighted: WeightedRows, matrix: F32, wanted: AnyArray) -> F32:
-    """Some entries of `summed_dense`: of each query the columns int [B, C] -> float32 [B, C], or [M, B, C] of M
-    weightings.
+    """Some entries of `summed_dense` for M weightings, `values` [M, H]: of each query the columns int [B, C] ->
+    float32 [M, B, C].
     """
     at_once = max(1, SUMS * weighted.queries // max(1, wanted.shape[1] * len(weighted.rows)))
-    values = weighted.kinds
-    found = np.empty((len(values), *wanted.shape), dtype=np.float32)
+    found = np.empty((len(weighted.values), *wanted.shape), dtype=np.float32)
     for start in range(0, weighted.queries, at_once):
         block = weighted.block(start, min(start + at_once, weighted.queries))
         parts = matrix[block.rows[:, None], wanted[start : start + at_once][block.owner]]
         own = block._replace(rows=np.arange(len(parts)))
-        for place, weight in enumerate(block.kinds):
-            found[place, start : start + at_once] = summed_dense(own._replace(values=weight), parts)
-    return found.reshape(*weighted.values.shape[:-1], *wanted.shape)
+        for one, weights in zip(found, block.values, strict=True):
+            one[start : start + at_once] = summed_dense(own._replace(values=weights), parts)
+    return found

@@ -64,7 +64,8 @@ def test_opinions_are_each_scorers_own(scorers: list[Baseline], lists: tuple[lis
 
 
 def test_matrices_that_were_fitted_as_one_are_read_as_one(scorers: list[Baseline]) -> None:
-    assert [places for places, _ in Opinions(scorers)._sums] == [[2, 3], [4], [5, 6]]
+    assert [places for places, _ in Opinions(scorers)._sums] == [[2, 3, 4], [5, 6]]
+    assert scorers[2].row_sum().matrix is scorers[3].row_sum().matrix
 
 
 def test_features_of_a_full_list_are_those_of_one_among_pads() -> None:
