@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -70,19 +71,23 @@ class SequenceColumns:
             users: int [Q] user row of each query row.
             ends: of each sequence, int64 [Q] pointer behind the last event that is known.
         """
-        sequences, lengths, matches = [], [], []
+        sequences: list[Tensor] = []
+        lengths = np.empty((query.rows, len(self.specs)), dtype=np.float32)
+        matches: list[Tensor] = []
         each = item.rows // max(query.rows, 1)
-        for spec in self.specs:
-            elements = self._latest(spec, users, ends[spec.name])
+        for place, spec in enumerate(self.specs):
+            end = ends[spec.name]
+            elements = self._latest(spec, users, end)
             sequences.append(elements)
-            lengths.append(np.log1p(ends[spec.name] - self.histories[spec.name].ptr[users]))
+            lengths[:, place] = np.log1p(end - self.histories[spec.name].ptr[users])
             for name in spec.matches:
                 own = item.categorical[:, self.item_layout.categorical.index(name)].reshape(query.rows, each)
                 matches.append(_matched(elements[:, :, spec.of.index(name)], own))
-        known = torch.from_numpy(np.stack(lengths, axis=1).astype(np.float32))
-        query = replace(query, numeric=torch.cat([query.numeric, known], 1), sequences=tuple(sequences))
+        known = torch.cat([query.numeric, torch.from_numpy(lengths)], 1)
+        query = Block(query.categorical, known, query.bags, tuple(sequences), query.vectors)
         if matches:
-            item = replace(item, numeric=torch.cat([item.numeric, torch.stack(matches, dim=1)], dim=1))
+            numbers = torch.cat([item.numeric, torch.stack(matches, dim=1)], dim=1)
+            item = Block(item.categorical, numbers, item.bags, item.sequences, item.vectors)
         return query, item
 
     def _latest(self, spec: FeatureSpec, users: Ints, ends: I64) -> Tensor:
@@ -111,8 +116,15 @@ def _matched(shown: Tensor, own: Tensor) -> Tensor:
     values, length = shown.numpy(), shown.shape[1]
     same = np.where(values < FIRST, -1, values)[:, :, None] == own.numpy()[:, None, :]
     small = np.uint8 if length < 2**8 else np.uint16 if length < 2**16 else np.uint64
-    counts = same.view(np.uint8).sum(axis=1, dtype=small)  # row upon row, of bytes: many at a time
-    return torch.log1p(torch.arange(length + 1).float())[torch.from_numpy(counts.reshape(-1).astype(np.int64))]
+    counts = np.add.reduce(same.view(np.uint8), axis=1, dtype=small)  # row upon row, of bytes: many at a time
+    return torch.from_numpy(_log_counts(length).take(counts.reshape(-1)))
+
+
+@cache
+def _log_counts(longest: int) -> F32:
+    """log(1 + n) of n from 0 to `longest`, as it is computed of single counts."""
+    logs: F32 = torch.log1p(torch.arange(longest + 1).float()).numpy()
+    return logs
 
 
 def _property(history: History, name: str, labels: Mapping[str, F32]) -> I64:

@@ -237,8 +237,10 @@ class EncodedCounts:
         never = len(self.keys)
         if not never:
             return self.block.select(torch.zeros(len(codes), dtype=torch.int64))
-        # Pairs of one user are neighbours among the keys: few are looked at where one user asks.
-        low, high = np.searchsorted(self.keys, (codes.min(initial=0), codes.max(initial=0) + 1))
-        found = np.minimum(np.searchsorted(self.keys[low:high], codes) + low, never - 1)
-        rows = torch.from_numpy(np.where(self.keys[found] == codes, found, never))
+        keys, first = self.keys, 0
+        if len(codes) > 1:  # pairs of one user are neighbours among the keys: few are looked at where one user asks
+            first, last = keys.searchsorted((codes.min(), codes.max() + 1)).tolist()
+            keys = keys[first:last]
+        found = np.minimum(keys.searchsorted(codes) + first, never - 1)
+        rows = torch.from_numpy(np.where(self.keys.take(found) == codes, found, never))
         return Block(self.block.categorical.index_select(0, rows), self.block.numeric.index_select(0, rows))
