@@ -42,7 +42,9 @@ from .run import TrainedRun
 from .selection import select_items
 
 BLOCK = 32
-"""Users ranked at once; larger blocks leave the processor's caches."""
+"""Users retrieved for at once unless told otherwise."""
+RANKED = 16
+"""Users ranked at once: what the experts make of more candidates leaves the processor's caches."""
 
 
 @dataclass(frozen=True)
@@ -139,10 +141,10 @@ class Funnel:
         return {name: to_host(values.view(candidates.rows.shape)) for name, values in logits.items()}
 
     def _ranked_in_blocks(self, users: I64, candidates: CandidateSet) -> Ranked:
-        """As `rank`, now, `BLOCK` requests at a time."""
-        if len(users) <= BLOCK:
+        """As `rank`, now, `RANKED` requests at a time."""
+        if len(users) <= RANKED:
             return self.rank(users, candidates, NOW)
-        blocks = [slice(start, start + BLOCK) for start in range(0, len(users), BLOCK)]
+        blocks = [slice(start, start + RANKED) for start in range(0, len(users), RANKED)]
         parts = [self.rank(users[block], candidates.select(block), NOW) for block in blocks]
         tasks = {name: np.concatenate([part.tasks[name] for part in parts]) for name in parts[0].tasks}
         return Ranked(candidates.rows, np.concatenate([part.scores for part in parts]), tasks)

@@ -111,6 +111,15 @@ class SideEncoder(nn.Module):
         encoded = sum(self._encoder(name).output_width for name in self.encoders)
         self.num_dense = len(layout.numeric) + sum(width for _, width in layout.vectors) + encoded
 
+    def _pooled(self, rows: Tensor, share: Tensor) -> Tensor:
+        """Weighted sums over a sequence, column by column: int64 [R, L, F] and float [R, L] -> [R, F, K]."""
+        (table,) = self._table
+        if torch.is_grad_enabled():  # whose backward pass goes column by column
+            return torch.stack([table.pooled(column, share) for column in rows.unbind(2)], dim=1)
+        queries, length, columns = rows.shape
+        shares = share.unsqueeze(1).expand(-1, columns, -1).reshape(queries * columns, length)
+        return table.pooled(rows.transpose(1, 2).reshape(queries * columns, length), shares).view(queries, columns, -1)
+
     def _encoder(self, sequence: str) -> SequenceEncoder:
         encoder = self.encoders[sequence]
         assert isinstance(encoder, SequenceEncoder)
@@ -132,9 +141,7 @@ class SideEncoder(nn.Module):
             present = rows[:, :, 0] > 0  # [R, L]
             described = len(sequence.of)
             if self.mean_pooled:
-                share = mean_share(present)
-                columns = (rows + offsets).unbind(2)[:described]
-                fields.append(torch.stack([table.pooled(column, share) for column in columns], dim=1))
+                fields.append(self._pooled(rows[:, :, :described] + offsets[:described], mean_share(present)))
             else:
                 vectors = table(rows + offsets)  # [R, L, of + properties, K]
                 events, properties = vectors[:, :, :described].flatten(2), vectors[:, :, described:].flatten(2)

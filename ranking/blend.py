@@ -58,7 +58,11 @@ def blend(probabilities: Mapping[str, Floats], config: BlendConfig) -> Floats:
     if config.kind == "task":
         return np.asarray(probabilities[config.task or names[0]], dtype=np.float64)
     weights = _given(config, names)
-    return _score(_terms(probabilities, config), weights, config)
+    counted = weights != 0
+    if not counted.any():
+        return _score(_terms(probabilities, config), weights, config)
+    chosen = {name: probabilities[name] for name, counts in zip(names, counted.tolist(), strict=True) if counts}
+    return _score(_terms(chosen, config), weights[counted], config)
 
 
 def _given(config: BlendConfig, names: list[str]) -> F64:
