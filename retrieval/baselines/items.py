@@ -54,7 +54,8 @@ class ItemToItem(Baseline):
 
     def score_pairs(self, histories: Histories, items: AnyArray) -> F32:
         """See `Baseline.score_pairs`; only the candidates' columns are added up."""
-        return row_sums_at([self.row_sum()], histories, self.num_items, items)[0]
+        (scores,) = row_sums_at([self.row_sum()], histories, self.num_items, items)
+        return np.asarray(scores, dtype=np.float32)
 
     def row_sum(self) -> RowSum:
         """See `Baseline.row_sum`."""
