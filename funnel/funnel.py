@@ -41,10 +41,8 @@ from .recommendations import Recommendations
 from .run import TrainedRun
 from .selection import select_items
 
-BLOCK = 32
-"""Users retrieved for at once unless told otherwise."""
-RANKED = 16
-"""Users ranked at once: what the experts make of more candidates leaves the processor's caches."""
+BLOCK, RANKED = 32, 16
+"""Users retrieved for, and users ranked, at once: what the experts make of more rows leaves the processor's caches."""
 
 
 @dataclass(frozen=True)
