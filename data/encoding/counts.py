@@ -237,9 +237,9 @@ class EncodedCounts:
         never = len(self.keys)
         if not never:
             return self.block.select(torch.zeros(len(codes), dtype=torch.int64))
-        keys, first = self.keys, 0
+        keys, first = self.keys, np.int64(0)
         if len(codes) > 1:  # pairs of one user are neighbours among the keys: few are looked at where one user asks
-            first, last = keys.searchsorted((codes.min(), codes.max() + 1)).tolist()
+            first, last = keys.searchsorted((codes.min(), codes.max() + 1))
             keys = keys[first:last]
         found = np.minimum(keys.searchsorted(codes) + first, never - 1)
         rows = torch.from_numpy(np.where(self.keys.take(found) == codes, found, never))
