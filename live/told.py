@@ -14,7 +14,7 @@ from ..data.reading.tables import BadRow, BadRows
 from .errors import Flaw, RequestError
 from .log.base import LogRow, row_id
 from .requests import Event, parsed
-from .tokens import Exposure, TokenError, Tokens
+from .tokens import Exposure, Tokens
 
 MOST = 1000
 """Events of one call."""
@@ -75,7 +75,7 @@ def event_rows(
             told.append((place, event, reader.taken_apart(_columns(reader, event, shown), place)))
             if event.token is not None:
                 showing[place] = exposure_of(event.token if shown is None else shown.request, event.item)
-        except (ConfigError, TokenError) as error:
+        except ConfigError as error:
             if not skip:
                 raise placed(error, place) from None
             refused.append(Refused(place, str(error)))

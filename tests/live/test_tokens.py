@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import recsys
 from recsys.base.errors import RunError
 from recsys.configs.rules import RulesConfig
+from recsys.live.errors import RequestError
 from recsys.live.tokens import TokenError, Tokens, kept_key, stand_in
 from recsys.tests.support.tiny import TinyRun
 
@@ -104,9 +105,9 @@ def test_what_is_shown_comes_back_with_its_propensity(tiny_run: TinyRun, tmp_pat
     state.add_events(shown)
     other = recsys.load(tiny_run.folder, rules=rules, state=tmp_path / "state")
     other.add_events([{**shown[1], "click": 1}])
-    with pytest.raises(TokenError, match="another item"):
+    with pytest.raises(RequestError, match="/0/token: the token is of another item"):
         other.add_events([{**shown[1], "item": shown[2]["item"]}])
-    with pytest.raises(TokenError, match="no answer of this service"):
+    with pytest.raises(RequestError, match="/0/token: the token was given by no answer of this service"):
         other.add_events([{**shown[1], "token": "t"}])
     assert len(other.add_events([{**shown[1], "token": "t"}, shown[0]], skip=True).refused) == 1
     found = other.export_state(tmp_path / "day.parquet")
