@@ -19,8 +19,8 @@ demo: .venv/core.stamp ## Train and evaluate on the embedded world, and recommen
 	$(BIN)/recsys demo
 bench: .venv/bench.stamp ## Measure training throughput
 	$(BIN)/python benchmarks/speed/train_throughput.py
-docs: .venv/core.stamp ## Write docs/config.md and docs/api.md from the classes and docstrings
-	$(BIN)/python docs/document_config.py && $(BIN)/python docs/document_api.py
+docs: .venv/dev.stamp ## Write docs/config.md, docs/api.md and docs/openapi.json from the classes and docstrings
+	$(BIN)/python docs/document_config.py && $(BIN)/python docs/document_api.py && $(BIN)/python docs/document_http.py
 clean: ## Remove .venv, caches and build output; runs/ stays
 	rm -rf .venv .typecheck .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist *.egg-info
 

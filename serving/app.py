@@ -14,7 +14,6 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..base.package import package_version
 from .logs import log
 from .metrics import OTHER
 from .page import add_page
@@ -83,11 +82,11 @@ class Front:
 HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 
 
-def create_app(service: Service) -> ASGIApp:
-    """The whole application."""
+def create_api() -> FastAPI:
+    """The routes, and the document of them; they answer once `state.service` is set."""
     app = FastAPI(
         title="recsys",
-        version=package_version(),
+        version="1",
         description=DESCRIPTION,
         openapi_url=None,
         docs_url=None,
@@ -95,11 +94,17 @@ def create_app(service: Service) -> ASGIApp:
         redirect_slashes=False,
         exception_handlers={HTTPException: _http_problem},
     )
-    app.state.service = service
     app.router.route_class = StrictRoute
     if service.config.page:
         add_page(app)
     add_routes(app)
+    return app
+
+
+def create_app(service: Service) -> ASGIApp:
+    """The whole application."""
+    app = create_api()
+    app.state.service = service
     front: ASGIApp = Front(app, service)
     if service.config.origins:
         front = CORSMiddleware(

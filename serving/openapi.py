@@ -6,7 +6,9 @@ import typing
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic.fields import FieldInfo
 
+from ..live.requests import Request, ScoreRequest, SimilarRequest
 from .problems import KINDS, MEDIA_TYPE, Problem
 
 PROBLEMS: dict[str, dict[int | str, dict[str, Any]]] = {
@@ -32,6 +34,10 @@ def document(app: FastAPI) -> dict[str, Any]:
         "items": {"$ref": "#/components/schemas/Request"},
         "maxItems": 256,
     }
+    for kind in (Request, SimilarRequest, ScoreRequest):
+        told: dict[str, FieldInfo] = vars(kind)["__pydantic_fields__"]
+        for name, field in told.items():
+            schemas[kind.__name__]["properties"][name]["description"] = " ".join((field.description or "").split())
     found["components"]["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},

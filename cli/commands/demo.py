@@ -8,6 +8,11 @@ from typing import Annotated
 import typer
 
 USER = "1"
+SERVE = "recsys serve --run"
+ASK = (
+    "curl -s http://127.0.0.1:8080/v1/recommend -H 'content-type: application/json' "
+    f"""-d '{{"user": "{USER}", "k": 5}}'"""
+)
 
 
 def demo(
@@ -72,6 +77,7 @@ def demo(
     for answer in recommender.answer(USER).to_json():
         render.print_recommendation(answer)
     typer.echo(f"\nrun: {run}\nreport: {page}")
+    typer.echo(f"\nstart the service and ask it:\n{SERVE} {run}\n{ASK}")
     if done:
         typer.echo(f"{run} was trained by an earlier demo; delete it to train again", err=True)
     if serve:

@@ -21,8 +21,8 @@ from recsys.cli import main as cli
 from recsys.cli.commands import doctor as doctor_command
 
 RECSYS = [sys.executable, "-m", "recsys.cli.main"]
-VERBS = ["demo", "data simulate", "data check", "train", "build-index", "recommend", "evaluate", "compare"]
-VERBS += ["models", "doctor", "serve"]
+VERBS = ["demo", "data simulate", "data check", "train", "build-index", "recommend", "serve", "evaluate", "compare"]
+VERBS += ["models", "doctor"]
 
 
 def answer(user: str, k: int, explain: bool = False) -> dict[str, Any]:
