@@ -1,0 +1,83 @@
+"""Kills at random moments: a worker, all workers, or the supervisor; the service must come back whole each time.
+
+    python benchmarks/serving/kill.py --run runs/demo --kills 1000 --out docs/results/serving_kill.json
+
+After each kill the next answer must be that of the same version. After the supervisor's, its workers must end by
+themselves, and a service on the same state must start.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+
+from recsys.benchmarks.serving.trial import options, record, service_on_copy
+from recsys.tests.support.service_process import ServiceProcess
+
+
+def answered(address: str, version: str, seconds: float) -> float:
+    """Seconds until the service answers by this version.
+
+    Raises:
+        TimeoutError: it does not.
+    """
+    started = time.monotonic()
+    while time.monotonic() - started < seconds:
+        try:
+            answer = httpx.post(f"{address}/v1/recommend", json={"user": "1"}, timeout=seconds)
+            if answer.status_code == 200 and answer.json()["run"]["version"] == version:
+                return time.monotonic() - started
+        except httpx.TransportError:
+            pass
+        time.sleep(0.01)
+    raise TimeoutError(f"no answer by version {version} in {seconds} seconds")
+
+
+def main() -> int:
+    """Run the trial; 0 when it passes."""
+    parser = options(__doc__ or "", 60.0)
+    parser.add_argument("--kills", type=int, default=20, help="at most so many, within --seconds")
+    told = parser.parse_args()
+    chance, waits, kinds = random.Random(0), list[float](), dict[str, int]()
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        state = ["--state", str(place / "state")]
+        with service_on_copy(told.run, place, told.workers, *state) as (first, client):
+            version = client.post("/v1/recommend", json={"user": "1"}).json()["run"]["version"]
+            service, started = first, time.monotonic()
+            while sum(kinds.values()) < told.kills and time.monotonic() - started < told.seconds:
+                time.sleep(chance.uniform(0.0, 0.5))
+                kind = chance.choices(["worker", "workers", "supervisor"], [6, 2, 1])[0]
+                kinds[kind] = kinds.get(kind, 0) + 1
+                workers = service.workers
+                if kind == "supervisor":
+                    service.process.kill()
+                    service.process.wait()
+                    due = time.monotonic() + 30
+                    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+                        if time.monotonic() > due:
+                            raise TimeoutError("workers outlive their supervisor")
+                        time.sleep(0.05)
+                    more = ["--run", str(place / "runs" / "main"), "--workers", str(told.workers), *state]
+                    service = ServiceProcess(more)
+                else:
+                    for worker in workers if kind == "workers" else workers[:1]:
+                        os.kill(worker, signal.SIGKILL)
+                waits.append(answered(service.address, version, 60.0))
+            if service is not first:
+                service.end()
+    found = {"kills": kinds, "median_seconds": statistics.median(waits), "most_seconds": max(waits)}
+    record(told.out, "kill", vars(told), found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

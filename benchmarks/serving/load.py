@@ -1,0 +1,95 @@
+"""Throughput, latency and memory of the service, beside a bare loop of its parts in the same process run.
+
+    python benchmarks/serving/load.py --run runs/demo --seconds 10 --out docs/results/serving_load.json
+
+wrk (Debian's package) asks for users drawn from the run, on the cores that serve, with 1 and with 16 connections; the
+no-op server is `/healthz` of the same service. The bare loop validates, answers and writes the same requests without
+HTTP, alone and in blocks of 16.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+import recsys
+from recsys.benchmarks.serving.trial import options, record, service_on_copy
+from recsys.live.requests import Request, parsed
+
+SCRIPT = """
+local users = {%s}
+local at = 0
+wrk.method = "POST"
+wrk.headers["content-type"] = "application/json"
+request = function()
+  at = at %% #users + 1
+  return wrk.format(nil, nil, nil, '{"user": "' .. users[at] .. '", "k": 10}')
+end
+"""
+UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+
+
+def wrk(address: str, connections: int, seconds: float, script: Path | None) -> dict[str, float]:
+    """Requests a second, latency in milliseconds, and responses that were no success."""
+    told = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency"]
+    told += ["-s", str(script)] if script is not None else []
+    out = subprocess.run([*told, address], capture_output=True, text=True, check=True).stdout
+    found = {"requests_per_second": float(re.search(r"Requests/sec:\s+([\d.]+)", out)[1])}
+    for share in ("50", "99"):
+        value, unit = re.search(rf"\s{share}%\s+([\d.]+)(us|ms|s)", out).groups()
+        found[f"p{share}_ms"] = float(value) * UNITS[unit]
+    failed = re.search(r"Non-2xx or 3xx responses: (\d+)", out)
+    return found | {"failed": float(failed[1]) if failed else 0.0}
+
+
+def bare_loop(shop: recsys.Recommender, users: list[str], block: int, seconds: float) -> dict[str, float]:
+    """The parts without HTTP: parse, answer, write."""
+    answering, asked, started = shop.engine.served, 0, time.perf_counter()
+    bodies = [orjson.dumps({"user": user, "k": 10}) for user in users]
+    while time.perf_counter() - started < seconds:
+        some = [bodies[(asked + place) % len(bodies)] for place in range(block)]
+        for answer in answering.answer([parsed(Request, orjson.loads(body)) for body in some]):
+            orjson.dumps(answer.to_json())
+        asked += block
+    return {"requests_per_second": asked / (time.perf_counter() - started)}
+
+
+def main() -> int:
+    """Measure."""
+    told = options(__doc__ or "", 10.0).parse_args()
+    if shutil.which("wrk") is None:
+        print("wrk is not installed; install Debian's package wrk", file=sys.stderr)
+        return 1
+    found: dict[str, Any] = {}
+    with recsys.load(told.run) as shop, tempfile.TemporaryDirectory() as folder:
+        data = shop.trained.dataset
+        users = [str(data.user_ids[row]) for row in range(0, data.num_users, max(1, data.num_users // 1000))]
+        script = Path(folder) / "ask.lua"
+        script.write_text(SCRIPT % ", ".join(json.dumps(user) for user in users))
+        shop.funnel.warm_up(recorded=True)
+        for block in (1, 16):
+            found[f"bare loop, blocks of {block}"] = bare_loop(shop, users, block, told.seconds)
+        started = time.monotonic()
+        with service_on_copy(told.run, Path(folder), told.workers) as (service, _):
+            found["ready_seconds"] = time.monotonic() - started
+            words = re.search(r"(\d+) MB of their own", service.text)
+            found["private_mb_a_worker"] = float(words[1]) if words else None
+            for connections in (1, 16):
+                place = f"{service.address}/v1/recommend"
+                found[f"{connections} connections"] = wrk(place, connections, told.seconds, script)
+            found["no-op, 16 connections"] = wrk(f"{service.address}/healthz", 16, told.seconds, None)
+    record(told.out, "load", vars(told), found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
