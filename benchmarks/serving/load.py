@@ -3,7 +3,7 @@
     python benchmarks/serving/load.py --run runs/demo --seconds 10 --out docs/results/serving_load.json
 
 wrk (Debian's package) asks for users drawn from the run, on the cores that serve, with 1 and with 16 connections; the
-no-op server is `/healthz` of the same service. The bare loop validates, answers and writes the same requests without
+bare HTTP is `/healthz` of the same service. The bare loop validates, answers and writes the same requests without
 HTTP, alone and in blocks of 16.
 """
 
@@ -22,6 +22,7 @@ from typing import Any
 import orjson
 
 import recsys
+from recsys.base.errors import RecsysError
 from recsys.benchmarks.serving.trial import options, record, service_on_copy
 from recsys.live.requests import Request, parsed
 
@@ -43,12 +44,24 @@ def wrk(address: str, connections: int, seconds: float, script: Path | None) -> 
     told = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency"]
     told += ["-s", str(script)] if script is not None else []
     out = subprocess.run([*told, address], capture_output=True, text=True, check=True).stdout
-    found = {"requests_per_second": float(re.search(r"Requests/sec:\s+([\d.]+)", out)[1])}
+    found = {"requests_per_second": float(_told(r"Requests/sec:\s+([\d.]+)", out)[0])}
     for share in ("50", "99"):
-        value, unit = re.search(rf"\s{share}%\s+([\d.]+)(us|ms|s)", out).groups()
+        value, unit = _told(rf"\s{share}%\s+([\d.]+)(us|ms|s)", out)
         found[f"p{share}_ms"] = float(value) * UNITS[unit]
     failed = re.search(r"Non-2xx or 3xx responses: (\d+)", out)
     return found | {"failed": float(failed[1]) if failed else 0.0}
+
+
+def _told(words: str, out: str) -> tuple[str, ...]:
+    """What wrk says.
+
+    Raises:
+        ValueError: it does not.
+    """
+    found = re.search(words, out)
+    if found is None:
+        raise ValueError(f"wrk printed no {words}: {out}")
+    return found.groups()
 
 
 def bare_loop(shop: recsys.Recommender, users: list[str], block: int, seconds: float) -> dict[str, float]:
@@ -58,6 +71,8 @@ def bare_loop(shop: recsys.Recommender, users: list[str], block: int, seconds: f
     while time.perf_counter() - started < seconds:
         some = [bodies[(asked + place) % len(bodies)] for place in range(block)]
         for answer in answering.answer([parsed(Request, orjson.loads(body)) for body in some]):
+            if isinstance(answer, RecsysError):
+                raise answer
             orjson.dumps(answer.to_json())
         asked += block
     return {"requests_per_second": asked / (time.perf_counter() - started)}
@@ -86,7 +101,7 @@ def main() -> int:
             for connections in (1, 16):
                 place = f"{service.address}/v1/recommend"
                 found[f"{connections} connections"] = wrk(place, connections, told.seconds, script)
-            found["no-op, 16 connections"] = wrk(f"{service.address}/healthz", 16, told.seconds, None)
+            found["bare HTTP, 16 connections"] = wrk(f"{service.address}/healthz", 16, told.seconds, None)
     record(told.out, "load", vars(told), found)
     return 0
 
