@@ -95,8 +95,6 @@ def create_api() -> FastAPI:
         exception_handlers={HTTPException: _http_problem},
     )
     app.router.route_class = StrictRoute
-    if service.config.page:
-        add_page(app)
     add_routes(app)
     return app
 
@@ -105,6 +103,8 @@ def create_app(service: Service) -> ASGIApp:
     """The whole application."""
     app = create_api()
     app.state.service = service
+    if service.config.page:
+        add_page(app)
     front: ASGIApp = Front(app, service)
     if service.config.origins:
         front = CORSMiddleware(
