@@ -98,12 +98,12 @@ def _row_columns(bench: Bench, rows: I64) -> dict[str, Column]:
             columns[name] = np.array(vocabulary.names(codes.tolist()))
     if dataset.config.time:
         columns["hour of day (UTC)"] = (dataset.events.times[rows] // 3600 % 24).astype(np.int64)
-    lengths = _training_rows(dataset)
-    if dataset.config.user:
+    lengths = _training_rows(dataset) if dataset.config.user else None
+    if lengths is not None:
         columns["training rows"] = history_buckets(lengths[dataset.events.users[rows]])
     if len(columns) > MAX_SLICED_COLUMNS:
         columns = {name: columns[name] for name in list(columns)[-MAX_SLICED_COLUMNS:]}
-    if dataset.config.user:
+    if lengths is not None:
         columns[USERS] = activity_buckets(lengths)[dataset.events.users[rows]]
     if dataset.config.item:
         columns[ITEMS] = popularity_buckets(_item_counts(bench))[dataset.events.items[rows]]

@@ -355,3 +355,4 @@ def test_no_stage_of_a_run_that_cannot_have_it(tiny_run: TinyRun, tmp_path: Path
         build_run_index(run)
     with pytest.raises(RunError, match="has no retriever, so it cannot recommend"):
         _ = recsys.load(run).funnel
+    assert recsys.load(run).evaluate()["ranking"]["rich"]["rows"] > 0  # slices by user and by item have nothing to say
