@@ -82,8 +82,12 @@ class Front:
 HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 
 
-def create_api() -> FastAPI:
-    """The routes, and the document of them; they answer once `state.service` is set."""
+def create_api(*, page: bool = False) -> FastAPI:
+    """The routes, and the document of them; they answer once `state.service` is set.
+
+    Args:
+        page: show people a page at `/`, where programs otherwise read what is served.
+    """
     app = FastAPI(
         title="recsys",
         version="1",
@@ -95,16 +99,16 @@ def create_api() -> FastAPI:
         exception_handlers={HTTPException: _http_problem},
     )
     app.router.route_class = StrictRoute
+    if page:
+        add_page(app)  # the first route of a path answers
     add_routes(app)
     return app
 
 
 def create_app(service: Service) -> ASGIApp:
     """The whole application."""
-    app = create_api()
+    app = create_api(page=service.config.page)
     app.state.service = service
-    if service.config.page:
-        add_page(app)
     front: ASGIApp = Front(app, service)
     if service.config.origins:
         front = CORSMiddleware(
