@@ -10,6 +10,9 @@ from starlette.requests import Request as HttpRequest
 
 from .problems import ProblemError
 
+DISCARDED = 16 << 20
+"""Bytes that are read and thrown away of a body that is too large, before the connection ends."""
+
 
 async def read_json(call: HttpRequest, most: int, depth: int, seconds: float) -> Any:
     """The JSON value of a body.
@@ -51,32 +54,32 @@ def check_type(call: HttpRequest) -> None:
 
 
 async def read_body(call: HttpRequest, most: int, seconds: float) -> bytes:
-    """The bytes of a body; it is refused at the first byte too many.
+    """The bytes of a body; no more of them are kept than it may have.
 
     Raises:
         ProblemError: it is too large or too slow.
     """
-    said = call.headers.get("content-length", "0")
-    if said.isdigit() and int(said) > most:
-        raise _too_large(f"{int(said):,}", most)
     parts: list[bytes] = []
     size = 0
     try:
         async with asyncio.timeout(seconds):
-            while True:
+            more = True
+            while more and size <= most + DISCARDED:
                 message = await call.receive()
                 if message["type"] == "http.disconnect":
                     raise ProblemError("slow", "the connection ended before the body did")
                 part = message.get("body", b"")
                 size += len(part)
-                if size > most:
-                    raise _too_large(f"more than {most:,}", most)
-                parts.append(part)
-                if not message.get("more_body", False):
-                    return b"".join(parts)
+                # What is too much is read all the same, for a while: who still sends does not hear an answer.
+                parts = [] if size > most else [*parts, part]
+                more = message.get("more_body", False)
     except TimeoutError:
-        close = {"Connection": "close"}
-        raise ProblemError("slow", f"the body did not arrive in {seconds:g} seconds", headers=close) from None
+        if size <= most:
+            close = {"Connection": "close"}
+            raise ProblemError("slow", f"the body did not arrive in {seconds:g} seconds", headers=close) from None
+    if size > most:
+        raise _too_large(f"more than {most:,}", most)
+    return b"".join(parts)
 
 
 def _too_large(found: str, most: int) -> ProblemError:
