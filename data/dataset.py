@@ -69,6 +69,7 @@ class Dataset:
         notes: sentences every report repeats.
         attributes: raw values of the item features and of `config.attributes`, N rows.
         derived: features that are computed for each row and request.
+        freed: vocabulary -> rows that stand for other values than in the data set that was carried on; empty likewise.
         id_types: `user` and `item` -> type of the ids in the tables (see `ids.id_type`); text where absent.
         table_starts: vocabulary -> vectors its embedding rows start from; empty in a data set that was loaded back,
             whose models are trained.
@@ -97,6 +98,7 @@ class Dataset:
     table_starts: Mapping[str, TableStart] = field(default_factory=dict)
     id_types: Mapping[str, str] = field(default_factory=dict)
     derived: tuple[Derived, ...] = ()
+    freed: Mapping[str, I64] = field(default_factory=dict)
 
     @property
     def num_users(self) -> int:

@@ -38,7 +38,8 @@ class FeatureSpec(Settings):
     """Values seen in fewer training rows share the 'unknown' row, which is thereby trained. 0: every value of a
     training row has a row of its own, unless there are more than a million; of so many, those of one row share it."""
     max_rows: int = Field(default=0, ge=0)
-    """Most values that have a row of their own, the most frequent; the others share the 'unknown' row. 0: no limit."""
+    """Most values that have a row of their own, the most frequent; the others share the 'unknown' row. 0: no limit. In
+    a training --from another run, new values take the rows of those that were last seen the longest ago."""
     shared_with: str = ""
     """Another `categorical` or `multi` feature, of any side, whose values are of the same kind (a user's favourite
     category and an item's): the two have one vocabulary, learned from both, and one embedding per value."""

@@ -70,7 +70,7 @@ class Vocabulary:
 
         Args:
             values: the most frequent first; known ones are passed over.
-            max_rows: as of `fit`; new values have the places that are left. 0: all.
+            max_rows: as of `fit`; new values have the places that are left (`encoding/eviction` frees some). 0: all.
         """
         fresh = pc.unique(Texts.of(values).array)
         fresh = fresh.filter(pa.array(self.values.rows(fresh) < 0))

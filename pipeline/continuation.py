@@ -1,7 +1,8 @@
 """Going on from an earlier run: its weights, its optimiser's moments, and new rows for what it had never met.
 
-The data set has been built on the earlier run's (`data/past.py`), so every known value stands in the row it had. What
-was learned is therefore put back as it was, row by row and moment by moment; only the rows behind are new.
+The data set has been built on the earlier run's (`data/encoding/carry`), so every known value stands in the row it had.
+What was learned is therefore put back as it was, row by row and moment by moment; new are the rows behind, and those
+that values of a full vocabulary have left (`data/encoding/eviction`).
 """
 
 from __future__ import annotations
@@ -12,20 +13,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..artifacts.folder import open_run
+from ..base.arrays import I64
 from ..base.errors import RunError
 from ..configs.run import RunConfig
 from ..data.dataset import Dataset
+from ..data.texts import Texts
 from ..data.vocabulary import FIRST, UNKNOWN, Vocabulary
 from ..funnel.folder import OPTIMIZERS, RANKER, TOWERS, load_run
 from ..funnel.run import Stage, TrainedRun, companion_names
 from ..nn.embedding import EmbeddingTable
 from ..ranking.train import build_model
 from ..training.optim import Optimizer
-from .neighbours import start_new_rows
+from .neighbours import new_rows, start_new_rows
 from .warm_start import Copied
 
 log = logging.getLogger(__name__)
@@ -141,7 +145,7 @@ def take_up(model: nn.Module, optimizer: Optimizer, dataset: Dataset, learned: L
             if helper is not None and helper.shape == parameter.shape:
                 parameter.copy_(helper)
     if learned.state:
-        optimizer.warm_start(learned.state)
+        optimizer.warm_start(_without_freed_rows(learned.state, optimizer.model, dataset))
     else:
         log.info("the source run kept no optimiser state: moments begin at zero")
     return report
@@ -174,17 +178,28 @@ def take_weights(model: nn.Module, dataset: Dataset, learned: Learned, prefix: s
         for name, table in here.items():
             for vocabulary in table.sizes:
                 theirs = there[name].rows_of(vocabulary)
-                known = len(theirs)
-                table.rows_of(vocabulary)[:known] = theirs
+                known, size = len(theirs), table.sizes[vocabulary]
+                new = new_rows(dataset, vocabulary, known, size)
+                table.rows_of(vocabulary)[~new] = theirs[~new[:known]]
                 if vocabulary in old_values:
                     trained = learned.state.get(f"table/{'.'.join(filter(None, (prefix, name)))}/{vocabulary}/square")
                     moved = trained is not None and bool(trained[UNKNOWN].any())
                     near = start_new_rows(table, vocabulary, known, dataset, moved)
-                    new = table.sizes[vocabulary] - known
-                    report.append(
-                        Copied(vocabulary=vocabulary, kept=known - FIRST, new=new, dropped=0, neighbours=near)
-                    )
+                    count = int(new.sum())
+                    kept, dropped = size - FIRST - count, known - size + count
+                    report.append(Copied(vocabulary=vocabulary, kept=kept, new=count, dropped=dropped, neighbours=near))
     return report
+
+
+def _without_freed_rows(state: Mapping[str, Tensor], model: nn.Module, dataset: Dataset) -> dict[str, Tensor]:
+    """An optimiser's state with zeros in the rows that stand for new values."""
+    found = dict(state)
+    for name, table in tables_of(model).items():
+        for vocabulary in table.sizes.keys() & dataset.freed.keys():
+            for key in [key for key in state if key.startswith(f"table/{name}/{vocabulary}/")]:
+                found[key] = state[key].clone()
+                found[key][torch.from_numpy(dataset.freed[vocabulary])] = 0.0
+    return found
 
 
 def tables_of(model: nn.Module) -> dict[str, EmbeddingTable]:
@@ -223,9 +238,17 @@ def refuse_difference(model: nn.Module, dataset: Dataset, learned: Learned) -> N
             place = "here" if odd_ones[0] in table.sizes else "in the source run"
             raise RunError(f'"{odd_ones[0]}" is embedded only {place} ({name}); {MEND}')
         for vocabulary, size in table.sizes.items():
-            if not (_grown(mine[vocabulary], theirs[vocabulary]) if vocabulary in mine else size == before[vocabulary]):
+            same = size == before[vocabulary]
+            if vocabulary in mine:
+                same = _goes_on(mine[vocabulary], theirs[vocabulary], dataset.freed.get(vocabulary))
+            if not same:
                 raise RunError(f'the rows of "{vocabulary}" stand for other values than in the source run; {MEND}')
 
 
-def _grown(vocabulary: Vocabulary, before: Vocabulary) -> bool:
-    return vocabulary.values[: len(before.values)] == before.values
+def _goes_on(vocabulary: Vocabulary, before: Vocabulary, freed: I64 | None) -> bool:
+    """Whether earlier values stand in the rows they had, all or all but the freed rows."""
+    if freed is None or not len(freed):
+        return vocabulary.values[: len(before.values)] == before.values
+    kept = np.delete(np.arange(len(before.values)), freed - FIRST)
+    fits = len(vocabulary.values) >= len(before.values) and int(freed[-1]) < len(before)
+    return fits and Texts(vocabulary.values.array.take(kept)) == Texts(before.values.array.take(kept))

@@ -29,36 +29,52 @@ BLOCK = 1024
 
 
 def start_new_rows(table: EmbeddingTable, feature: str, known: int, dataset: Dataset, unknown_trained: bool) -> int:
-    """Set the rows behind the known ones of a vocabulary.
+    """Set the rows of new values of a vocabulary: those behind the known ones, and those that others left to them.
 
     Args:
         table: whose rows below `known` hold what was learned.
         feature: vocabulary.
         known: its rows that were there before, padding and unknown included.
-        dataset: with the grown vocabulary.
+        dataset: with the grown vocabulary, and the rows that were freed (`Dataset.freed`).
         unknown_trained: whether the unknown row has ever been moved by a gradient.
 
     Returns:
         How many rows begin at their neighbours.
     """
     rows = table.rows_of(feature)
-    if known == len(rows):
+    new = new_rows(dataset, feature, known, len(rows))
+    if not new.any():
         return 0
     with torch.no_grad():
+        learned = ~new
+        learned[:FIRST] = False
         if unknown_trained:
-            rows[known:] = rows[UNKNOWN]
-        elif known > FIRST:
-            rows[known:] = rows[FIRST:known].mean(0)
-        at, means = neighbour_means(dataset, feature, rows[:known].detach())
+            rows[new] = rows[UNKNOWN].clone()
+        elif learned.any():
+            rows[new] = rows[learned].mean(0)
+        at, means = neighbour_means(dataset, feature, rows.detach(), new)
         rows[at] = means
         if feature in dataset.table_starts:
-            mapped, places = from_vectors(dataset.table_starts[feature], rows[:known].detach())
+            mapped, places = from_vectors(dataset.table_starts[feature], rows.detach(), new)
             rows[mapped] = places
     return len(at)
 
 
-def from_vectors(start: TableStart, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of new values by the least-squares affine map from known values' vectors to their rows [V, K].
+def new_rows(dataset: Dataset, feature: str, known: int, size: int) -> Tensor:
+    """Which of the `size` rows of a vocabulary are of new values, bool [size]; arguments as of `start_new_rows`."""
+    new = torch.arange(size) >= known
+    if feature in dataset.freed:
+        new[torch.from_numpy(dataset.freed[feature])] = True
+    return new
+
+
+def from_vectors(start: TableStart, rows: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of new values by the least-squares affine map from known values' vectors to their rows.
+
+    Args:
+        start: the vectors.
+        rows: float [V, K] all rows of the vocabulary.
+        new: bool [V] which of them are of new values.
 
     Returns:
         Vocabulary rows int64 [n] of new values that have a vector, and where they start [n, K].
@@ -66,7 +82,7 @@ def from_vectors(start: TableStart, rows: Tensor) -> tuple[Tensor, Tensor]:
     at, table = start.source.rows_of(start.vocabulary)
     places = torch.from_numpy(at)
     vectors = F.pad(torch.from_numpy(table).double(), (0, 1), value=1.0)
-    old = places < len(rows)
+    old = ~new[places]
     if old.all() or not old.any():
         return torch.empty(0, dtype=torch.int64), rows[:0]
     target = rows[places[old]].double()
@@ -74,13 +90,14 @@ def from_vectors(start: TableStart, rows: Tensor) -> tuple[Tensor, Tensor]:
     return places[~old], (vectors[~old] @ lead).to(rows.dtype)
 
 
-def neighbour_means(dataset: Dataset, feature: str, rows: Tensor) -> tuple[Tensor, Tensor]:
+def neighbour_means(dataset: Dataset, feature: str, rows: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
     """Mean row of each new item's neighbours.
 
     Args:
         dataset: encoded data.
         feature: a vocabulary; nothing is found unless it is that of the item ids.
-        rows: float [V, K] the vocabulary's known rows.
+        rows: float [V, K] all rows of the vocabulary.
+        new: bool [V] which of them are of new values.
 
     Returns:
         Vocabulary rows int64 [n] of new items that share content with known ones, and the means [n, K].
@@ -91,9 +108,10 @@ def neighbour_means(dataset: Dataset, feature: str, rows: Tensor) -> tuple[Tenso
         return torch.empty(0, dtype=torch.int64), rows[:0]
     layout, items = dataset.sides["item"], dataset.items.whole()
     own = items.categorical[:, layout.categorical.index(feature)]
-    old, new = (own >= FIRST) & (own < len(rows)), own >= len(rows)
-    learned = rows.double()[own[old]]
-    total = learned.new_zeros(int(new.sum()), rows.shape[1])
+    begun = new[own]
+    old = (own >= FIRST) & ~begun
+    learned = rows[own[old]].double()
+    total = learned.new_zeros(int(begun.sum()), rows.shape[1])
     weight = learned.new_zeros(len(total))
     content = [
         items.categorical[:, [column]]
@@ -101,12 +119,12 @@ def neighbour_means(dataset: Dataset, feature: str, rows: Tensor) -> tuple[Tenso
         if name in dataset.encoders.vocabularies and name not in ids
     ]
     for codes in (*content, *items.bags):
-        _add_sharers(total, weight, codes[old], codes[new], learned)
+        _add_sharers(total, weight, codes[old], codes[begun], learned)
     for vectors in items.vectors:
-        _add_nearest(total, weight, vectors[old], vectors[new], learned)
+        _add_nearest(total, weight, vectors[old], vectors[begun], learned)
     present = weight > 0
     means = total[present] / weight[present].unsqueeze(1)
-    return own[new][present], means.to(rows.dtype)
+    return own[begun][present], means.to(rows.dtype)
 
 
 def _add_sharers(total: Tensor, weight: Tensor, of_old: Tensor, of_new: Tensor, learned: Tensor) -> None:

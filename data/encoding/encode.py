@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +32,7 @@ from .attributes import Attribute
 from .carry import Past
 from .encoders import Column, Encoders, encode_side, rows_of, side_layout, weighed_values
 from .event_rows import EventRows, computed_layouts
+from .eviction import LastSeen, Members, Renewed, recoded
 from .numeric import NumericEncoder
 from .overlay import overlay, overlay_attribute
 from .raw_columns import RawColumns
@@ -90,6 +91,9 @@ class Encoding:
             self.weights[side] = self.weights[side] + rows
         self.kept = {side: self._kept(side) for side in SIDES}
         self._settled_counts = counted
+        self._freed: dict[str, I64] = {}  # of vocabularies
+        self._moved: dict[str, I64] = {}
+        self._left: list[str] = []
         raw.rest()
 
     def _settled_rows(self, side: Side) -> I64:
@@ -119,6 +123,7 @@ class Encoding:
         after = {spec.name: self.raw.column(spec) for spec in config.features if spec.after_event}
         read = {name: column for side in (*columns.values(), after) for name, column in side.items()}
         vocabularies, hashed = self._vocabularies(read)
+        self._give_up_freed_rows()
         numerics: dict[str, NumericEncoder] = {} if self.old is None else dict(self.old.encoders.numerics)
         for side, specs in sides.items():
             for spec in specs:
@@ -169,7 +174,8 @@ class Encoding:
             sequences=sequences,
             sequence_ends=ends,
             fingerprint=self._fingerprint(),
-            notes=self.raw.tables.notes,
+            notes=(*self.raw.tables.notes, *self._left),
+            freed=self._freed,
             attributes=self._attributes(),
             derived=derived,
             table_starts={
@@ -247,16 +253,49 @@ class Encoding:
                 log.info('"%s": %s', owner.name, folded.collisions)
                 hashed |= {spec.name: folded for spec in members}
                 continue
-            fitted = Vocabulary.fit(values, weights, owner.min_count, owner.max_rows)
+            limit = owner.max_rows if self.old is None else 0
+            fitted = Vocabulary.fit(values, weights, owner.min_count, limit)
             if self.old is not None:
                 before = self.old.encoders.vocabularies[owner.name]
-                fitted = before.grow(fitted.values, owner.max_rows)
+                fitted = self._going_on(before, fitted, owner, [(spec, columns[spec.name]) for spec in members])
             seen = pc.count_distinct(values).as_py()
             if owner.max_rows or len(fitted.values) > MANY or (not owner.min_count and seen > MANY):
                 rest = seen - len(fitted.values)
                 log.info('"%s": %d values have a row, %d rarer ones are unknown', owner.name, len(fitted.values), rest)
             found |= {spec.name: fitted for spec in members}
         return found, hashed
+
+    def _going_on(self, before: Vocabulary, fitted: Vocabulary, owner: FeatureSpec, members: Members) -> Vocabulary:
+        """An earlier vocabulary with the values learned here; where it is full, in the rows of the least recent ones.
+
+        Items of which nothing but the id is known keep their rows: without them they would all be the same.
+        """
+        wide, limit = before.grow(fitted.values), owner.max_rows
+        described = any(not self.raw.is_id(spec) for spec in self.config.inputs("item"))
+        only_ids = not described and any(spec.side == "item" and self.raw.is_id(spec) for spec, _ in members)
+        if not limit or len(wide.values) <= limit or not self.config.time or only_ids:
+            return before.grow(fitted.values, limit)
+        assert self.old is not None
+        assert self.carried is not None
+        kept: dict[Side, I64] = {side: self._kept_of(side) for side in SIDES}
+        theirs: dict[Side, I64] = {"user": self.carried.users, "item": self.carried.items}
+        seen = LastSeen(self.raw, self.old, self.settled, self.known, kept, theirs)
+        renewed = Renewed.of(before, wide, seen.of(members, wide), seen.begins, limit)
+        if len(renewed.freed):
+            for spec, _ in members:
+                self._freed[spec.name], self._moved[spec.name] = renewed.freed, renewed.moved
+            self._left.append(
+                f'"{owner.name}": {len(renewed.freed):,} values left their rows to new ones (max_rows = {limit:,}); '
+                f"the last of them was seen at {renewed.since:.0f}"
+            )
+            log.info(self._left[-1])
+        return renewed.vocabulary
+
+    def _give_up_freed_rows(self) -> None:
+        """What the earlier data set says of values that left is from now on that they are unknown."""
+        if self.old is not None and self._moved:
+            self.old = recoded(self.old, self._moved, self.raw.shelf)
+            self.settled = None if self.settled is None else replace(self.settled, source=self.old)
 
     def _with_old(self, spec: FeatureSpec, codes: Ints, before: Mapping[str, Ints] | None) -> Ints:
         """Vocabulary rows, with those an earlier data set knows taken from it."""

@@ -151,8 +151,8 @@ def test_items_near_by_their_vectors_are_neighbours_too(shop: Shop) -> None:
     dataset = shop.dataset("time")
     size = len(dataset.encoders.vocabularies["item_id"])
     known = size - 8
-    rows = torch.randn(known, 4, generator=torch.Generator().manual_seed(0))
-    at, means = neighbour_means(dataset, "item_id", rows)
+    rows = torch.randn(size, 4, generator=torch.Generator().manual_seed(0))
+    at, means = neighbour_means(dataset, "item_id", rows, torch.arange(size) >= known)
     layout = dataset.sides["item"]
     own = dataset.items.whole().categorical[:, layout.categorical.index("item_id")].numpy()
     genre = dataset.items.whole().categorical[:, layout.categorical.index("genre")].numpy()
@@ -331,7 +331,9 @@ def test_new_values_with_vectors_of_their_own_begin_in_the_space_of_the_known_on
     given = Pretrained(pa.array(values[:25]), generator.normal(size=(25, 5)).astype(np.float32), "")
     turn, shift = generator.normal(size=(5, 3)), generator.normal(size=3)
     rows = torch.from_numpy(np.vstack([np.zeros((2, 3)), given.vectors[:15] @ turn + shift]).astype(np.float32))
-    at, begun = from_vectors(TableStart(given, Vocabulary(values), True), rows)
+    rows = torch.cat([rows, torch.zeros(15, 3)])
+    new = torch.arange(len(rows)) >= FIRST + 15
+    at, begun = from_vectors(TableStart(given, Vocabulary(values), True), rows, new)
     assert at.tolist() == [FIRST + i for i in range(15, 25)]  # the last five have no vector
     assert np.allclose(begun.numpy(), given.vectors[15:] @ turn + shift, atol=1e-4)
-    assert not len(from_vectors(TableStart(given, Vocabulary(values[:15]), True), rows)[0])
+    assert not len(from_vectors(TableStart(given, Vocabulary(values[:15]), True), rows, new)[0])
