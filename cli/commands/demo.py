@@ -77,7 +77,6 @@ def demo(
     for answer in recommender.answer(USER).to_json():
         render.print_recommendation(answer)
     typer.echo(f"\nrun: {run}\nreport: {page}")
-    typer.echo(f"\nstart the service and ask it:\n{SERVE} {run}\n{ASK}")
     if done:
         typer.echo(f"{run} was trained by an earlier demo; delete it to train again", err=True)
     if serve:
@@ -86,7 +85,4 @@ def demo(
         step(f"serve --run {run} --page --port {port} --workers 1")
         serve_run(run=run, page=True, port=port, workers=1)
     else:
-        typer.echo(f"\nserve it, with a page to ask on:\n  recsys serve --run {run} --page")
-        typer.echo(
-            """  curl -s localhost:8080/v1/recommend -H 'content-type: application/json' -d '{"user": "1", "k": 5}'"""
-        )
+        typer.echo(f"\nserve it, with a page to ask on, and ask it:\n{SERVE} {run} --page\n{ASK}")
