@@ -1,6 +1,6 @@
 """Random requests: from the document, from mutated good ones, and raw bytes; no 5xx, no hang, the next one answered.
 
-python benchmarks/serving/fuzz.py --run runs/demo --requests 100000 --seconds 3600 --out docs/results/serving_fuzz.json
+python benchmarks/serving/fuzz.py --run runs/demo --requests 100000 --seconds 3600 --out FILE
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Kills at random moments: a worker, all workers, or the supervisor; the service must come back whole each time.
 
-    python benchmarks/serving/kill.py --run runs/demo --kills 1000 --out docs/results/serving_kill.json
+    python benchmarks/serving/kill.py --run runs/demo --kills 1000 --out FILE
 
 After each kill the next answer must be that of the same version. After the supervisor's, its workers must end by
 themselves, and a service on the same state must start.

@@ -1,6 +1,6 @@
 """A long run: mixed requests while versions are published and workers are killed.
 
-    python benchmarks/serving/soak.py --run runs/demo --seconds 3600 --out docs/results/serving_soak.json
+    python benchmarks/serving/soak.py --run runs/demo --seconds 3600 --out FILE
 
 Passes when no request fails (a connection that a kill cuts is tried once more), no answer mixes versions, and the
 workers' own memory at the end is within 5 % of that after the first sixth.
