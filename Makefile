@@ -28,7 +28,7 @@ clean: ## Remove .venv, caches and build output; runs/ stays
 	@test -n "$(PYTHON)" || { echo "error: found no Python 3.11, 3.12 or 3.13; install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv .venv && touch $@
 .venv/core.stamp: .venv/venv.stamp pyproject.toml constraints.txt
-	$(INSTALL) setuptools && $(INSTALL) --no-build-isolation --editable '.[cpu]' && touch $@
+	$(INSTALL) setuptools && $(INSTALL) --no-build-isolation --editable '.[cpu,serve]' && touch $@
 .venv/dev.stamp: .venv/core.stamp
 	$(INSTALL) --no-build-isolation --editable '.[dev]' && touch $@
 .venv/bench.stamp: .venv/dev.stamp

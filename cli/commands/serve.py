@@ -74,6 +74,11 @@ def serve(
     from ...serving.split import MAIN
     from ...serving.supervisor import Supervisor
 
+    if state is not None and "://" in state:
+        raise ConfigError(
+            "--state takes a folder, where the service also keeps its versions; a log in Redis is opened in Python, "
+            "by recsys.load(run, state=...)"
+        )
     runs = {MAIN: find_run(run)}
     for name, folder in pairs(also or [], "--also", "b=runs/b").items():
         if name in runs:

@@ -63,3 +63,12 @@ def test_refresh_learns_what_was_told_and_goes_on_behind_it(tiny_run: TinyRun, s
         assert "new" in shop.funnel.dataset.item_rows
         shop.log.close()
     assert main(asked) == 1
+
+
+def test_a_service_takes_a_folder_as_its_state(
+    tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["serve", "--run", str(tiny_run.folder), "--state", "redis://localhost:6379"]) == 2
+    assert "--state takes a folder" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
