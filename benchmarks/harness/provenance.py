@@ -32,8 +32,19 @@ def _commit() -> str:
     return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
 
 
-def write_speed(path: Path, benchmark: str, result: Json) -> None:
-    """The file of a speed benchmark: one run, with what is needed to run it again."""
+def write_speed(path: Path, benchmark: str, result: Json, series: str = "") -> None:
+    """The file of a speed benchmark: one run, with what is needed to run it again.
+
+    Args:
+        path: where it is written.
+        benchmark: name of the script.
+        result: its figures.
+        series: key of a list that grows: what the file already has there stays, and so do the commands that made it.
+            Machine, commit and day are those of this run; a series is meant to be made in one sitting.
+    """
     command = shlex.join(["python", f"benchmarks/speed/{benchmark}.py", *sys.argv[1:]])
+    if series and path.exists():
+        before = json.loads(path.read_text())
+        command, result = f"{before['command']}\n{command}", {**result, series: [*before[series], *result[series]]}
     whole = {"benchmark": benchmark, "command": command, **provenance(), **result}
     write_whole(path, json.dumps(whole, indent=2) + "\n")

@@ -15,7 +15,8 @@ from recsys.base.files import write_whole
 from recsys.benchmarks.harness.books import BASELINES, book_section, chosen, markdown_table, number
 from recsys.benchmarks.harness.forest import draw_all
 from recsys.benchmarks.harness.provenance import RESULTS, Json
-from recsys.benchmarks.harness.recorded import folds_section, run_section, speed_section
+from recsys.benchmarks.harness.recorded import folds_section, run_section
+from recsys.benchmarks.harness.speeds import speed_section
 
 WRITTEN = "Written by `python benchmarks/harness/table.py` from the JSON files beside it."
 INTRODUCTION = f"""# Results

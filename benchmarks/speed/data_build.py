@@ -207,8 +207,7 @@ def main() -> None:
     if options.out:
         from recsys.benchmarks.harness.provenance import write_speed
 
-        before = json.loads(options.out.read_text())["builds"] if options.more else []
-        write_speed(options.out, "data_build", {"builds": [*before, *records]})
+        write_speed(options.out, "data_build", {"builds": records}, series="builds" if options.more else "")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import pytest
 
 from recsys.base.errors import DataError
 from recsys.benchmarks.harness.provenance import RESULTS
-from recsys.benchmarks.harness.recorded import SPEED, run_section
+from recsys.benchmarks.harness.recorded import run_section
+from recsys.benchmarks.harness.speeds import SPEED
 from recsys.benchmarks.harness.table import PAGES, SUMMARY, page_of, render, render_summary
 from recsys.tests.support.nonempty import nonempty
 
