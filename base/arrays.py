@@ -17,5 +17,7 @@ Floats = NDArray[np.floating[Any]]
 """Real numbers of any width."""
 Ints = NDArray[np.integer[Any]]
 """Whole numbers of any width, signed or not."""
+Labels = NDArray[np.uint8] | NDArray[np.floating[Any]]
+"""What was observed of tasks: a byte each where all of them are binary."""
 AnyArray = NDArray[Any]
 """Values of any type, text included."""

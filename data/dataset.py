@@ -220,7 +220,7 @@ class Dataset:
             query, item = self._sequences.added(query, item, users, ends)
         told = (torch.from_numpy(column.take(taken, axis=0)) for column in (events.labels, events.mask, events.weights))
         labels, mask, weight = told
-        return Batch(query=query, item=item, labels=labels, mask=mask, weight=weight)
+        return Batch(query=query, item=item, labels=labels.float(), mask=mask, weight=weight)
 
     @cached_property
     def _sequences(self) -> SequenceColumns:

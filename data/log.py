@@ -8,7 +8,7 @@ import numpy as np
 from numpy import int8
 from numpy.typing import NDArray
 
-from ..base.arrays import F32, F64, Bool, Ints
+from ..base.arrays import F32, F64, Bool, Ints, Labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class EventLog:
         items: int32 item row, -1 without items; converted likewise.
         times: float64 seconds.
         parts: int8, see `Part`.
-        labels: float32 [R, T], 0 where masked.
+        labels: [R, T], 0 where masked: uint8 where every task is binary (a run may bring float32), else float32.
         mask: bool [R, T], whether the row lies in the task's sample space.
         weights: float32 training weight, [R]; [R, T] where tasks have weights of their own.
         propensities: float32 logging probability, or None.
@@ -31,7 +31,7 @@ class EventLog:
     items: Ints
     times: F64
     parts: NDArray[int8]
-    labels: F32
+    labels: Labels
     mask: Bool
     weights: F32
     propensities: F32 | None

@@ -208,6 +208,9 @@ class DataConfig(Settings):
     memory: str = ""
     """Memory that building the data set may take, such as `3GB` or `500MB`; half of what is free when empty. A log that
     needs more is built column by column in files of the folder for temporary files (`TMPDIR`), with the same result."""
+    workers: int = Field(default=0, ge=0)
+    """Counts that are worked out at the same time, with the same result; each takes memory of its own. 0: as many as
+    there are cores, at most four, and one at a time where the log does not fit into `memory`."""
     on_bad_rows: Literal["error", "drop"] = "error"
     """`drop` leaves bad rows out, counts them and writes them beside the run."""
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..base.arrays import F32, I32, I64, Ints
+from ..base.arrays import F32, I32, I64, Ints, Labels
 from .batch import Block, SideLayout
 from .feature_spec import FeatureSpec
 from .history import History
@@ -43,7 +43,7 @@ class SequenceColumns:
         histories: Mapping[str, History],
         items: Packed,
         item_layout: SideLayout,
-        labels: Mapping[str, F32],
+        labels: Mapping[str, Labels],
     ) -> SequenceColumns:
         """Describe every event of every history.
 
@@ -127,7 +127,7 @@ def _log_counts(longest: int) -> F32:
     return logs
 
 
-def _property(history: History, name: str, labels: Mapping[str, F32]) -> I64:
+def _property(history: History, name: str, labels: Mapping[str, Labels]) -> I64:
     """One property of every event of a history as vocabulary rows, int64 [E]."""
     if name == "gap":
         return history.gap_buckets(GAP_BUCKETS) + UNKNOWN

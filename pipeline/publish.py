@@ -197,7 +197,7 @@ def _checkpointer(
 
 def _meant(data: DataConfig) -> DataConfig:
     """A `[data]` section without where its tables lie and what building them may take."""
-    return data.relocated(lambda _: "").model_copy(update={"memory": ""})
+    return data.relocated(lambda _: "").model_copy(update={"memory": "", "workers": 0})
 
 
 def _kept_towers(path: Path, config: RunConfig, dataset: Dataset) -> TrainedRun | None:

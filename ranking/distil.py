@@ -47,7 +47,7 @@ def taught(dataset: Dataset, rows: Tensor, teachers: Sequence[Predictions], shar
         share: s, 0 to 1.
     """
     chosen = rows.numpy()
-    labels = dataset.events.labels.copy()
+    labels = dataset.events.labels.astype(np.float32)
     for column, task in enumerate(dataset.config.tasks):
         if all(task.name in teacher for teacher in teachers):
             mean = np.stack([teacher[task.name] for teacher in teachers]).astype(np.float64).mean(0)

@@ -235,7 +235,9 @@ def with_conversion(dataset: Dataset) -> Dataset:
     mask = events.mask[:, [click]] & (events.labels[:, [click]] > 0)
     labels = np.where(mask, events.labels[:, [view]], 0.0).astype(np.float32)
     tasks = (*dataset.config.tasks, TaskSpec(name="long_given_click", column="long_view", where="click"))
-    events = replace(events, labels=np.hstack([events.labels, labels]), mask=np.hstack([events.mask, mask]))
+    events = replace(
+        events, labels=np.hstack([events.labels.astype(np.float32), labels]), mask=np.hstack([events.mask, mask])
+    )
     return replace(dataset, events=events, config=dataset.config.model_copy(update={"tasks": tasks}))
 
 

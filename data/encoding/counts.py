@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ...base.arrays import F32, F64, I64, Bool, Ints
+from ...base.arrays import F32, F64, I64, Bool, Ints, Labels
 from ...base.counting import STEP
 from ..batch import Block
 from ..schema import CountSpec
 from .encoders import Encoders, stack
-from .groups import Groups, Labels, Sums, combine, places_among, running, together
+from .groups import Groups, Sums, combine, places_among, running, together
 
 
 def statistic_names(spec: CountSpec) -> tuple[str, ...]:

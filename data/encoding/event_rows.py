@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from ...base.arrays import F64, I64, AnyArray, Bool, Ints
+from ...base.machine import cpu_count
 from ..batch import SideLayout
 from ..dataset import Dataset
 from ..derived_spec import DerivedSpec
@@ -30,6 +32,9 @@ from .sequences import history_and_ends
 from .settled import Settled
 
 log = logging.getLogger(__name__)
+
+MOST_WORKERS = 4
+"""Counts at the same time unless `[data] workers` says more: each holds some 30 bytes an event."""
 
 
 def computed_layouts(config: DataConfig) -> dict[str, SideLayout]:
@@ -138,27 +143,36 @@ class EventRows:
         before: list[CountTable | None] = [None] * len(self.config.counts)
         if self.settled is not None:
             before = list(self.settled.source.counts)
-        return tuple(
-            self._encode_count(spec, table, codes, numerics, in_time, later)
-            for spec, table in zip(self.config.counts, before, strict=True)
-        )
+        with ThreadPoolExecutor(self._workers()) as pool:  # numpy works outside the interpreter's lock
+            waiting = [
+                pool.submit(self._encode_count, spec, table, codes, numerics, in_time, later)
+                for spec, table in zip(self.config.counts, before, strict=True)
+            ]
+            found = [one.result() for one in waiting]
+        for _, fitted in found:
+            numerics.update(fitted)
+        return tuple(table for table, _ in found)
+
+    def _workers(self) -> int:
+        """Counts at the same time: one where columns lie in files because memory is short."""
+        return self.config.workers or (1 if self.raw.shelf.mapped else min(cpu_count(), MOST_WORKERS))
 
     def _encode_count(
         self,
         spec: CountSpec,
         before: CountTable | None,
         codes: Mapping[str, Ints],
-        numerics: dict[str, NumericEncoder],
+        known_numerics: Mapping[str, NumericEncoder],
         in_time: Ints,
         later: I64,
-    ) -> CountTable:
-        """One table; see `encode_counts`.
+    ) -> tuple[CountTable, dict[str, NumericEncoder]]:
+        """One table, and the encoders of its statistics that are new; see `encode_counts`.
 
         Args:
             spec: its keys and tasks.
             before: of settled rows.
             codes: as of `encode_counts`.
-            numerics: as of `encode_counts`.
+            known_numerics: those that stand already; they are only read, as counts are worked out side by side.
             in_time: int [n] training rows, from the earliest to the latest.
             later: int64 [R - n] the other rows.
         """
@@ -186,18 +200,19 @@ class EventRows:
         self.raw.rest()
         learned = known if self.old is None else events.parts == Part.TRAIN
         target = self._tables[of_pair(self.config, spec)]
+        fitted: dict[str, NumericEncoder] = {}
         for place, name in enumerate(table.names):
             task = place - 1 if place else None
             label, counted = (labels[task], mask[task]) if task is not None else (events.times, known)
             values = table.as_of(groups, moments, task, label, counted, earlier)
             values[later] = frozen[:, place]
             self.raw.rest()
-            if name not in numerics:
-                numerics[name] = NumericEncoder.fit(values[learned], spec.bins, spec.scale)
-            target.add_codes(name, numerics[name].buckets(values), numerics[name].size)
-            target.add_numbers(name, numerics[name].scaled(values))
+            encoder = known_numerics.get(name) or NumericEncoder.fit(values[learned], spec.bins, spec.scale)
+            fitted[name] = encoder
+            target.add_codes(name, encoder.buckets(values), encoder.size)
+            target.add_numbers(name, encoder.scaled(values))
             del values  # before the next one is worked out
-        return table
+        return table, fitted
 
     def _training_rows_in_time(self) -> Ints:
         rows, count = self.raw.in_time, int(self.known.sum())

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...base.arrays import F64, I64, AnyArray, Bool, Floats, Ints
+from ...base.arrays import F64, I64, AnyArray, Bool, Ints, Labels
 from ...base.counting import STEP, counting_order
 from ..vocabulary import FIRST
 
 U8 = NDArray[np.uint8]
-Labels: TypeAlias = Floats | U8
 
 
 def combine(codes: Sequence[Ints], sizes: tuple[int, ...]) -> I64:
@@ -150,8 +148,10 @@ class Sums:
         return bool(self.positives.dtype.kind == "i")
 
 
-def flags(values: Floats) -> Labels:
+def flags(values: Labels) -> Labels:
     """Labels [R] as uint8 where all are 0 or 1: their sums are whole numbers; else as they are."""
+    if values.dtype == np.uint8:
+        return np.ascontiguousarray(values, dtype=np.uint8)
     found = np.empty(len(values), dtype=np.uint8)
     for start in range(0, len(values), STEP):
         part = values[start : start + STEP]

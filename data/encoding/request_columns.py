@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ...base.arrays import F32, F64, I64, Bool
+from ...base.arrays import F32, F64, I64, Bool, Labels
 from ...base.errors import ConfigError, DataError
 from ..batch import Block, SideLayout
 from ..dataset import Dataset
@@ -45,7 +45,7 @@ class RequestColumns(RawColumns):
         num_events: E.
         items: int64 [E + B] item row, -1 where the catalogue lacks it and of the requests themselves.
         times: float64 [E + B] seconds, -inf where unknown; of a request when it says that it is asked.
-        labels: float32 [E + B, T] as of `EventLog`.
+        labels: [E + B, T] as of `EventLog`.
         mask: bool [E + B, T].
         said: `user` and `context` -> for each row of that table the columns that a request gave.
         unknown_items: of each request, item ids that the catalogue lacks.
@@ -59,7 +59,7 @@ class RequestColumns(RawColumns):
     num_events: int
     items: I64
     times: F64
-    labels: F32
+    labels: Labels
     mask: Bool
     said: Mapping[str, Sequence[frozenset[str]]]
     unknown_items: Sequence[Sequence[str]]
@@ -330,7 +330,7 @@ def _times(config: DataConfig, texts: Texts, bad: BadRows) -> F64:
 
 def _labels(
     tasks: Sequence[TaskSpec], positive: str, events: Sequence[_Event], tables: Tables, bad: BadRows
-) -> tuple[F32, Bool]:
+) -> tuple[Labels, Bool]:
     """Labels and masks of every row of the events table; see `Subject.history`."""
     binary = [task.name for task in tasks if task.kind == "binary"]
     implied = {positive or (binary[0] if binary else "")}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ...base.arrays import F32, F64, I64, AnyArray, Bool
+from ...base.arrays import F32, F64, I64, AnyArray, Bool, Labels
 from ...base.errors import ConfigError
 from ..dataset import Dataset
 from ..feature_spec import FeatureSpec, Side
@@ -271,7 +271,7 @@ class EventEncoder:
             LogRows(found, narrow), at, empty if told is None else told, scenes_of(config.tasks, tables)
         )
 
-    def joined(self, raw: F32, scenes: Bool) -> tuple[F32, Bool]:
+    def joined(self, raw: F32, scenes: Bool) -> tuple[Labels, Bool]:
         """Labels [R, T] (0 where masked) and masks [R, T] of labels as told, see `EncodedEvents`."""
         config = self.dataset.config
         tables = self.reader.tables([{}] * len(raw), [None] * len(raw))

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...base.arrays import F32, F64, Bool, Ints
+from ...base.arrays import F32, F64, Bool, Ints, Labels
 from ...base.counting import STEP
 from ...base.errors import ConfigError, DataError
 from ..feature_spec import FeatureSpec, Side
@@ -243,8 +243,8 @@ def label_matrix(
     order: Ints | None = None,
     shelf: Shelf | None = None,
     scenes: Bool | None = None,
-) -> tuple[F32, Bool]:
-    """Labels [R, T] (0 where masked) and masks [R, T].
+) -> tuple[Labels, Bool]:
+    """Labels [R, T] (0 where masked; uint8 where every task is binary, else float32) and masks [R, T].
 
     Args:
         tasks: in the order of the columns.
@@ -255,7 +255,8 @@ def label_matrix(
         scenes: bool [R, T], see `scenes_of`; read from the tables when None.
     """
     shelf, rows = shelf or Shelf(), tables.events.num_rows
-    values: F32 = shelf.empty((rows, len(tasks)), np.float32)
+    whole = all(task.kind == "binary" for task in tasks)  # 0 and 1 alone, as the reader saw to
+    values: Labels = shelf.empty((rows, len(tasks)), np.uint8 if whole else np.float32)
     masks: Bool = shelf.empty((rows, len(tasks)), np.bool_)
     names = [task.name for task in tasks]
     for place, task in enumerate(tasks):
@@ -269,8 +270,7 @@ def label_matrix(
         if task.scene:
             scene = _scene(tables, task) if scenes is None else scenes[:, place]
             mask &= scene if order is None else scene.take(order)
-        values[:, place] = value
-        values[~mask, place] = 0.0
+        values[:, place] = np.where(mask, value, np.float32(0))
         masks[:, place] = mask
         shelf.rest(values, masks, value)
     return values, masks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +70,15 @@ def test_neither_the_size_of_the_parts_nor_where_they_lie_changes_a_bit(
     built = build_dataset(tables, config, seed=1)
     assert differences(arrays_of(whole), arrays_of(built)) == []
     assert built.encoders.state() == whole.encoders.state()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_the_number_of_workers_changes_no_bit(shop: Shop, workers: int) -> None:
+    tables = read_tables(shop.events, shop.users, shop.items)
+    one, more = (build_dataset(tables, shop.config("time", workers=count), seed=1) for count in (1, workers))
+    assert len(one.counts) > 1
+    assert differences(arrays_of(one), arrays_of(more)) == []
+    assert json.dumps(one.encoders.state(), default=list) == json.dumps(more.encoders.state(), default=list)
 
 
 def test_parquet_that_stays_on_disk_is_built_as_a_frame(shop: Shop, tmp_path: Path) -> None:
