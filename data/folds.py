@@ -8,8 +8,8 @@ import numpy as np
 
 from ..base.arrays import F64, Bool
 from ..base.errors import ConfigError, DataError
-from .schema import SplitSpec
 from .split import moment
+from .split_spec import SplitSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..base.arrays import F64, I64, Ints
 from ..base.errors import ConfigError, DataError
 from .reading.coded import Coded
-from .schema import SplitSpec
+from .split_spec import SplitSpec
 
 
 class Part(IntEnum):

@@ -23,9 +23,10 @@ from ...base.errors import DataError, RunError
 from ..dataset import Dataset
 from ..log import EventLog
 from ..reading.keys import RawEvents
-from ..schema import ORDERED_SPLITS, DataConfig
+from ..schema import DataConfig
 from ..shelf import Shelf
 from ..split import Part
+from ..split_spec import ORDERED_SPLITS
 from ..texts import Texts
 from .settled import Settled
 

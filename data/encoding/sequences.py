@@ -9,8 +9,9 @@ import numpy as np
 from ...base.arrays import I64, Bool, Ints
 from ..history import History
 from ..log import EventLog
-from ..schema import ORDERED_SPLITS, DataConfig
+from ..schema import DataConfig
 from ..split import Part
+from ..split_spec import ORDERED_SPLITS
 
 
 def build_sequences(

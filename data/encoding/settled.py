@@ -21,9 +21,10 @@ from ..dataset import Dataset
 from ..feature_spec import Side
 from ..history import History, row_kind
 from ..log import EventLog
-from ..schema import ORDERED_SPLITS, DataConfig
+from ..schema import DataConfig
 from ..shelf import Shelf
 from ..split import Part
+from ..split_spec import ORDERED_SPLITS
 from .derived import Derived
 from .interleaved import Interleaved, Values, of_each
 

@@ -24,8 +24,8 @@ from ..log import EventLog
 from ..log_rows import EVENT, INPUT, KEY, LogRows
 from ..packed import Packed
 from ..reading.tables import BadRows
-from ..schema import ORDERED_SPLITS
 from ..split import Part
+from ..split_spec import ORDERED_SPLITS
 from ..subject import Subject
 from ..texts import Texts
 from .derived import Derived

@@ -20,8 +20,9 @@ from ..packed import Packed
 from ..reading.columns import as_float32, as_time
 from ..reading.keys import check_inputs, event_weights, label_matrix, raw_label, scenes_of
 from ..reading.tables import BadRows, Tables, quote
-from ..schema import ORDERED_SPLITS, DataConfig
+from ..schema import DataConfig
 from ..split import Part
+from ..split_spec import ORDERED_SPLITS
 from ..subject import raw_text
 from .encoders import Column, encode_side, fill_missing
 from .raw_columns import RawColumns, gather

@@ -20,7 +20,8 @@ from ..reading.columns import as_time
 from ..reading.readers import Source, read_tables
 from ..reading.sniff import likely_encoding, require_header, sniff_delimiter
 from ..reading.tables import BadRows, Tables
-from ..schema import CountSpec, DataConfig, SplitSpec
+from ..schema import CountSpec, DataConfig
+from ..split_spec import SplitSpec
 from .features import Features, describe_entities, describe_moments, owner_of
 from .labels import Labels, infer_labels, label_of
 from .nothing import words_for_nothing

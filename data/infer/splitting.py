@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ..schema import SplitSpec
+from ..split_spec import SplitSpec
 
 _SHARE = 0.1
 _KNOWN_USERS = 20

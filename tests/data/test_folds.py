@@ -9,8 +9,8 @@ import pytest
 
 from recsys.base.errors import ConfigError
 from recsys.data.folds import time_folds
-from recsys.data.schema import SplitSpec
 from recsys.data.split import Part, assign_parts, moment
+from recsys.data.split_spec import SplitSpec
 from recsys.tests.support.nonempty import nonempty
 
 TIMES = np.sort(np.random.default_rng(0).uniform(1_650_000_000, 1_652_000_000, 5_000))

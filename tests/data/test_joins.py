@@ -12,7 +12,8 @@ from recsys.data.build import build_dataset
 from recsys.data.joins import join_notes
 from recsys.data.reading.readers import read_tables
 from recsys.data.reading.tables import Tables
-from recsys.data.schema import DataConfig, SplitSpec
+from recsys.data.schema import DataConfig
+from recsys.data.split_spec import SplitSpec
 
 CONFIG = DataConfig(time="", title="title", split=SplitSpec(kind="random"))
 

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from recsys.base.errors import ConfigError, DataError
 from recsys.data.reading.coded import coded
-from recsys.data.schema import SplitSpec
 from recsys.data.split import Part, assign_parts, part_of
+from recsys.data.split_spec import SplitSpec
 
 USERS = np.repeat([0, 1, 2, 3], [5, 1, 2, 3])
 TIMES = np.concatenate([np.sort(np.random.default_rng(0).integers(0, 100, n)) for n in (5, 1, 2, 3)]).astype(float)
