@@ -7,6 +7,7 @@ same tower without a history, from the user's own features. `segment`: what is p
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
@@ -22,6 +23,7 @@ from ..retrieval.baselines.segment import SEGMENT_POPULARITY, SegmentPopularity
 from ..retrieval.index.bitmap import Bitmap
 from ..retrieval.merge import places
 from ..retrieval.retriever import TOWER, CandidateSet, Retriever
+from ..retrieval.seen import Seen
 
 POPULARITY = "popularity"
 POPULAR = "popular"
@@ -63,6 +65,13 @@ class Ladder:
     def __init__(self, dataset: Dataset, retriever: Retriever) -> None:
         self.dataset = dataset
         self.retriever = retriever
+
+    def leaving_out(self, seen: Seen) -> Ladder:
+        """The same ladder with another policy of what users are not recommended again."""
+        _ = self._popularity, self._profiled, self._grouped  # prepared once for all copies
+        other = copy.copy(self)
+        other.retriever = self.retriever.leaving_out(seen)
+        return other
 
     def rung(self, user: int) -> Rung:
         """The rung of a user row; -1 is a user nobody knows."""

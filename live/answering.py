@@ -25,6 +25,7 @@ from ..funnel.funnel import Funnel
 from ..funnel.similar import similar_items
 from ..retrieval.filters import parse_filter
 from ..retrieval.index.bitmap import Bitmap
+from ..retrieval.seen import SeenConfig
 from .answers import Answer, RecommendedItem, RunVersion, ScoreAnswer, ScoredItem, SimilarAnswer
 from .cursors import MOST, Cursor, read_cursor
 from .errors import Flaw, NotFoundError, RequestError
@@ -34,6 +35,8 @@ from .tokens import Tokens
 
 CONDITIONS = 256
 """Conditions whose items are kept."""
+POLICIES = 16
+"""Policies of what is seen that requests name and whose events are kept."""
 
 _PLACES = {
     "context": "/context",
@@ -54,6 +57,7 @@ class _Like:
     exclude: tuple[str, ...]
     rules: str
     explore: bool
+    seen: SeenConfig | None
     explain: bool
     cursor: str | None
 
@@ -84,7 +88,8 @@ class Answering:
         self.run = RunVersion(name=name, version=version)
         self.rules = rules_hash(funnel.rules.config)
         self._passing = lru_cache(CONDITIONS)(self._passing_items)
-        self._stages = {("run", True): funnel}
+        self._seen_by = lru_cache(POLICIES)(funnel.seen_by)
+        self._stages = {("run", True): funnel.rules}
 
     def catch_up(self) -> None:
         """Take in what happened since the last block; a run without live state has nothing to take in."""
@@ -106,6 +111,7 @@ class Answering:
                 asked.exclude,
                 asked.rules,
                 asked.explore,
+                asked.seen,
                 asked.explain,
                 asked.cursor,
             )
@@ -318,13 +324,20 @@ class Answering:
 
     def _stage(self, like: _Like) -> Funnel:
         """The funnel with the last stage that a request wants."""
-        key = (like.rules, like.explore)
+        key, stage = (like.rules, like.explore), self.funnel.rules
         if key not in self._stages:
-            stage = self.funnel.rules
-            other = copy.copy(self.funnel)
-            other.rules = stage.changed(stage.config.filters if like.rules == "none" else stage.config.unexplored)
-            self._stages[key] = other
-        return self._stages[key]
+            rules = stage.config.filters if like.rules == "none" else stage.config.unexplored
+            self._stages[key] = stage.changed(rules)
+        found = self.funnel
+        if like.seen is not None:
+            try:
+                found = found.leaving_out(self._seen_by(like.seen))
+            except ConfigError as error:
+                raise RequestError([Flaw("/seen", str(error))], str(error)) from None
+        if self._stages[key] is not found.rules:
+            found = copy.copy(found)
+            found.rules = self._stages[key]
+        return found
 
 
 def rules_hash(rules: RulesConfig) -> str | None:

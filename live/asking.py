@@ -10,6 +10,7 @@ from typing import Any, Self, overload
 from .answers import Answer, ScoreAnswer, SimilarAnswer
 from .engine import Engine, Served
 from .requests import Request, ScoreRequest, SimilarRequest, parsed
+from .teller import Teller, check_recorded
 
 
 class Asking(ABC):
@@ -50,7 +51,11 @@ class Asking(ABC):
             DataError: a value that it brings is not what the schema says.
         """
         asked = request if isinstance(request, SimilarRequest | ScoreRequest) else parsed(Request, request)
-        return self.engine.ask(asked).result()
+        check_recorded(asked, self._recorder)
+        answer = self.engine.ask(asked).result()
+        if isinstance(asked, Request):
+            self._recorded([asked], [answer])
+        return answer
 
     def ask_many(self, requests: Sequence[Request | Mapping[str, Any]]) -> list[Answer]:
         """Answer many requests, in blocks; see `ask`.
@@ -59,7 +64,23 @@ class Asking(ABC):
             ConfigError: as `ask`, of the first request that has no answer.
             DataError: likewise.
         """
-        return [future.result() for future in self.engine.ask_many([parsed(Request, one) for one in requests])]
+        asked = [parsed(Request, one) for one in requests]
+        for one in asked:
+            check_recorded(one, self._recorder)
+        answers: list[Answer] = [future.result() for future in self.engine.ask_many(asked)]
+        self._recorded(asked, answers)
+        return answers
+
+    @property
+    def _recorder(self) -> Teller | None:
+        """Writes down what was shown; None where nothing is kept."""
+        return None
+
+    def _recorded(self, requests: Sequence[Request], answers: Sequence[Answer]) -> None:
+        """Write down the answers of requests that ask for it."""
+        told = [pair for pair in zip(requests, answers, strict=True) if pair[0].record is not None]
+        if told and (teller := self._recorder) is not None:
+            teller.shown(told)
 
     def close(self) -> None:
         """Answer what waits and end the thread; the next request starts another one."""

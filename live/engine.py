@@ -75,12 +75,20 @@ class Engine:
         queue: most requests that wait; any number when 0. A group that is asked together enters whole where there is
             room for one.
         watch: is told of every block, on the engine's thread.
+        idle: seconds without a request after which it catches up, so that none finds much to do; never when None, as
+            where other threads read what is served.
     """
 
     def __init__(
-        self, served: Served, *, block: int = BLOCK, queue: int = 0, watch: Callable[[Block], None] | None = None
+        self,
+        served: Served,
+        *,
+        block: int = BLOCK,
+        queue: int = 0,
+        watch: Callable[[Block], None] | None = None,
+        idle: float | None = None,
     ) -> None:
-        self._served, self._block, self._queue, self._watch = served, block, queue, watch
+        self._served, self._block, self._queue, self._watch, self._idle = served, block, queue, watch, idle
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -140,15 +148,26 @@ class Engine:
         self._thread.join()
 
     def _run(self) -> None:
-        while jobs := self._next():
-            self._answer(jobs)
+        while (jobs := self._next()) is not None:
+            if jobs:
+                self._answer(jobs)
+            else:
+                self._catch_up()
 
-    def _next(self) -> list[_Job]:
-        """What waits, at most a block; empty when the engine is closed and nothing waits."""
+    def _next(self) -> list[_Job] | None:
+        """What waits, at most a block; nothing after a while without any, None once the engine is closed."""
         with self._changed:
-            while not self._jobs and not self._closing:
-                self._changed.wait()
+            if not self._jobs and not self._closing:
+                self._changed.wait(self._idle)
+            if not self._jobs and self._closing:
+                return None
             return [self._jobs.popleft() for _ in range(min(self._block, len(self._jobs)))]
+
+    def _catch_up(self) -> None:
+        try:
+            self._served.catch_up()
+        except Exception as error:  # the next request meets it, and is told
+            log.warning("catching up failed: %s", type(error).__name__)
 
     def _answer(self, taken: Sequence[_Job]) -> None:
         now = time.monotonic()

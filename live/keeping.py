@@ -92,6 +92,10 @@ class Keeping(Asking):
         return Teller(self.log, self.trained.dataset, self.tokens)
 
     @property
+    def _recorder(self) -> Teller | None:
+        return None if self._log is None else self._teller
+
+    @property
     def position(self) -> int:
         """Of the last thing that was told to the state, by whomever."""
         return self.log.last

@@ -8,28 +8,53 @@ next run: weights, vocabularies, edges, companions, popularity.
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 
+from ..base.arrays import F64
 from ..data.dataset import NOW
 from ..data.live import LiveDataset
 from ..funnel.funnel import Funnel
 from ..funnel.ladder import Ladder
 from ..retrieval.index.bitmap import Bitmap
+from ..retrieval.seen import Seen, SeenConfig
 from .log.base import LogRow, LogUnavailableError, StateLog
 
 logger = logging.getLogger(__name__)
 
 READ = 20_000
 """Rows taken in before one answer; with more behind them the answer is stale."""
+
+
+class _RequestTimes(Mapping[int, F64]):
+    """When requests stand: those of now at the newest event, which moves.
+
+    Args:
+        known: of the run.
+        dataset: with live events.
+    """
+
+    def __init__(self, known: Mapping[int, F64], dataset: LiveDataset) -> None:
+        self._known, self._dataset = known, dataset
+        self._newest = float(known[NOW].max(initial=-np.inf))
+
+    def __getitem__(self, moment: int) -> F64:
+        if moment != NOW:
+            return self._known[moment]
+        return np.broadcast_to(max(self._newest, self._dataset.live.newest), self._dataset.num_users)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
 
 
 class LiveFunnel(Funnel):
@@ -42,8 +67,19 @@ class LiveFunnel(Funnel):
 
     def __init__(self, funnel: Funnel, dataset: LiveDataset) -> None:
         self.__dict__.update(funnel.__dict__)
-        self.dataset = dataset
+        self.dataset: LiveDataset = dataset
         self.living: Bitmap | None = None
+        data = funnel.retriever.data
+        if data.seen.requests:
+            self.retriever = funnel.retriever.leaving_out(self._moving(data.seen))
+        self.ladder = Ladder(dataset, self.retriever)
+
+    def seen_by(self, policy: SeenConfig) -> Seen:
+        """See `Funnel.seen_by`; a window is counted from the newest event that was told."""
+        return self._moving(super().seen_by(policy))
+
+    def _moving(self, seen: Seen) -> Seen:
+        return replace(seen, requests=_RequestTimes(seen.requests, self.dataset)) if seen.requests else seen
 
     def unblocked(self, allowed: Bitmap | None) -> Bitmap | None:
         """See `Funnel.unblocked`."""
@@ -69,16 +105,23 @@ class Overlay:
         self.dataset = LiveDataset.over(funnel.dataset)
         self.funnel = LiveFunnel(funnel, self.dataset)
         self._lock = threading.Lock()
-        self.stale = False
+        self._behind_since: float | None = None
         self._version = -1
-        self._requests: dict[int, Any] = {}
-        data = funnel.retriever.data
-        if data.seen.requests:  # a window is counted from the newest event, which moves
-            self._requests = dict(data.seen.requests)
-            seen = replace(data.seen, requests=self._requests)
-            self.funnel.retriever = copy.copy(funnel.retriever)
-            self.funnel.retriever.data = replace(data, seen=seen)
-        self.funnel.ladder = Ladder(self.dataset, self.funnel.retriever)
+
+    @property
+    def stale(self) -> bool:
+        """Whether there are acknowledged events that answers do not know, or may be."""
+        return self._behind_since is not None
+
+    @property
+    def lag(self) -> float:
+        """Seconds for which that has been so, 0 where it is not."""
+        since = self._behind_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def _set_behind(self, behind: bool) -> None:
+        if behind != self.stale:
+            self._behind_since = time.monotonic() if behind else None
 
     def catch_up(self, limit: int = READ) -> None:
         """Take in what is new, at most so many rows; `stale` says whether there is more."""
@@ -88,8 +131,9 @@ class Overlay:
                 return
             self._version = version  # asked before it is read: what comes in between is read again, and is nothing new
             rows = self.log.read_after(self.position, limit)
-            self.stale = len(rows) == limit and self.log.last > rows[-1].position
+            more = len(rows) == limit and self.log.last > rows[-1].position
             self.apply(rows)
+            self._set_behind(more)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
@@ -99,7 +143,7 @@ class Overlay:
         except LogUnavailableError as error:
             if not self.stale:
                 logger.warning("%s", error)
-            self.stale = True
+            self._set_behind(True)
 
     def apply(self, rows: Sequence[LogRow]) -> None:
         """Take in rows of the log, in order."""
@@ -125,9 +169,6 @@ class Overlay:
             [body["columns"] for body in bodies],
             [body.get("exposure", 0) for body in bodies],
         )
-        if self._requests:
-            newest = max(float(self._requests[NOW].max(initial=-np.inf)), self.dataset.live.newest)
-            self._requests[NOW] = np.broadcast_to(newest, self.dataset.num_users)
 
     def _change(self, row: LogRow) -> None:
         """A row that is no event."""

@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 from ..configs.errors import expectation, present
 from ..data.ids import id_text
 from ..data.subject import HistoryMode, Subject
+from ..retrieval.seen import SeenConfig
 from .errors import Flaw, RequestError
 
 _SCALARS = (str, int, float, bool, np.generic, type(None))
@@ -110,6 +111,21 @@ _EVENT_SCHEMA = {
 
 RawId = Annotated[str, BeforeValidator(_id), WithJsonSchema(_ID_SCHEMA)]
 Value = Annotated[Any, BeforeValidator(_value), WithJsonSchema(_VALUE_SCHEMA)]
+_SEEN_SCHEMA = {
+    "anyOf": [
+        {"enum": ["taken", "shown", "none", None]},
+        {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "policy": {"enum": ["taken", "shown", "none"]},
+                "window_days": {"type": ["number", "null"], "exclusiveMinimum": 0},
+                "tasks": {"type": "array", "items": {"type": "string"}},
+            },
+        },
+    ]
+}
+SeenPolicy = Annotated[SeenConfig | None, WithJsonSchema(_SEEN_SCHEMA)]
 HistoryEvent = Annotated[Any, BeforeValidator(_history_event), WithJsonSchema(_EVENT_SCHEMA)]
 Moment = Annotated[float | str, BeforeValidator(_number_or_text)]
 Text = Annotated[str, Field(strict=True)]
@@ -184,6 +200,10 @@ class Request(AskedOf):
     rules: Literal["run", "none"] = "run"
     """`none` switches pins, boosts, caps, shares, variety and draws off; blocks, hides and freshness stay."""
 
+    seen: SeenPolicy = None
+    """What is not recommended again, instead of what the rules say: `taken` (positive events), `shown` (any event),
+    `none`, or an object with `policy`, `window_days` and `tasks` (`rules.seen` of a configuration)."""
+
     explore: Flag = True
     """Whether places may be drawn where the rules explore."""
 
@@ -192,6 +212,10 @@ class Request(AskedOf):
 
     cursor: Text | None = None
     """Of the answer before: the next items, none of those that were given."""
+
+    record: Literal["shown"] | None = None
+    """`shown`: write the items down as shown to `user` before they are given, for clients that bring no token back;
+    needs a state. Binary labels are 0 until an event tells more."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
@@ -325,7 +349,8 @@ def flaws_of(error: ValidationError, kind: type[Any], given: Any) -> list[Flaw]:
         if shape == "house":
             pointer, sentence = pointer + context["at"], context["sentence"]
         elif shape in ("extra_forbidden", "unexpected_keyword_argument"):
-            names = [field.name for field in dataclasses.fields(kind)]
+            inside = detail["loc"][:-1] == ("seen",)
+            names = [*SeenConfig.model_fields] if inside else [field.name for field in dataclasses.fields(kind)]
             close = difflib.get_close_matches(str(detail["loc"][-1]), names, n=1)
             sentence = "there is no such key; " + (
                 f'did you mean "{close[0]}"?' if close else f"there are: {', '.join(names)}"

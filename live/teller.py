@@ -15,10 +15,30 @@ from ..data.encoding.told_events import EventReader
 from ..data.encoding.told_items import encode_items
 from ..data.ids import id_text
 from ..data.subject import Subject, raw_text
+from .answers import Answer
+from .errors import Flaw, RequestError
 from .log.base import DUPLICATE, Kind, LogRow, StateLog, new_id
-from .requests import Event, Receipt
+from .requests import Asked, Event, Receipt, Request
 from .tokens import Tokens
 from .told import event_rows
+
+
+def check_recorded(request: Asked, teller: Teller | None) -> None:
+    """Refuse a request whose answer is to be written down and cannot be.
+
+    Args:
+        request: before it is answered.
+        teller: writes; None where nothing is kept.
+
+    Raises:
+        RequestError: nobody is named, or there is no state.
+    """
+    if not isinstance(request, Request) or request.record is None:
+        return
+    if request.user is None:
+        raise RequestError([Flaw("/record", "nobody is named whom the items are shown to; name a user")])
+    if teller is None:
+        raise RequestError([Flaw("/record", "there is no state in which it could be kept; give the run one")])
 
 
 @dataclass(frozen=True)
@@ -39,6 +59,37 @@ class Teller:
         """See `Keeping.add_events`."""
         checked = event_rows(EventReader(self.dataset.config), list(events), skip=skip, tokens=self.tokens)
         return self._appended(checked.rows, tuple((one.place, one.detail) for one in checked.refused))
+
+    def shown(self, answers: Sequence[tuple[Request, Answer]]) -> Receipt:
+        """Write down the items of answers as shown to whom the requests are about.
+
+        Each is an event with the item's token and the request's context, whose binary labels are 0 until an event tells
+        more. A repeated request with the same id writes nothing twice.
+
+        Raises:
+            LogUnavailableError: the log cannot be written now; nothing was kept.
+        """
+        config = self.dataset.config
+        reader = EventReader(config)
+        plain = (task for task in config.tasks if task.kind == "binary" and task.at_least is None and not task.equals)
+        labels = {task.source: 0 for task in plain}
+        sources = {spec.name: spec.source for spec in config.features if spec.side == "context"}
+        told: list[Event] = []
+        for request, answer in answers:
+            context = {sources.get(name, name): value for name, value in request.context.items()}
+            columns = {name: value for name, value in context.items() if name in reader.separators}
+            told += [
+                Event(
+                    user=request.user or "",
+                    item=item["item"],
+                    id="\x1f".join(["shown", answer.request_id, request.user or "", item["item"]]),
+                    token=item["token"],
+                    labels=labels,
+                    columns=columns,
+                )
+                for item in answer.items
+            ]
+        return self._appended(event_rows(reader, told, tokens=self.tokens).rows)
 
     def user(self, user: Any, features: Mapping[str, Any]) -> Receipt:
         """See `Keeping.put_user`."""

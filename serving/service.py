@@ -16,16 +16,18 @@ from ..live.answering import Answering
 from ..live.answers import Answer, Answered, RunVersion
 from ..live.engine import Block, Engine
 from ..live.errors import LateError, UnavailableError
-from ..live.requests import Asked, Request, parsed
-from ..live.teller import Teller
+from ..live.requests import Asked, Receipt, Request, parsed
+from ..live.teller import Teller, check_recorded
 from .config import ServeConfig
-from .keys import Keys
+from .keys import Keys, given_key
 from .limits import check
 from .logs import log, where
 from .metrics import Metrics
 from .problems import BUG, ProblemError, problem_of
 from .runs import Runs
 
+IDLE = 1.0
+"""Seconds without a request after which a worker takes in what happened all the same."""
 PATIENCE = 0.05
 """Seconds of waiting after which a worker looks whether the client is still there."""
 
@@ -71,7 +73,7 @@ class Service:
         self.teller: Teller | None = None  # nothing can be told without a state
         self.draining = False
         self.connections: Callable[[], int] = lambda: 0
-        self.engine = Engine(runs, queue=config.limits.queue, watch=self._watch)
+        self.engine = Engine(runs, queue=config.limits.queue, watch=self._watch, idle=IDLE)
 
     @property
     def runs(self) -> Runs:
@@ -96,23 +98,52 @@ class Service:
             UnavailableError: too many wait.
             LateError: the deadline passed, or nobody waits for the answer.
         """
-        return (await self._asked(call, [request]))[0].result()
+        self._check_recorded(call, request)
+        answer = (await self._asked(call, [request]))[0].result()
+        if isinstance(request, Request):
+            await self._recorded([(request, answer)])
+        return answer
+
+    def _check_recorded(self, call: HttpRequest, request: Asked) -> None:
+        """Refuse to write down what is shown where that cannot be, or the key may not write."""
+        check_recorded(request, self.teller)
+        if self.keys is not None and isinstance(request, Request) and request.record is not None:
+            self.keys.admit(given_key(iter(call.scope["headers"])), "write", 0.0)
+
+    async def _recorded(self, answers: Sequence[tuple[Request, Answer]]) -> None:
+        """Write down the answers of requests that ask for it, before they are given."""
+        told = [pair for pair in answers if pair[0].record is not None]
+        if told and self.teller is not None:
+            self.kept(await asyncio.to_thread(self.teller.shown, told))
+
+    def kept(self, told: Receipt) -> None:
+        """Count what the service was told."""
+        for result, count in (
+            ("accepted", told.accepted),
+            ("duplicate", told.duplicates),
+            ("refused", len(told.refused)),
+        ):
+            self.metrics.count("events_total", result, by=count)
 
     async def ask_many(self, call: HttpRequest, given: Sequence[Any], problem_id: str) -> list[Mapping[str, Any]]:
         """Answers of a batch as JSON, a problem in the place of each request that has none."""
         found: list[Mapping[str, Any] | None] = []
-        requests: list[Asked] = []
+        requests: list[Request] = []
         for one in given:
             try:
                 request = parsed(Request, one)
                 check(request, self.config.limits)
+                self._check_recorded(call, request)
             except RecsysError as error:
                 found.append(problem_of(error).to_json(problem_id))
             else:
                 found.append(None)
                 requests.append(request)
-        answers = iter(await self._asked(call, requests) if requests else [])
-        return [self._json(next(answers), problem_id) if one is None else one for one in found]
+        answers = await self._asked(call, requests) if requests else []
+        done = [pair for pair in zip(requests, answers, strict=True) if pair[1].exception() is None]
+        await self._recorded([(request, future.result()) for request, future in done])
+        each = iter(answers)
+        return [self._json(next(each), problem_id) if one is None else one for one in found]
 
     @staticmethod
     def _json(future: asyncio.Future[Any], problem_id: str) -> Mapping[str, Any]:

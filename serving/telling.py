@@ -143,9 +143,7 @@ async def _kept(call: Call, under: str, tell: Callable[[Teller], Receipt]) -> Ke
     except (ConfigError, DataError) as error:
         row = _ROW.search(str(error))
         raise RequestError([Flaw(f"{under}/{int(row[1]) - 1}" if row and under else under, str(error))]) from error
-    call.service.metrics.count("events_total", "accepted", by=told.accepted)
-    call.service.metrics.count("events_total", "duplicate", by=told.duplicates)
-    call.service.metrics.count("events_total", "refused", by=len(told.refused))
+    call.service.kept(told)
     refused = [PlacedError(pointer=f"{under}/{place}", detail=detail) for place, detail in told.refused]
     return Kept(accepted=told.accepted, duplicates=told.duplicates, position=told.position, refused=refused)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -155,13 +155,18 @@ class EventReader:
 
     def _times(self, events: Sequence[ToldEvent], bad: BadRows, now: float) -> F64:
         times = np.full(len(events), now)
-        told = np.array([event.time is not None for event in events], dtype=np.bool_)
-        if not told.any():
-            return times
-        first = next(event.time for event in events if event.time is not None)  # keeps the places of the others
-        tables = self.tables([{}] * len(events), [event.time or first for event in events])
-        seconds = as_time(tables, "events", self.config.time, bad) / 1000.0
-        times[told] = seconds[told]
+        # No event is read by what stands in another: numbers of as many digits together, texts together.
+        alike: dict[int, list[int]] = {}
+        for row, event in enumerate(events):
+            if event.time is not None:
+                alike.setdefault(len(event.time) if event.time.isdecimal() else 0, []).append(row)
+        for rows in alike.values():
+            moments = [events[row].time for row in rows]
+            kept = np.zeros(len(events), dtype=np.bool_)
+            kept[rows] = True
+            origin = origin_of(self.where, len(events)).take(kept)  # rows keep their numbers
+            tables = replace(self.tables([{}] * len(rows), moments), origin={"events": origin})
+            times[rows] = as_time(tables, "events", self.config.time, bad) / 1000.0
         late = np.flatnonzero(times > now + AHEAD)
         if len(late):
             found = [quote(events[row].time) for row in late.tolist()]

@@ -97,6 +97,14 @@ class StateLog(ABC):
     def version(self) -> int:
         """A number that is another one when rows have come since it was asked; cheap enough for every request."""
 
+    @abstractmethod
+    def check(self) -> None:
+        """Write something that is no row, so that it is known whether rows could be written.
+
+        Raises:
+            LogUnavailableError: they could not.
+        """
+
     @property
     @abstractmethod
     def last(self) -> int:

@@ -44,6 +44,9 @@ class MemoryLog(StateLog):
         """See `StateLog.version`."""
         return self._last
 
+    def check(self) -> None:
+        """See `StateLog.check`."""
+
     @property
     def last(self) -> int:
         """See `StateLog.last`."""

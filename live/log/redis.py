@@ -104,6 +104,11 @@ class RedisLog(StateLog):
                 self._known, self._asked = self.last, now
             return self._known
 
+    def check(self) -> None:
+        """See `StateLog.check`."""
+        with self._answering():
+            self._client.hset(self._meta, "checked", repr(time.time()))
+
     @property
     def last(self) -> int:
         """See `StateLog.last`."""

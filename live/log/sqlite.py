@@ -8,6 +8,7 @@ from __future__ import annotations
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -174,6 +175,11 @@ class SqliteLog(StateLog):
     def version(self) -> int:
         """See `StateLog.version`."""
         return int(self._read("PRAGMA data_version")[0][0])
+
+    def check(self) -> None:
+        """See `StateLog.check`."""
+        asked = "INSERT INTO meta VALUES ('checked', ?) ON CONFLICT(name) DO UPDATE SET value = excluded.value"
+        self._done(lambda written: written.execute(asked, (str(time.time()),)), 1)
 
     @property
     def last(self) -> int:

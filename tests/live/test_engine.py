@@ -68,6 +68,21 @@ def held(engine: Engine, counter: Counter) -> Future[Any]:
     return first
 
 
+def test_an_idle_engine_catches_up_where_it_is_told_to() -> None:
+    caught = threading.Event()
+
+    class Awaited(Counter):
+        def catch_up(self) -> None:
+            if self.caught_up:
+                caught.set()
+            super().catch_up()
+            raise ZeroDivisionError("a bug, which the engine outlives")
+
+    engine = Engine(Awaited(), idle=0.001)
+    assert caught.wait(30)
+    engine.close()
+
+
 def test_what_waits_is_one_block() -> None:
     counter, blocks = Counter(), list[Block]()
     engine = Engine(counter, block=4, watch=blocks.append)

@@ -93,6 +93,25 @@ def test_an_event_that_is_wrong_is_refused_with_all_others(
     assert rec.position == 2
 
 
+def test_a_time_that_is_none_is_quoted_at_its_own_event(rec: recsys.Recommender) -> None:
+    timeless = {name: value for name, value in click("u0", "i1").items() if name != "time"}
+    wrong = [
+        timeless,
+        {**timeless, "time": "noon"},
+        timeless | {"item": "i2"},
+        click("u1", "i2"),
+        {**timeless, "time": "dawn"},
+    ]
+    with pytest.raises(DataError, match=r'row 2, column "timestamp": found "noon"'):
+        rec.add_events(wrong)
+    told = rec.add_events(wrong, skip=True)
+    assert told.accepted == 3
+    assert [(place, '"noon"' in said, '"dawn"' in said) for place, said in told.refused] == [
+        (1, True, False),
+        (4, False, True),
+    ]
+
+
 def test_a_time_that_lies_ahead_is_refused_and_an_event_without_one_is_now(rec: recsys.Recommender) -> None:
     event = click("u0", "i1")
     with pytest.raises(DataError, match="expected a time at most 5 minutes ahead of the clock"):

@@ -38,6 +38,8 @@ def test_metrics_name_every_path() -> None:
     [
         ("/v1/recommend", {"user": "3", "k": 3, "explain": True}),
         ("/v1/recommend", {"history": ["5", "gone"]}),
+        ("/v1/recommend", {"user": "3", "seen": {"policy": "shown", "window_days": 3}}),
+        ("/v1/recommend", {"user": "3", "seen": "none"}),
         ("/v1/recommend", {"k": 0}),
         ("/v1/recommend/batch", {"requests": [{"user": "3"}, {"k": 0}]}),
         ("/v1/similar", {"items": ["5", "gone"]}),

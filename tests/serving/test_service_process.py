@@ -105,6 +105,14 @@ def test_a_route_asks_for_its_scope(
         assert status({"authorization": f"Bearer {keys[scope]}"}) == 200
 
 
+def test_who_may_only_read_cannot_have_written_down_what_is_shown(
+    both: tuple[ServiceProcess, httpx.Client], keys: dict[str, str]
+) -> None:
+    told = {"user": "nobody", "k": 2, "record": "shown"}
+    response = both[1].post("/v1/recommend", json=told, headers=having(keys, "read"))
+    assert (response.status_code, response.json()["type"]) == (403, "/problems/scope")
+
+
 OWN = ("timings_ms", "request_id", "cursor", "position")
 """What differs from call to call, and from one state to another."""
 

@@ -91,7 +91,26 @@ def test_users_are_told_and_forgotten(told: httpx.Client) -> None:
     assert not told.post("/v1/recommend", json={"user": "1"}).json()["known"]
 
 
+def test_what_is_shown_is_written_down_before_it_is_given(told: httpx.Client) -> None:
+    asked = {"user": "1", "k": 4, "record": "shown", "request_id": "r"}
+    first = told.post("/v1/recommend", json=asked).json()
+    batch = told.post("/v1/recommend/batch", json={"requests": [asked, {**asked, "user": "2"}, {"k": 0}]}).json()
+    assert [answer.get("status") for answer in batch["answers"]] == [None, None, 422]
+    given = [(answer["user"], item["item"]) for answer in [first, *batch["answers"][:2]] for item in answer["items"]]
+    kept = len(set(given))
+    text = told.get("/metrics").text
+    assert f'recsys_events_total{{result="accepted"}} {kept}' in text
+    assert f'recsys_events_total{{result="duplicate"}} {len(given) - kept}' in text
+    shown = [item["item"] for item in first["items"]]
+    later = told.post("/v1/recommend", json={"user": "1", "k": 70, "seen": "shown"}).json()["items"]
+    assert not set(shown) & {item["item"] for item in later}
+    for wrong, pointer in (({"record": "shown"}, "/record"), ({"user": "1", "seen": {"tasks": ["x"]}}, "/seen")):
+        response = told.post("/v1/recommend", json=wrong)
+        assert (response.status_code, response.json()["errors"][0]["pointer"]) == (422, pointer)
+
+
 def test_without_a_state_nothing_can_be_told(client: httpx.Client) -> None:
     response = client.post("/v1/events", json={"events": [{"user": "1", "item": "5"}]})
     assert response.status_code == 404
     assert "start it with --state" in response.json()["detail"]
+    assert client.post("/v1/recommend", json={"user": "1", "record": "shown"}).status_code == 422
