@@ -31,7 +31,6 @@ from ..retrieval.baselines.segment import SEGMENT_POPULARITY
 from ..retrieval.index.base import check_allowed
 from ..retrieval.index.bitmap import Bitmap
 from ..retrieval.retriever import CandidateSet
-from ..retrieval.seen import Seen, SeenConfig
 from ..retrieval.towers.answering import STEP
 from .arrange.compiled import ListRules
 from .arrange.stage import LastStage, Shown, by_rules, by_score
@@ -233,21 +232,6 @@ class Funnel:
         other.ladder = Ladder(people, other.retriever)
         other.explainer = Explainer(people, other.retriever)
         other.rules = self.rules.before(people, other.retriever.data.history)
-        return other
-
-    def seen_by(self, policy: SeenConfig) -> Seen:
-        """What each user has seen by a policy, see `leaving_out`.
-
-        Raises:
-            ConfigError: a task that is none, or is not binary; a window in a log without times.
-        """
-        return Seen.of(self.dataset, policy, self.retriever.data.history, "seen")
-
-    def leaving_out(self, seen: Seen) -> Funnel:
-        """The same funnel with another policy of what users are not recommended again."""
-        other = copy.copy(self)
-        other.ladder = self.ladder.leaving_out(seen)
-        other.retriever = other.ladder.retriever
         return other
 
     def _best(

@@ -23,7 +23,7 @@ from ..retrieval.baselines.segment import SEGMENT_POPULARITY, SegmentPopularity
 from ..retrieval.index.bitmap import Bitmap
 from ..retrieval.merge import places
 from ..retrieval.retriever import TOWER, CandidateSet, Retriever
-from ..retrieval.seen import Seen
+from ..retrieval.seen import Seen, SeenConfig
 
 POPULARITY = "popularity"
 POPULAR = "popular"
@@ -65,6 +65,14 @@ class Ladder:
     def __init__(self, dataset: Dataset, retriever: Retriever) -> None:
         self.dataset = dataset
         self.retriever = retriever
+
+    def seen_by(self, policy: SeenConfig) -> Seen:
+        """What each user has seen by a policy, see `leaving_out`.
+
+        Raises:
+            ConfigError: a task that is none, or is not binary; a window in a log without times.
+        """
+        return Seen.of(self.dataset, policy, self.retriever.data.history, "seen")
 
     def leaving_out(self, seen: Seen) -> Ladder:
         """The same ladder with another policy of what users are not recommended again."""

@@ -88,7 +88,7 @@ class Answering:
         self.run = RunVersion(name=name, version=version)
         self.rules = rules_hash(funnel.rules.config)
         self._passing = lru_cache(CONDITIONS)(self._passing_items)
-        self._seen_by = lru_cache(POLICIES)(funnel.seen_by)
+        self._seen_by = lru_cache(POLICIES)(funnel.ladder.seen_by)
         self._stages = {("run", True): funnel.rules}
 
     def catch_up(self) -> None:
@@ -328,15 +328,14 @@ class Answering:
         if key not in self._stages:
             rules = stage.config.filters if like.rules == "none" else stage.config.unexplored
             self._stages[key] = stage.changed(rules)
-        found = self.funnel
+        found = copy.copy(self.funnel)
+        found.rules = self._stages[key]
         if like.seen is not None:
             try:
-                found = found.leaving_out(self._seen_by(like.seen))
+                found.ladder = found.ladder.leaving_out(self._seen_by(like.seen))
             except ConfigError as error:
                 raise RequestError([Flaw("/seen", str(error))], str(error)) from None
-        if self._stages[key] is not found.rules:
-            found = copy.copy(found)
-            found.rules = self._stages[key]
+            found.retriever = found.ladder.retriever
         return found
 
 

@@ -57,6 +57,20 @@ class _RequestTimes(Mapping[int, F64]):
         return len(self._known)
 
 
+def _moving(seen: Seen, dataset: LiveDataset) -> Seen:
+    """The same with windows that are counted from the newest event that was told."""
+    return replace(seen, requests=_RequestTimes(seen.requests, dataset)) if seen.requests else seen
+
+
+class _LiveLadder(Ladder):
+    """See `Ladder`; windows move with the events."""
+
+    def seen_by(self, policy: SeenConfig) -> Seen:
+        """See `Ladder.seen_by`."""
+        assert isinstance(self.dataset, LiveDataset)
+        return _moving(super().seen_by(policy), self.dataset)
+
+
 class LiveFunnel(Funnel):
     """A funnel that names no item which was deleted or is not to be had now.
 
@@ -67,19 +81,12 @@ class LiveFunnel(Funnel):
 
     def __init__(self, funnel: Funnel, dataset: LiveDataset) -> None:
         self.__dict__.update(funnel.__dict__)
-        self.dataset: LiveDataset = dataset
+        self.dataset = dataset
         self.living: Bitmap | None = None
-        data = funnel.retriever.data
-        if data.seen.requests:
-            self.retriever = funnel.retriever.leaving_out(self._moving(data.seen))
-        self.ladder = Ladder(dataset, self.retriever)
-
-    def seen_by(self, policy: SeenConfig) -> Seen:
-        """See `Funnel.seen_by`; a window is counted from the newest event that was told."""
-        return self._moving(super().seen_by(policy))
-
-    def _moving(self, seen: Seen) -> Seen:
-        return replace(seen, requests=_RequestTimes(seen.requests, self.dataset)) if seen.requests else seen
+        seen = funnel.retriever.data.seen
+        if seen.requests:
+            self.retriever = funnel.retriever.leaving_out(_moving(seen, dataset))
+        self.ladder = _LiveLadder(dataset, self.retriever)
 
     def unblocked(self, allowed: Bitmap | None) -> Bitmap | None:
         """See `Funnel.unblocked`."""
