@@ -11,6 +11,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..base.counting import STEP
 from ..base.errors import ConfigError
 from ..configs.run import RunConfig
 from ..data.dataset import Dataset
@@ -80,9 +81,11 @@ class Start:
             refuse_known_answers(known, dataset.events, config.data, dataset.user_ids, dataset.item_ids)
         if self.source is None or self.takes != "run":
             return
-        carried = dataset.events.parts[dataset.events.source_rows < 0]
-        learn = int((carried == Part.TRAIN).sum())
-        log.info("%d events of %s carried on, %d of them to learn from", len(carried), self.source.name, learn)
+        events, carried, learn = dataset.events, 0, 0
+        for start in range(0, len(events), STEP):  # the log may be larger than memory
+            there = events.parts[start : start + STEP][events.source_rows[start : start + STEP] < 0]
+            carried, learn = carried + len(there), learn + int((there == Part.TRAIN).sum())
+        log.info("%d events of %s carried on, %d of them to learn from", carried, self.source.name, learn)
         if stage != "retrieval":
             self.source.refuse_other_ranker(config, dataset)
 

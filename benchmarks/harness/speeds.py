@@ -159,6 +159,7 @@ def _asked(asked: Json) -> str:
     """What is special about a log and its build; "" for Parquet in time order, built in one go."""
     words = [
         "CSV" if asked.get("csv") else "",
+        "one bad row, left out" if asked.get("bad") else "",
         "out of time order" if asked.get("unsorted") else "",
         f"memory {asked['memory']}" if asked.get("memory") else "",
         f"{asked['append']:,.0f} more appended" if asked.get("append") else "",

@@ -8,6 +8,7 @@ item and by user, split by time, read from Parquet.
     python benchmarks/speed/data_build.py --beside ../older/recsys    # the ratio to another checkout, in turns
     python benchmarks/speed/data_build.py --events 1e8 --memory 3GB   # out of core
     python benchmarks/speed/data_build.py --csv; --unsorted           # the same rows as text; out of time order
+    python benchmarks/speed/data_build.py --events 2e7 --bad          # one label among them is none, and is left out
     python benchmarks/speed/data_build.py --events 1e8 --append 1e6 --memory 1GB    # a day more, as by `train --from`
 """
 
@@ -82,7 +83,9 @@ store.save_dataset(dataset, kept)
 """
 
 
-def make_log(rows: int, folder: Path, unsorted: bool = False, csv: bool = False, behind: int = 0) -> Path:
+def make_log(
+    rows: int, folder: Path, unsorted: bool = False, csv: bool = False, behind: int = 0, bad: bool = False
+) -> Path:
     """Write the log, chunk by chunk; kept for the next run.
 
     Args:
@@ -91,13 +94,14 @@ def make_log(rows: int, folder: Path, unsorted: bool = False, csv: bool = False,
         unsorted: its times in a random order within each chunk.
         csv: as text.
         behind: rows of a log that it follows, of whose users and items it is.
+        bad: with a label of 7 in its middle.
     """
     import numpy as np
     import pyarrow as pa
     import pyarrow.csv as pacsv
     import pyarrow.parquet as pq
 
-    marks = ("-unsorted" if unsorted else "") + (f"-behind-{behind}" if behind else "")
+    marks = ("-unsorted" if unsorted else "") + (f"-behind-{behind}" if behind else "") + ("-bad" if bad else "")
     file = folder / f"log-{rows}{marks}.{'csv' if csv else 'parquet'}"
     if file.exists():
         return file
@@ -108,12 +112,15 @@ def make_log(rows: int, folder: Path, unsorted: bool = False, csv: bool = False,
     for start in range(0, rows, CHUNK):
         count = min(CHUNK, rows - start)
         times = begin + (np.arange(start, start + count) * (30 * 86_400 / rows)).astype(np.int64)
+        click = (rng.random(count) < 0.3).astype(np.int64)
+        if bad and start <= rows // 2 < start + count:
+            click[rows // 2 - start] = 7
         table = pa.table(
             {
                 "user_id": (rng.zipf(1.2, count) % users).astype(np.int64),
                 "item_id": (rng.pareto(1.1, count) * 20).astype(np.int64) % items,
                 "timestamp": rng.permutation(times) if unsorted else times,
-                "click": (rng.random(count) < 0.3).astype(np.int64),
+                "click": click,
                 "cat": pa.array(np.array([f"c{i}" for i in range(30)])).take(pa.array(rng.integers(0, 30, count))),
             }
         )
@@ -176,6 +183,7 @@ def main() -> None:
     parser.add_argument("--memory", default="", help="[data] memory, such as 3GB")
     parser.add_argument("--unsorted", action="store_true", help="rows out of time order")
     parser.add_argument("--csv", action="store_true", help="the log as text")
+    parser.add_argument("--bad", action="store_true", help="one bad row among them, which is left out")
     parser.add_argument("--append", type=float, default=0, help="so many later events, on a data set of each size")
     parser.add_argument("--held-out", type=float, default=0.1, help="share of validation, and of test, of every log")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
@@ -184,8 +192,9 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     records = []
     for size in map(int, options.events):
-        file = make_log(size, options.folder, options.unsorted, options.csv)
+        file = make_log(size, options.folder, options.unsorted, options.csv, bad=options.bad)
         config, source = config_of(file, options.memory, options.held_out), None
+        config |= {"on_bad_rows": "drop"} if options.bad else {}
         if options.append:
             source = options.folder / f"data-{size}-{options.held_out}"
             if not source.exists():
@@ -202,7 +211,7 @@ def main() -> None:
             for what in ("seconds", "cpu_seconds", "peak_gib"):
                 print(f"{what:>22}: {record['beside'][what] / ours[what]:.2f} times less here")
         asked = {"append": options.append, "held_out": options.held_out, "memory": options.memory}
-        asked |= {"unsorted": options.unsorted, "csv": options.csv}
+        asked |= {"unsorted": options.unsorted, "csv": options.csv, "bad": options.bad}
         records.append({"asked": asked, "load_average": os.getloadavg()[0], **record})
     if options.out:
         from recsys.benchmarks.harness.provenance import write_speed
