@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do $
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup check test dist demo bench docs clean
+.PHONY: help setup check test exhaustive dist demo bench docs clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -13,6 +13,8 @@ check: .venv/dev.stamp .typecheck/recsys ## Format, lint, spelling and strict ty
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/typos && cd .typecheck && ../$(BIN)/mypy --config-file ../pyproject.toml -p recsys
 test: check ## Everything in check, then the whole test suite, a worker a core, with the share of lines it reaches
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --cov --cov-report= && $(BIN)/coverage report --format=total | sed 's/.*/&% of the lines of the library are reached by the tests/'
+exhaustive: .venv/dev.stamp ## The tests that make test leaves out: the same properties over more kinds and more draws
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto -m exhaustive
 dist: .venv/dev.stamp ## Build the source archive and, from it, the wheel into dist/
 	rm -rf build dist *.egg-info && $(BIN)/pyproject-build --no-isolation
 demo: .venv/core.stamp ## Train and evaluate on the embedded world, and recommend ten items

@@ -94,7 +94,7 @@ def test_variety_chooses_from_the_pool_and_the_rest_follows(catalogue: Dataset, 
     assert moved > 20
 
 
-@pytest.mark.parametrize("lists", [1_000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("lists", [1_000, pytest.param(100_000, marks=pytest.mark.exhaustive)])
 def test_caps_and_blocks_and_what_is_barred_hold_in_random_lists(catalogue: Dataset, vectors: Any, lists: int) -> None:
     """With pins, boosts, shares, variety and draws in the way, and under a filter of the request."""
     rng = np.random.default_rng(3)
@@ -206,7 +206,7 @@ def test_boosts_move_scores_and_blocks_are_no_candidates(catalogue: Dataset, vec
     assert np.array_equal(what.allowed.mask(), np.asarray(prices) != 0)
 
 
-@pytest.mark.parametrize("draws", [5_000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("draws", [5_000, pytest.param(100_000, marks=pytest.mark.exhaustive)])
 def test_draws_have_the_probability_they_say(catalogue: Dataset, vectors: Any, draws: int) -> None:
     explore = {"slots": [2], "epsilon": 0.3, "temperature": 0.7}
     what = rules(catalogue, vectors, explore=explore, cap=[{"column": "genre", "most": 3}], block=[{"items": ["i9"]}])

@@ -21,7 +21,7 @@ from recsys.nn.sequence import ENCODERS
 from recsys.ranking.requests import SELECT, RequestBatch, RequestRanker, SelectConfig
 from recsys.retrieval.towers.two_tower import TowerLayout, TwoTower, TwoTowerConfig, Windows
 from recsys.tests.support.nonempty import nonempty
-from recsys.tests.support.rankers import INTERACTIONS, every_kind
+from recsys.tests.support.rankers import INTERACTIONS, KINDS
 from recsys.tests.support.toy import TOY_TASKS, Toy
 
 OPINIONS = ("a", "b", "c")
@@ -37,6 +37,8 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "single_task": {"interaction": {"kind": "autoint"}, "joint_gate": {"enabled": True}},
 }
 """What else these rankers read their input with; export costs most for the large ones, which are plain."""
+QUICK = {"aitm", "dupn", "logistic", "mmoe", "shared_bottom"}
+"""Kinds that `make test` exports: each in seconds, and among them experts, a chain, a history and both extra inputs."""
 
 
 def input_keys(kind: str) -> dict[str, Any]:
@@ -69,7 +71,9 @@ def request(toy: Toy, candidates: int) -> RequestBatch:
     return RequestBatch(toy.requests(candidates, seed=candidates), opinions, prior, torch.tensor([-1]))
 
 
-@every_kind
+@pytest.mark.parametrize(
+    "kind", [one if one in QUICK else pytest.param(one, marks=pytest.mark.exhaustive) for one in KINDS]
+)
 def test_rankers_answer_any_number_of_candidates(toy: Toy, tmp_path: Path, kind: str) -> None:
     ranker = toy.ranker(kind, tasks=(*TOY_TASKS[:2], TaskSpec(name=SELECT)), input=input_keys(kind))
     model = RequestRanker(ranker, len(OPINIONS), SelectConfig()).eval()
