@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from .live.requests import Event, Receipt, Request, ScoreRequest, SimilarRequest
     from .recommender import Recommender
     from .report.report import Report
+    from .training.callbacks import Callback
 
 _WHERE = {
     "train": "api",
     "load": "api",
     "export": "api",
     "Recommender": "recommender",
+    "Callback": "training.callbacks",
     "evaluate_folds": "api",
     "evaluate_predictions": "api",
     "Report": "report.report",
@@ -54,6 +56,7 @@ _WHERE = {
 
 __all__ = [
     "Answer",
+    "Callback",
     "ConfigError",
     "DataError",
     "Dataset",

@@ -28,6 +28,7 @@ from .pipeline.train import Stages
 from .pipeline.train import train as train_in_memory
 from .recommender import Recommender
 from .report.report import Report
+from .training.callbacks import Callback
 
 __all__ = ["Recommender", "evaluate_folds", "evaluate_predictions", "export", "load", "train"]
 
@@ -49,6 +50,7 @@ def train(
     stage: Stages = "all",
     source: Recommender | str | Path | None = None,
     resume: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> Recommender:
     """Train a recommender on tables.
 
@@ -70,6 +72,7 @@ def train(
         stage: `retrieval`, `ranking` or `all`. `ranking` keeps the retriever that `run` already has.
         source: a run to go on from: its vocabularies, history, weights and moments.
         resume: continue from the checkpoints of a training into `run` that was killed.
+        callbacks: that look on; see `Callback`.
 
     Raises:
         ConfigError: the arguments or the configuration are wrong.
@@ -110,6 +113,7 @@ def train(
             base=base,
             tables=tables,
             schema_notes=notes,
+            callbacks=callbacks,
         )
         return Recommender(folder=folder)
     if resume:
@@ -124,7 +128,7 @@ def train(
     if bad.count():
         log.warning("%d bad rows were left out; with run= they are listed in a file beside the run", bad.count())
     trained = last_fit(
-        train_in_memory(dataset, settled, stage=stage, source=origin),
+        train_in_memory(dataset, settled, stage=stage, source=origin, callbacks=callbacks),
         lambda grown, learned: encode(settled, base, BadRows(settled.data.on_bad_rows), tables, grown, learned),
     )
     return Recommender(replace(settled_run(trained), schema_notes=notes), base=base)

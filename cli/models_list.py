@@ -151,6 +151,12 @@ def _rankers() -> Iterator[Model]:
     for name, ranker in ranker_kinds().items():
         names = tuple(key for key in ranker.Config.model_fields if key not in ("kind", "input"))
         yield Model.of("ranker", name, ranker, _nested(at, {"kind": name}), (at, ranker.Config, names))
+    from ..ranking.trees.forest import Forest
+    from ..ranking.trees.settings import BesideConfig, TreeSettings
+
+    keys = tuple(TreeSettings.model_fields)
+    beside = ("ranking.trees", BesideConfig, ("enabled",))
+    yield Model.of("ranker", "trees", Forest, _nested(at, {"kind": "trees"}), (at, Forest.Config, keys), beside)
 
 
 def _gates() -> Iterator[Model]:
@@ -220,9 +226,9 @@ def _systems() -> Iterator[Model]:
     from ..data.schema import DataConfig
     from ..nn.gates import FieldGate, FieldGateConfig, JointGate, JointGateConfig
     from ..nn.numeric import MissingValue
+    from ..ranking.config import RankingConfig
     from ..ranking.losses import LossConfig, symmetric_kl, task_loss
     from ..ranking.ranker import RankerConfig
-    from ..ranking.train import RankingConfig
     from ..retrieval.towers.two_tower import TwoTower, TwoTowerConfig
 
     layers = {"user_hidden": [64], "item_hidden": [64], "activation": "tanh", "similarity": "cosine"}

@@ -11,7 +11,7 @@ import datetime
 import difflib
 import json
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -210,6 +210,14 @@ def dump_table(settings: Settings) -> Table:
     plain = _plain(settings.model_dump(serialize_as_any=True))
     assert isinstance(plain, dict)
     return plain
+
+
+def flat(table: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Tables in tables as one, by dotted key."""
+    found: dict[str, Any] = {}
+    for name, value in table.items():
+        found |= flat(value, f"{above}{name}.") if isinstance(value, Mapping) else {f"{above}{name}": value}
+    return found
 
 
 def dump_toml(settings: Settings) -> str:

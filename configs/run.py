@@ -20,8 +20,8 @@ from ..base.settings import Settings
 from ..data.schema import DataConfig
 from ..evaluation.config import EvaluationConfig
 from ..ranking.blend import BlendConfig
+from ..ranking.config import RankingConfig
 from ..ranking.requests import SELECT
-from ..ranking.train import RankingConfig
 from ..retrieval.index.tuning import IndexConfig
 from ..retrieval.seen import SeenConfig
 from ..retrieval.towers.train import RetrievalConfig

@@ -31,6 +31,7 @@ from ..ranking.blend_search import FoundBlend
 from ..ranking.calibrate import Calibrator
 from ..ranking.ensemble import build_members
 from ..ranking.ranker import Ranker
+from ..ranking.trees.forest import written_parts
 from ..retrieval.baselines import baseline_from_state
 from ..retrieval.baselines.base import Baseline
 from ..retrieval.index import ExactIndex, FaissIndex, index_device, load_index
@@ -43,6 +44,7 @@ from .run import Stage, TrainedRun, assemble_retriever, companion_names
 TOWERS = "retrieval/model.safetensors"
 VECTORS = "retrieval/item_vectors.npy"
 RANKER = "ranking/model.safetensors"
+TREES = "ranking/trees"
 CALIBRATORS = "ranking/calibrators.json"
 BLEND = "ranking/blend.json"
 OPTIMIZERS: dict[Stage, str] = {
@@ -126,6 +128,7 @@ def load_run(
         model, ranker = build_members(config.ranking, dataset.layout, dataset.config.tasks, features, *seeds)
         settle_tables(model, config.ranking.model.table_dtype)
         load_weights(model, run.file(RANKER))
+        _load_texts(run, model)
         if with_optimizers:
             wake_tables(model)
         model.eval()
@@ -200,9 +203,13 @@ def companion_file(name: str) -> str:
 
 
 def _save_ranker(trained: TrainedRun, folder: Path) -> None:
-    """Ranker weights, calibrators, and the blend where one was searched."""
+    """Ranker weights, boosted trees, calibrators, and the blend where one was searched."""
     assert trained.model is not None
     save_weights(trained.model, folder / RANKER)
+    for place, part in enumerate(written_parts(trained.model)):
+        (folder / TREES).mkdir(parents=True, exist_ok=True)
+        for name, text in part.texts().items():
+            (folder / TREES / f"{place}-{name}").write_text(text, encoding="utf-8")
     state = {
         task: {key: values.tolist() for key, values in calibrator.to_arrays().items()}
         for task, calibrator in trained.calibrators.items()
@@ -210,6 +217,14 @@ def _save_ranker(trained: TrainedRun, folder: Path) -> None:
     _write_json(folder / CALIBRATORS, state)
     if trained.found_blend is not None:
         _write_json(folder / BLEND, trained.found_blend.to_json(), indent=1)
+
+
+def _load_texts(run: Run, model: nn.Module) -> None:
+    """Give the parts that are kept as texts their own."""
+    for place, part in enumerate(written_parts(model)):
+        folder, mark = run.directory(TREES), f"{place}-"
+        files = [file for file in sorted(folder.iterdir()) if file.name.startswith(mark)]
+        part.read_texts({file.name.removeprefix(mark): file.read_text(encoding="utf-8") for file in files})
 
 
 def _load_retriever(run: Run, config: RunConfig, dataset: Dataset, with_index: bool, device: str | None) -> Retriever:

@@ -20,7 +20,10 @@ from ..data.batch import SideLayout
 from ..data.dataset import Dataset
 from ..data.feature_spec import FeatureSpec
 from ..data.parts import Parts
+from ..data.split import Part
 from ..funnel.run import companion_names
+from ..ranking.trees.columns import Columns
+from ..ranking.trees.settings import TreesConfig
 from ..report.values import gigabytes
 
 Stages = Literal["retrieval", "ranking", "all"]
@@ -161,6 +164,8 @@ def forecast(dataset: Dataset, config: RunConfig, stage: Stages = "all") -> Fore
         ]
         held += _companions(dataset, config)
     if stage != "retrieval" and (config.data.tasks or two_stages):
+        held += _trees(dataset, config)
+    if stage != "retrieval" and (config.data.tasks or two_stages) and not isinstance(config.ranking.model, TreesConfig):
         ranking = config.ranking
         copies = seeds * _copies(ranking.fit.metric)
         width = ranking.model.input.embedding_dim
@@ -233,6 +238,16 @@ def _companions(dataset: Dataset, config: RunConfig) -> Iterator[Holding]:
     size = dataset.num_catalogue
     if "ease" in companion_names(config, dataset):
         yield Holding("the baseline ease", size * size * 20, f"{size:,} x {size:,}, in float64 while it is fitted")
+
+
+def _trees(dataset: Dataset, config: RunConfig) -> Iterator[Holding]:
+    """The rows that boosted trees grow on: as numbers, and as the bins of LightGBM, a byte each."""
+    ranking = config.ranking
+    settings = ranking.model if isinstance(ranking.model, TreesConfig) else ranking.trees
+    if isinstance(settings, TreesConfig) or ranking.trees.enabled:
+        rows = int((dataset.events.parts != Part.PRIOR).sum()) if config.data.tasks else 0
+        width = len(Columns.of(dataset.layout, settings).names)
+        yield Holding("rows of the trees", rows * width * (FLOAT + 1), f"{rows:,} rows x {width} columns")
 
 
 def _remedies(tables: list[Table], held: list[Holding], dataset: Dataset, config: RunConfig) -> Iterator[Remedy]:

@@ -17,6 +17,7 @@ from ..data.loader import Loader
 from ..ranking.distil import DistilConfig
 from ..ranking.step import RankingStep
 from ..ranking.train import build_training
+from ..ranking.trees.settings import TreesConfig
 from ..retrieval.towers.step import RetrievalStep
 from ..retrieval.towers.train import build_towers
 from ..training.optim import Optimizer
@@ -50,7 +51,7 @@ def paces(dataset: Dataset, config: RunConfig) -> list[Pace]:
     """Time a few steps of each stage on fresh models; nothing is kept.
 
     The logged rows of the ranker are timed without the requests of `select`, which need trained towers; validation,
-    baselines, candidates and calibration are not timed.
+    baselines, candidates, boosted trees and calibration are not timed.
 
     Args:
         dataset: encoded data.
@@ -67,7 +68,7 @@ def paces(dataset: Dataset, config: RunConfig) -> list[Pace]:
             seconds = _seconds(step, step.prepare, towers.loader, towers.optimizer, _plainly, runtime)
             steps = section.fit.epochs * len(towers.loader)
             found.append(Pace("retrieval", steps * config.ensemble.seeds, seconds))
-        if config.data.tasks:
+        if config.data.tasks and not isinstance(config.ranking.model, TreesConfig):
             alone = config.ranking.model_copy(update={"distil": DistilConfig()})
             ranker = build_training(dataset, alone, runtime, config.seed)
             ranker.optimizer.to(runtime.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from ..data.schema import DataConfig
 from ..data.split import Part
 from ..funnel.folder import load_run, save_run
 from ..funnel.run import Stage, TrainedRun
+from ..training.callbacks import Callback
 from ..training.checkpoint import Checkpointer
 from .at_rest import as_trained, settled_run
 from .continuation import SourceRun
@@ -48,6 +49,7 @@ def train_run(
     base: Path = Path(),
     tables: Mapping[str, Source] | None = None,
     schema_notes: tuple[str, ...] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> Path:
     """Train what a configuration describes and publish it as a run folder.
 
@@ -61,6 +63,7 @@ def train_run(
         base: folder that the configuration's paths start from.
         tables: `events`, `users`, `items` -> a frame or a path to read instead of what the configuration names.
         schema_notes: what was decided where the schema was inferred; kept with the run.
+        callbacks: that look on.
 
     Returns:
         The run's folder.
@@ -92,6 +95,7 @@ def train_run(
         again=again,
         schema_notes=schema_notes,
         log_read=_log_read(config, base, tables),
+        callbacks=callbacks,
     )
     return path
 
@@ -115,6 +119,7 @@ def train_dataset(
     again: Callable[[Dataset, Part], Dataset] | None = None,
     schema_notes: tuple[str, ...] = (),
     log_read: dict[str, Any] | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> TrainedRun:
     """Train on encoded data and publish the run folder; arguments as of `train_run`.
 
@@ -136,7 +141,15 @@ def train_dataset(
         keeper = _checkpointer(checkpoints, config, dataset, start, resume)
         if (path / MANIFEST).exists():
             log.info("%s, a run of %s, is replaced when this training ends", path, read_run_manifest(path).created[:19])
-        trained = train(dataset, config, stage=stage, source=source, previous=previous, checkpointer=keeper)
+        trained = train(
+            dataset,
+            config,
+            stage=stage,
+            source=source,
+            previous=previous,
+            checkpointer=keeper,
+            callbacks=callbacks,
+        )
         if again is not None:
             trained = last_fit(trained, again)
         trained = settled_run(trained)

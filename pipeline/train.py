@@ -10,7 +10,7 @@ Everything here is in memory; `publish` puts the disk around it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -18,27 +18,26 @@ from torch import Tensor
 
 from ..base.device import CPU
 from ..base.errors import ConfigError
+from ..configs.file import dump_table, flat
 from ..configs.run import RunConfig
 from ..data.dataset import Dataset
 from ..funnel.run import Stage, TrainedRun, assemble_retriever
-from ..ranking.blend_search import find_blend
+from ..ranking.config import RankingConfig
 from ..ranking.distil import DistilConfig
 from ..ranking.ensemble import as_one as rankers_as_one
-from ..ranking.train import (
-    RankerTraining,
-    RankingConfig,
-    TrainedRanker,
-    build_training,
-    fit_calibrators,
-    fit_ranker,
-    weight_ratios,
-)
+from ..ranking.held import Held, divided
+from ..ranking.train import TrainedRanker, build_training, finished, fit_ranker
+from ..ranking.trees.fit import check_trees
+from ..ranking.trees.mixed import train_trees, with_trees
+from ..ranking.trees.settings import TreesConfig
 from ..retrieval.retriever import Retriever
 from ..retrieval.towers.ensemble import as_one as towers_as_one
 from ..retrieval.towers.train import RetrievalConfig, TowerTraining, build_towers, fit_towers
+from ..training.callbacks import Callback, Callbacks, Started
 from ..training.checkpoint import Checkpointer
 from ..training.log import TrainingLog
 from ..training.runtime import Runtime, runtime_session
+from ..training.tracking import trackers
 from .companions import fit_companions, unfitted_companions
 from .continuation import SourceRun, remember
 from .forecast import refuse_too_large
@@ -65,6 +64,7 @@ def train(
     source: SourceRun | None = None,
     previous: TrainedRun | None = None,
     checkpointer: Checkpoints = no_checkpoints,
+    callbacks: Sequence[Callback] = (),
 ) -> TrainedRun:
     """Train what a configuration describes; the process is left as it was found.
 
@@ -76,6 +76,7 @@ def train(
             ranker with a frozen encoder, the run the encoder is from.
         previous: an earlier training of the same data, whose towers `stage="ranking"` keeps.
         checkpointer: makes the checkpoints of a stage and of a seed, 0 the first.
+        callbacks: that look on, beside those that `runtime.track` names.
 
     Raises:
         ConfigError: the data has no users and items for the retriever, or an option does not exist.
@@ -83,6 +84,8 @@ def train(
     """
     start = Start.of(source, config, stage)
     start.check(config, dataset, stage)
+    if stage != "retrieval":
+        check_trees(config.ranking, goes_on=source is not None, last_fit=config.final.rows != "none")
     two_stages = bool(config.data.user and config.data.item)
     if stage == "retrieval" and not two_stages:
         raise ConfigError(
@@ -92,7 +95,8 @@ def train(
     first, second = Trained(), Trained()
     retriever: Retriever | None = None
     ranked: TrainedRanker | None = None
-    with runtime_session(config.runtime, config.seed) as runtime:
+    watching = [*callbacks, *trackers(config.runtime.track, config.name, flat(dump_table(config)))]
+    with runtime_session(config.runtime, config.seed, watching) as runtime:
         if two_stages and stage != "ranking":
             retriever, first = train_retriever(dataset, config, runtime, start, checkpointer)
         elif two_stages and previous is not None:
@@ -202,29 +206,44 @@ def train_ranker(
         section = section.model_copy(update={"distil": DistilConfig()})
     members: list[TrainedRanker] = []
     report: Json = {}
+    state = None
+    blend = config.blend if single else None
+    held = divided(dataset, section, requests, config.seed)
     for member, seed in enumerate(_seeds(config)):
         own = _fixed(section, epochs[member]) if epochs else section
+        if isinstance(own.model, TreesConfig):
+            members.append(train_trees(dataset, own, held, seed, runtime.threads, blend))
+            _tell(runtime, members[-1].history)
+            continue
         training = build_training(dataset, own, runtime, seed, requests, held_seed=config.seed)
         report = start.ranker(training, dataset, retriever if own.warm_start else None)
         keeper = checkpointer("ranking", member)
-        members.append(fit_ranker(training, own, runtime, seed, keeper, config.blend if single else None))
+        ranked = fit_ranker(training, own, runtime, seed, keeper, None if own.trees.enabled else blend)
+        state = remember(training.optimizer, ranked.model) if single and section.optim.keep_state else None
+        if own.trees.enabled:
+            ranked = with_trees(ranked, dataset, own, held, seed, runtime.threads, blend)
+        members.append(ranked)
         members[-1].model.eval()  # it answers from here on, without dropout
-    ranked = members[0] if single else _averaged(members, training, config)
-    state = remember(training.optimizer, ranked.model) if single and section.optim.keep_state else None
+    ranked = members[0] if single else _averaged(members, dataset, held, config)
     chosen = tuple(one.history.chosen for one in members)
     return ranked, Trained(ranked.history.epochs(), state, report, chosen)
 
 
-def _averaged(members: list[TrainedRanker], training: RankerTraining, config: RunConfig) -> TrainedRanker:
+def _averaged(members: list[TrainedRanker], dataset: Dataset, held: Held, config: RunConfig) -> TrainedRanker:
     """Rankers of several seeds as one, calibrated and blended as one on the rows that none of them learned from."""
     model, ranker = rankers_as_one([member.model for member in members])
     model.eval()
     ranker.eval()
-    dataset, section, rows = training.dataset, config.ranking, training.valid_rows
-    ratios = weight_ratios(dataset, section)
-    calibrators = fit_calibrators(ranker, dataset, rows, section.calibration, ratios)
-    blend = find_blend(config.blend, model, ranker, calibrators, dataset, training.held, rows, config.seed)
-    return TrainedRanker(model, ranker, calibrators, members[0].history, blend)
+    history = members[0].history
+    return finished(model, ranker, history, dataset, config.ranking, held, config.blend, config.seed)
+
+
+def _tell(runtime: Runtime, history: TrainingLog) -> None:
+    """Callbacks hear of trees, which are grown at once, as of one epoch."""
+    watching = Callbacks(runtime.callbacks)
+    watching.start(Started("ranking", epochs=1, steps=1, done=0, metric="", upwards=True))
+    watching.epoch(history.records[0])
+    watching.end(history)
 
 
 def _seeds(config: RunConfig) -> range:

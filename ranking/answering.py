@@ -12,6 +12,7 @@ from ..base.device import device_of
 from ..data.batch import Batch, Block
 from ..nn.recorded import Recorded
 from .requests import RequestBatch, RequestRanker
+from .trees.forest import written_parts
 
 
 class AnsweringModel:
@@ -23,6 +24,7 @@ class AnsweringModel:
 
     def __init__(self, model: nn.Module) -> None:
         self.model, self._device = model, device_of(model)
+        self._recordable = self._device.type == "cpu" and not any(written_parts(model))
         self._tasks: tuple[str, ...] = ()
         self._recorded: dict[tuple[int, ...], Recorded] = {}
 
@@ -30,11 +32,11 @@ class AnsweringModel:
         """Every task's logit (or value) of the candidates, task -> float [R], without gradients.
 
         On a CPU a single request of a usual number of candidates is computed as recorded; what several queries share is
-        decided by looking at the rows, and their passes are computed by the model.
+        decided by looking at the rows, and their passes are computed by the model, as are those of boosted trees.
         """
         requests = requests.to(self._device)
         with torch.inference_mode():
-            if requests.batch.query.rows != 1 or self._device.type != "cpu":
+            if requests.batch.query.rows != 1 or not self._recordable:
                 return _computed(self.model, requests)
             parts = _parts(requests.batch)
             if parts not in self._recorded:

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from ..data.batch import Batch, Layout
 from ..data.schema import TaskSpec
+from .config import RankingConfig
 from .ranker import Ranker
 from .requests import RequestBatch, RequestRanker
-from .train import RankingConfig, build_model
+from .trees.mixed import build_whole
 
 
 class RankerEnsemble(Ranker):
@@ -77,6 +78,6 @@ def as_one(models: Sequence[nn.Module]) -> tuple[nn.Module, Ranker]:
 def build_members(
     config: RankingConfig, layout: Layout, tasks: tuple[TaskSpec, ...], num_features: int, seed: int, count: int
 ) -> tuple[nn.Module, Ranker]:
-    """`count` models with the weights of `seed`, `seed + 1`, ..., as one; see `build_model`."""
-    members = [build_model(config, layout, tasks, num_features, seed + member)[0] for member in range(count)]
+    """`count` models with the weights of `seed`, `seed + 1`, ..., as one; see `build_whole`."""
+    members = [build_whole(config, layout, tasks, num_features, seed + member)[0] for member in range(count)]
     return as_one(members)

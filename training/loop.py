@@ -23,6 +23,7 @@ from ..base.errors import ConfigError, RunError
 from ..base.settings import Settings
 from ..data.loader import Loader
 from .best import Best
+from .callbacks import Callbacks, Started
 from .checkpoint import Checkpointer, Snapshot, capture_rng, restore_rng
 from .compiled import compiled_dense
 from .log import Record, Totals, TrainingLog
@@ -82,6 +83,7 @@ def fit(
     generators: Mapping[str, torch.Generator] | None = None,
     memories: Mapping[str, Stateful] | None = None,
     description: str = "training",
+    stage: str = "",
 ) -> TrainingLog:
     """Train `optimizer.model`; afterwards it holds the best epoch's weights, or the last one's without a metric.
 
@@ -105,6 +107,7 @@ def fit(
             modules hold as `generator`; they are part of the checkpoint.
         memories: what else `step` keeps between calls, by name; part of the checkpoint too.
         description: shown left of the progress bar and in the log.
+        stage: what the runtime's callbacks are told is trained.
 
     Returns:
         The history, earlier epochs of a resumed training included.
@@ -126,13 +129,16 @@ def fit(
         training.restore(snapshot)
         log.info("%s: resumed after %d steps", description, optimizer.steps)
     history = training.history
+    watching = Callbacks(() if runtime is None else runtime.callbacks)
+    begun = len(loader), optimizer.steps, options.metric, options.upwards
+    watching.start(Started(stage, options.epochs, *begun))
     mode = model.training
     dense = nullcontext() if runtime is None or not runtime.compiled else compiled_dense(model)
     try:
         with dense, TrainingBar(description, options.epochs * len(loader)) as bar:
             while loader.epoch < options.epochs and not history.stopped_early:
                 model.train()
-                _run_epoch(training, prepare, step, backward or _plain_backward, checkpointer, runtime, bar)
+                _run_epoch(training, prepare, step, backward or _plain_backward, checkpointer, runtime, bar, watching)
                 record = training.close_epoch()
                 if evaluate is not None:
                     with evaluation_mode(model):
@@ -146,6 +152,7 @@ def fit(
                 if checkpointer is not None:
                     checkpointer.save(training.snapshot())
                 best.forget_older()
+                watching.epoch(record)
         if best:
             model.load_state_dict(best.group("best"))
             if state := best.group("best_optimizer"):
@@ -153,6 +160,7 @@ def fit(
     finally:
         model.train(mode)
         best.close()
+    watching.end(history)
     return history
 
 
@@ -273,6 +281,7 @@ def _run_epoch(
     checkpointer: Checkpointer | None,
     runtime: Runtime | None,
     bar: TrainingBar,
+    watching: Callbacks,
 ) -> None:
     """The batches left of the current epoch."""
     loader, optimizer, totals = training.loader, training.optimizer, training.totals
@@ -288,6 +297,7 @@ def _run_epoch(
             backward(terms)
         optimizer.step()
         optimizer.zero_grad()
+        watching.step(optimizer.steps, terms)
         totals.add(terms, loader.rows_in_batch)
         totals.seconds = time.perf_counter() - started
         if watched or optimizer.steps % CHECK_EVERY == 0:

@@ -6,9 +6,9 @@ import ctypes
 import logging
 import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from ..base.device import CPU, device_name, pick_device
 from ..base.settings import Settings
 from ..nn.precision import bf16_is_fast, reduced_matmul
+from .callbacks import Callback
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +47,19 @@ class RuntimeConfig(Settings):
     """`dense`: experts, towers and perceptrons are compiled when a training begins, which takes tens of seconds; meant
     for long trainings on a GPU. Sums are then rounded otherwise."""
 
+    track: tuple[str, ...] = ()
+    """Where the figures of every epoch are also written: `tensorboard:DIR` (relative to where the program stands) or
+    `mlflow:URI`."""
+
     @model_validator(mode="before")
     @classmethod
     def _before_precision(cls, given: Any) -> Any:
         """`bf16 = "auto" | "on" | "off"`, the key before `precision`, is read for one version more."""
-        if not isinstance(given, Mapping) or given.get("bf16") not in ("auto", "on", "off"):
+        if not isinstance(given, Mapping):
+            return given
+        # What a validator has seen is no JSON any more, and strict validation then takes no list for a tuple.
+        given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+        if given.get("bf16") not in ("auto", "on", "off"):
             return given
         rounded = given["bf16"] == "on" or (given["bf16"] == "auto" and bf16_is_fast())
         rest = {name: value for name, value in given.items() if name != "bf16"}
@@ -66,12 +75,14 @@ class Runtime:
         precision: of the training step's matrix products, see `RuntimeConfig`.
         device: where the training runs.
         compiled: whether the dense parts of a model are compiled for its training.
+        callbacks: that look on.
     """
 
     threads: int
     precision: Precision = "float32"
     device: torch.device = CPU
     compiled: bool = False
+    callbacks: tuple[Callback, ...] = ()
 
     @property
     def reduced(self) -> bool:
@@ -89,18 +100,19 @@ class Runtime:
 
 
 @contextmanager
-def runtime_session(config: RuntimeConfig, seed: int) -> Iterator[Runtime]:
+def runtime_session(config: RuntimeConfig, seed: int, callbacks: Sequence[Callback] = ()) -> Iterator[Runtime]:
     """Threads and seeds of one training; when it ends, the process has those it had before.
 
     Args:
         config: see `RuntimeConfig`.
         seed: of the global generators of torch, numpy and Python, from which dropout and libraries draw.
+        callbacks: that look on.
     """
     threads, fixed_order = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - kept, not drawn from
     on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:
-        yield _decided(config, seed)
+        yield replace(_decided(config, seed), callbacks=tuple(callbacks))
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(fixed_order)

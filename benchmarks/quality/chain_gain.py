@@ -36,9 +36,10 @@ from recsys.data.dataset import Dataset
 from recsys.data.split import Part
 from recsys.data.vocabulary import FIRST
 from recsys.pipeline.warm_start import Copied, warm_start_ranker
+from recsys.ranking.config import RankingConfig
 from recsys.ranking.ranker import Ranker
 from recsys.ranking.scoring import score_rows
-from recsys.ranking.train import RankingConfig, build_training, fit_ranker
+from recsys.ranking.train import build_training, fit_ranker
 from recsys.retrieval.retriever import Retriever
 from recsys.retrieval.towers.train import RetrievalConfig, train_two_tower
 

@@ -37,9 +37,10 @@ from recsys.data.dataset import NOW, Dataset
 from recsys.data.split import Part
 from recsys.data.world.simulate import SimulateConfig, Truth, is_world, load_truth, simulate
 from recsys.evaluation.metrics.rows import auc
+from recsys.ranking.config import RankingConfig
 from recsys.ranking.ranker import Ranker
 from recsys.ranking.scoring import score_rows
-from recsys.ranking.train import RankingConfig, train_ranker
+from recsys.ranking.train import train_ranker
 from recsys.training.loop import evaluation_mode
 
 FIGURE = "esmm-truth.png"

@@ -15,8 +15,8 @@ from typing import Any
 from recsys.base.settings import merged
 from recsys.data.batch import Layout
 from recsys.data.schema import TaskSpec
+from recsys.ranking.config import RankingConfig
 from recsys.ranking.ranker import Ranker, build_ranker
-from recsys.ranking.train import RankingConfig
 
 Table = dict[str, Any]
 Model = Callable[[int, Sequence[str]], Table]

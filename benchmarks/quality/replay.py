@@ -44,9 +44,10 @@ from recsys.data.schema import DataConfig
 from recsys.data.split import Part
 from recsys.data.vocabulary import UNKNOWN
 from recsys.pipeline.continuation import Learned, remember, take_up
+from recsys.ranking.config import RankingConfig
 from recsys.ranking.ranker import Ranker
 from recsys.ranking.scoring import score_rows
-from recsys.ranking.train import RankingConfig, build_model, build_training, fit_ranker
+from recsys.ranking.train import build_model, build_training, fit_ranker
 from recsys.training.optim import Optimizer
 
 FIRST_DAY = datetime.fromisoformat("2022-04-24T23:52:10+08:00")

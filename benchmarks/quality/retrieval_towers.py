@@ -20,7 +20,8 @@ from recsys.evaluation.metrics.lists import rank_metrics
 from recsys.funnel.funnel import Funnel
 from recsys.funnel.run import TrainedRun, usable_scorers
 from recsys.pipeline.requests import select_requests
-from recsys.ranking.train import RankingConfig, train_ranker
+from recsys.ranking.config import RankingConfig
+from recsys.ranking.train import train_ranker
 from recsys.retrieval.baselines.base import Baseline
 from recsys.retrieval.retriever import Retriever
 from recsys.retrieval.towers.train import item_vectors, query_vectors, requests

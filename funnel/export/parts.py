@@ -19,6 +19,7 @@ from ...data.split import Part
 from ...ranking.blend import blend
 from ...ranking.probabilities import task_probabilities
 from ...ranking.requests import RequestBatch, request_batch
+from ...ranking.trees.forest import written_parts
 from ...retrieval.retriever import Retriever
 from ...retrieval.towers.train import item_contents
 from ...retrieval.towers.two_tower import Windows
@@ -60,6 +61,10 @@ class Parts:
     def __init__(self, trained: TrainedRun, seed: int = 0) -> None:
         if trained.model is None and trained.retriever is None:
             raise RunError("this run has neither a retriever nor a ranker, so there is nothing to export")
+        if trained.model is not None and any(written_parts(trained.model)):
+            raise RunError(
+                "boosted trees are no network; take --format parquet, or their texts in the run's ranking/trees"
+            )
         self.trained, self.dataset = trained, trained.dataset
         self._rng = np.random.default_rng(seed)
         for model in (trained.model, None if trained.retriever is None else trained.retriever.model):

@@ -359,6 +359,7 @@ def fit_towers(
         generators={"negatives": step.generator},
         memories=step.memories,
         description="training the retriever",
+        stage="retrieval",
     )
 
 

@@ -20,8 +20,8 @@ from recsys.configs.run import RunConfig, load_config
 from recsys.data.build import load_dataset
 from recsys.funnel.folder import load_run
 from recsys.ranking.balance import build_balance
+from recsys.ranking.ensemble import build_members
 from recsys.ranking.losses import check_task_names
-from recsys.ranking.ranker import build_ranker
 from recsys.retrieval.merge import check_proposers
 from recsys.retrieval.towers.train import build_towers
 from recsys.tests.support.tiny import TinyRun
@@ -82,7 +82,7 @@ def test_a_page_says_what_is_computed_and_its_configuration_builds(
     first, second = config.retrieval, config.ranking
     build_towers(dataset, first, 0)
     check_proposers(first.proposers, first.places, first.num_candidates)
-    assert build_ranker(second.model, dataset.layout, dataset.config.tasks, 0).kind == second.model.kind
+    assert build_members(second, dataset.layout, dataset.config.tasks, 0, 0, 1)[1].kind == second.model.kind
     assert build_balance(second.balance, dataset.config.tasks).kind == second.balance.kind
     check_task_names(dataset.config.tasks, second.loss)
 

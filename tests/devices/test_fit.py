@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from recsys.base.device import CPU, device_of
-from recsys.ranking.train import RankingConfig, TrainedRanker, build_training, fit_ranker
+from recsys.ranking.config import RankingConfig
+from recsys.ranking.train import TrainedRanker, build_training, fit_ranker
 from recsys.retrieval.towers.train import RetrievalConfig, build_towers, fit_towers
 from recsys.tests.devices.probe import NAME, probe
 from recsys.tests.devices.steps import same

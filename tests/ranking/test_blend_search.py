@@ -17,10 +17,12 @@ from recsys.funnel.folder import load_run
 from recsys.pipeline.requests import select_requests
 from recsys.ranking.blend import BlendConfig, blend
 from recsys.ranking.blend_search import FoundBlend, find_blend, search_on_requests, search_on_rows
+from recsys.ranking.config import RankingConfig
+from recsys.ranking.held import held_out
 from recsys.ranking.probabilities import task_probabilities
 from recsys.ranking.requests import SELECT, RequestSet
 from recsys.ranking.scoring import request_logits, request_ndcg
-from recsys.ranking.train import RankingConfig, TrainedRanker, held_out, train_ranker
+from recsys.ranking.train import TrainedRanker, train_ranker
 from recsys.tests.support.shop import Shop
 from recsys.tests.support.tiny import TinyRun
 from recsys.training.runtime import Runtime

@@ -15,9 +15,10 @@ from recsys.data.schema import TaskSpec
 from recsys.data.split import Part
 from recsys.evaluation.metrics.rows import logloss
 from recsys.funnel.folder import load_run
+from recsys.ranking.config import RankingConfig
 from recsys.ranking.distil import taught
 from recsys.ranking.scoring import score_rows
-from recsys.ranking.train import RankingConfig, train_ranker
+from recsys.ranking.train import train_ranker
 from recsys.tests.support.tiny import TinyRun
 from recsys.training.runtime import Runtime
 

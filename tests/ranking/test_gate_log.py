@@ -12,10 +12,11 @@ import torch
 from recsys.data.dataset import Dataset
 from recsys.data.split import Part
 from recsys.ranking import gate_log
+from recsys.ranking.config import RankingConfig
 from recsys.ranking.gate_log import mixture_report, read_gates, warn_of_unused
 from recsys.ranking.mixture import MixtureRanker
 from recsys.ranking.ranker import build_ranker, ranker_class, ranker_kinds
-from recsys.ranking.train import RankingConfig, TrainedRanker, build_training, fit_ranker, train_ranker
+from recsys.ranking.train import TrainedRanker, build_training, fit_ranker, train_ranker
 from recsys.tests.support.shop import Shop
 from recsys.training.runtime import Runtime
 

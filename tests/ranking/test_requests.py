@@ -11,10 +11,11 @@ import torch
 from recsys.base.errors import ConfigError
 from recsys.data.dataset import Dataset
 from recsys.data.split import Part
+from recsys.ranking.config import RankingConfig
 from recsys.ranking.requests import PADDED, SELECT, RequestRanker, RequestSet, SelectConfig, request_batch
 from recsys.ranking.scoring import request_logits, request_loss, select_metrics
 from recsys.ranking.step import LoggedRows
-from recsys.ranking.train import RankingConfig, build_model
+from recsys.ranking.train import build_model
 from recsys.tests.support.shop import Shop
 
 QUERIES, CANDIDATES, OPINIONS = 10, 7, 5

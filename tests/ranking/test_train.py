@@ -21,17 +21,13 @@ from recsys.data.schema import DataConfig
 from recsys.data.split import Part
 from recsys.funnel.folder import load_run
 from recsys.pipeline.requests import select_requests
+from recsys.ranking.config import RankingConfig
+from recsys.ranking.held import held_out
 from recsys.ranking.labels import base_rates, label_values, row_metric
 from recsys.ranking.losses import LossConfig, task_loss
 from recsys.ranking.requests import SELECT, RequestSet
 from recsys.ranking.scoring import row_metrics, score_rows, select_metrics
-from recsys.ranking.train import (
-    RankingConfig,
-    TrainedRanker,
-    build_training,
-    held_out,
-    train_ranker,
-)
+from recsys.ranking.train import TrainedRanker, build_training, train_ranker
 from recsys.tests.support.tiny import TinyRun
 from recsys.training.runtime import Runtime
 
