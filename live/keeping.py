@@ -15,11 +15,11 @@ from ..funnel.run import TrainedRun
 from .answering import Answering
 from .asking import Asking
 from .export import Exported, export
-from .log import Durability, SqliteLog, StateLog, open_log
+from .log import Durability, StateLog, open_log
 from .overlay import Overlay, overlay_of
 from .requests import Event, Receipt
 from .teller import Teller
-from .tokens import KEY, Tokens, kept_key
+from .tokens import Tokens
 
 
 class Keeping(Asking):
@@ -64,16 +64,16 @@ class Keeping(Asking):
 
         Raises:
             LogUnavailableError: the state cannot be opened.
+            RunError: others may read its key.
         """
         self.close()
         self._log = state if isinstance(state, StateLog) else open_log(state, durability)
-        if isinstance(self._log, SqliteLog):
-            self._key = kept_key(self._log.file.with_name(KEY))
+        self._key = self._log.key()
         return self
 
     @property
     def tokens(self) -> Tokens:
-        """Reads what was shown; by the key of the state's folder, or of this process where there is no folder."""
+        """Reads what was shown; by the key of the state, or of this process where there is none."""
         return Tokens(self._key)
 
     @property

@@ -82,6 +82,23 @@ class GateConfig(Settings):
     """Least mean share of items that the lists of both versions have in common; 0 accepts any."""
 
 
+class RetentionConfig(Settings):
+    """When rows of the log go that every version which may be served has learned from an export.
+
+    The newest row of each item and user stays. Of a log on a server, which several machines share, `recsys state trim`
+    lets rows go.
+    """
+
+    trim: bool = True
+    """Whether they go by themselves."""
+
+    keep_days: Annotated[float, Field(ge=0.0)] = 30.0
+    """Days for which they stay all the same."""
+
+    every_hours: Seconds = 1.0
+    """Hours between two looks."""
+
+
 class ServeConfig(Settings):
     """The whole file."""
 
@@ -109,6 +126,19 @@ class ServeConfig(Settings):
     durability: Literal["disk", "process"] = "disk"
     """When what is told is acknowledged: synced to disk, which outlives the loss of power, or written to the file,
     which outlives the process."""
+
+    versions: str = ""
+    """Folder where the files of the two last versions stay; in the state's folder when empty, and beside the runs,
+    until the service ends, where the state is none."""
+
+    fresh_seconds: Annotated[float, Field(ge=0.0)] = 0.0
+    """Of a log on a server: for so long an answer to the question what is new may be old; every request asks when 0."""
+
+    lag_seconds: Seconds = 5.0
+    """A worker that has lacked acknowledged events for so long is not ready."""
+
+    retention: RetentionConfig = RetentionConfig()
+    """When rows of the log go."""
 
     log_requests: Literal["all", "failures", "none"] = "all"
     """Which requests are logged, one JSON line each."""

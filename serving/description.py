@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from ..base.package import package_version
 from ..live.answering import Answering
+from ..live.log import LogUnavailableError, StateLog
 from .service import Service
 
 
-def describe(service: Service) -> dict[str, Any]:
-    """Runs, tasks, features, columns of conditions, and limits, as plain values."""
-    runs = service.runs
+async def describe(service: Service) -> dict[str, Any]:
+    """Runs, tasks, features, columns of conditions, limits, and the state, as plain values."""
+    runs, teller = service.runs, service.teller
+    state = None if teller is None else await asyncio.to_thread(_state, teller.log)
     return {
         "package": package_version(),
         "runs": {name: _run(answering) for name, answering in runs.by_name.items()},
         "split": runs.split,
         "limits": service.config.limits.model_dump(),
-        "ready": all(service.checks().values()),
+        "state": state,
+        "ready": all((await service.checks()).values()),
     }
+
+
+def _state(kept: StateLog) -> dict[str, Any]:
+    try:
+        return {"log": kept.log_id, "position": kept.last, "durability": kept.durability}
+    except LogUnavailableError:
+        return {"log": kept.log_id, "position": None, "durability": None}
 
 
 def _run(answering: Answering) -> dict[str, Any]:

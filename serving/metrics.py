@@ -83,6 +83,10 @@ def series_of(paths: Sequence[str], runs: Sequence[str]) -> tuple[Series, ...]:
         Series("explored_total", "counter", "Places whose item was drawn.", {}),
         Series("reloads_total", "counter", "Versions published, or refused.", {"result": ("published", "refused")}),
         Series("worker_restarts_total", "counter", "Workers started again after they ended.", {}),
+        Series("trimmed_total", "counter", "Old rows of the log that every version knows, deleted.", {}),
+        Series("log_position", "gauge", "Of the last row of the log.", {}, combine="max"),
+        Series("state_lag_rows", "gauge", "Rows of the log that a worker has not taken in.", {}, combine="max"),
+        Series("overlay_bytes", "gauge", "Memory of what workers were told, all of them.", {}),
         Series("workers", "gauge", "Workers that are ready.", {}),
         Series("private_bytes", "gauge", "Memory that workers do not share.", {}),
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..base.errors import ConfigError
+from ..live.log import on_a_server
 from .config import ServeConfig
 from .keys import read_keys
 from .split import check_split
@@ -21,7 +22,8 @@ class Options:
     Attributes:
         runs: name -> run folder; `main` is among them.
         config: limits and times.
-        state: folder of what outlives the service; None keeps nothing.
+        state: folder of what outlives the service, or address of a log that several machines share; None keeps
+            nothing.
         rules: TOML file, instead of the runs' own last stage.
         host: address to bind.
         port: to bind; any free one when 0.
@@ -34,7 +36,7 @@ class Options:
 
     runs: dict[str, Path]
     config: ServeConfig = field(default_factory=ServeConfig)
-    state: Path | None = None
+    state: str | None = None
     rules: Path | None = None
     host: str = "127.0.0.1"
     port: int = 8080
@@ -43,6 +45,18 @@ class Options:
     watch: bool = False
     metrics_port: int | None = None
     tls: tuple[Path | None, Path | None] = (None, None)
+
+    @property
+    def folder(self) -> Path | None:
+        """The state, where it is a folder."""
+        return None if self.state is None or on_a_server(self.state) else Path(self.state)
+
+    @property
+    def versions(self) -> Path | None:
+        """Where versions outlive the service; None where they do not."""
+        if self.config.versions:
+            return Path(self.config.versions)
+        return None if self.folder is None else self.folder / "versions"
 
     def check(self) -> None:
         """Refuse what cannot be served, before anything is started.

@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ..artifacts.folder import open_run
+from ..artifacts.folder import Run, open_run
+from ..artifacts.manifest import read_run_manifest
+from ..artifacts.names import LOG
 from ..base.errors import RecsysError, RunError
 from .channel import Channel, GoneError, Message
 from .logs import log
@@ -65,6 +67,11 @@ class Publishing:
         former = self.shelf.before(name) if last is None or last.name == version.name else last
         self.versions[name], self.before[name] = version, former
         self.shelf.served(name, version, former)
+
+    def known(self, log_id: str) -> int:
+        """Position in a log up to which every version has learned that is served, or that a rollback may bring."""
+        kept = [version for version in (*self.versions.values(), *self.before.values()) if version is not None]
+        return min((_learned(version, log_id) for version in kept), default=0)
 
     async def publish(self, name: str, folder: str | None = None) -> Message:
         """Serve another version of a named run, if it stands its trial.
@@ -182,3 +189,13 @@ class Publishing:
         self.shelf.served(name, version, self.before[name])
         self.metrics.count("reloads_total", "published")
         log.info("version published", extra={"fields": {"run": name, "version": version.name}})
+
+
+def _learned(version: Version, log_id: str) -> int:
+    """Position of the last row of a log that a version learned from, 0 where it is of no export of it."""
+    try:
+        run = Run(version.folder, read_run_manifest(version.folder))
+        told = run.read_json(LOG) if LOG in run else None
+    except RecsysError:
+        return 0
+    return int(told["last"]) if told is not None and told["log"] == log_id else 0

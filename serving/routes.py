@@ -105,7 +105,7 @@ async def score(call: Call, body: ScoreRequest) -> ScoreAnswer:
 
 async def info(call: Call) -> dict[str, Any]:
     """Runs and versions, tasks, features and their kinds, columns of conditions, limits."""
-    return describe(call.service)
+    return await describe(call.service)
 
 
 async def reload(call: Call, body: Reload) -> Published:
@@ -139,7 +139,7 @@ async def healthz(call: Call) -> Health:
 
 async def readyz(call: Call) -> Response | Readiness:
     """Whether requests should be sent here."""
-    checks = call.service.checks()
+    checks = await call.service.checks()
     ready = all(checks.values())
     return json_response(Readiness(ready=ready, checks=checks), 200 if ready else 503)
 

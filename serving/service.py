@@ -16,6 +16,7 @@ from ..live.answering import Answering
 from ..live.answers import Answer, Answered, RunVersion
 from ..live.engine import Block, Engine
 from ..live.errors import LateError, UnavailableError
+from ..live.log import LogUnavailableError
 from ..live.requests import Asked, Receipt, Request, parsed
 from ..live.teller import Teller, check_recorded
 from .config import ServeConfig
@@ -28,6 +29,8 @@ from .runs import Runs
 
 IDLE = 1.0
 """Seconds without a request after which a worker takes in what happened all the same."""
+CHECKED = 1.0
+"""Seconds for which it is known whether the log can be written."""
 PATIENCE = 0.05
 """Seconds of waiting after which a worker looks whether the client is still there."""
 
@@ -72,6 +75,7 @@ class Service:
         self.config, self.metrics, self.keys, self.publisher = config, metrics, keys, publisher
         self.teller: Teller | None = None  # nothing can be told without a state
         self.draining = False
+        self._checked = -CHECKED, False
         self.connections: Callable[[], int] = lambda: 0
         self.engine = Engine(runs, queue=config.limits.queue, watch=self._watch, idle=IDLE)
 
@@ -86,9 +90,26 @@ class Service:
         """Serve another version of a named run, from the next block on."""
         self.engine.replace(self.runs.with_run(name, answering))
 
-    def checks(self) -> dict[str, bool]:
-        """What must hold for a service to be ready."""
-        return {"version": True, "accepting": not self.draining}
+    async def checks(self) -> dict[str, bool]:
+        """What must hold for a service to be ready: with a state, a log that can be written, and no lag behind it."""
+        found = {"version": True, "accepting": not self.draining}
+        if self.teller is None:
+            return found
+        overlays = [run.overlay for run in self.runs.by_name.values() if run.overlay is not None]
+        lag = max((one.lag for one in overlays), default=0.0)
+        return found | {"writable": await self._writable(self.teller), "fresh": lag < self.config.lag_seconds}
+
+    async def _writable(self, teller: Teller) -> bool:
+        """Whether the log can be written; asked of it at most once a second, whoever asks us."""
+        at, found = self._checked
+        if time.monotonic() - at > CHECKED:
+            try:
+                await asyncio.to_thread(teller.log.check)
+                found = True
+            except LogUnavailableError:
+                found = False
+            self._checked = time.monotonic(), found
+        return found
 
     async def ask(self, call: HttpRequest, request: Asked) -> Any:
         """The answer to one request.

@@ -12,13 +12,15 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..artifacts.manifest import MANIFEST
 from ..base.errors import RecsysError, RunError
-from ..live.tokens import KEY, kept_key
+from ..live.log import open_log
 from .channel import Channel, Message
+from .housekeeping import Housekeeping
 from .logs import log
 from .metrics import Metrics, series_of, shared_block
 from .options import Options
@@ -58,14 +60,14 @@ class Supervisor:
     def __init__(self, options: Options, ready: Callable[[str, Supervisor], None] | None = None) -> None:
         options.check()
         self.options, self._tell = options, ready
-        state = options.state
-        main = options.runs[MAIN]
-        beside_runs = main.resolve().parent
-        if state is None:
+        config = options.config
+        self.log = open_log(options.state, config.durability, config.fresh_seconds) if options.state else None
+        self.key = secrets.token_bytes(32) if self.log is None else self.log.key()
+        beside_runs = options.runs[MAIN].resolve().parent
+        lasting = options.versions
+        if lasting is None:
             forget_dead(beside_runs)
-        place = state / "versions" if state is not None else beside_runs / f"{PASSING}{os.getpid()}"
-        self.shelf = Shelf(place, state is not None)
-        self.key = secrets.token_bytes(32) if state is None else kept_key(state / KEY)
+        self.shelf = Shelf(lasting or beside_runs / f"{PASSING}{os.getpid()}", lasting is not None)
         self.processes = [WorkerProcess(index) for index in range(options.workers)]
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -104,6 +106,12 @@ class Supervisor:
                     self._task(self._keep_alive(one, listener))
                 if options.watch:
                     self._task(self._watch())
+                if self.log is not None:
+                    known = partial(self.publishing.known, self.log.log_id)
+                    retention = options.config.retention
+                    if options.folder is None:  # another machine may serve what knows less
+                        retention = retention.model_copy(update={"trim": False})
+                    self._task(Housekeeping(self.log, retention, known, self.metrics).run())
                 if options.metrics_port is not None:
                     self._task(self._tell_metrics(options.metrics_port))
                 await self._stop.wait()
@@ -113,6 +121,8 @@ class Supervisor:
                 for task in list(self._tasks):
                     task.cancel()
                 await self._drain()
+                if self.log is not None:
+                    await asyncio.to_thread(self.log.close)
         return 0
 
     def _end(self) -> None:
@@ -163,7 +173,7 @@ class Supervisor:
             "rules": str(options.rules) if options.rules else "",
             "keys": str(options.keys) if options.keys else "",
             "key": self.key.hex(),
-            "state": str(options.state) if options.state else "",
+            "state": options.state or "",
             "tls": [str(file) if file else "" for file in options.tls],
             "versions": {
                 name: (version.name, str(version.folder)) for name, version in self.publishing.versions.items()

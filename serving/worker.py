@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import socket
@@ -19,7 +20,7 @@ import uvloop
 
 from ..base.errors import RecsysError
 from ..live.answering import Answering
-from ..live.log import open_log
+from ..live.log import LogUnavailableError, StateLog, open_log
 from ..live.teller import Teller
 from ..live.tokens import Tokens
 from .channel import Channel, Message
@@ -50,7 +51,8 @@ class Worker:
         self.config = ServeConfig.model_validate_json(told["config"])
         self.rules = Path(told["rules"]) if told["rules"] else None
         self.key = bytes.fromhex(told["key"])
-        self.log = open_log(told["state"], self.config.durability) if told["state"] else None
+        config = self.config
+        self.log = open_log(told["state"], config.durability, config.fresh_seconds) if told["state"] else None
         self.channel: Channel | None = None
         self.server: Server | None = None
         self._prepared: dict[str, Answering] = {}
@@ -117,6 +119,15 @@ class Worker:
         if self.server is not None and not self.service.draining:
             self._ending = asyncio.ensure_future(self.server.drain(self.service))
 
+    def _measure_log(self, log: StateLog) -> None:
+        """Tell how far the log is, and how far this worker."""
+        overlays = [run.overlay for run in self.service.runs.by_name.values() if run.overlay is not None]
+        with contextlib.suppress(LogUnavailableError):
+            last = log.last
+            self.service.metrics.set("log_position", last)
+            self.service.metrics.set("state_lag_rows", max(last - one.position for one in overlays))
+            self.service.metrics.set("overlay_bytes", sum(one.nbytes for one in overlays))
+
     async def measure(self) -> None:
         """Tell how late the loop is, and how much memory is this process's own."""
         metrics, beat = self.service.metrics, 0
@@ -125,6 +136,8 @@ class Worker:
             if beat % 10 == 0:
                 metrics.set("private_bytes", private_bytes())
             beat += 1
+            if self.log is not None:
+                await asyncio.to_thread(self._measure_log, self.log)
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
             metrics.set("loop_lag_seconds", max(0.0, time.perf_counter() - due))
 

@@ -25,7 +25,12 @@ def serve(
         typer.Option("--also", metavar="NAME=DIR", help="Serve a second run under a name; repeatable."),
     ] = None,
     state: Annotated[
-        str | None, typer.Option("--state", metavar="DIR", help="Keep here what must outlive the service.")
+        str | None,
+        typer.Option(
+            "--state",
+            metavar="DIR|redis://...",
+            help="Keep here what must outlive the service; several machines share a log in Redis or Valkey.",
+        ),
     ] = None,
     rules: RulesOption = None,
     config: Annotated[
@@ -74,11 +79,6 @@ def serve(
     from ...serving.split import MAIN
     from ...serving.supervisor import Supervisor
 
-    if state is not None and "://" in state:
-        raise ConfigError(
-            "--state takes a folder, where the service also keeps its versions; a log in Redis is opened in Python, "
-            "by recsys.load(run, state=...)"
-        )
     runs = {MAIN: find_run(run)}
     for name, folder in pairs(also or [], "--also", "b=runs/b").items():
         if name in runs:
@@ -88,7 +88,7 @@ def serve(
     options = Options(
         runs=runs,
         config=settings.model_copy(update={"page": True}) if page else settings,
-        state=None if state is None else Path(state),
+        state=state,
         rules=rules,
         host=host,
         port=port,

@@ -98,6 +98,18 @@ class StateLog(ABC):
         """A number that is another one when rows have come since it was asked; cheap enough for every request."""
 
     @abstractmethod
+    def key(self) -> bytes:
+        """The secret of all who answer from this log, made on first use: it signs cursors and tokens, and seeds draws.
+
+        Raises:
+            RunError: others may read it.
+        """
+
+    @abstractmethod
+    def tidy(self) -> None:
+        """Do now what an append would have to do otherwise; called every few seconds by one process."""
+
+    @abstractmethod
     def check(self) -> None:
         """Write something that is no row, so that it is known whether rows could be written.
 

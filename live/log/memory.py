@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ class MemoryLog(StateLog):
 
     def __init__(self) -> None:
         self.log_id = new_id().hex()
+        self._key = secrets.token_bytes(32)
         self._rows: list[LogRow] = []
         self._ids: set[bytes] = set()
         self._last = 0
@@ -43,6 +45,13 @@ class MemoryLog(StateLog):
     def version(self) -> int:
         """See `StateLog.version`."""
         return self._last
+
+    def key(self) -> bytes:
+        """See `StateLog.key`."""
+        return self._key
+
+    def tidy(self) -> None:
+        """See `StateLog.tidy`: there is nothing to do."""
 
     def check(self) -> None:
         """See `StateLog.check`."""

@@ -7,6 +7,7 @@ whoever else appends. How durable an acknowledged append is says the server (`ap
 from __future__ import annotations
 
 import contextlib
+import secrets
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -20,8 +21,9 @@ from .base import LogRow, LogUnavailableError, StateLog, new_id, stale
 READ = 10_000
 _FIELDS = ("kind", "body", "user", "item", "time", "received", "id")
 _APPEND = """
+if redis.call('HGET', KEYS[4], 'log_id') ~= ARGV[#ARGV] then return redis.error_reply('the log was replaced') end
 local found = {}
-for i = 1, #ARGV, 7 do
+for i = 1, #ARGV - 1, 7 do
   local id = ARGV[i + 6]
   if redis.call('HEXISTS', KEYS[1], id) == 1 then
     found[#found + 1] = 0
@@ -86,7 +88,8 @@ class RedisLog(StateLog):
             texts = (text.encode("utf-8", "surrogatepass") for text in (row.user, row.item))
             told += [row.kind, row.body, *texts, repr(row.time), repr(row.received), row.id]
         with self._answering():
-            return [int(position) for position in self._append([self._ids, self._stream, self._counter], told)]
+            keys = [self._ids, self._stream, self._counter, self._meta]
+            return [int(position) for position in self._append(keys, [*told, self.log_id])]
 
     def read_after(self, position: int, limit: int) -> list[LogRow]:
         """See `StateLog.read_after`."""
@@ -104,6 +107,15 @@ class RedisLog(StateLog):
                 self._known, self._asked = self.last, now
             return self._known
 
+    def key(self) -> bytes:
+        """See `StateLog.key`: it stands beside the rows, whose readers it keeps nothing from."""
+        with self._answering():
+            self._client.hsetnx(self._meta, "key", secrets.token_hex(32))
+            return bytes.fromhex(self._client.hget(self._meta, "key").decode())
+
+    def tidy(self) -> None:
+        """See `StateLog.tidy`: there is nothing to do."""
+
     def check(self) -> None:
         """See `StateLog.check`."""
         with self._answering():
@@ -113,7 +125,11 @@ class RedisLog(StateLog):
     def last(self) -> int:
         """See `StateLog.last`."""
         with self._answering():
-            return int(self._client.get(self._counter) or 0)
+            asked = self._client.pipeline(transaction=False)
+            last, log_id = asked.get(self._counter).hget(self._meta, "log_id").execute()
+        if (log_id or b"").decode() != self.log_id:
+            raise LogUnavailableError(f"the server at {self._shown} lost the log and began another; restart with it")
+        return int(last or 0)
 
     def trim(self, position: int, received: float) -> int:
         """See `StateLog.trim`."""

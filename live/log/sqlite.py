@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..tokens import KEY, kept_key
 from .base import DUPLICATE, Durability, LogRow, LogUnavailableError, StateLog, new_id
 
 FILE = "log.sqlite"
 FORMAT = 1
 GROUP = 1000
 """Rows after which a commit takes no further appends."""
+LARGE_WAL = 64 << 20
+"""Bytes of the WAL above which it is emptied."""
 BUSY_MS = 2000
 """How long another process may hold the log before an append is refused."""
 COLUMNS = "kind, body, user, item, time, received, id, position"
@@ -175,6 +178,18 @@ class SqliteLog(StateLog):
     def version(self) -> int:
         """See `StateLog.version`."""
         return int(self._read("PRAGMA data_version")[0][0])
+
+    def key(self) -> bytes:
+        """See `StateLog.key`: a file beside the log."""
+        return kept_key(self.file.with_name(KEY))
+
+    def tidy(self) -> None:
+        """See `StateLog.tidy`."""
+        try:
+            large = self.file.with_name(f"{FILE}-wal").stat().st_size > LARGE_WAL
+        except OSError:
+            return
+        self.checkpoint(truncate=large)
 
     def check(self) -> None:
         """See `StateLog.check`."""

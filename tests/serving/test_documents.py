@@ -98,6 +98,10 @@ def test_what_deploys_the_service_runs_commands_that_exist(capsys: pytest.Captur
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
     service = compose["services"]["recsys"]
     assert service["read_only"]
+    shared = yaml.safe_load((DEPLOY / "compose.valkey.yaml").read_text())["services"]
+    assert {word for word in shared["recsys"]["command"] if word.startswith("--")} <= options
+    assert shared["recsys"]["command"][-1].startswith("redis://valkey:")
+    assert set(shared["recsys"]["depends_on"]) < set(shared)
     assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import recsys
 from recsys.live.answering import Answering
-from recsys.live.log import SqliteLog
+from recsys.live.log import LogUnavailableError, SqliteLog
 from recsys.live.overlay import overlay_of
 from recsys.live.teller import Teller
 from recsys.serving.config import ServeConfig
@@ -107,6 +107,24 @@ def test_what_is_shown_is_written_down_before_it_is_given(told: httpx.Client) ->
     for wrong, pointer in (({"record": "shown"}, "/record"), ({"user": "1", "seen": {"tasks": ["x"]}}, "/seen")):
         response = told.post("/v1/recommend", json=wrong)
         assert (response.status_code, response.json()["errors"][0]["pointer"]) == (422, pointer)
+
+
+def test_a_log_that_cannot_be_written_makes_a_service_not_ready(
+    told: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recsys.serving.service.CHECKED", 0.0)
+    assert told.get("/readyz").json() == {
+        "ready": True,
+        "checks": {"version": True, "accepting": True, "writable": True, "fresh": True},
+    }
+    assert told.get("/v1/info").json()["state"]["durability"] == "written to the file"
+
+    def full(self: SqliteLog) -> None:
+        raise LogUnavailableError("the disk is full")
+
+    monkeypatch.setattr(SqliteLog, "check", full)
+    found = told.get("/readyz")
+    assert (found.status_code, found.json()["checks"]["writable"]) == (503, False)
 
 
 def test_without_a_state_nothing_can_be_told(client: httpx.Client) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,25 +14,16 @@ import pytest
 from recsys.live.log import LogRow, LogUnavailableError, MemoryLog, RedisLog, SqliteLog, StateLog, open_log
 from recsys.live.log.base import DUPLICATE, Kind, row_id
 from recsys.tests.support.nonempty import nonempty
+from recsys.tests.support.redis_server import RedisServer
 
 Opened = Callable[[], StateLog]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a server of its own, which keeps nothing."""
-    program = shutil.which("redis-server") or shutil.which("valkey-server")
-    if program is None or importlib.util.find_spec("redis") is None:
-        pytest.skip("redis-server or the package redis is not installed")
-    socket = tmp_path_factory.mktemp("redis") / "socket"
-    options = ["--port", "0", "--unixsocket", str(socket), "--save", "", "--appendonly", "no"]
-    server = subprocess.Popen([program, *options, "--dir", str(socket.parent)], stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    while "ready to accept connections" not in (line := server.stdout.readline()).lower():
-        assert line, "the server ended"
-    yield f"unix://{socket}"
-    server.kill()
-    server.communicate()
+    with RedisServer.started(tmp_path_factory.mktemp("redis"), kept=False) as server:
+        yield server.address
 
 
 @pytest.fixture(params=["memory", "sqlite", "redis"])
@@ -216,6 +204,36 @@ def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
     assert isinstance(open_log("memory"), MemoryLog)
     with pytest.raises(LogUnavailableError, match="in memory has no copy"):
         open_log("memory").backup(tmp_path)
+
+
+def test_all_who_open_a_log_have_one_key(opened: Opened) -> None:
+    keys = {opened().key() for _ in range(3)}
+    assert len(keys) == 1
+    assert len(keys.pop()) >= 32
+
+
+def test_what_is_written_to_see_whether_rows_could_be_is_no_row(opened: Opened) -> None:
+    log, other = opened(), opened()
+    log.append([event("a")])
+    for one in (log, other):
+        one.check()
+        one.tidy()
+    assert (bodies(other), other.last) == (["a"], log.last)
+
+
+def test_a_server_that_lost_the_log_is_no_longer_that_log(redis_server: str) -> None:
+    import redis
+
+    log = RedisLog(f"{redis_server}#lost")
+    log.append([event("a")])
+    redis.Redis.from_url(redis_server).flushall()
+    for asked in (log.version, lambda: log.last):
+        with pytest.raises(LogUnavailableError, match="lost the log and began another"):
+            asked()
+    with pytest.raises(LogUnavailableError, match="the log was replaced"):
+        log.append([event("b")])
+    fresh = RedisLog(f"{redis_server}#lost")
+    assert (bodies(fresh), fresh.last, fresh.log_id != log.log_id) == ([], 0, True)
 
 
 def test_a_server_that_is_away_is_said_so_and_old_news_are_allowed_for(redis_server: str) -> None:
