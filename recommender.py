@@ -356,21 +356,25 @@ class Recommender(Keeping):
             return Report(evaluate_run(self.folder, stage, self.trained, slices, variety))
         return Report(evaluate(self.trained, stage, slices, variety).result)
 
-    def build_index(self, factory: str = "", target_recall: float = 0.0) -> IndexReport | Mapping[str, Any]:
+    def build_index(
+        self, factory: str = "", target_recall: float = 0.0, shards: int = 0
+    ) -> IndexReport | Mapping[str, Any]:
         """Build an index of the item vectors, checked against exact search; published into the folder if there is one.
 
         Args:
             factory: a FAISS factory, `Flat` or `auto`; the configured one when empty.
             target_recall: the configured one when 0.
+            shards: parts that are searched at the same time; the configured number when 0.
 
         Returns:
             How the index was tuned and what it measured.
         """
         if self.folder is not None:
-            report: IndexReport | Mapping[str, Any] = build_run_index(self.folder, factory, target_recall, self._device)
+            report: IndexReport | Mapping[str, Any]
+            report = build_run_index(self.folder, factory, target_recall, self._device, shards)
             self._trained = None
         else:
-            self._trained = indexed(self.trained, factory, target_recall)
+            self._trained = indexed(self.trained, factory, target_recall, shards)
             report = self._trained.index_report or {}
         self._forget()
         return report

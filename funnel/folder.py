@@ -34,7 +34,7 @@ from ..ranking.ranker import Ranker
 from ..ranking.trees.forest import written_parts
 from ..retrieval.baselines import baseline_from_state
 from ..retrieval.baselines.base import Baseline
-from ..retrieval.index import ExactIndex, FaissIndex, index_device, load_index
+from ..retrieval.index import BuiltIndex, index_device, load_index
 from ..retrieval.retriever import Retriever
 from ..retrieval.towers.ensemble import build_tower_members
 from ..retrieval.towers.windows import TowerData
@@ -75,7 +75,7 @@ def save_run(trained: TrainedRun, path: Path, base: Path = Path()) -> None:
         if trained.retriever is not None:
             _save_retriever(trained.retriever, writer.folder)
             index = trained.retriever.index
-            if isinstance(index, ExactIndex | FaissIndex) and trained.index_report is not None:
+            if isinstance(index, BuiltIndex) and trained.index_report is not None:
                 index.save(writer.folder / INDEX)
                 _write_json(writer.file(INDEX_REPORT), trained.index_report, indent=1)
         if trained.model is not None:

@@ -15,15 +15,15 @@ from ..base.errors import RunError
 from ..data.dataset import NOW
 from ..funnel.folder import load_run
 from ..funnel.run import TrainedRun
-from ..retrieval.index import ExactIndex, FaissIndex, index_device
+from ..retrieval.index import BuiltIndex, index_device
 from ..retrieval.index.base import IndexReport
 from ..retrieval.index.tuning import build_index as build_checked_index
 from ..retrieval.towers.train import query_vectors
 
 
 def build_index(
-    trained: TrainedRun, factory: str = "", target_recall: float = 0.0, device: str | None = None
-) -> tuple[ExactIndex | FaissIndex, IndexReport]:
+    trained: TrainedRun, factory: str = "", target_recall: float = 0.0, device: str | None = None, shards: int = 0
+) -> tuple[BuiltIndex, IndexReport]:
     """Build and check an index of a run's item vectors.
 
     Args:
@@ -31,6 +31,7 @@ def build_index(
         factory: overrides the configured one when not empty.
         target_recall: overrides the configured one when above 0.
         device: overrides the configured one when given.
+        shards: overrides the configured number when above 0.
 
     Raises:
         ConfigError: `device` is not there.
@@ -54,23 +55,26 @@ def build_index(
         check_queries=config.index.check_queries,
         seed=config.seed,
         device=index_device(config.index.device, retriever.data.num_items) if device is None else pick_device(device),
+        shards=shards or config.index.shards,
     )
 
 
-def indexed(trained: TrainedRun, factory: str = "", target_recall: float = 0.0) -> TrainedRun:
+def indexed(trained: TrainedRun, factory: str = "", target_recall: float = 0.0, shards: int = 0) -> TrainedRun:
     """The same run, searching through a new index; see `build_index`."""
-    index, report = build_index(trained, factory, target_recall)
+    index, report = build_index(trained, factory, target_recall, shards=shards)
     assert trained.retriever is not None
     return replace(trained, retriever=trained.retriever.searching(index), index_report=report.to_json())
 
 
 def build_run_index(
-    folder: Path, factory: str = "", target_recall: float = 0.0, device: str | None = None
+    folder: Path, factory: str = "", target_recall: float = 0.0, device: str | None = None, shards: int = 0
 ) -> IndexReport:
     """Build and check the index of a run folder, and publish it into the run; see `build_index`."""
     run = open_run(folder)
     try:
-        index, report = build_index(load_run(run, with_index=False, device=device), factory, target_recall, device)
+        index, report = build_index(
+            load_run(run, with_index=False, device=device), factory, target_recall, device, shards
+        )
     except RunError as error:
         raise RunError(f"{folder}: {error}") from None
     with run.add_files() as staging:

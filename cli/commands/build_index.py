@@ -17,6 +17,9 @@ def build_index(
     target_recall: Annotated[
         float | None, typer.Option(min=0.5, max=1.0, help="Share of the exact result that the index must find.")
     ] = None,
+    shards: Annotated[
+        int | None, typer.Option(min=1, help="Parts of the index that are searched at the same time.")
+    ] = None,
     device: DeviceOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -33,7 +36,7 @@ def build_index(
     from ... import api
     from .. import render
 
-    report = api.load(folder, device=device).build_index(factory or "", target_recall or 0.0)
+    report = api.load(folder, device=device).build_index(factory or "", target_recall or 0.0, shards or 0)
     if json:
         render.print_json(report)
     else:

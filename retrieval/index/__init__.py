@@ -1,8 +1,8 @@
 """The candidate index: the k best items for a query vector, by inner product, with filters.
 
-One contract (`CandidateIndex`) and two kinds: `ExactIndex` scores everything and is the reference; `FaissIndex`
-looks at a part and says, measured, what it misses. `index_tuning.build_index` makes either one, tuned and checked;
-`load_index` reads what `save` wrote.
+One contract (`CandidateIndex`) and three kinds: `ExactIndex` scores everything and is the reference; `FaissIndex`
+looks at a part and says, measured, what it misses; `ShardedIndex` is several of these, searched at the same time.
+`tuning.build_index` makes any of them, tuned and checked; `load_index` reads what `save` wrote.
 """
 
 from __future__ import annotations
@@ -19,18 +19,24 @@ from .device import index_device, on_device
 from .exact import ExactIndex
 from .faiss import FaissIndex
 from .families import has_faiss
-from .store import check_expected, read_index_manifest
+from .sharded import ShardedIndex
+from .store import IndexManifest, check_expected, read_index_manifest
 
 logger = logging.getLogger(__name__)
 
+BuiltIndex = ExactIndex | FaissIndex | ShardedIndex
+"""What a run can keep."""
+
 __all__ = [
     "Bitmap",
+    "BuiltIndex",
     "CandidateIndex",
     "Candidates",
     "ExactIndex",
     "FaissIndex",
     "IndexReport",
     "SearchPlan",
+    "ShardedIndex",
     "fingerprint",
     "index_device",
     "load_index",
@@ -45,8 +51,8 @@ def load_index(
     dim: int | None = None,
     normalised: bool | None = None,
     vectors_sha256: str | None = None,
-) -> ExactIndex | FaissIndex | None:
-    """Load an index of either kind.
+) -> BuiltIndex | None:
+    """Load an index of any kind.
 
     Args:
         folder: what `save` wrote.
@@ -62,9 +68,10 @@ def load_index(
     Raises:
         RunError: the folder holds no whole index, or one that belongs to another model.
     """
-    manifest = read_index_manifest(folder, verify=False)
-    if manifest.kind == "faiss" and not has_faiss():
-        check_expected(folder, manifest, dim, normalised, vectors_sha256)
+    manifest = read_index_manifest(folder)
+    check_expected(folder, manifest, dim, normalised, vectors_sha256)
+    parts = manifest.shards or (manifest,)
+    if any(part.kind == "faiss" for part in parts) and not has_faiss():
         logger.warning(
             "the index is of FAISS (%s), which is not installed, so each search scores all %d items exactly; run %s",
             manifest.factory,
@@ -72,10 +79,15 @@ def load_index(
             install_hint("cpu"),
         )
         return None
+    if not manifest.shards:
+        return _one(folder, manifest, device)
+    index = ShardedIndex([_one(folder, part, device) for part in parts])
+    index.report, index.vectors_sha256 = manifest.report, manifest.vectors_sha256
+    return index
+
+
+def _one(folder: Path, manifest: IndexManifest, device: str | torch.device) -> ExactIndex | FaissIndex:
+    """An index that is no sum of others, from the files of a checked manifest."""
     if manifest.kind == "faiss":
-        index: ExactIndex | FaissIndex = FaissIndex.load(
-            folder, dim=dim, normalised=normalised, vectors_sha256=vectors_sha256
-        )
-        return on_device(index, device)
-    check_expected(folder, manifest, dim, normalised, vectors_sha256)
-    return ExactIndex.load(folder, device)
+        return on_device(FaissIndex.of(folder, manifest), device)
+    return ExactIndex.of(folder, manifest, device)

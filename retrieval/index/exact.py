@@ -145,33 +145,38 @@ class ExactIndex:
 
     def save(self, folder: Path) -> None:
         """Write the vectors and the sidecar `index.json`, whole or not at all."""
+        commit(folder, self.stage(folder))
+
+    def stage(self, folder: Path) -> IndexManifest:
+        """Write the vectors; nothing refers to them until the manifest is committed."""
         vectors = self._vectors.cpu().numpy()
         staging = {"vectors": staged(folder, "vectors", ".npy", lambda path: _write_array(path, vectors))}
         if self._alive is not None:
             alive = self._alive
             staging["alive"] = staged(folder, "alive", ".npy", lambda path: _write_array(path, alive))
-        commit(
-            folder,
-            IndexManifest(
-                kind="exact",
-                metric=METRIC,
-                dim=self.dim,
-                size=self.size,
-                num_rows=self.num_rows,
-                deleted=self.num_rows - self.size,
-                normalised=self.normalised,
-                factory="Exact",
-                plan=SearchPlan(),
-                vectors_sha256=self.vectors_sha256 or fingerprint(vectors),
-                files=staging,
-                report=self.report,
-            ),
+        return IndexManifest(
+            kind="exact",
+            metric=METRIC,
+            dim=self.dim,
+            size=self.size,
+            num_rows=self.num_rows,
+            deleted=self.num_rows - self.size,
+            normalised=self.normalised,
+            factory="Exact",
+            plan=SearchPlan(),
+            vectors_sha256=self.vectors_sha256 or fingerprint(vectors),
+            files=staging,
+            report=self.report,
         )
 
     @classmethod
     def load(cls, folder: Path, device: str | torch.device = "cpu") -> ExactIndex:
         """Read what `save` wrote; a missing, truncated or altered file is a RunError that names it."""
-        manifest = read_index_manifest(folder, "exact")
+        return cls.of(folder, read_index_manifest(folder, "exact"), device)
+
+    @classmethod
+    def of(cls, folder: Path, manifest: IndexManifest, device: str | torch.device = "cpu") -> ExactIndex:
+        """Read the files of a checked manifest."""
         vectors = _read_array(folder / manifest.files["vectors"].name)
         if vectors.shape != (manifest.num_rows, manifest.dim):
             raise RunError(

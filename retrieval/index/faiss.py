@@ -34,7 +34,7 @@ from .base import (
 from .bitmap import Bitmap, ExcludedRows, as_exclusions, as_rows, excluded_pairs
 from .families import Family, bytes_of, call, faiss_module, read_raw, selector
 from .slots import SlotMap, read_slots, write_slots
-from .store import IndexManifest, check_expected, commit, read_index_manifest, staged
+from .store import IndexManifest, commit, read_index_manifest, staged
 
 EXACT_FRACTION = 0.0125
 """Below this share of allowed items they are all scored: at a million items of width 64 and 1 % allowed, 0.4 ms a query
@@ -320,52 +320,43 @@ class FaissIndex:
 
     def save(self, folder: Path) -> None:
         """Write `index-*.faiss`, the slot map when items were changed, and `index.json`, whole or not at all."""
+        commit(folder, self.stage(folder))
+
+    def stage(self, folder: Path) -> IndexManifest:
+        """Write the files; nothing refers to them until the manifest is committed."""
         faiss = faiss_module()
         files = {"index": staged(folder, "index", ".faiss", lambda path: faiss.write_index(self._index, str(path)))}
         row_of = self._slots.to_array()
         if row_of is not None:
             files["slots"] = staged(folder, "slots", ".i64", lambda path: write_slots(path, row_of))
-        commit(
-            folder,
-            IndexManifest(
-                kind="faiss",
-                metric=METRIC,
-                dim=self.dim,
-                size=self.size,
-                num_rows=self.num_rows,
-                deleted=self.num_rows - self.size,
-                normalised=self.normalised,
-                factory=self.factory,
-                plan=self._plan,
-                vectors_sha256=self.vectors_sha256,
-                files=files,
-                report=self.report,
-            ),
+        return IndexManifest(
+            kind="faiss",
+            metric=METRIC,
+            dim=self.dim,
+            size=self.size,
+            num_rows=self.num_rows,
+            deleted=self.num_rows - self.size,
+            normalised=self.normalised,
+            factory=self.factory,
+            plan=self._plan,
+            vectors_sha256=self.vectors_sha256,
+            files=files,
+            report=self.report,
         )
 
     @classmethod
-    def load(
-        cls,
-        folder: Path,
-        mmap: bool = True,
-        dim: int | None = None,
-        normalised: bool | None = None,
-        vectors_sha256: str | None = None,
-    ) -> FaissIndex:
-        """Read what `save` wrote.
+    def load(cls, folder: Path, mmap: bool = True) -> FaissIndex:
+        """Read what `save` wrote; a missing, truncated or altered file is a RunError that names it.
 
         Args:
             folder: the index folder.
             mmap: map the codes instead of reading them (the first write then reads them).
-            dim: width of the model's vectors, checked when given.
-            normalised: whether the model makes unit vectors, checked when given.
-            vectors_sha256: `fingerprint` of the item vectors in use, checked when given.
-
-        Raises:
-            RunError: a file is missing, truncated or altered, or the index belongs to another model.
         """
-        manifest = read_index_manifest(folder, "faiss")
-        check_expected(folder, manifest, dim, normalised, vectors_sha256)
+        return cls.of(folder, read_index_manifest(folder, "faiss"), mmap)
+
+    @classmethod
+    def of(cls, folder: Path, manifest: IndexManifest, mmap: bool = True) -> FaissIndex:
+        """Read the files of a checked manifest."""
         path = folder / manifest.files["index"].name
         raw = read_raw(path, mmap)
         family = Family.of(manifest.factory, max(manifest.num_rows, 1 << 40), manifest.dim)

@@ -39,7 +39,7 @@ class IndexManifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: int = FORMAT_VERSION
-    kind: Literal["exact", "faiss"]
+    kind: Literal["exact", "faiss", "sharded"]
     metric: str
     dim: int
     size: int
@@ -54,6 +54,12 @@ class IndexManifest(BaseModel):
     """Fingerprint of the matrix that the index was built from; null once items were upserted."""
     files: dict[str, StoredFile]
     report: IndexReport | None
+    shards: tuple[IndexManifest, ...] = ()
+    """The parts of a sharded index, whose files lie beside each other."""
+
+    def all_files(self) -> tuple[StoredFile, ...]:
+        """Its files and those of its shards."""
+        return (*self.files.values(), *(file for shard in self.shards for file in shard.all_files()))
 
 
 def staged(folder: Path, stem: str, suffix: str, write: Callable[[Path], None]) -> StoredFile:
@@ -74,8 +80,9 @@ def staged(folder: Path, stem: str, suffix: str, write: Callable[[Path], None]) 
 def commit(folder: Path, manifest: IndexManifest) -> None:
     """Publish the staged files by replacing the sidecar, then remove the files of the index that it replaced."""
     before = _named_files(folder)
-    write_whole(folder / SIDECAR, manifest.model_dump_json(indent=2) + "\n")
-    for old in before - {stored.name for stored in manifest.files.values()}:
+    left_out = None if manifest.shards else {"shards"}  # so that earlier releases read it
+    write_whole(folder / SIDECAR, manifest.model_dump_json(indent=2, exclude=left_out) + "\n")
+    for old in before - {stored.name for stored in manifest.all_files()}:
         (folder / old).unlink(missing_ok=True)
 
 
@@ -116,7 +123,7 @@ def read_index_manifest(folder: Path, kind: str | None = None, verify: bool = Tr
         raise RunError(f"{path} is damaged at {where!r} ({first['msg']}); rebuild the index") from error
     if kind is not None and manifest.kind != kind:
         raise RunError(f"{path} is an index of kind {manifest.kind!r}, expected {kind!r}; load it with load_index")
-    for stored in manifest.files.values():
+    for stored in manifest.all_files():
         _check_file(folder, stored, verify)
     return manifest
 
@@ -153,6 +160,7 @@ def _named_files(folder: Path) -> set[str]:
     """The data files that the present sidecar names, and none when it cannot be read."""
     try:
         document = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
-        return {Path(entry["name"]).name for entry in document["files"].values()}
+        parts = [document, *document.get("shards", ())]
+        return {Path(entry["name"]).name for part in parts for entry in part["files"].values()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return set()
