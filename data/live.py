@@ -203,6 +203,11 @@ class LiveEvents:
         del columns["raw"], columns["scenes"]
         return LogRows(columns, self._narrow).take(np.array(rows[::-1], dtype=np.int64))
 
+    @property
+    def strangers(self) -> set[str]:
+        """Raw ids of users of whom something was told and whom the run does not store, or has forgotten."""
+        return {key for known in (self._last, self.features) for key in known if isinstance(key, str)}
+
     def knows(self, key: Key) -> bool:
         """Whether something was told of a user."""
         return key in self._last or key in self.features

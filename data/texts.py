@@ -6,7 +6,7 @@ Arrow column, in memory or mapped from a file, and beside it the order of its ro
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from operator import index
@@ -94,6 +94,15 @@ class Texts(Sequence[str]):
             return -1
         row = int(self.order[place])
         return row if self[row] == text else -1
+
+    def beginning(self, prefix: str, after: str = "") -> Iterator[str]:
+        """Texts that begin so, in order, those behind another one; read one by one."""
+        place = bisect_left(self.order, prefix, key=self.__getitem__)
+        if after and after >= prefix:
+            place = max(place, bisect_right(self.order, after, key=self.__getitem__))
+        while place < len(self) and (text := self[int(self.order[place])]).startswith(prefix):
+            yield text
+            place += 1
 
     def index(self, value: str, start: int = 0, stop: int | None = None) -> int:
         """First row of a text from `start` on.

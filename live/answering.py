@@ -26,9 +26,11 @@ from ..funnel.similar import similar_items
 from ..retrieval.filters import parse_filter
 from ..retrieval.index.bitmap import Bitmap
 from ..retrieval.seen import SeenConfig
+from . import lookups
 from .answers import Answer, RecommendedItem, RunVersion, ScoreAnswer, ScoredItem, SimilarAnswer
 from .cursors import MOST, Cursor, read_cursor
 from .errors import Flaw, NotFoundError, RequestError
+from .lookups import HistoryAnswer, HistoryRequest, UsersAnswer, UsersRequest
 from .overlay import Overlay
 from .requests import Asked, AskedOf, Request, ScoreRequest, SimilarRequest
 from .tokens import Tokens
@@ -259,6 +261,18 @@ class Answering:
                 score = float(ranked.scores[0, column])
                 items[place] = ScoredItem(item=request.items[place], known=True, score=score, tasks=tasks)
         return ScoreAnswer(user=request.user, known=known, items=items, unknown=unknown, **self._signed(request))
+
+    def users(self, request: UsersRequest) -> UsersAnswer:
+        """Whom the run knows."""
+        return UsersAnswer(**lookups.users(self.funnel.dataset, request), **self._signed(request))
+
+    def history(self, request: HistoryRequest) -> HistoryAnswer:
+        """What somebody did.
+
+        Raises:
+            NotFoundError: nothing is known of them.
+        """
+        return HistoryAnswer(**lookups.history(self.funnel.dataset, request), **self._signed(request))
 
     def _standing(self, request: AskedOf) -> tuple[Funnel, int, bool, dict[str, list[str]] | None]:
         """A funnel that knows the one asked about, their row in it, whether they are stored, what is unknown."""

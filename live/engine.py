@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from ..base.errors import RecsysError
 from .answers import Answer, Answered, ScoreAnswer, SimilarAnswer
 from .errors import LateError, UnavailableError
+from .lookups import HistoryAnswer, HistoryRequest, UsersAnswer, UsersRequest
 from .requests import Asked, Request, ScoreRequest, SimilarRequest
 
 BLOCK = 32
@@ -39,6 +40,12 @@ class Served(Protocol):
 
     def score(self, request: ScoreRequest) -> ScoreAnswer:
         """What the ranker says of given items."""
+
+    def users(self, request: UsersRequest) -> UsersAnswer:
+        """Whom it knows."""
+
+    def history(self, request: HistoryRequest) -> HistoryAnswer:
+        """What somebody did."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +217,10 @@ class Engine:
                     found[place] = served.similar(request)
                 elif isinstance(request, ScoreRequest):
                     found[place] = served.score(request)
+                elif isinstance(request, UsersRequest):
+                    found[place] = served.users(request)
+                elif isinstance(request, HistoryRequest):
+                    found[place] = served.history(request)
             except RecsysError as error:
                 found[place] = error
         return [found[place] for place in range(len(requests))]

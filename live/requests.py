@@ -132,10 +132,10 @@ Text = Annotated[str, Field(strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 
-_CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Asked:
     """What every request may say."""
 
@@ -149,7 +149,7 @@ class Asked:
     """Milliseconds after which nobody waits for the answer any more."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class AskedOf(Asked):
     """A request about somebody, and what it knows of them; see `recsys.Subject`."""
 
@@ -181,7 +181,7 @@ class AskedOf(Asked):
         )
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Request(AskedOf):
     """Recommend items to somebody."""
 
@@ -218,7 +218,7 @@ class Request(AskedOf):
     needs a state. Binary labels are 0 until an event tells more."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class SimilarRequest(Asked):
     """Items like other items."""
 
@@ -241,7 +241,7 @@ class SimilarRequest(Asked):
     """Leave out what this user is not recommended again."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class ScoreRequest(AskedOf):
     """Scores of given items for somebody; they are relative to one another, as candidates of one request."""
 
@@ -249,7 +249,7 @@ class ScoreRequest(AskedOf):
     """Items to score, answered in this order; those that the run does not know come back without a score."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Event:
     """Something that happened: a row of the events table, by its columns. Other keys than these are its columns."""
 

@@ -59,6 +59,9 @@ class Limits(Settings):
     bulk: Many = 1000
     """Events or items told at once."""
 
+    lookup: Many = 1000
+    """Users, or events of a user, of one listing."""
+
     request_id: Many = 64
     """Characters of a request's own id."""
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..live.errors import Flaw, RequestError
+from ..live.lookups import HistoryRequest, UsersRequest
 from ..live.requests import Asked, AskedOf, Request, ScoreRequest, SimilarRequest
 from .config import Limits
 
@@ -47,6 +48,13 @@ def _flaws(request: Asked, limits: Limits) -> Iterator[Flaw]:
             text = event if isinstance(event, str) else event.get("item", "")
             yield from check_id(str(text), f"/history/{place}", limits)
     if isinstance(request, AskedOf | SimilarRequest) and request.user is not None:
+        yield from check_id(request.user, "/user", limits)
+    if isinstance(request, UsersRequest | HistoryRequest):
+        yield from _most("/limit", request.limit, limits.lookup)
+    if isinstance(request, UsersRequest):
+        yield from check_id(request.prefix, "/prefix", limits)
+        yield from check_id(request.after, "/after", limits)
+    if isinstance(request, HistoryRequest):
         yield from check_id(request.user, "/user", limits)
     if isinstance(request, Request | SimilarRequest):
         yield from _most("/k", request.k, limits.k)

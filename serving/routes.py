@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from ..base.package import package_version
 from ..live.answers import Answer, ScoreAnswer, SimilarAnswer
 from ..live.errors import Flaw, RequestError
 from ..live.requests import Request, ScoreRequest, SimilarRequest, Text
+from . import lookups
 from .description import describe
 from .keys import given_key
 from .openapi import PROBLEMS, document
@@ -182,8 +183,10 @@ def add_routes(app: FastAPI) -> None:
         problems: str = "",
         *,
         bulk: bool = False,
+        query: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        more = ({"x-scope": scope} if scope else {}) | ({"x-bulk": True} if bulk else {})
+        more: dict[str, Any] = ({"x-scope": scope} if scope else {}) | ({"x-bulk": True} if bulk else {})
+        more |= {"parameters": list(query)} if query else {}
         slugs = [*(["no-key", "scope", "rate", "unavailable"] if scope else []), *problems.split()]
         app.add_api_route(
             path,
@@ -204,6 +207,8 @@ def add_routes(app: FastAPI) -> None:
     for telling, path, endpoint, gives, scope, bulk in ROUTES:
         slugs = "not-found" + ("" if telling in ("GET", "DELETE") else f" {body}")
         add(telling, path, endpoint, gives, scope, slugs, bulk=bulk)
+    for path, look, gives, query in lookups.ROUTES:
+        add("GET", path, look, gives, "admin", "invalid not-found late", query=query)
     add("GET", "/v1/info", info, dict[str, Any], "read")
     add("POST", "/v1/admin/reload", reload, Published, "admin", f"{body} not-found publishing changed")
     add("POST", "/v1/admin/rollback", rollback, Published, "admin", f"{body} not-found publishing changed")

@@ -9,6 +9,7 @@ from ..base.errors import RecsysError
 from ..live.answering import Answering
 from ..live.answers import Answer, ScoreAnswer, SimilarAnswer
 from ..live.errors import Flaw, NotFoundError
+from ..live.lookups import HistoryAnswer, HistoryRequest, UsersAnswer, UsersRequest
 from ..live.requests import Asked, AskedOf, Request, ScoreRequest, SimilarRequest
 from .split import MAIN, check_split, chosen_run
 
@@ -78,6 +79,14 @@ class Runs:
         """See `Served.score`."""
         return self.by_name[self._name(request)].score(request)
 
+    def users(self, request: UsersRequest) -> UsersAnswer:
+        """See `Served.users`."""
+        return self.by_name[self._name(request)].users(request)
+
+    def history(self, request: HistoryRequest) -> HistoryAnswer:
+        """See `Served.history`."""
+        return self.by_name[self._name(request)].history(request)
+
     def _name(self, request: Asked) -> str:
         if request.run is not None:
             if request.run not in self.by_name:
@@ -86,5 +95,5 @@ class Runs:
             return request.run
         if not self.split:
             return MAIN
-        who = request.user if isinstance(request, AskedOf | SimilarRequest) else None
+        who = request.user if isinstance(request, AskedOf | SimilarRequest | HistoryRequest) else None
         return chosen_run(self.split, who or request.request_id or "")

@@ -191,9 +191,29 @@ async function similar(one) {
   }
 }
 
+let mayLookUp = true; // a key without the scope is not tried at every letter
+
+async function suggest() {
+  const prefix = at("user").value.trim();
+  if (!prefix || !mayLookUp) return;
+  try {
+    const query = new URLSearchParams({ prefix, limit: "8", run: at("run").value });
+    const found = await call(`v1/users?${query}`);
+    if (at("user").value.trim() !== prefix) return; // more letters were typed meanwhile
+    at("users").replaceChildren(...found.users.map((user) => new Option(user, user)));
+  } catch {
+    mayLookUp = false;
+    at("users").replaceChildren();
+  }
+}
+
+at("user").addEventListener("input", suggest);
 at("ask").addEventListener("submit", (event) => {
   event.preventDefault();
   recommend();
 });
-at("key").addEventListener("change", () => begin().then(() => say(null), say));
+at("key").addEventListener("change", () => {
+  mayLookUp = true;
+  begin().then(() => say(null), say);
+});
 begin().catch(say);

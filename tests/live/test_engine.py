@@ -13,6 +13,7 @@ from recsys.base.errors import RecsysError
 from recsys.live.answers import Answer, RunVersion, ScoreAnswer, SimilarAnswer
 from recsys.live.engine import Block, Engine
 from recsys.live.errors import LateError, RequestError, UnavailableError
+from recsys.live.lookups import HistoryAnswer, HistoryRequest, UsersAnswer, UsersRequest
 from recsys.live.requests import Request, ScoreRequest, SimilarRequest
 
 
@@ -56,6 +57,12 @@ class Counter:
         return SimilarAnswer(request_id="", run=RunVersion(name="main", version=self.version), seeds=[])
 
     def score(self, request: ScoreRequest) -> ScoreAnswer:
+        raise RequestError([])
+
+    def users(self, request: UsersRequest) -> UsersAnswer:
+        raise RequestError([])
+
+    def history(self, request: HistoryRequest) -> HistoryAnswer:
         raise RequestError([])
 
 

@@ -122,6 +122,17 @@ def test_people_ask_compare_and_go_on(page: httpx.Client, tab: Tab, shop: Recomm
     assert [one for one in tab.complaints if "422" not in one] == []  # the browser tells of the refused request
 
 
+def test_users_are_suggested_by_the_beginning_of_their_ids(tab: Tab, page: httpx.Client) -> None:
+    tab.open(str(page.base_url), 360)
+    tab.until("Object.keys(served).length")
+    fill(tab, "user", "11")
+    tab.run("at('user').dispatchEvent(new Event('input'))")
+    tab.until("at('users').options.length")
+    shown = tab.run("[...at('users').options].map((one) => one.value)")
+    assert shown == page.get("/v1/users", params={"prefix": "11", "limit": 8}).json()["users"]
+    assert all(user.startswith("11") for user in nonempty(shown))
+
+
 def test_texts_of_the_run_are_never_markup(tab: Tab, page: httpx.Client) -> None:
     tab.open(str(page.base_url), 1280)
     tab.until("Object.keys(served).length")
@@ -153,6 +164,10 @@ def test_with_keys_the_page_asks_for_one_and_forgets_it(tab: Tab, shop: Recommen
         fill(tab, "key", key)
         press(tab, "button[type=submit]")
         tab.until("document.querySelectorAll('.list li').length === 10")
+        fill(tab, "user", "1")
+        tab.run("at('user').dispatchEvent(new Event('input'))")
+        tab.until("!mayLookUp")  # a key that may only read is not asked with again
+        assert tab.run("at('users').options.length + at('error').innerText") == "0"
         assert tab.run("document.cookie + JSON.stringify({...localStorage, ...sessionStorage})") == "{}"
         tab.call("Page.reload")
         tab.until("document.readyState === 'complete' && !at('error').hidden")

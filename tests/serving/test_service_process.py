@@ -73,6 +73,8 @@ ROUTES = [
     ("GET", "/v1/info", None, "read"),
     ("GET", "/v1/items/5", None, "read"),
     ("PUT", "/v1/users/nobody", {}, "write"),
+    ("GET", "/v1/users", None, "admin"),
+    ("GET", "/v1/users/3/history", None, "admin"),
     ("GET", "/metrics", None, "metrics"),
     ("POST", "/v1/admin/reload", {}, "admin"),
     ("GET", "/healthz", None, None),

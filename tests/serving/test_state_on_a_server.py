@@ -86,11 +86,12 @@ def test_while_the_server_is_away_reads_go_on_and_writes_do_not(shop: Recommende
         assert client.get("/readyz").json()["checks"]["fresh"]
 
 
+@pytest.mark.slow  # a process and its worker are started
 def test_a_service_is_started_with_a_log_on_a_server(tiny_run: TinyRun, server: RedisServer, tmp_path: Path) -> None:
     state = f"{server.address}#served"
     with recsys.load(tiny_run.folder, state=state) as shop:
         shop.add_events([{"user": "early", "item": "5", "labels": {"click": 1}}])
-        with running("--run", str(tiny_run.folder), "--state", state, "--workers", "2") as (_, client):
+        with running("--run", str(tiny_run.folder), "--state", state, "--workers", "1") as (_, client):
             assert rung(client, "early") == "history"
             told = client.post("/v1/events", json=event("late")).json()
             assert shop.ask({"user": "late"}).rung == "history"
