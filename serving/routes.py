@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
-from starlette.responses import Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from typing_extensions import TypedDict
 
 from ..base.package import package_version
@@ -24,7 +24,7 @@ from .problems import Problem, ProblemError, explained
 from .route import Call, json_response
 from .service import Published
 from .split import MAIN
-from .telling import ROUTES
+from .telling import ROUTES, put_item
 
 _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
@@ -194,7 +194,12 @@ def add_routes(app: FastAPI) -> None:
             methods=[method],
             response_model=gives,
             openapi_extra=more,
-            responses={status: told for slug in slugs for status, told in PROBLEMS[slug].items()},
+            response_class=PlainTextResponse if path == "/metrics" else JSONResponse,
+            status_code=204 if method == "DELETE" else None,
+            responses={
+                **{status: told for slug in slugs for status, told in PROBLEMS[slug].items()},
+                **({201: {"model": gives, "description": "The catalogue lacked it."}} if endpoint is put_item else {}),
+            },
             operation_id=endpoint.__name__,
         )
 

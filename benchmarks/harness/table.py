@@ -16,6 +16,7 @@ from recsys.benchmarks.harness.books import BASELINES, book_section, chosen, mar
 from recsys.benchmarks.harness.forest import draw_all
 from recsys.benchmarks.harness.provenance import RESULTS, Json
 from recsys.benchmarks.harness.recorded import folds_section, run_section
+from recsys.benchmarks.harness.serving import serving_section
 from recsys.benchmarks.harness.speeds import speed_section
 
 WRITTEN = "Written by `python benchmarks/harness/table.py` from the JSON files beside it."
@@ -38,6 +39,7 @@ PAGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "adult": ("Adult", ("adult",)),
     "synthetic": ("Drawn tasks", ("synthetic", "collapse")),
     "embedded-world": ("The embedded world", ("esmm-truth", "off-policy", "world", "demo")),
+    "service": ("The service", ("serving-",)),
     "speed": ("Speed", ()),
 }
 """Page -> its title, and words of which the name of a file on it holds one; speed benchmarks know theirs."""
@@ -136,6 +138,8 @@ def main() -> None:
             books[file.stem] = {**found, "figures": [*found["figures"], *draw_all(found, folder)]}
         elif "benchmark" in found:
             singles["speed"].append(speed_section(found))
+        elif "trial" in found:
+            singles["service"].append(serving_section(found))
         elif "folds" in found:
             singles[page_of(file.stem)].append(folds_section(file.stem.removeprefix("folds-"), found))
         else:

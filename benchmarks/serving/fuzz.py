@@ -1,6 +1,6 @@
 """Random requests: from the document, from mutated good ones, and raw bytes; no 5xx, no hang, the next one answered.
 
-python benchmarks/serving/fuzz.py --run runs/demo --requests 100000 --seconds 3600 --out FILE
+python benchmarks/serving/fuzz.py --run runs/demo --requests 100000 --seconds 3600 --out docs/results/serving-fuzz.json
 """
 
 from __future__ import annotations
@@ -19,10 +19,37 @@ import httpx
 
 from recsys.benchmarks.serving.trial import options, record, service_on_copy
 
-PATHS = ("/v1/recommend", "/v1/recommend/batch", "/v1/similar", "/v1/score", "/v1/admin/rollback", "/v1/none")
+PATHS = (
+    "/v1/recommend",
+    "/v1/recommend/batch",
+    "/v1/similar",
+    "/v1/score",
+    "/v1/admin/rollback",
+    "/v1/none",
+    "/v1/events",
+    "/v1/items",
+)
 KEYS = (
     *("user", "k", "history", "history_mode", "features", "context", "where", "allow", "exclude", "rules", "explore"),
-    *("explain", "cursor", "run", "request_id", "timeout_ms", "items", "by", "requests", "usr"),
+    *(
+        "explain",
+        "cursor",
+        "run",
+        "request_id",
+        "timeout_ms",
+        "items",
+        "by",
+        "requests",
+        "usr",
+        "seen",
+        "record",
+        "events",
+        "labels",
+        "id",
+        "token",
+        "time",
+        "available",
+    ),
 )
 SCALARS: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 5, 10**30, 1.5, -0.0, 1e308, "", "1", "nobody", "\u0000", "\u202e", "é" * 300),
@@ -71,7 +98,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     told = parser.parse_args()
     chance, statuses, wrong = random.Random(told.seed), Counter[str](), list[str]()
-    with tempfile.TemporaryDirectory() as folder, service_on_copy(told.run, Path(folder), told.workers) as (service, _):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        service_on_copy(told.run, Path(folder), told.workers, "--state", str(Path(folder) / "state")) as (service, _),
+    ):
         started = time.monotonic()
         with httpx.Client(base_url=service.address, timeout=20) as client:
             while statuses.total() < told.requests and time.monotonic() - started < told.seconds:

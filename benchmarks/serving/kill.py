@@ -1,7 +1,8 @@
 """Kills at random moments: a worker, all workers, or the supervisor; the service must come back whole each time.
 
-    python benchmarks/serving/kill.py --run runs/demo --kills 1000 --out FILE
+    python benchmarks/serving/kill.py --run runs/demo --kills 1000 --seconds 36000 --out docs/results/serving-kill.json
 
+Events are told all the while: each that was acknowledged must be in the log once.
 After each kill the next answer must be that of the same version. After the supervisor's, its workers must end by
 themselves, and a service on the same state must start.
 """
@@ -14,11 +15,13 @@ import signal
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 import httpx
 
+from recsys.benchmarks.serving.telling import Telling, binary_task, kept
 from recsys.benchmarks.serving.trial import options, record, service_on_copy
 from recsys.tests.support.service_process import ServiceProcess
 
@@ -45,6 +48,7 @@ def main() -> int:
     """Run the trial; 0 when it passes."""
     parser = options(__doc__ or "", 60.0)
     parser.add_argument("--kills", type=int, default=20, help="at most so many, within --seconds")
+    parser.add_argument("--events", type=float, default=200.0, help="told a second")
     told = parser.parse_args()
     chance, waits, kinds = random.Random(0), list[float](), dict[str, int]()
     with tempfile.TemporaryDirectory() as folder:
@@ -52,7 +56,9 @@ def main() -> int:
         state = ["--state", str(place / "state")]
         with service_on_copy(told.run, place, told.workers, *state) as (first, client):
             version = client.post("/v1/recommend", json={"user": "1"}).json()["run"]["version"]
-            service, started = first, time.monotonic()
+            service, started, stop = first, time.monotonic(), threading.Event()
+            telling = Telling(first.address, binary_task(client), stop, told.events)
+            telling.start()
             while sum(kinds.values()) < told.kills and time.monotonic() - started < told.seconds:
                 time.sleep(chance.uniform(0.0, 0.5))
                 kind = chance.choices(["worker", "workers", "supervisor"], [6, 2, 1])[0]
@@ -68,15 +74,20 @@ def main() -> int:
                         time.sleep(0.05)
                     more = ["--run", str(place / "runs" / "main"), "--workers", str(told.workers), *state]
                     service = ServiceProcess(more)
+                    telling.address = service.address
                 else:
                     for worker in workers if kind == "workers" else workers[:1]:
                         os.kill(worker, signal.SIGKILL)
                 waits.append(answered(service.address, version, 60.0))
+            stop.set()
+            telling.join()
             if service is not first:
                 service.end()
-    found = {"kills": kinds, "median_seconds": statistics.median(waits), "most_seconds": max(waits)}
+        log = kept(place / "state", telling.acknowledged)
+    found = {"kills": kinds, "median_seconds": statistics.median(waits), "most_seconds": max(waits), **log}
+    found["events_refused"] = len(telling.failures)
     record(told.out, "kill", vars(told), found)
-    return 0
+    return int(bool(log["events_lost"] or log["events_doubled"] or telling.failures) or log["log_is_whole"] != "ok")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Throughput, latency and memory of the service, beside a bare loop of its parts in the same process run.
 
-    python benchmarks/serving/load.py --run runs/demo --seconds 10 --out FILE
+    python benchmarks/serving/load.py --run runs/demo --seconds 10 --out docs/results/serving-load.json
 
 wrk (Debian's package) asks for users drawn from the run, on the cores that serve, with 1 and with 16 connections; the
 bare HTTP is `/healthz` of the same service. The bare loop validates, answers and writes the same requests without

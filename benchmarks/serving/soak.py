@@ -1,9 +1,9 @@
-"""A long run: mixed requests while versions are published and workers are killed.
+"""A long run: mixed requests while events are told, items change, versions are published and workers are killed.
 
-    python benchmarks/serving/soak.py --run runs/demo --seconds 3600 --out FILE
+    python benchmarks/serving/soak.py --run runs/demo --seconds 3600 --out docs/results/serving-soak.json
 
-Passes when no request fails (a connection that a kill cuts is tried once more), no answer mixes versions, and the
-workers' own memory at the end is within 5 % of that after the first sixth.
+Passes when no request fails (a connection that a kill cuts is tried once more), and every event that was acknowledged
+is in the log once. The workers' own memory after the first sixth and at the end stands in the record.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 import httpx
 
+from recsys.benchmarks.serving.telling import Telling, binary_task, kept
 from recsys.benchmarks.serving.trial import options, record, service_on_copy
 from recsys.pipeline.index import build_run_index
 
@@ -74,13 +75,19 @@ def main() -> int:
     parser = options(__doc__ or "", 90.0)
     parser.add_argument("--publish-every", type=float, default=10.0)
     parser.add_argument("--kill-every", type=float, default=60.0)
+    parser.add_argument("--events", type=float, default=500.0, help="told a second")
+    parser.add_argument("--items", type=float, default=5.0, help="changes of items a second")
     told = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        with service_on_copy(told.run, place, told.workers, "--state", str(place / "state"), "--watch") as (service, _):
+        with service_on_copy(told.run, place, told.workers, "--state", str(place / "state"), "--watch") as (
+            service,
+            own,
+        ):
             stop = threading.Event()
             clients = [Client(service.address, seed, stop) for seed in range(4)]
-            for client in clients:
+            telling = Telling(service.address, binary_task(own), stop, told.events, told.items)
+            for client in (*clients, telling):
                 client.start()
             started = published = killed = time.monotonic()
             kills, early = 0, 0.0
@@ -95,17 +102,19 @@ def main() -> int:
                 if not early and now - started > told.seconds / 6:
                     early = private_mb(service)
             stop.set()
-            for client in clients:
+            for client in (*clients, telling):
                 client.join()
             late = private_mb(service)
             versions = sum("version published" in line for line in service.lines)
-    statuses = sum((client.statuses for client in clients), Counter[str]())
-    failures = [failure for client in clients for failure in client.failures]
+        log = kept(place / "state", telling.acknowledged)
+    statuses = sum((client.statuses for client in clients), telling.statuses)
+    failures = [*telling.failures, *(failure for client in clients for failure in client.failures)]
     found = {
         "requests": sum(statuses.values()),
         "statuses": dict(statuses),
         "failed": len(failures),
         "first_failures": failures[:5],
+        **log,
         "versions_published": versions,
         "versions_answered": len(set().union(*(client.versions for client in clients))),
         "workers_killed": kills,
@@ -113,7 +122,7 @@ def main() -> int:
         "private_mb_late": round(late, 1),
     }
     record(told.out, "soak", vars(told), found)
-    return int(bool(failures))
+    return int(bool(failures or log["events_lost"] or log["events_doubled"] or log["log_is_whole"] != "ok"))
 
 
 if __name__ == "__main__":

@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shlex
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from recsys.artifacts.provenance import git_commit
-from recsys.base.machine import machine_class
+from recsys.base.files import write_whole
+from recsys.benchmarks.harness.provenance import provenance
 from recsys.tests.support.service_process import ServiceProcess, running
 
 
@@ -46,15 +47,15 @@ def service_on_copy(run: Path, place: Path, workers: int, *more: str) -> Iterato
 
 def record(out: Path | None, trial: str, settings: dict[str, Any], found: dict[str, Any]) -> None:
     """Print what was found, and write it where that is wanted."""
+    script = Path(sys.argv[0]).name
     whole = {
         "trial": trial,
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": git_commit(),
-        "machine": machine_class(),
+        "command": shlex.join(["python", f"benchmarks/serving/{script}", *sys.argv[1:]]),
+        **provenance(),
         "python": platform.python_version(),
-        "settings": {name: str(value) for name, value in settings.items() if name != "out"},
+        "settings": {name: str(value) for name, value in settings.items() if name not in ("out", "run")},
         "found": found,
     }
     print(json.dumps(whole, indent=1))
     if out is not None:
-        out.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+        write_whole(out, json.dumps(whole, indent=1) + "\n")

@@ -10,6 +10,7 @@ import pytest
 from recsys.base.errors import DataError
 from recsys.benchmarks.harness.provenance import RESULTS
 from recsys.benchmarks.harness.recorded import run_section
+from recsys.benchmarks.harness.serving import serving_section
 from recsys.benchmarks.harness.speeds import SPEED
 from recsys.benchmarks.harness.table import PAGES, SUMMARY, page_of, render, render_summary
 from recsys.tests.support.nonempty import nonempty
@@ -26,6 +27,32 @@ def test_every_file_of_results_has_a_page() -> None:
         assert found["benchmark"] in SPEED if "benchmark" in found else page_of(file.stem) in PAGES
     with pytest.raises(DataError, match="no page"):
         page_of("retrieval-elsewhere")
+
+
+def test_a_trial_of_the_service_is_a_section_with_its_command() -> None:
+    trial = {
+        "trial": "load",
+        "command": "python benchmarks/serving/load.py",
+        "commit": "c",
+        "machine": "m",
+        "date": "d",
+        "settings": {"workers": "2"},
+        "found": {
+            "16 connections": {"requests_per_second": 1234.5, "p50_ms": 1.25},
+            "bare loop": {"requests_per_second": 2000.0},
+            "ready_seconds": 4.25,
+            "statuses": {"200": 7},
+            "first_failures": [],
+        },
+    }
+    page = serving_section(trial)
+    assert "| 16 connections | 1,234 | 1.25 |" in page
+    assert "| bare loop | 2,000 |  |" in page
+    assert "- ready seconds: 4.25" in page
+    assert "- statuses: 200 7" in page
+    assert "failures" not in page
+    assert "workers 2; m, commit c, d." in page
+    assert (page_of("serving-load"), page_of("serving-soak")) == ("service", "service")
 
 
 def test_the_summary_is_short_and_chooses_by_validation() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import hmac
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,6 +32,25 @@ def test_a_key_is_shown_once_and_stored_as_a_hash(tmp_path: Path, capsys: pytest
         with pytest.raises(ProblemError) as caught:
             keys.admit(wrong, "read")
         assert caught.value.slug == "no-key"
+
+
+def test_a_key_is_compared_with_every_entry_in_constant_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compared is a hash, by `hmac.compare_digest`, and no entry is left out: time tells nothing of a key."""
+    made = [add_key(tmp_path / "keys.toml", f"key{place}", ("read",)) for place in range(3)]
+    keys = Keys(read_keys(tmp_path / "keys.toml"))
+    compared: list[tuple[bytes, bytes]] = []
+
+    def digest(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return hmac.compare_digest(one, other)
+
+    monkeypatch.setattr("recsys.serving.keys.hmac", SimpleNamespace(compare_digest=digest))
+    for given in (*made, made[1][:-1], "x", None):
+        compared.clear()
+        with contextlib.suppress(ProblemError):
+            keys.admit(given, "read")
+        assert [other for _, other in compared] == [entry.sha256.encode() for entry in keys.entries]
+        assert {one for one, _ in compared} == {hashlib.sha256((given or "").encode()).hexdigest().encode()}
 
 
 def test_key_files_that_are_not_safe_are_refused(tmp_path: Path) -> None:
