@@ -6,11 +6,12 @@ is stored and what was told, in the order of the moments; counts know every even
 
 from __future__ import annotations
 
+import threading
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,9 @@ from .encoding.groups import combine
 from .encoding.told_events import EncodedEvents, EventEncoder
 from .log_rows import EVENT, KEY, Known, LogRows
 
+T = TypeVar("T")
+REMEMBERED = 256
+"""Users whose encoded rows are kept until something more is told of them."""
 Key = int | str
 """A user: the row of the users table, or the raw id of whom the run does not store."""
 
@@ -80,6 +84,7 @@ class LiveEvents:
         self._grown = Grown({**blank.rows.columns, "raw": blank.raw, "scenes": blank.scenes})
         self._before, self._exposure = array("i"), array("Q")
         self._last: dict[Key, int] = {}
+        self._joined: dict[Key, int] = {}
         self.features: dict[Key, Mapping[str, Any]] = {}
         self.forgotten: set[str] = set()
         self.changes = tuple(CountChanges(table, run.encoders) for table in run.counts_now)
@@ -127,6 +132,7 @@ class LiveEvents:
             target = self._shown(key, exposure) if exposure else -1
             if target >= 0:
                 joins.append((place, target))
+                self._joined[key] = self._joined.get(key, 0) + 1
                 continue
             self._before.append(self._last.get(key, -1))
             self._exposure.append(exposure)
@@ -208,6 +214,11 @@ class LiveEvents:
         """Raw ids of users of whom something was told and whom the run does not store, or has forgotten."""
         return {key for known in (self._last, self.features) for key in known if isinstance(key, str)}
 
+    def version(self, user: str, row: int) -> tuple[object, ...]:
+        """Another one whenever something was told of a user; `row` as of `key_of`."""
+        key = self.key_of(user, row)
+        return key, self._last.get(key, -1), self._joined.get(key, 0), self.features.get(key)
+
     def knows(self, key: Key) -> bool:
         """Whether something was told of a user."""
         return key in self._last or key in self.features
@@ -268,6 +279,31 @@ class LiveDataset(Dataset):
         if user in self.live.forgotten:
             return True
         return self.live.knows(self.live.key_of(user, self.run.user_rows.get(user, -1)))
+
+    def remembered(self, user: str, make: Callable[[], T]) -> T:
+        """What is made of all that is known of a user, from memory as long as nothing more was told of them.
+
+        Args:
+            user: raw id.
+            make: makes it.
+        """
+        version = self.live.version(user, self.run.user_rows.get(user, -1))
+        with self._memory_lock:
+            found = self._memory.pop(user, None)
+        made: T = make() if found is None or found[0] != version else found[1]
+        with self._memory_lock:
+            self._memory[user] = version, made
+            while len(self._memory) > REMEMBERED:
+                del self._memory[next(iter(self._memory))]
+        return made
+
+    @cached_property
+    def _memory(self) -> dict[str, tuple[tuple[object, ...], Any]]:
+        return {}
+
+    @cached_property
+    def _memory_lock(self) -> threading.Lock:
+        return threading.Lock()
 
     def candidate_blocks(self, moment: int) -> CandidateBlocks:
         """See `Dataset.candidate_blocks`; those of `NOW` with the live events counted."""

@@ -20,6 +20,7 @@ from ..batch import Block, Layout, SideLayout
 from ..candidates import CandidateBlocks
 from ..dataset import Dataset
 from ..ids import id_text
+from ..live import LiveDataset
 from ..log import EventLog
 from ..log_rows import EVENT, INPUT, KEY, LogRows
 from ..packed import Packed
@@ -108,6 +109,13 @@ def encode_subjects(dataset: Dataset, subjects: Sequence[Subject], positive: str
         ConfigError: a request names a column that the run does not read.
         DataError: a value is not what the schema says.
     """
+    alone = len(subjects) == 1 and subjects[0].brings_nothing
+    if alone and subjects[0].user is not None and isinstance(dataset, LiveDataset):
+        return dataset.remembered(id_text(subjects[0].user), lambda: _encoded(dataset, subjects, positive))
+    return _encoded(dataset, subjects, positive)
+
+
+def _encoded(dataset: Dataset, subjects: Sequence[Subject], positive: str) -> SubjectDataset:
     bad = BadRows("error", may_drop=False)
     raw = request_columns(dataset, subjects, positive, bad)
     users, events = _Users(raw), _Events(raw)
