@@ -357,7 +357,7 @@ class Recommender(Keeping):
         return Report(evaluate(self.trained, stage, slices, variety).result)
 
     def build_index(
-        self, factory: str = "", target_recall: float = 0.0, shards: int = 0
+        self, factory: str = "", target_recall: float = 0.0, shards: int = 0, store: str = ""
     ) -> IndexReport | Mapping[str, Any]:
         """Build an index of the item vectors, checked against exact search; published into the folder if there is one.
 
@@ -365,16 +365,17 @@ class Recommender(Keeping):
             factory: a FAISS factory, `Flat` or `auto`; the configured one when empty.
             target_recall: the configured one when 0.
             shards: parts that are searched at the same time; the configured number when 0.
+            store: address of a vector database that keeps the vectors (`[index] store`); the configured one when empty.
 
         Returns:
             How the index was tuned and what it measured.
         """
         if self.folder is not None:
             report: IndexReport | Mapping[str, Any]
-            report = build_run_index(self.folder, factory, target_recall, self._device, shards)
+            report = build_run_index(self.folder, factory, target_recall, self._device, shards, store)
             self._trained = None
         else:
-            self._trained = indexed(self.trained, factory, target_recall, shards)
+            self._trained = indexed(self.trained, factory, target_recall, shards, store)
             report = self._trained.index_report or {}
         self._forget()
         return report

@@ -22,7 +22,12 @@ from ..retrieval.towers.train import query_vectors
 
 
 def build_index(
-    trained: TrainedRun, factory: str = "", target_recall: float = 0.0, device: str | None = None, shards: int = 0
+    trained: TrainedRun,
+    factory: str = "",
+    target_recall: float = 0.0,
+    device: str | None = None,
+    shards: int = 0,
+    store: str = "",
 ) -> tuple[BuiltIndex, IndexReport]:
     """Build and check an index of a run's item vectors.
 
@@ -32,6 +37,7 @@ def build_index(
         target_recall: overrides the configured one when above 0.
         device: overrides the configured one when given.
         shards: overrides the configured number when above 0.
+        store: address of a vector database, overrides the configured one when not empty.
 
     Raises:
         ConfigError: `device` is not there.
@@ -56,24 +62,32 @@ def build_index(
         seed=config.seed,
         device=index_device(config.index.device, retriever.data.num_items) if device is None else pick_device(device),
         shards=shards or config.index.shards,
+        store=store or config.index.store,
     )
 
 
-def indexed(trained: TrainedRun, factory: str = "", target_recall: float = 0.0, shards: int = 0) -> TrainedRun:
+def indexed(
+    trained: TrainedRun, factory: str = "", target_recall: float = 0.0, shards: int = 0, store: str = ""
+) -> TrainedRun:
     """The same run, searching through a new index; see `build_index`."""
-    index, report = build_index(trained, factory, target_recall, shards=shards)
+    index, report = build_index(trained, factory, target_recall, shards=shards, store=store)
     assert trained.retriever is not None
     return replace(trained, retriever=trained.retriever.searching(index), index_report=report.to_json())
 
 
 def build_run_index(
-    folder: Path, factory: str = "", target_recall: float = 0.0, device: str | None = None, shards: int = 0
+    folder: Path,
+    factory: str = "",
+    target_recall: float = 0.0,
+    device: str | None = None,
+    shards: int = 0,
+    store: str = "",
 ) -> IndexReport:
     """Build and check the index of a run folder, and publish it into the run; see `build_index`."""
     run = open_run(folder)
     try:
         index, report = build_index(
-            load_run(run, with_index=False, device=device), factory, target_recall, device, shards
+            load_run(run, with_index=False, device=device), factory, target_recall, device, shards, store
         )
     except RunError as error:
         raise RunError(f"{folder}: {error}") from None

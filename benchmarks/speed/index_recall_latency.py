@@ -32,7 +32,8 @@ import torch
 from recsys.benchmarks.harness.provenance import write_speed
 from recsys.benchmarks.speed.index_vectors import KINDS, make_vectors
 from recsys.retrieval.index import Bitmap, ExactIndex, FaissIndex, load_index
-from recsys.retrieval.index.tuning import build_index, recall_of
+from recsys.retrieval.index.bench import recall_of
+from recsys.retrieval.index.tuning import build_index
 
 WANTED = (
     ("recall@k on new queries", "fresh_recall", 0.98, "at least"),

@@ -20,6 +20,9 @@ def build_index(
     shards: Annotated[
         int | None, typer.Option(min=1, help="Parts of the index that are searched at the same time.")
     ] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Vector database that keeps the vectors, such as qdrant://localhost:6333/items.")
+    ] = None,
     device: DeviceOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -36,7 +39,7 @@ def build_index(
     from ... import api
     from .. import render
 
-    report = api.load(folder, device=device).build_index(factory or "", target_recall or 0.0, shards or 0)
+    report = api.load(folder, device=device).build_index(factory or "", target_recall or 0.0, shards or 0, store or "")
     if json:
         render.print_json(report)
     else:

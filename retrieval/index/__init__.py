@@ -1,8 +1,9 @@
 """The candidate index: the k best items for a query vector, by inner product, with filters.
 
-One contract (`CandidateIndex`) and three kinds: `ExactIndex` scores everything and is the reference; `FaissIndex`
-looks at a part and says, measured, what it misses; `ShardedIndex` is several of these, searched at the same time.
-`tuning.build_index` makes any of them, tuned and checked; `load_index` reads what `save` wrote.
+One contract (`CandidateIndex`) and four kinds: `ExactIndex` scores everything and is the reference; `FaissIndex`
+looks at a part and says, measured, what it misses; `ShardedIndex` is several of these, searched at the same time;
+`StoreIndex` keeps its vectors in a vector database. `tuning.build_index` makes any of them, tuned and checked;
+`load_index` reads what `save` wrote.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from .faiss import FaissIndex
 from .families import has_faiss
 from .sharded import ShardedIndex
 from .store import IndexManifest, check_expected, read_index_manifest
+from .stored import StoreIndex
 
 logger = logging.getLogger(__name__)
 
-BuiltIndex = ExactIndex | FaissIndex | ShardedIndex
+BuiltIndex = ExactIndex | FaissIndex | ShardedIndex | StoreIndex
 """What a run can keep."""
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "IndexReport",
     "SearchPlan",
     "ShardedIndex",
+    "StoreIndex",
     "fingerprint",
     "index_device",
     "load_index",
@@ -79,6 +82,8 @@ def load_index(
             install_hint("cpu"),
         )
         return None
+    if manifest.kind == "store":
+        return StoreIndex.of(folder, manifest)
     if not manifest.shards:
         return _one(folder, manifest, device)
     index = ShardedIndex([_one(folder, part, device) for part in parts])

@@ -220,6 +220,19 @@ def in_order(rows: I64, scores: F32) -> Candidates:
     return Candidates(rows, scores)
 
 
+def best_of(rows: I64, scores: F32, k: int) -> Candidates:
+    """The first k of lists, [B, n] -> [B, at most k]: highest score first, equal scores by lower row, pads last.
+
+    Args:
+        rows: int64 [B, n] in any order, -1 pads.
+        scores: float32 [B, n], -inf beside a pad.
+        k: most that are kept.
+    """
+    last = np.where(rows < 0, np.iinfo(np.int64).max, rows)
+    order = np.lexsort((last, -scores), axis=-1)[:, :k]
+    return Candidates(np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1))
+
+
 def unit_length(vectors: F32) -> bool:
     """Whether every vector has length 1 (to a thousandth)."""
     lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))

@@ -25,6 +25,7 @@ from .base import (
     IndexReport,
     SearchPlan,
     as_vectors,
+    best_of,
     check_allowed,
     check_delete,
     check_k,
@@ -132,7 +133,7 @@ class ShardedIndex:
             found = one.result()
             rows.append(np.where(found.rows >= 0, own[found.rows], -1))
             scores.append(found.scores)
-        return _best(np.concatenate(rows, axis=1), np.concatenate(scores, axis=1), k)
+        return best_of(np.concatenate(rows, axis=1), np.concatenate(scores, axis=1), k)
 
     def _cut_filter(self, allowed: Bitmap) -> list[Bitmap]:
         """The filter of each part; kept for the next query under the same filter."""
@@ -210,10 +211,3 @@ class ShardedIndex:
             shards=parts,
         )
         commit(folder, manifest)
-
-
-def _best(rows: I64, scores: F32, k: int) -> Candidates:
-    """The first k of several lists, [B, n] -> [B, k]: highest score first, equal scores by lower row, pads last."""
-    last = np.where(rows < 0, np.iinfo(np.int64).max, rows)
-    order = np.lexsort((last, -scores), axis=-1)[:, :k]
-    return Candidates(np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1))

@@ -39,7 +39,7 @@ class IndexManifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: int = FORMAT_VERSION
-    kind: Literal["exact", "faiss", "sharded"]
+    kind: Literal["exact", "faiss", "sharded", "store"]
     metric: str
     dim: int
     size: int
@@ -56,6 +56,8 @@ class IndexManifest(BaseModel):
     report: IndexReport | None
     shards: tuple[IndexManifest, ...] = ()
     """The parts of a sharded index, whose files lie beside each other."""
+    address: str = ""
+    """Where the vectors of an index in a vector database lie."""
 
     def all_files(self) -> tuple[StoredFile, ...]:
         """Its files and those of its shards."""
@@ -80,7 +82,7 @@ def staged(folder: Path, stem: str, suffix: str, write: Callable[[Path], None]) 
 def commit(folder: Path, manifest: IndexManifest) -> None:
     """Publish the staged files by replacing the sidecar, then remove the files of the index that it replaced."""
     before = _named_files(folder)
-    left_out = None if manifest.shards else {"shards"}  # so that earlier releases read it
+    left_out = {name for name in ("shards", "address") if not getattr(manifest, name)}  # earlier releases read the rest
     write_whole(folder / SIDECAR, manifest.model_dump_json(indent=2, exclude=left_out) + "\n")
     for old in before - {stored.name for stored in manifest.all_files()}:
         (folder / old).unlink(missing_ok=True)

@@ -9,8 +9,9 @@ import pytest
 from recsys.base.errors import ConfigError, RunError
 from recsys.retrieval.index import ExactIndex, FaissIndex, load_index
 from recsys.retrieval.index import tuning as index_tuning
+from recsys.retrieval.index.bench import recall_of
 from recsys.retrieval.index.families import Family
-from recsys.retrieval.index.tuning import IndexConfig, build_index, recall_of
+from recsys.retrieval.index.tuning import IndexConfig, build_index
 
 
 def gaussian(count: int, seed: int, dim: int = 16) -> np.ndarray:
