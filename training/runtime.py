@@ -143,6 +143,11 @@ def _decided(config: RuntimeConfig, seed: int) -> Runtime:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     seed_everything(seed)
+    if config.precision == "bf16" and where.type == "cpu" and not bf16_is_fast():
+        log.warning(
+            'this CPU has no bfloat16 products, and precision = "bf16" computes them in software, several times slower '
+            'than float32; leave [runtime] precision at "float32" here'
+        )
     log.info("runtime: %s, %d threads, %s, seed %d", device_name(where), runtime.threads, runtime.precision, seed)
     return runtime
 

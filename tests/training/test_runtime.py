@@ -78,6 +78,18 @@ def test_precision_rounds_where_the_device_has_it(precision: Precision, device: 
     assert Runtime(1, precision, torch.device(device)).reduced is reduced
 
 
+@pytest.mark.parametrize(
+    ("precision", "fast", "warned"), [("bf16", False, True), ("bf16", True, False), ("float32", False, False)]
+)
+def test_bfloat16_in_software_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, precision: Precision, fast: bool, warned: bool
+) -> None:
+    monkeypatch.setattr(runtime, "bf16_is_fast", lambda: fast)
+    start_runtime(RuntimeConfig(precision=precision), seed=0)
+    messages = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert ["several times slower than float32" in message for message in messages] == [True] * warned
+
+
 def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_one_sentence(caplog: pytest.LogCaptureFixture) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
