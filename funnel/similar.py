@@ -272,7 +272,7 @@ def _tower_reads_content(retriever: Retriever) -> bool:
     """Whether the item tower reads anything but the id."""
     layout = retriever.data.layout
     names = {*layout.item.categorical, *layout.item.bags, *(name for name, _ in layout.item.vectors)}
-    return bool(names - {layout.item_id})
+    return bool(names - {layout.item_id, layout.neighbours})
 
 
 def _by_vector(retriever: Retriever, asked: F32, k: int, allowed: Bitmap | None, itself: Ragged) -> tuple[I64, F32]:

@@ -34,7 +34,7 @@ from .seen import Seen
 from .towers.answering import UserPasses
 from .towers.train import item_contents, item_vectors, query_vectors
 from .towers.two_tower import TwoTower
-from .towers.windows import TowerData, choose
+from .towers.windows import TowerData, choose, without_neighbours
 
 TOWER = "two_tower"
 
@@ -189,7 +189,8 @@ class Retriever:
             items: n of them, every item column.
             layout: names of the columns.
         """
-        chosen = choose(layout, items, self.model.config.item_features)[1].to(device_of(self.model))
+        chosen = choose(layout, items, self.model.config.item_features)[1]
+        chosen = without_neighbours(self.data.layout, chosen).to(device_of(self.model))
         with evaluation_mode(self.model):
             return to_host(self.model.item_vectors(chosen, self.model.embed_content(chosen)))
 

@@ -47,6 +47,10 @@ class TwoTowerConfig(Settings):
     """Width D of user and item vectors, and of every embedding in the towers."""
     item_features: tuple[str, ...] | None = None
     """Item features the item tower reads; all of them when absent."""
+    neighbours: int = Field(default=0, ge=0)
+    """Items that an item's vector holds the mean of beside its own embedding: those with the most users in common, of
+    the training part (shrunk cosine, two common users at least). 0: none. For sparse data; they are counted anew when a
+    run is opened."""
     user_features: tuple[str, ...] | None = None
     """User features beside the history; all of them when absent, none when empty."""
     event_features: tuple[str, ...] = ("gap",)
@@ -101,6 +105,7 @@ class TowerLayout:
         sizes: rows of every vocabulary.
         item_id: vocabulary of the item id, or "" when the tower does not read it.
         shared: column -> the feature whose vocabulary it has too.
+        neighbours: the bag of item's that holds the ids of an item's neighbours, or "".
     """
 
     item: SideLayout
@@ -109,6 +114,7 @@ class TowerLayout:
     sizes: Mapping[str, int]
     item_id: str
     shared: Mapping[str, str] = field(default_factory=dict)
+    neighbours: str = ""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from ...data.split import Part
 from ...data.vocabulary import UNKNOWN
 from ..seen import TAKEN, Seen, SeenConfig
 from .exposures import Exposures
+from .item_neighbours import item_neighbours
 from .two_tower import TowerLayout, TwoTowerConfig, Windows
 
 
@@ -110,6 +111,8 @@ class TowerData:
         )
         properties = _properties(dataset, history, config.event_features)
         catalogue = items.select(torch.arange(dataset.num_catalogue))
+        if config.neighbours:
+            layout, catalogue = _with_neighbours(layout, catalogue, history, config.neighbours)
         known = Seen.of(dataset, seen, history)
         return cls(
             layout=layout,
@@ -222,6 +225,30 @@ def _at(column: Tensor, positions: Tensor) -> Tensor:
     """A column of events at some positions; 0, where the pads point to, is one even if nobody has an event."""
     there = column if column.shape[0] else column.new_zeros(1, *column.shape[1:])
     return there.index_select(0, positions)
+
+
+def _with_neighbours(layout: TowerLayout, items: Block, history: History, count: int) -> tuple[TowerLayout, Block]:
+    """A further column: the ids of each item's neighbours in the training part, which have the rows of the item id."""
+    if not layout.item_id:
+        raise ConfigError("tower.neighbours needs the item id among the towers' item features; name it or set 0")
+    near = item_neighbours(history.before(Part.VALID), items.rows, count)
+    codes = items.categorical[:, layout.item.categorical.index(layout.item_id)]
+    bag = torch.where(near >= 0, codes[near.clamp(min=0)], 0)
+    name = f"{layout.item_id}.neighbours"
+    item = replace(layout.item, bags=(*layout.item.bags, name))
+    shared = {**layout.shared, name: layout.shared.get(layout.item_id, layout.item_id)}
+    sizes = {**layout.sizes, name: layout.sizes[layout.item_id]}
+    return (
+        replace(layout, item=item, shared=shared, sizes=sizes, neighbours=name),
+        replace(items, bags=(*items.bags, bag)),
+    )
+
+
+def without_neighbours(layout: TowerLayout, items: Block) -> Block:
+    """Items that nobody has met, in the towers' columns: their neighbours, where the towers read any, are none."""
+    if not layout.neighbours:
+        return items
+    return replace(items, bags=(*items.bags, torch.zeros(items.rows, 1, dtype=torch.int64)))
 
 
 GAPS = ("gap", "request_gap")

@@ -76,6 +76,8 @@ def test_every_loss_steps_as_on_the_cpu(shop: Shop, loss: str) -> None:
         {"loss": "in_batch", "memory": 30, "memory_after": 1},
         {"loss": "mixed", "tower": {"interests": 2, "similarity": "cosine"}},
         {"loss": "estimated", "tower": {"interests": 2}},
+        {"loss": "full_softmax", "tower": {"neighbours": 3}},
+        {"loss": "mixed", "tower": {"neighbours": 3}},
         {"loss": "full_softmax", "tower": {"interests": 2, "item_hidden": (6,), "activation": "tanh"}},
         {"loss": "sampled", "tower": {"field_gate": {"kind": "bit"}, "hidden_gate": "tanh"}},
     ],
