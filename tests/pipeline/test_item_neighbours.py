@@ -28,4 +28,4 @@ def test_a_run_with_neighbours_is_opened_continued_and_exported(days: Days, tmp_
         assert (retriever.data.items.bags[-1] > 0).any()
         np.testing.assert_allclose(item_vectors(retriever.model, retriever.data), retriever.item_vectors, atol=1e-6)
     assert main(["export", "--run", str(second), "--format", "onnx", "--out", str(tmp_path / "out")]) == 0
-    assert max(check(tmp_path / "out").values()) <= 1e-5
+    check(tmp_path / "out")  # raises where an answer differs
