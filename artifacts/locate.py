@@ -42,7 +42,7 @@ def find_run(run: Path | None = None, base: Path = RUNS) -> Path:
         pointed = _pointed(base / LATEST)
         if pointed is not None and (pointed / MANIFEST).is_file():
             return pointed
-        newest = max(_complete(base), key=_age, default=None)
+        newest = max(complete_runs(base), key=_age, default=None)
         if newest is None:
             raise RunError(f"there is no run in {base}; train one with `recsys train CONFIG`, or name one with --run")
         return newest
@@ -52,7 +52,7 @@ def find_run(run: Path | None = None, base: Path = RUNS) -> Path:
             return followed
     if run.is_dir():
         raise RunError(f"{run} has no {MANIFEST}: it is no run, or was copied in part; point --run at a run folder")
-    there = ", ".join(folder.name for folder in _complete(base)) or "none"
+    there = ", ".join(folder.name for folder in complete_runs(base)) or "none"
     raise RunError(f"there is no run at {run}; runs in {base}: {there}")
 
 
@@ -64,7 +64,8 @@ def _pointed(pointer: Path) -> Path | None:
     return pointer if pointer.is_dir() else None
 
 
-def _complete(base: Path) -> list[Path]:
+def complete_runs(base: Path) -> list[Path]:
+    """Folders of the complete runs in a folder, by name."""
     folders = sorted(base.iterdir()) if base.is_dir() else []
     return [f for f in folders if not f.name.startswith(".") and f.name != LATEST and (f / MANIFEST).is_file()]
 

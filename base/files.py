@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from .errors import RunError
 
@@ -31,7 +32,22 @@ def locked(folder: Path, create: bool = False, shown: Path | None = None) -> Ite
         os.close(handle)
 
 
-def _lock(folder: Path, create: bool, shown: Path) -> int:
+@contextlib.contextmanager
+def waiting(folder: Path) -> Iterator[None]:
+    """Hold a folder against other processes that wait for it here; for moments, never for a training.
+
+    Raises:
+        RunError: the system has no file locks of POSIX.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        _posix_locks(folder).flock(handle, _posix_locks(folder).LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _posix_locks(folder: Path) -> Any:
     try:
         import fcntl
     except ImportError as error:
@@ -39,6 +55,11 @@ def _lock(folder: Path, create: bool, shown: Path) -> int:
             f"{folder} cannot be locked against other processes: this system has no POSIX file locks; "
             "run recsys on Linux or macOS, on Windows inside WSL"
         ) from error
+    return fcntl
+
+
+def _lock(folder: Path, create: bool, shown: Path) -> int:
+    fcntl = _posix_locks(folder)
     while True:
         if create:
             folder.mkdir(exist_ok=True)

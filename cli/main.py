@@ -29,10 +29,12 @@ from .commands import (
     init,
     models,
     recommend,
+    runs,
     serve,
     similar,
     state,
     train,
+    tune,
 )
 
 
@@ -56,11 +58,15 @@ DATA_HELP = "Make the embedded world as files, or report on a data set before tr
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help=DATA_HELP)
 STATE_HELP = "Export, copy or trim what a service was told."
 state_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help=STATE_HELP)
+RUNS_HELP = "List the runs with what they measured; remove some, or protect some."
+runs_app = typer.Typer(invoke_without_command=True, rich_markup_mode="rich", help=RUNS_HELP, callback=runs.runs)
 
 VERBS: dict[str, Callable[..., Any]] = {
     "demo": demo.demo,
     "init": init.init,
     "train": train.train,
+    "tune": tune.tune,
+    "auto": tune.auto,
     "build-index": build_index.build_index,
     "recommend": recommend.recommend,
     "similar": similar.similar,
@@ -78,6 +84,7 @@ STATE_VERBS: dict[str, Callable[..., Any]] = {
     "backup": state.backup_state,
     "trim": state.trim_state,
 }
+RUN_VERBS: dict[str, Callable[..., Any]] = {"rm": runs.remove, "keep": runs.keep}
 DATA_VERBS: dict[str, Callable[..., Any]] = {"simulate": data.simulate, "check": data.check}
 
 
@@ -92,6 +99,8 @@ def _register() -> None:
         data_app.command(name, short_help=short(function))(function)
     for name, function in STATE_VERBS.items():
         state_app.command(name, short_help=short(function))(function)
+    for name, function in RUN_VERBS.items():
+        runs_app.command(name, short_help=short(function))(function)
     for name, function in VERBS.items():
         app.command(name, short_help=short(function))(function)
     app.add_typer(
@@ -99,6 +108,7 @@ def _register() -> None:
         name="data",
         short_help=f"{DATA_HELP}\n[dim]recsys data check movielens-1m --set data.path=ml-1m.zip[/dim]",
     )
+    app.add_typer(runs_app, name="runs", short_help=f"{RUNS_HELP}\n[dim]recsys runs[/dim]")
     app.add_typer(
         state_app,
         name="state",

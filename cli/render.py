@@ -107,6 +107,25 @@ def print_models(entries: Iterable[Mapping[str, str]]) -> None:
     show(table(["kind", "name", "what it is", "paper"], rows, left=range(4), groups=groups))
 
 
+def print_runs(runs: Sequence[Mapping[str, Any]], base: str) -> None:
+    """A row a run: when it was made, its size, whether it stays, its figures on the test part, else in validation."""
+    rows = []
+    for run in runs:
+        if "fault" in run:
+            rows.append(row(run["name"], Cell(None), Cell(None), "", Cell(run["fault"], level="problem")))
+            continue
+        marks = [name for name in ("latest", "kept") if run[name]]
+        figures = run["test"] or {f"validation {name}": run["validation"][name] for name in _few(run["validation"])}
+        told = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        rows.append(row(run["name"], run["created"][:16], f"{run['bytes'] / 1e6:,.1f} MB", ", ".join(marks), told))
+    show(table(["run", "created", "size", "", "figures"], rows, title=f"Runs in {base}", left=[0, 1, 3, 4]))
+
+
+def _few(figures: Mapping[str, float]) -> list[str]:
+    """The figures of a validation that a line has room for."""
+    return [name for name in figures if name.split(".", 1)[1] in ("ndcg@10", "select_ndcg@10", "auc", "spearman")]
+
+
 def print_findings(title: str, findings: Iterable[Finding]) -> None:
     """A line each: level, subject and sentence."""
     rows = [row(Cell(finding.level, level=finding.level), finding.about, finding.sentence) for finding in findings]

@@ -220,6 +220,15 @@ def flat(table: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return found
 
 
+def flat_until(table: Mapping[str, Any], ends: Callable[[Mapping[str, Any]], bool], above: str = "") -> dict[str, Any]:
+    """As `flat`, with the tables that `ends` says yes to as values."""
+    found: dict[str, Any] = {}
+    for name, value in table.items():
+        inner = isinstance(value, Mapping) and not ends(value)
+        found |= flat_until(value, ends, f"{above}{name}.") if inner else {f"{above}{name}": value}
+    return found
+
+
 def dump_toml(settings: Settings) -> str:
     """Every key of `settings`, defaults included, as TOML text."""
     import tomli_w

@@ -6,6 +6,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from ..base.tuned import Choice
 from ..data.batch import Batch, Layout
 from .cross import CrossNetwork
 from .features import Encoded, FeatureConfig, FeatureEncoder
@@ -16,6 +17,8 @@ from .split import SplitInput
 
 class InputConfig(FeatureConfig):
     """Everything between the columns of a batch and the first layer of a ranker."""
+
+    tuned = {"embedding_dim": Choice((8, 16, 32))}
 
     field_gate: FieldGateConfig = FieldGateConfig()
     """GateNet's embedding gate."""

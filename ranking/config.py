@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ..base.settings import OneOf, Settings
+from ..base.tuned import Range
 from ..training.loop import FitOptions
 from ..training.optim import OptimConfig
 from .balance import BalanceConfig
@@ -32,6 +33,8 @@ class RankerCalibration(CalibrationConfig):
 
 class RankerOptim(OptimConfig):
     """How the ranker's weights move."""
+
+    tuned = {"lr": Range(5e-4, 8e-3, log=True)}
 
     lr: float = Field(default=2e-3, gt=0)
     warmup_steps: int = Field(default=50, ge=0)

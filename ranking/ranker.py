@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..base.errors import ConfigError
 from ..base.registry import Registry
 from ..base.settings import Settings
+from ..base.tuned import Range
 from ..data.batch import Batch, Layout
 from ..data.schema import TaskSpec
 from ..nn.activation import HiddenGateKind
@@ -33,6 +34,8 @@ RANKERS: Registry[type[Ranker]] = Registry("ranker")
 
 class RankerConfig(Settings):
     """What all rankers share; each kind adds its own keys in its own file."""
+
+    tuned = {"dropout": Range(0.0, 0.5)}
 
     kind: str
     """Which ranker: a file in `ranking/models` (`recsys models` lists them)."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..base.arrays import F32, I64
 from ..base.device import to_device
 from ..base.settings import Settings
+from ..base.tuned import Range
 from ..data.batch import Batch
 from ..data.dataset import Dataset
 from ..nn.mlp import MLP
@@ -30,6 +31,8 @@ PADDED = -1e9
 
 class SelectConfig(Settings):
     """The listwise task over the retriever's candidates."""
+
+    tuned = {"weight": Range(0.02, 0.5, log=True)}
 
     enabled: bool = True
     """Train on requests; needs users, items and a validation part. Their users are split, see `holdout`."""

@@ -29,6 +29,7 @@ from .sections import (
 )
 from .slices import slices_view
 from .training import training_curves
+from .tuning import tuning_blocks, tuning_charts
 from .values import Json, Line, scalar, words
 from .variety import variety_view
 
@@ -101,6 +102,20 @@ def data_page(report: Json, title: str) -> str:
         A whole HTML document.
     """
     return _render("data.html.j2", title=title, blocks=data_blocks(report), charts=data_charts(report))
+
+
+def tuning_page(account: Json, title: str) -> str:
+    """Draw a search over configurations.
+
+    Args:
+        account: the JSON of `recsys tune`.
+        title: of the page.
+
+    Returns:
+        A whole HTML document.
+    """
+    blocks, charts = tuning_blocks(account), list(tuning_charts(account))
+    return _render("data.html.j2", title=title, blocks=blocks, charts=charts)
 
 
 def evaluation_snippet(report: Json, title: str) -> str:

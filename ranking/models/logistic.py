@@ -35,6 +35,8 @@ class LogisticInput(InputConfig):
 class LogisticConfig(SingleTaskConfig):
     """Keys of `kind = "logistic"`."""
 
+    tuned = {}
+
     kind: str = "logistic"
     """Which ranker."""
     input: LogisticInput = LogisticInput()

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from ...base.settings import Settings
+from ...base.tuned import Range
 from ..ranker import RankerConfig
 
 TREES = "trees"
@@ -15,6 +16,15 @@ TREES = "trees"
 
 class TreeSettings(Settings):
     """How trees are grown; every task has trees of its own."""
+
+    tuned = {
+        "learning_rate": Range(0.02, 0.2, log=True),
+        "leaves": Range(7, 127, log=True),
+        "min_rows": Range(20, 500, log=True),
+        "columns": Range(0.2, 1.0),
+        "sample": Range(0.5, 1.0),
+        "l2": Range(0.1, 100.0, log=True),
+    }
 
     rounds: int = Field(default=3000, ge=1)
     """Most trees of a task. Held-out rows say when to stop: by log-loss, squared error, or NDCG@10 for `select`."""
@@ -49,6 +59,8 @@ class TreeSettings(Settings):
 
 class TreesConfig(RankerConfig, TreeSettings):
     """Keys of `kind = "trees"`. Trees have no embeddings, layers or dropout: those keys are read by networks alone."""
+
+    tuned = TreeSettings.tuned
 
     kind: str = TREES
     """Which ranker."""

@@ -16,6 +16,7 @@ from ...base.device import device_of, to_device, to_host
 from ...base.errors import DataError
 from ...base.ragged import Ragged, pair_keys
 from ...base.topk import exact_ranks
+from ...base.tuned import Range
 from ...data.dataset import Dataset
 from ...data.pretrained import TableStart
 from ...data.split import Part
@@ -55,6 +56,8 @@ OPINIONS: dict[str, BaselineOptions] = {
 
 class TowerOptim(OptimConfig):
     """How the towers' weights move."""
+
+    tuned = {"lr": Range(5e-4, 8e-3, log=True), "weight_decay": Range(1e-3, 0.1, log=True)}
 
     lr: float = Field(default=2e-3, gt=0)
     betas: tuple[float, float] = (0.9, 0.98)

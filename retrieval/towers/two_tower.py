@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from ...base.arrays import F32
 from ...base.device import to_device
 from ...base.settings import Settings
+from ...base.tuned import Choice, Range
 from ...data.batch import Block, SideLayout
 from ...data.vocabulary import UNKNOWN
 from ...nn.activation import HiddenGateKind, LayerActivation
@@ -42,6 +43,8 @@ class TowerHistory(SequenceConfig):
 
 class TwoTowerConfig(Settings):
     """What the towers are made of."""
+
+    tuned = {"dim": Choice((32, 64, 128)), "dropout": Range(0.0, 0.5)}
 
     dim: int = Field(default=64, ge=1)
     """Width D of user and item vectors, and of every embedding in the towers."""

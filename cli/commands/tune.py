@@ -1,0 +1,94 @@
+"""`recsys tune` and `recsys auto`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from ..options import ConfigArgument, JsonOption, SetOption
+
+Stage = Annotated[
+    Literal["retrieval", "all"], typer.Option(help="What is trained: the towers alone, or all that the data allow.")
+]
+Metric = Annotated[
+    str, typer.Option("--metric", metavar="NAME", help="Validation figure that decides; by default the usual one.")
+]
+Run = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Where the best run is written.")]
+
+
+def tune(
+    config: ConfigArgument,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Trials to end, those of earlier calls included.")],
+    space: Annotated[
+        Path | None,
+        typer.Option("--space", metavar="FILE", help="TOML with keys and their values; see docs/tuning.md."),
+    ] = None,
+    run: Run = None,
+    stage: Stage = "all",
+    metric: Metric = "",
+    set_: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Search for a better configuration by the validation part; killed, it goes on when it is called again.
+
+    Example: recsys tune shop.toml --trials 30 --space space.toml
+    """
+    from ...configs.packaged import open_config
+    from ...configs.space import read_space
+
+    settled, base = open_config(config, set_ or [])
+    wanted = None if space is None else read_space(space)
+
+    from ...pipeline.tune import tune as search
+    from ...training.runtime import keep_memory
+
+    keep_memory()
+    place = _place(run, f"{settled.name}-tuned")
+    _tell(search(settled, trials, place, space=wanted, stage=stage, metric=metric, base=base), json)
+
+
+def auto(
+    config: ConfigArgument,
+    minutes: Annotated[float, typer.Option("--minutes", min=0, help="Time for all of it.")] = 30.0,
+    run: Run = None,
+    stage: Stage = "all",
+    metric: Metric = "",
+    set_: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Try a short list of configurations that are known to be good, and keep the best by the validation part.
+
+    Example: recsys auto shop.toml --minutes 30
+    """
+    from ...configs.packaged import open_config
+
+    settled, base = open_config(config, set_ or [])
+
+    from ...pipeline.auto import auto as attempt
+    from ...training.runtime import keep_memory
+
+    keep_memory()
+    place = _place(run, f"{settled.name}-auto")
+    _tell(attempt(settled, minutes, place, stage=stage, metric=metric, base=base), json)
+
+
+def _place(run: Path | None, name: str) -> Path:
+    from ...artifacts.locate import RUNS
+
+    return run or RUNS / name
+
+
+def _tell(account: dict[str, Any], json: bool) -> None:
+    from ...artifacts.locate import point_latest
+    from ...report.tuning import tuning_blocks
+    from .. import render
+
+    if "run" in account:
+        point_latest(Path(account["run"]))
+    if json:
+        render.print_json(account)
+        return
+    render.show(*tuning_blocks(account))
+    typer.echo(account.get("run", "another process trains the best trial"))

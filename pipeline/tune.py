@@ -1,0 +1,349 @@
+"""`recsys tune`: a search over configurations, judged by the validation part alone.
+
+Trials are suggested by TPE (Bergstra et al. 2011) and kept in a SQLite file beside the run, so that several processes
+search at once and a killed search goes on: a trial holds a lock, which the system lets go with its process, and a trial
+without its lock is tried again. Trials that are worse than the median of the others at the same epoch end early. The
+test part is read by nobody: not by a trial, and not to choose.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..artifacts.folder import open_run
+from ..artifacts.manifest import MANIFEST
+from ..artifacts.names import TUNING
+from ..base.errors import ConfigError, RecsysError, RunError
+from ..base.files import locked, waiting, write_whole
+from ..base.package import install_hint
+from ..base.tuned import Choice, Dimension
+from ..configs.file import dump_table, flat
+from ..configs.final import FinalConfig
+from ..configs.run import RunConfig, config_hash, with_settings
+from ..configs.space import declared_space
+from ..data.dataset import Dataset
+from ..data.reading.readers import Source
+from ..data.reading.tables import BadRows
+from ..report.page import tuning_page
+from ..training.callbacks import Callback, Started
+from .publish import encode, train_run
+from .train import Stages, train
+from .validation import Judged, judged
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+IDENTITY, STUDY, LOCKS, PAGE = "search.json", "study.db", "locks", "trials.html"
+KILLED, FAULT, SECONDS = "killed", "fault", "seconds"
+STARTUP = 5
+"""Trials before any is ended early, and random ones before TPE has something to go by."""
+WAIT_SECONDS = 60
+"""How long a process waits for another one's entry in the file."""
+
+
+def optuna() -> Any:
+    """The package, quiet.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import optuna as package
+    except ImportError as error:
+        raise ConfigError(f"a search needs the package Optuna; run {install_hint('tune')}") from error
+    package.logging.set_verbosity(package.logging.WARNING)
+    return package
+
+
+class Hopeless(RecsysError):
+    """A trial that is ended early."""
+
+
+class _Watch(Callback):
+    """Tells Optuna the figure of every epoch of the stage that decides, and ends a hopeless trial."""
+
+    def __init__(self, trial: Any, stage: str, metric: str) -> None:
+        self.trial, self.stage, self.metric, self.here = trial, stage, metric, False
+
+    def on_start(self, training: Started) -> None:
+        """See `Callback`."""
+        self.here = training.stage == self.stage
+
+    def on_epoch(self, record: Mapping[str, float]) -> None:
+        """See `Callback`."""
+        if self.here and self.metric in record:
+            self.trial.report(record[self.metric], int(record["epoch"]))
+            if self.trial.should_prune():
+                raise Hopeless(f"trial {self.trial.number} is worse than the others were at this epoch")
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search in progress.
+
+    Attributes:
+        folder: where it is kept.
+        config: that trials change.
+        dataset: encoded once.
+        space: dotted key -> values.
+        stage: that is trained.
+        by: metric that decides, of which stage, and its direction.
+    """
+
+    folder: Path
+    config: RunConfig
+    dataset: Dataset
+    space: Mapping[str, Dimension]
+    stage: Stages
+    by: Judged
+
+    def study(self) -> Any:
+        """The trials so far, in the file that all processes share."""
+        package = optuna()
+        storage = package.storages.RDBStorage(
+            f"sqlite:///{self.folder / STUDY}", engine_kwargs={"connect_args": {"timeout": WAIT_SECONDS}}
+        )
+        return package.create_study(
+            storage=storage,
+            study_name="recsys",
+            load_if_exists=True,
+            direction="maximize" if self.by.upwards else "minimize",
+            pruner=package.pruners.MedianPruner(n_startup_trials=STARTUP),
+        )
+
+    def own_values(self) -> dict[str, Any]:
+        """What the configuration says itself, for the first trial; without values outside the space."""
+        said = flat(dump_table(self.config))
+        inside = {
+            key: said[key] for key, dimension in self.space.items() if key in said and _within(dimension, said[key])
+        }
+        return {key: _told(self.space[key], value) for key, value in inside.items()}
+
+    def run_trials(self, wanted: int) -> None:
+        """Try configurations until so many trials of all processes have ended."""
+        package, study = optuna(), self.study()
+        states = package.trial.TrialState
+        while True:
+            with contextlib.ExitStack() as held:
+                with waiting(self.folder):
+                    self._take_back(study)
+                    trials = study.get_trials(deepcopy=False)
+                    counted = [one for one in trials if not one.user_attrs.get(KILLED) and one.state != states.WAITING]
+                    if len(counted) >= wanted:
+                        return
+                    if not trials:
+                        study.enqueue_trial(self.own_values())
+                    trial = study.ask()
+                    held.enter_context(locked(self.folder / LOCKS / str(trial.number), create=True))
+                # What a trial is drawn from depends on its number alone, whichever process draws it.
+                seed = (self.config.seed * 1_000_003 + trial.number) % 2**32
+                study.sampler = package.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
+                self._try(study, trial)
+
+    def _take_back(self, study: Any) -> None:
+        """Trials whose process died are marked, and their values tried again."""
+        states = optuna().trial.TrialState
+        for one in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
+            with contextlib.suppress(RunError), locked(self.folder / LOCKS / str(one.number), create=True):
+                log.info("trial %d was cut off and is tried again", one.number)
+                study._storage.set_trial_user_attr(one._trial_id, KILLED, True)
+                study.tell(one.number, state=states.FAIL)
+                study.enqueue_trial(dict(one.params) or self.own_values())
+
+    def _try(self, study: Any, trial: Any) -> None:
+        """One trial: its values, its training, its figure."""
+        states = optuna().trial.TrialState
+        started = time.perf_counter()
+        values = {key: _suggested(trial, key, dimension) for key, dimension in self.space.items()}
+        settings = as_settings(values)
+        log.info("trial %d: %s", trial.number, " ".join(settings) or "as configured")
+        state, value = states.COMPLETE, None
+        try:
+            config = with_settings(self.config, settings)
+            watch = _Watch(trial, self.by.stage, self.by.metric)
+            value = self.by.of(train(self.dataset, config, stage=self.stage, callbacks=[watch]))
+            log.info("trial %d: %s %.6g", trial.number, self.by.metric, value)
+        except Hopeless as end:
+            log.info("%s", end)
+            state = states.PRUNED
+        except RecsysError as error:  # these values do not go together, or the training diverged: no reason to end
+            log.warning("trial %d failed: %s", trial.number, error)
+            trial.set_user_attr(FAULT, str(error))
+            state = states.FAIL
+        trial.set_user_attr(SECONDS, time.perf_counter() - started)
+        study.tell(trial, value, state=state)
+
+    def account(self) -> Json:
+        """The trials as a report shows them, best first."""
+        study = self.study()
+        trials = []
+        for one in study.get_trials(deepcopy=False):
+            if not one.state.is_finished() or one.user_attrs.get(KILLED):
+                continue
+            values = {key: _value(self.space[key], told) for key, told in one.params.items()}
+            trials.append(
+                {
+                    "trial": one.number,
+                    "state": one.state.name.lower(),
+                    self.by.metric: one.value if one.value is not None else None,
+                    "epochs": max(one.intermediate_values, default=0),
+                    "seconds": one.user_attrs.get(SECONDS),
+                    "settings": values,
+                    **({FAULT: one.user_attrs[FAULT]} if FAULT in one.user_attrs else {}),
+                }
+            )
+        ended = [one for one in trials if one[self.by.metric] is not None]
+        if not ended:
+            fault = next((one[FAULT] for one in trials if FAULT in one), "")
+            raise RunError(f"no trial of {self.folder} came to an end{f': {fault}' if fault else ''}")
+        best = (max if self.by.upwards else min)(ended, key=lambda one: one[self.by.metric])
+        return {
+            "metric": self.by.metric,
+            "upwards": self.by.upwards,
+            "stage": self.stage,
+            "best": best,
+            "trials": trials,
+        }
+
+
+def tune(
+    config: RunConfig,
+    trials: int,
+    run: Path,
+    *,
+    space: Mapping[str, Dimension] | None = None,
+    stage: Stages = "all",
+    metric: str = "",
+    base: Path = Path(),
+    tables: Mapping[str, Source] | None = None,
+) -> Json:
+    """Search, then train the best configuration and publish it as a run, with the account of the search in it.
+
+    Called again it goes on, with as many processes at once as one likes; whichever sees the last trial end publishes.
+
+    Args:
+        config: the whole configuration; its own values are the first trial.
+        trials: that are to end, those of earlier calls included.
+        run: folder of the run; the search is kept beside it, in `<run>.search`.
+        space: dotted key -> values; what the configuration classes declare when None.
+        stage: `retrieval` or `all`; of data without users and items `all` is the ranker.
+        metric: figure of the validation part that decides; what picks the epochs of the last stage when empty.
+        base: folder that the configuration's paths start from.
+        tables: as of `publish.train_run`.
+
+    Returns:
+        `best`, `trials`, `metric`, and `run`, or no `run` where another process publishes it.
+
+    Raises:
+        ConfigError: Optuna is missing, or there is nothing to search.
+        RunError: the folder holds another search, or no trial came to an end.
+    """
+    optuna()
+    if stage == "ranking":
+        raise ConfigError("a ranker stands on a retriever that its trials would share; search --stage all or retrieval")
+    chosen = dict(declared_space(config) if space is None else space)
+    if stage == "retrieval" or not (config.data.user and config.data.item):
+        other = "ranking" if stage == "retrieval" else "retrieval"
+        chosen = {key: dimension for key, dimension in chosen.items() if not key.startswith(f"{other}.")}
+    if not chosen:
+        raise ConfigError("there is nothing to search; name keys and their values with --space FILE")
+    plain = config.model_copy(update={"final": FinalConfig(rows="none")})
+    dataset = encode(plain, base, BadRows(config.data.on_bad_rows), tables)
+    by = judged(plain, dataset, stage, metric)
+    folder = run.with_name(f"{run.name}.search")
+    identity = {
+        "config": config_hash(plain),
+        "data": dataset.fingerprint,
+        "stage": stage,
+        "metric": by.metric,
+        "space": {key: repr(dimension) for key, dimension in sorted(chosen.items())},
+    }
+    _settle(folder, identity)
+    search = Search(folder, plain, dataset, chosen, stage, by)
+    search.run_trials(trials)
+    account = search.account()
+    write_whole(folder / PAGE, tuning_page(account, f"{config.name}: {len(account['trials'])} trials"))
+    try:
+        with locked(folder / LOCKS / "best", create=True):
+            settled = with_settings(config, as_settings(account["best"]["settings"]))
+            _publish(settled, run, stage, base, tables, account)
+    except RunError as error:
+        if not _being_published(folder):
+            raise
+        log.info("another process publishes the best trial (%s)", error)
+        return account
+    return {**account, "run": str(run)}
+
+
+def _publish(
+    config: RunConfig, run: Path, stage: Stages, base: Path, tables: Mapping[str, Source] | None, account: Json
+) -> None:
+    """Train the best configuration, unless the run is it already, and add the account."""
+    there = open_run(run) if (run / MANIFEST).exists() else None
+    if there is None or there.manifest.config_hash != config_hash(config) or TUNING not in there:
+        train_run(config, run, stage=stage, base=base, tables=tables)
+    with open_run(run).add_files() as staging:
+        (staging / TUNING).write_text(json.dumps(account, indent=1), encoding="utf-8")
+
+
+def _being_published(folder: Path) -> bool:
+    try:
+        with locked(folder / LOCKS / "best"):
+            return False
+    except RunError:
+        return True
+
+
+def _settle(folder: Path, identity: Json) -> None:
+    """Make the folder, or refuse that of another search."""
+    (folder / LOCKS).mkdir(parents=True, exist_ok=True)
+    with waiting(folder):
+        file = folder / IDENTITY
+        if not file.exists():
+            write_whole(file, json.dumps(identity, indent=1))
+        found = json.loads(file.read_text(encoding="utf-8"))
+    odd = sorted(key for key in identity if found.get(key) != identity[key])
+    if odd:
+        raise RunError(
+            f"{folder} holds a search that differs in {', '.join(odd)}; name another --run, or remove that folder"
+        )
+
+
+def as_settings(values: Mapping[str, Any]) -> list[str]:
+    """Values by dotted key as `KEY=VALUE` texts."""
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+
+
+def _within(dimension: Dimension, value: Any) -> bool:
+    if isinstance(dimension, Choice):
+        return value in dimension.values or (isinstance(value, list) and tuple(value) in dimension.values)
+    return isinstance(value, int | float) and dimension.low <= value <= dimension.high
+
+
+def _told(dimension: Dimension, value: Any) -> Any:
+    """A value as Optuna keeps it: lists as JSON."""
+    return json.dumps(value) if isinstance(dimension, Choice) and isinstance(value, list | tuple) else value
+
+
+def _value(dimension: Dimension, told: Any) -> Any:
+    """The reverse of `_told`."""
+    if not isinstance(dimension, Choice):
+        return told
+    return next(value for value in dimension.values if _told(dimension, value) == told)
+
+
+def _suggested(trial: Any, key: str, dimension: Dimension) -> Any:
+    """A value of the dimension for this trial."""
+    if isinstance(dimension, Choice):
+        return _value(dimension, trial.suggest_categorical(key, [_told(dimension, one) for one in dimension.values]))
+    if dimension.whole:
+        low, high = int(dimension.low), int(dimension.high)
+        return trial.suggest_int(key, low, high, log=dimension.log, step=int(dimension.step or 1))
+    return trial.suggest_float(key, dimension.low, dimension.high, log=dimension.log, step=dimension.step)
