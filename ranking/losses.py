@@ -6,6 +6,7 @@ All take logits. Labels outside a task's sample space may be anything, NaN inclu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
@@ -33,6 +34,13 @@ class LossConfig(Settings):
     it out of the probabilities again."""
     huber: float = Field(default=0.0, ge=0)
     """Regression: errors above this count linearly (Huber loss); 0 takes the squared error."""
+    focal: float = Field(default=0.0, ge=0)
+    """Binary tasks: gamma of the focal loss (2 in its paper): rows that are right already count by `(1 - p_t)^gamma`.
+    Probabilities are then nearer to 1/2 than they should be, which a fitted calibration mends."""
+    difficulty: float = Field(default=0.0, ge=0)
+    """Lambda of SuperLoss: every row's loss has the weight that is best for it at this lambda, above 1 for easier rows
+    than the mean and below 1 for harder ones, which in logs are often noise; the less lambda, the more. 0: all rows
+    alike. Taken where a ranker has the plain loss of a task."""
     kl_bound: tuple[str, str, str] | None = None
     """Binary tasks (click, conversion given click, order) for which p(click) p(conversion) should equal p(order): adds
     the symmetric KL divergence between the two, beside any ranker and any balance."""
@@ -40,7 +48,7 @@ class LossConfig(Settings):
     """Weight of that term; not published."""
 
 
-def row_losses(prediction: Tensor, label: Tensor, kind: str, huber: float = 0.0) -> Tensor:
+def row_losses(prediction: Tensor, label: Tensor, kind: str, huber: float = 0.0, focal: float = 0.0) -> Tensor:
     """Loss of every row.
 
     Args:
@@ -48,15 +56,56 @@ def row_losses(prediction: Tensor, label: Tensor, kind: str, huber: float = 0.0)
         label: [R].
         kind: `binary` (cross-entropy) or `regression` (squared error, or Huber).
         huber: threshold of the Huber loss; 0 for the squared error.
+        focal: gamma of the focal loss; 0 for the plain cross-entropy.
 
     Returns:
         [R].
     """
+    if kind == "binary" and focal > 0:
+        return label * positive_loss(prediction, focal) + (1 - label) * positive_loss(-prediction, focal)
     if kind == "binary":
         return F.binary_cross_entropy_with_logits(prediction, label, reduction="none")
     if huber > 0:
         return F.huber_loss(prediction, label, reduction="none", delta=huber)
     return F.mse_loss(prediction, label, reduction="none")
+
+
+@cited("Lin et al. ICCV 2017 (focal loss), arXiv 1708.02002")
+def positive_loss(logit: Tensor, focal: float = 0.0) -> Tensor:
+    """Loss of a row with label 1, `-(1 - p)^gamma log p`, [R]; that of a row with label 0 is the one of `-logit`."""
+    plain = F.softplus(-logit)
+    # 1 - p = e^-softplus(z): a power of the sigmoid has no finite gradient where it rounds to 0
+    return plain if focal == 0 else plain * torch.exp(-focal * F.softplus(logit))
+
+
+@cited("Castells et al. NeurIPS 2020 (SuperLoss)")
+def confidences(losses: Tensor, mask: Tensor, strength: float) -> Tensor:
+    """The weight of each row that minimises `(l - tau) s + lambda (log s)^2`, tau the mean loss: in closed form.
+
+    `s = exp(-W(max(-2/e, (l - tau) / lambda) / 2))`, W Lambert's function (equation 3).
+
+    Args:
+        losses: [R] without gradient.
+        mask: bool [R]; the other rows have no part in tau.
+        strength: lambda, above 0.
+
+    Returns:
+        [R], from 0 to e; 1 where the loss is the mean.
+    """
+    counted = mask.to(losses.dtype)
+    mean = torch.dot(losses, counted) / counted.sum().clamp(min=1)
+    return torch.exp(-lambert(0.5 * ((losses - mean) / strength).clamp(min=-2 / math.e)))
+
+
+def lambert(x: Tensor) -> Tensor:
+    """Lambert's W, the w >= -1 with `w e^w = x`, of numbers from -1/e on."""
+    root = torch.sqrt((2 * (math.e * x + 1)).clamp(min=0))
+    w = torch.where(x < -0.25, -1 + root - root**2 / 3 + 11 / 72 * root**3, torch.log1p(x.clamp(min=-0.9)))
+    for _ in range(8):  # Halley's steps; near -1/e the series above is the answer already
+        off = w * torch.exp(w) - x
+        slope = torch.exp(w) * (w + 1) - (w + 2) * off / (2 * w + 2).clamp(min=1e-6)
+        w = torch.where(root < 1e-2, w, w - off / torch.where(slope.abs() < 1e-12, torch.ones_like(slope), slope))
+    return w
 
 
 def masked_mean(losses: Tensor, mask: Tensor, weight: Tensor | None, reduction: str = "weighted_mean") -> Tensor:
@@ -101,12 +150,16 @@ def task_loss(
     label = torch.where(mask, label, 0.0)
     if task.kind == "regression" and task.log1p:
         label = torch.log1p(label)
-    losses = row_losses(prediction, label, task.kind, config.huber)
+    losses = row_losses(prediction, label, task.kind, config.huber, config.focal)
+    if config.difficulty > 0:
+        easy = confidences(losses.detach(), mask, config.difficulty)
+        losses = losses * easy
     positive = config.positive_weight.get(task.name, 1.0)
     if positive != 1.0:
         # both halves of the cross-entropy apart: a label between 0 and 1 (a teacher's) is partly of either class
         raised = 1.0 + (positive - 1.0) * label
-        losses = (losses + (positive - 1.0) * label * F.softplus(-prediction)) / raised
+        extra = positive_loss(prediction, config.focal) * (easy if config.difficulty > 0 else 1.0)
+        losses = (losses + (positive - 1.0) * label * extra) / raised
         weight = raised if weight is None else weight * raised
     return masked_mean(losses, mask, weight, config.reduction)
 

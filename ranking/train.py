@@ -145,6 +145,8 @@ def build_training(
         assert isinstance(model, RequestRanker)
         model.fit_scale(held.fitted)
     balance = build_balance(config.balance, tasks) if tasks else None
+    if balance is not None:
+        balance.meet(ranker)
     parts = nn.ModuleDict({"model": model} if balance is None else {"model": model, "balance": balance})
     loader: Loader[Any]
     if tasks:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...data.schema import TaskSpec
-from . import adaptive, fixed  # noqa: F401 - register their classes
+from . import adaptive, fixed, surgery  # noqa: F401 - register their classes
 from .base import BALANCES, Balance, BalanceConfig
 
 __all__ = ["Balance", "BalanceConfig", "balance_kinds", "build_balance"]

@@ -1,4 +1,4 @@
-"""Balances that learn from the losses or their gradients: uncertainty weighting, GradNorm, PCGrad."""
+"""Balances whose weights learn from the losses or their gradients: uncertainty weighting, GradNorm."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...data.schema import TaskSpec
-from .base import Balance, BalanceConfig, auxiliary, sum_of
+from .base import Balance, BalanceConfig, auxiliary, gradients_of, sum_of
 
 if TYPE_CHECKING:
     from ..ranker import Ranker
@@ -111,72 +111,6 @@ class GradNorm(Balance, kind="gradnorm"):
         return weights * (self.sum / weights.sum())
 
 
-class PCGrad(Balance, kind="pcgrad"):
-    """PCGrad: where two tasks' gradients point against each other, each gives up its part along the other.
-
-    For each task i, over the other tasks j in random order: if `g_i . g_j < 0`, then
-    `g_i := g_i - (g_i . g_j) / |g_j|^2 g_j` with the original g_j; then sum. Done on the dense parameters that several
-    tasks train; everything else, tables included, gets the plain weighted sum. One backward pass per task.
-    """
-
-    paper = "Yu et al. NeurIPS 2020, arXiv 2001.06782"
-    summary = "projects away conflicting parts of the tasks' gradients"
-
-    def backward(self, losses: Mapping[str, Tensor], ranker: Ranker) -> Tensor:
-        """One backward pass per task, surgery, sum."""
-        weights = self.weights()
-        terms = [weights[name] * loss for name, loss in self.by_task(losses).items()]
-        extra = auxiliary(losses)
-        parameters = [parameter for parameter in ranker.parameters() if parameter.requires_grad]
-        gradients = [gradients_of(term, parameters) for term in terms]
-        shared = [
-            place
-            for place in range(len(parameters))
-            if sum(grad is not None and not grad.is_sparse and bool(grad.any()) for grad in _column(gradients, place))
-            > 1
-        ]
-        if len(terms) > 1 and shared:
-            self._project(gradients, shared)
-        if extra:  # an ordinary pass, because these may reach parameters outside the ranker
-            torch.autograd.backward(sum_of(extra))
-        for place, parameter in enumerate(parameters):
-            for grad in _column(gradients, place):
-                if grad is not None:
-                    parameter.grad = grad if parameter.grad is None else parameter.grad + grad
-        return sum_of(terms + extra).detach()
-
-    @staticmethod
-    def _project(gradients: list[list[Tensor | None]], shared: list[int]) -> None:
-        """Replace the gradients at `shared` by the projected ones."""
-        like = {place: grad for task in gradients for place in shared if (grad := task[place]) is not None}
-        rows = []
-        for task in gradients:
-            parts = [like[place] * 0 if (grad := task[place]) is None else grad for place in shared]
-            rows.append(torch.cat([part.flatten() for part in parts]))
-        projected = project_conflicts(torch.stack(rows))
-        start = 0
-        for place in shared:
-            stop = start + like[place].numel()
-            for task, row in zip(gradients, projected, strict=True):
-                task[place] = row[start:stop].view_as(like[place])
-            start = stop
-
-
-def project_conflicts(gradients: Tensor) -> Tensor:
-    """PCGrad's surgery: gradients [T, P] of the tasks -> projected gradients [T, P], not yet summed."""
-    tasks = gradients.shape[0]
-    squares = gradients.square().sum(1)
-    projected = gradients.clone()
-    for i in range(tasks):
-        for j in torch.randperm(tasks).tolist():
-            if i == j:
-                continue
-            dot = torch.dot(projected[i], gradients[j])
-            if float(dot) < 0:
-                projected[i].sub_(gradients[j], alpha=float(dot / squares[j]))
-    return projected
-
-
 def gradient_norm(loss: Tensor, layer: Sequence[nn.Parameter]) -> Tensor:
     """Euclidean norm of the loss's gradient at the layer; 0 where it does not reach."""
     squares = loss.new_zeros(())
@@ -184,14 +118,3 @@ def gradient_norm(loss: Tensor, layer: Sequence[nn.Parameter]) -> Tensor:
         if grad is not None:
             squares = squares + (grad.coalesce().values() if grad.is_sparse else grad).square().sum()
     return squares.sqrt()
-
-
-def gradients_of(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor | None]:
-    """Gradient of the loss at every parameter, None where it does not reach; the graph is kept."""
-    if not loss.requires_grad:
-        return [None] * len(parameters)
-    return list(torch.autograd.grad(loss, list(parameters), retain_graph=True, allow_unused=True))
-
-
-def _column(gradients: list[list[Tensor | None]], place: int) -> list[Tensor | None]:
-    return [task[place] for task in gradients]

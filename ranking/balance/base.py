@@ -7,7 +7,7 @@ the ranker's parameters, and on its own if it has any. Every ranker works with e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -28,7 +28,7 @@ class BalanceConfig(Settings):
     """Which balance, and its dials."""
 
     kind: str = "static"
-    """`static`, `schedule`, `uncertainty`, `gradnorm` or `pcgrad`."""
+    """`static`, `schedule`, `uncertainty`, `gradnorm`, `pcgrad`, `cagrad` or `metabalance`."""
     weights: dict[str, float] = {}
     """Weight of each task; the task's own `weight` where absent. GradNorm starts there."""
     gamma: dict[str, float] = {}
@@ -37,6 +37,16 @@ class BalanceConfig(Settings):
     """`gradnorm`: how strongly slow tasks are pulled along; 0 makes the gradient norms equal."""
     lr: float = Field(default=0.025, gt=0)
     """`gradnorm`: step of its weights."""
+    conflict: float = Field(default=0.5, ge=0, lt=1)
+    """`cagrad`: how far the step may be from the mean gradient, as a share of its length; 0 is the plain sum."""
+    target: str = ""
+    """`metabalance`: the task whose gradient the others are brought to; the first when empty."""
+    relax: float = Field(default=0.7, ge=0, le=1)
+    """`metabalance`: how far they are brought there; 0 leaves them as they are."""
+    beta: float = Field(default=0.9, ge=0, lt=1)
+    """`metabalance`: share of the past in the averages of the gradients' lengths."""
+    strategy: Literal["both", "reduce", "raise"] = "both"
+    """`metabalance`: bring only the larger gradients down, only the smaller ones up, or both."""
 
 
 class Balance(nn.Module):
@@ -73,6 +83,9 @@ class Balance(nn.Module):
         self.initial = {task.name: config.weights.get(task.name, task.weight) for task in tasks}
         if min([*self.initial.values(), *config.gamma.values()], default=0.0) < 0:
             raise ConfigError(f"balance has weights {self.initial} and gamma {config.gamma}; none may be negative")
+
+    def meet(self, ranker: nn.Module) -> None:
+        """Called once, before the first step, with the ranker that is trained."""
 
     def begin_epoch(self, epoch: int) -> None:
         """Called before each epoch, counted from 0."""
@@ -113,3 +126,10 @@ def auxiliary(losses: Mapping[str, Tensor]) -> list[Tensor]:
 def sum_of(terms: Sequence[Tensor]) -> Tensor:
     """Sum of scalars."""
     return torch.stack(list(terms)).sum()
+
+
+def gradients_of(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor | None]:
+    """Gradient of the loss at every parameter, None where it does not reach; the graph is kept."""
+    if not loss.requires_grad:
+        return [None] * len(parameters)
+    return list(torch.autograd.grad(loss, list(parameters), retain_graph=True, allow_unused=True))

@@ -52,6 +52,32 @@ class InclusionSample:
         return torch.searchsorted(self._until, points, right=True).clamp_(max=len(self._until) - 1)
 
 
+class WeightedSample:
+    """Draws M items with replacement, item j with probability `q_j = f_j^a / sum f^a`, f its share of the positives.
+
+    word2vec's sampler (Mikolov et al. 2013, a = 3/4). A softmax's denominator is estimated without bias by
+    `sum_j exp(s_j) / (M q_j)` over the items drawn (Bengio and Senecal 2008): the score of each is lowered by
+    `log(M q_j)`, the positive's, which was not drawn, is left alone.
+
+    Args:
+        frequency: `[N]` shares that sum to 1, on the CPU.
+        count: M.
+        power: a, from 0 (evenly) to 1.
+    """
+
+    def __init__(self, frequency: Tensor, count: int, power: float) -> None:
+        weights = frequency.double().pow(power)
+        self.count = count
+        self.probability = weights / weights.sum()
+        self.log_expected = (count * self.probability).log().float()
+        self._until = self.probability.cumsum(0)
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """int64 `[M]` item rows."""
+        points = torch.rand(self.count, dtype=torch.float64, generator=generator) * self._until[-1]
+        return torch.searchsorted(self._until, points, right=True).clamp_(max=len(self._until) - 1)
+
+
 class NegativeColumns(NamedTuple):
     """Further columns of a softmax."""
 

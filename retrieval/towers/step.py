@@ -24,7 +24,7 @@ from ...training.loop import Stateful
 from .exposures import Exposures
 from .full_softmax import estimated_softmax_loss, full_softmax_loss
 from .losses import bce_loss, in_batch_softmax_loss, mixed_negative_softmax_loss, sampled_softmax_loss
-from .negatives import HardNegatives, InclusionSample, NegativeMemory
+from .negatives import HardNegatives, InclusionSample, NegativeMemory, WeightedSample
 from .two_tower import TwoTower, Windows
 from .windows import TowerData
 
@@ -51,6 +51,9 @@ class TowerLossConfig(Settings):
     negatives: int = Field(default=1024, ge=1)
     """Items drawn from the catalogue per batch: evenly for `mixed`, `sampled` and `bce`, by popularity for
     `estimated`."""
+    popularity: float = Field(default=0.0, ge=0, le=1)
+    """`sampled`: items are drawn by this power of their share of the positives (0.75 in word2vec; 0 evenly), and their
+    scores are corrected by how often they are drawn."""
     memory: int = Field(default=0, ge=0)
     """Item vectors of earlier batches kept as further negatives (cross-batch memory); for `in_batch` only."""
     memory_after: int = Field(default=200, ge=0)
@@ -64,6 +67,12 @@ class TowerLossConfig(Settings):
     """Best-ranked items passed over: the very best may be positives nobody has seen yet."""
     hard_refresh: int = Field(default=200, ge=1)
     """Steps between two refreshes of the searched item vectors."""
+
+    @model_validator(mode="after")
+    def _popularity_of_one_loss(self) -> Self:
+        if self.popularity > 0 and self.loss != "sampled":
+            raise ValueError(f'popularity is of loss = "sampled", and loss is "{self.loss}"; set popularity to 0')
+        return self
 
     @model_validator(mode="after")
     def _exposures_stand_alone(self) -> Self:
@@ -152,7 +161,10 @@ class RetrievalStep:
         self.kind = config.loss
         if self.kind == "auto":
             self.kind = "full_softmax" if data.num_items <= config.full_softmax_items else "mixed"
-        self.sample: InclusionSample | None = None
+        self.sample: InclusionSample | WeightedSample | None = None
+        if self.kind == "sampled" and config.popularity > 0:
+            self.sample = WeightedSample(frequency, config.negatives, config.popularity)
+            self.log_inclusion = to_device(self.sample.log_expected, device)  # [n]
         if self.kind == "estimated":
             self.sample = InclusionSample(frequency, config.negatives)
             self.log_inclusion = to_device(self.sample.probability.log().float(), device)  # [n]
@@ -297,7 +309,9 @@ class RetrievalStep:
                 users, positives, negatives, log_q, targets, drawn, scale=scale, reduced=self.reduced
             )
         if self.kind == "sampled":
-            return sampled_softmax_loss(users, positives, negatives, scale, positive_ids=targets, negative_ids=drawn)
+            log_q = None if self.sample is None else self.log_inclusion[drawn]
+            own = {"positive_ids": targets, "negative_ids": drawn}
+            return sampled_softmax_loss(users, positives, negatives, scale, negative_log_q=log_q, **own)
         count, device = len(users), users.device
         labels = torch.cat([torch.ones(count, device=device), torch.zeros(count, device=device)])
         pairs = torch.cat([users, users]), torch.cat([positives, negatives[batch.paired]])

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from recsys.base.errors import ConfigError
 from recsys.data.schema import TaskSpec
 from recsys.ranking.balance import BalanceConfig, balance_kinds, build_balance
-from recsys.ranking.balance.adaptive import GradNorm, Uncertainty, gradient_norm, project_conflicts
+from recsys.ranking.balance.adaptive import GradNorm, Uncertainty, gradient_norm
+from recsys.ranking.balance.surgery import project_conflicts
 from recsys.ranking.losses import LossConfig
 from recsys.tests.support.nonempty import nonempty
 from recsys.tests.support.toy import Toy
@@ -38,7 +39,7 @@ def dense_gradients(module: nn.Module) -> dict[str, Tensor]:
 
 def test_every_balance_explains_itself() -> None:
     kinds = balance_kinds()
-    assert {"static", "schedule", "uncertainty", "gradnorm", "pcgrad"} <= set(kinds)
+    assert {"static", "schedule", "uncertainty", "gradnorm", "pcgrad", "cagrad", "metabalance"} <= set(kinds)
     assert all(kind.summary for kind in kinds.values())
 
 
@@ -218,7 +219,7 @@ def test_names_and_weights_are_checked() -> None:
         balance("static", weights={"z": 1.0})
     with pytest.raises(ConfigError, match="negative"):
         balance("static", weights={"a": -1.0})
-    with pytest.raises(ConfigError, match="gradnorm, pcgrad, schedule"):
+    with pytest.raises(ConfigError, match="metabalance, pcgrad, schedule"):
         balance("gradnrom")
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from recsys.retrieval.towers.negatives import InclusionSample, NegativeMemory, mine_hard_negatives
+from recsys.retrieval.towers.negatives import InclusionSample, NegativeMemory, WeightedSample, mine_hard_negatives
 
 
 def test_negative_memory_keeps_the_newest_and_comes_back_from_its_state() -> None:
@@ -81,3 +82,32 @@ def test_weights_by_inclusion_sum_to_the_catalogue_on_average() -> None:
     generator = torch.Generator().manual_seed(2)
     sums = [(worth / sample.probability)[sample.draw(generator)].sum().item() for _ in range(3000)]
     assert sum(sums) / 3000 == pytest.approx(worth.sum().item(), rel=0.02)
+
+
+def test_items_are_drawn_by_the_power_of_their_share() -> None:
+    frequency = torch.tensor([0.6, 0.3, 0.09, 0.01])
+    sample = WeightedSample(frequency, 200_000, 0.75)
+    expected = frequency.double() ** 0.75
+    expected /= expected.sum()
+    share = torch.bincount(sample.draw(torch.Generator().manual_seed(0)), minlength=4) / 200_000
+    torch.testing.assert_close(share.double(), expected, rtol=0.0, atol=4e-3)
+    torch.testing.assert_close(sample.log_expected.exp() / 200_000, expected.float())
+
+
+@pytest.mark.parametrize("power", [0.0, 0.75, 1.0])
+def test_corrected_by_log_q_the_denominator_is_that_of_the_full_softmax(power: float) -> None:
+    """The mean of many estimates from 20 of 50 items is the sum over all others; uncorrected it is far from it."""
+    generator = torch.Generator().manual_seed(1)
+    frequency = torch.arange(1, 51).double() ** -1.0
+    frequency /= frequency.sum()
+    scores = torch.randn(50, generator=generator) + 0.3 * frequency.log().float()
+    sample = WeightedSample(frequency, 20, power)
+    positive = 3
+    truth = float(scores.exp().sum() - scores[positive].exp())
+    found = []
+    for _ in range(4000):
+        drawn = sample.draw(generator)
+        drawn = drawn[drawn != positive]
+        found.append(float((scores[drawn] - sample.log_expected[drawn]).exp().sum()))
+    error = np.std(found) / np.sqrt(len(found))
+    assert abs(np.mean(found) - truth) < 4 * error

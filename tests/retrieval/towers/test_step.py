@@ -79,3 +79,27 @@ def test_an_estimate_from_the_whole_catalogue_is_the_full_softmax(shop: Shop, in
         windows = next(iter(WindowLoader(data, Part.VALID, 100, 0)))
         losses.append(step(step.prepare(windows))["loss"].item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_items_drawn_by_popularity_are_corrected_by_how_often_they_are_drawn(shop: Shop) -> None:
+    """By hand: the positive's score as it is, those of the drawn items lowered by log(M q)."""
+    model, data, step = stepping(shop, loss="sampled", popularity=0.75, negatives=16)
+    windows = next(iter(WindowLoader(data, Part.VALID, 100, 0)))
+    batch = step.prepare(windows)
+    with torch.no_grad():
+        found = step(batch)["loss"].item()
+        content, vectors = model.embed_items(step.items)
+        users = model.states_before(windows, content[step.place[windows.items]])[windows.present]
+        scores = model.scale * users @ vectors.T
+        shares = step.frequency.double() ** 0.75
+        expected = (16 * shares / shares.sum()).log().float()
+        own = scores.gather(1, batch.targets[:, None])
+        others = scores[:, batch.drawn] - expected[batch.drawn]
+        others[batch.drawn == batch.targets[:, None]] = -torch.inf
+        losses = torch.logsumexp(torch.cat([own, others], 1), 1) - own[:, 0]
+    assert found == pytest.approx(losses.mean().item(), rel=1e-4)
+
+
+def test_popularity_is_of_one_loss() -> None:
+    with pytest.raises(ValueError, match='popularity is of loss = "sampled"'):
+        RetrievalConfig.model_validate({"loss": "mixed", "popularity": 0.5})
