@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -147,11 +147,12 @@ def worst_case_weights(products: F64, c: float) -> F64:
         found: F64 = mean + radius * (inner @ w) / math.sqrt(float(w @ inner @ w) + 1e-12)
         return found
 
-    simplex = {"type": "eq", "fun": lambda w: float(w.sum() - 1), "jac": np.ones_like}
-    start = np.full(count, 1.0 / count)
-    found = minimize(value, start, jac=slope, bounds=[(0, 1)] * count, constraints=[simplex], method="SLSQP")
-    weights: F64 = np.clip(found.x, 0, 1)
-    return weights / weights.sum()
+    simplex: Any = {"type": "eq", "fun": lambda w: float(w.sum() - 1), "jac": np.ones_like}
+    options: Any = {"jac": slope, "bounds": [(0.0, 1.0)] * count, "constraints": [simplex], "method": "SLSQP"}
+    found = minimize(value, np.full(count, 1.0 / count), **options)
+    weights: F64 = np.clip(np.asarray(found.x, dtype=np.float64), 0.0, 1.0)
+    total = float(weights.sum())
+    return np.asarray(weights / total, dtype=np.float64)
 
 
 class MetaBalance(Balance, kind="metabalance"):
@@ -226,7 +227,8 @@ class MetaBalance(Balance, kind="metabalance"):
 
 def length(gradient: Tensor) -> Tensor:
     """Euclidean length of a gradient, dense or of single rows."""
-    return (gradient.coalesce().values() if gradient.is_sparse else gradient).norm()
+    found: Tensor = (gradient.coalesce().values() if gradient.is_sparse else gradient).norm()
+    return found
 
 
 def column(gradients: list[list[Tensor | None]], place: int) -> list[Tensor | None]:

@@ -309,9 +309,9 @@ class RetrievalStep:
                 users, positives, negatives, log_q, targets, drawn, scale=scale, reduced=self.reduced
             )
         if self.kind == "sampled":
-            log_q = None if self.sample is None else self.log_inclusion[drawn]
+            drawn_q = None if self.sample is None else self.log_inclusion[drawn]
             own = {"positive_ids": targets, "negative_ids": drawn}
-            return sampled_softmax_loss(users, positives, negatives, scale, negative_log_q=log_q, **own)
+            return sampled_softmax_loss(users, positives, negatives, scale, negative_log_q=drawn_q, **own)
         count, device = len(users), users.device
         labels = torch.cat([torch.ones(count, device=device), torch.zeros(count, device=device)])
         pairs = torch.cat([users, users]), torch.cat([positives, negatives[batch.paired]])
