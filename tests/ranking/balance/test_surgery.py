@@ -114,7 +114,7 @@ def test_metabalance_relaxed_to_nothing_is_the_plain_sum(toy: Toy) -> None:
     ranker, losses, balance = losses_and(toy, "metabalance", relax=0.0)
     expected = [sum(grad.to_dense() for grad in per_task(ranker, losses, p).values()) for p in ranker.parameters()]
     balance.backward(losses, ranker)
-    for parameter, plain in zip(ranker.parameters(), expected, strict=True):
+    for parameter, plain in nonempty(list(zip(ranker.parameters(), expected, strict=True))):
         torch.testing.assert_close(parameter.grad.to_dense(), plain)
 
 
