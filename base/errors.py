@@ -23,3 +23,15 @@ class DataError(RecsysError):
 
 class RunError(RecsysError):
     """A run folder that is missing, incomplete, of another format version, or tampered with."""
+
+
+class EndedWithOthersError(RecsysError):
+    """One of several processes ends because another one failed, which has said why."""
+
+    exit_code: ClassVar[int] = 75
+
+
+class LostProcessError(RecsysError):
+    """One of several processes is gone without a word: killed, or its machine."""
+
+    exit_code: ClassVar[int] = 76

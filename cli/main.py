@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ..base.errors import RecsysError
+from ..base.errors import EndedWithOthersError, LostProcessError, RecsysError
 from .commands import (
     build_index,
     compare,
@@ -36,6 +36,7 @@ from .commands import (
     train,
     tune,
 )
+from .processes import LAUNCHED
 
 
 class _InOrder(TyperGroup):
@@ -158,12 +159,16 @@ def _run(arguments: list[str], debug: bool) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         try:
-            app(arguments, prog_name="recsys")
+            app(arguments, prog_name="recsys", obj=[*arguments, *(["--debug"] if debug else [])])
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 0
         sys.stdout.flush()
         return code
+    except EndedWithOthersError as error:
+        return error.exit_code
+    except LostProcessError as error:
+        return error.exit_code if LAUNCHED in os.environ else _fail(str(error), error.exit_code, debug)
     except RecsysError as error:
         return _fail(str(error), error.exit_code, debug)
     except KeyboardInterrupt:

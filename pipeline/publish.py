@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from ..artifacts.folder import open_run
 from ..artifacts.locate import RUNS
 from ..artifacts.manifest import MANIFEST, read_run_manifest
+from ..base import ranks
 from ..base.errors import RunError
 from ..base.files import empty, locked
 from ..configs.run import RunConfig, config_hash
@@ -27,9 +29,11 @@ from ..funnel.folder import load_run, save_run
 from ..funnel.run import Stage, TrainedRun
 from ..training.callbacks import Callback
 from ..training.checkpoint import Checkpointer
+from ..training.engines.joining import joined
 from .at_rest import as_trained, settled_run
 from .continuation import SourceRun
 from .final import check_final, last_fit
+from .processes import refuse_undistributed, shared_dataset
 from .start import Start
 from .train import Stages, train
 
@@ -68,20 +72,48 @@ def train_run(
     Returns:
         The run's folder.
     """
-    path = _place(run or RUNS / config.name)
+    with joined():
+        return _train_run(
+            config,
+            _place(run or RUNS / config.name),
+            stage=stage,
+            resume=resume,
+            source_run=source_run,
+            base=base,
+            tables=tables,
+            schema_notes=schema_notes,
+            callbacks=callbacks,
+        )
+
+
+def _train_run(
+    config: RunConfig,
+    path: Path,
+    *,
+    stage: Stages,
+    resume: bool,
+    source_run: Path | None,
+    base: Path,
+    tables: Mapping[str, Source] | None,
+    schema_notes: tuple[str, ...],
+    callbacks: Sequence[Callback],
+) -> Path:
+    refuse_undistributed(config)
     source = SourceRun.open(source_run) if source_run else None
     start = Start.of(source, config, stage)
     check_final(config, stage=stage, goes_on=source is not None)
     bad = BadRows(config.data.on_bad_rows)
-    dataset = encode(config, base, bad, tables, start.dataset)
     path.parent.mkdir(parents=True, exist_ok=True)
+    shared = path.with_name(f".{path.name}.data")
+    dataset = shared_dataset(lambda: encode(config, base, bad, tables, start.dataset), shared)
     if bad.count():
         rejected = path.with_name(f"{path.name}.bad-rows.csv")
         bad.write(rejected)
         log.warning("%d bad rows were left out; they are listed in %s", bad.count(), rejected)
 
     def again(grown: Dataset, learned: Part) -> Dataset:
-        return encode(config, base, BadRows(config.data.on_bad_rows), tables, grown, learned)
+        rows = BadRows(config.data.on_bad_rows)
+        return shared_dataset(lambda: encode(config, base, rows, tables, grown, learned), shared)
 
     train_dataset(
         dataset,
@@ -134,9 +166,10 @@ def train_dataset(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoints = path.with_name(f".{path.name}.checkpoints")
-    with locked(checkpoints, create=True, shown=path):
-        if not resume:
+    with locked(checkpoints, create=True, shown=path) if ranks.first() else nullcontext():
+        if not resume and ranks.first():
             empty(checkpoints)
+        ranks.wait()
         previous = _kept_towers(path, config, dataset) if stage == "ranking" else None
         keeper = _checkpointer(checkpoints, config, dataset, start, resume)
         if (path / MANIFEST).exists():
@@ -152,10 +185,13 @@ def train_dataset(
         )
         if again is not None:
             trained = last_fit(trained, again)
-        trained = settled_run(trained)
-        trained = replace(trained, schema_notes=schema_notes or trained.schema_notes, log=log_read)
-        save_run(trained, path, base)
-        shutil.rmtree(checkpoints)
+        if ranks.first():
+            with ranks.alone():
+                trained = settled_run(trained)
+                trained = replace(trained, schema_notes=schema_notes or trained.schema_notes, log=log_read)
+                save_run(trained, path, base)
+                shutil.rmtree(checkpoints)
+        ranks.wait()  # nobody opens the run before it is whole
     return trained
 
 

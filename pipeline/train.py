@@ -41,6 +41,7 @@ from ..training.tracking import trackers
 from .companions import fit_companions, unfitted_companions
 from .continuation import SourceRun, remember
 from .forecast import refuse_too_large
+from .processes import refuse_undistributed
 from .requests import select_requests, with_possible_select
 from .start import Start
 
@@ -82,6 +83,7 @@ def train(
         ConfigError: the data has no users and items for the retriever, or an option does not exist.
         RunError: `source` has another model, or the training cannot fit in memory.
     """
+    refuse_undistributed(config)
     start = Start.of(source, config, stage)
     start.check(config, dataset, stage)
     if stage != "retrieval":

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..base import ranks
 from ..base.cited import cited
 from ..base.errors import ConfigError, DataError
 from ..base.settings import Settings
@@ -111,6 +112,8 @@ def lambert(x: Tensor) -> Tensor:
 def masked_mean(losses: Tensor, mask: Tensor, weight: Tensor | None, reduction: str = "weighted_mean") -> Tensor:
     """Mean over the rows of the sample space; exactly 0, with zero gradient, where there are none or all weigh 0.
 
+    Processes that train together have rows of the same step each, and all get the mean over every row.
+
     Args:
         losses: [R] finite.
         mask: bool [R].
@@ -123,6 +126,8 @@ def masked_mean(losses: Tensor, mask: Tensor, weight: Tensor | None, reduction: 
     counted = mask.to(losses.dtype)
     weights = counted if weight is None else counted * weight
     total = weights.sum() if reduction == "weighted_mean" else counted.sum()
+    if ranks.world() > 1:
+        return ranks.whole_mean(torch.dot(losses, weights), total)
     # dividing the weights and not the sum: 0 / 1 rather than 0 / 0 in an empty sample space
     return torch.dot(losses, weights / torch.where(total > 0, total, torch.ones_like(total)))
 
@@ -288,7 +293,7 @@ def listwise_loss(scores: Tensor, owner: Tensor, target_row: Tensor) -> Tensor:
         target_row: int64 [Q] row of the query's positive, -1 where it is not among the candidates.
 
     Returns:
-        Mean over the queries that have their positive; 0 if none has.
+        Mean over the queries that have their positive, those of processes that train together included; 0 if none has.
     """
     queries = target_row.shape[0]
     highest = scores.detach().new_full((queries,), -torch.inf)
@@ -298,4 +303,6 @@ def listwise_loss(scores: Tensor, owner: Tensor, target_row: Tensor) -> Tensor:
     mass = scores.new_zeros(queries).index_add(0, owner, shifted)
     log_mass = torch.log(torch.where(present, mass, 1.0)) + torch.where(present, highest, 0.0)
     losses = torch.where(present, log_mass - scores.index_select(0, target_row.clamp(min=0)), 0.0)
+    if ranks.world() > 1:
+        return ranks.whole_mean(losses.sum(), present.sum())
     return losses.sum() / present.sum().clamp(min=1)

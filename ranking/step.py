@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..base import ranks
 from ..data.batch import Batch
 from ..data.dataset import Dataset
 from ..training.optim import Optimizer
@@ -44,14 +45,34 @@ class LoggedRows:
     with_select: bool
 
     def batch(self, rows: Tensor) -> Batch:
-        """Event rows -> labelled batch."""
-        batch = self.dataset.batch(rows)
+        """Event rows of a step -> labelled batch of this process's share; of a row that counts for nothing, where a
+        step has fewer rows than there are processes.
+        """
+        own = ranks.share(rows)
+        batch = self.dataset.batch(own if len(own) else rows[:1])
+        if not len(own):
+            batch = replace(batch, mask=torch.zeros_like(batch.labels, dtype=torch.bool))
         if not self.with_select:
             return batch
         column = torch.zeros(batch.labels.shape[0], 1)
         labels = torch.cat([batch.labels, column], dim=1)
         weight = batch.weight if batch.weight.dim() == 1 else torch.cat([batch.weight, column + 1], dim=1)
         return replace(batch, labels=labels, mask=torch.cat([batch.mask, column > 0], dim=1), weight=weight)
+
+
+@dataclass(frozen=True)
+class AskedRequests:
+    """Source of the requests of a step, of which each process takes its share."""
+
+    requests: RequestSet
+
+    def batch(self, chosen: Tensor) -> RequestBatch:
+        """Requests of a step int64 [Q] -> those of this process; one without an answer where there are too few."""
+        own = ranks.share(chosen)
+        if len(own):
+            return self.requests.batch(own)
+        batch = self.requests.batch(chosen[:1])
+        return replace(batch, target=torch.full_like(batch.target, -1))
 
 
 class RankingStep:
@@ -81,10 +102,11 @@ class RankingStep:
         # The draw depends on the step's number alone, so a resumed training draws the same requests.
         rng = np.random.default_rng([self.seed, self.optimizer.steps])
         chosen = rng.integers(len(self.requests), size=min(self.select.requests_per_step, len(self.requests)))
-        return StepBatch(batch, self.requests.batch(torch.from_numpy(np.sort(chosen))))
+        return StepBatch(batch, AskedRequests(self.requests).batch(torch.from_numpy(np.sort(chosen))))
 
     def __call__(self, batch: StepBatch) -> dict[str, Tensor]:
         """What `prepare` made -> loss terms by name; the total is filled in by `backward`."""
+        ranks.own_draws()
         terms: dict[str, Tensor] = {}
         if batch.logged is not None:
             losses = self.ranker.losses(batch.logged, self.loss)

@@ -35,7 +35,7 @@ from .losses import check_task_names
 from .ranker import Ranker, RankerConfig, build_ranker, ranker_class
 from .requests import SELECT, RequestRanker, RequestSet
 from .scoring import row_metrics, score_rows, select_metrics
-from .step import LoggedRows, RankingStep
+from .step import AskedRequests, LoggedRows, RankingStep
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +154,8 @@ def build_training(
         loader = Loader(logged, train_rows, config.batch_size, seed, row_bytes=dataset.row_bytes)
     else:
         assert held.fitted is not None
-        loader = Loader(held.fitted, torch.arange(len(held.fitted)), config.select.requests_per_step, seed)
+        asked = AskedRequests(held.fitted)
+        loader = Loader(asked, torch.arange(len(held.fitted)), config.select.requests_per_step, seed)
     return RankerTraining(
         dataset=dataset,
         model=model,

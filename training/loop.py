@@ -18,6 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..base import ranks
 from ..base.device import CPU, device_of
 from ..base.errors import ConfigError, RunError
 from ..base.settings import Settings
@@ -87,6 +88,9 @@ def fit(
 ) -> TrainingLog:
     """Train `optimizer.model`; afterwards it holds the best epoch's weights, or the last one's without a metric.
 
+    Several processes (`base.ranks`) take their steps together, and the first one's metrics decide for all; it alone
+    writes checkpoints and keeps the best epoch.
+
     The optimiser then holds the state of that epoch too, if it keeps one (`OptimConfig.keep_state`).
 
     Args:
@@ -122,41 +126,42 @@ def fit(
     model = optimizer.model
     device = CPU if runtime is None else runtime.device
     optimizer.to(device)
+    ranks.agree(model)
     drawn_from = {name: m.generator for name, m in model.named_modules() if _has_generator(m)}
-    best = Best(None if checkpointer is None else checkpointer.folder)
+    best = Best(None if checkpointer is None or not ranks.first() else checkpointer.folder)
     training = _Training(loader, optimizer, {**drawn_from, **(generators or {})}, memories or {}, device, best)
     if checkpointer is not None and (snapshot := checkpointer.load()) is not None:
         training.restore(snapshot)
         log.info("%s: resumed after %d steps", description, optimizer.steps)
     history = training.history
-    watching = Callbacks(() if runtime is None else runtime.callbacks)
+    watching = Callbacks(() if runtime is None or not ranks.first() else runtime.callbacks)
     begun = len(loader), optimizer.steps, options.metric, options.upwards
     watching.start(Started(stage, options.epochs, *begun))
     mode = model.training
     dense = nullcontext() if runtime is None or not runtime.compiled else compiled_dense(model)
     try:
-        with dense, TrainingBar(description, options.epochs * len(loader)) as bar:
+        with dense, TrainingBar(description, options.epochs * len(loader), shown=ranks.first()) as bar:
             while loader.epoch < options.epochs and not history.stopped_early:
                 model.train()
                 _run_epoch(training, prepare, step, backward or _plain_backward, checkpointer, runtime, bar, watching)
                 record = training.close_epoch()
                 if evaluate is not None:
                     with evaluation_mode(model):
-                        record.update(evaluate())
+                        record.update(ranks.agreed(evaluate()))
                 if describe is not None:
                     with evaluation_mode(model):
                         history.details.append(dict(describe()))
                 if options.metric:
                     training.judge(record, options)
                 log.info("%s: %s", description, " ".join(f"{name} {value:.6g}" for name, value in record.items()))
-                if checkpointer is not None:
-                    checkpointer.save(training.snapshot())
+                training.save(checkpointer)
                 best.forget_older()
                 watching.epoch(record)
         if best:
             model.load_state_dict(best.group("best"))
             if state := best.group("best_optimizer"):
                 optimizer.load_state_dict(state)
+        ranks.agree(model)
     finally:
         model.train(mode)
         best.close()
@@ -225,9 +230,15 @@ class _Training:
         value = record[options.metric]
         if math.isnan(value):
             log.warning("%s is NaN after epoch %d, which is not taken as the best", options.metric, record["epoch"])
-        if self.history.judge(value, greater_is_better=options.upwards, patience=options.patience):
+        better = self.history.judge(value, greater_is_better=options.upwards, patience=options.patience)
+        if better and ranks.first():
             state = self.optimizer.state_dict() if self.optimizer.config.keep_state else {}
             self.best.keep({"best": self.model.state_dict(), "best_optimizer": state})
+
+    def save(self, checkpointer: Checkpointer | None) -> None:
+        """Write a checkpoint where there is a place for it; the replicas of other processes are equal."""
+        if checkpointer is not None and ranks.first():
+            checkpointer.save(self.snapshot())
 
     def snapshot(self) -> Snapshot:
         """The whole training, between two steps."""
@@ -264,8 +275,9 @@ class _Training:
         self.loader.restore(state["loader"])
         self.model.load_state_dict(weights)
         self.optimizer.load_state_dict(snapshot.group("optimizer"))
-        kept = {group: snapshot.group(group) for group in ("best", "best_optimizer")}
-        self.best.restore(state.get("best", {"serial": 0, "file": None}), kept)
+        if ranks.first():
+            kept = {group: snapshot.group(group) for group in ("best", "best_optimizer")}
+            self.best.restore(state.get("best", {"serial": 0, "file": None}), kept)
         for name, memory in self.memories.items():
             memory.load_state_dict(snapshot.group(f"memory/{name}"))
         self.totals.restore(**state["totals"], device=device_of(self.model))
@@ -292,6 +304,7 @@ def _run_epoch(
         batch = loaded if prepare is None else prepare(loaded)
         if training.device != CPU:
             batch = batch.to(training.device)
+        ranks.common_draws(loader.seed, optimizer.steps)
         with nullcontext() if runtime is None else runtime.arithmetic():
             terms = step(batch)
             backward(terms)
@@ -304,6 +317,6 @@ def _run_epoch(
             totals.check(epoch, optimizer.steps)
             bar.show(optimizer.steps, epoch, float(terms["loss"].detach()), totals.rows / totals.seconds)
         if checkpointer is not None and checkpointer.due(optimizer.steps) and loader.position < len(loader):
-            checkpointer.save(training.snapshot())
+            training.save(checkpointer)
     totals.check(epoch, optimizer.steps)
     totals.seconds = time.perf_counter() - started  # a device may have had steps left when the host had none

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..base.errors import RecsysError, RunError
 from ..base.settings import Settings
 from ..nn.embedding import EmbeddingTable
+from .engines.local import mean_gradients
 from .sparse import RowGradient, TableOptimizer
 
 
@@ -125,13 +126,14 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move the weights by their gradients; parameters without a gradient stay.
+        """Move the weights by their gradients, averaged over the processes that train together; parameters without a
+        gradient stay.
 
         Raises:
             RecsysError: clipping is on and the gradient is not finite.
         """
         factor = lr_factor(self.config, self.steps, self.total_steps)
-        gradients = [(table, found) for table in self.tables.values() if (found := table.gradient()) is not None]
+        gradients = mean_gradients(self.dense.values(), list(self.tables.values()))
         if self.config.clip_norm > 0:
             self._clip([found for _, found in gradients])
         if self._adamw is not None:

@@ -111,10 +111,11 @@ class TrainingBar:
     Args:
         description: what is being trained.
         total: steps of the whole training.
+        shown: False keeps the bar silent.
     """
 
-    def __init__(self, description: str, total: int) -> None:
-        self._line = NotebookLine(description, total) if in_notebook() else None
+    def __init__(self, description: str, total: int, *, shown: bool = True) -> None:
+        self._line = NotebookLine(description, total) if shown and in_notebook() else None
         with _quiet_import():
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -128,7 +129,7 @@ class TrainingBar:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=self._line is not None or not console.is_terminal,
+            disable=not shown or self._line is not None or not console.is_terminal,
         )
         self._task = self._progress.add_task(description, total=total, status="")
         self._shown = 0.0

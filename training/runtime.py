@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
+from ..base import ranks
 from ..base.device import CPU, device_name, pick_device
 from ..base.settings import Settings
 from ..nn.precision import bf16_is_fast, reduced_matmul
@@ -43,6 +44,10 @@ class RuntimeConfig(Settings):
     operands on a GPU, float32 on the CPU. `bf16`: bfloat16 operands and activations (autocast), about twice as fast on
     a CPU with bfloat16 arithmetic, and slow on one without."""
 
+    processes: int = Field(default=1, ge=1)
+    """Processes that train one model together, each with its share of every batch; batch sizes stay what they are, for
+    the whole step. The result is that of one process up to the order of sums, but for dropout, which every process
+    draws for its own rows. `recsys train --processes N` sets it and starts them."""
     compile: Literal["off", "dense"] = "off"
     """`dense`: experts, towers and perceptrons are compiled when a training begins, which takes tens of seconds; meant
     for long trainings on a GPU. Sums are then rounded otherwise."""
@@ -137,6 +142,9 @@ def start_runtime(config: RuntimeConfig, seed: int) -> Runtime:
 def _decided(config: RuntimeConfig, seed: int) -> Runtime:
     if config.threads > 0:
         torch.set_num_threads(config.threads)
+    elif ranks.world() > 1:  # the processes of a machine share its cores
+        beside = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world()))
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // beside))
     where = pick_device(config.device)
     runtime = Runtime(torch.get_num_threads(), config.precision, where, config.compile == "dense")
     if config.deterministic and runtime.device.type == "cuda":

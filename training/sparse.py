@@ -181,6 +181,10 @@ class TableOptimizer:
         # the accessors below skip the checks and copies of coalescing
         return self._sum(grad._indices().squeeze(0), grad._values())
 
+    def summed(self, rows: Tensor, values: Tensor) -> RowGradient:
+        """Rows int64 [N] and values [N, K] of several gradients as one; padding and frozen rows are left out."""
+        return self._sum(rows, values)
+
     @torch.no_grad()
     def update(self, gradient: RowGradient, lr: float) -> None:
         """Move the rows of `gradient` by one step of size `lr`."""

@@ -8,9 +8,11 @@ from typing import Annotated, Literal
 import typer
 
 from ..options import ConfigArgument, SetOption
+from ..processes import run_in_processes
 
 
 def train(
+    context: typer.Context,
     config: ConfigArgument,
     run: Annotated[
         Path | None, typer.Option("--run", metavar="DIR", help="Where the run is written; by default runs/NAME.")
@@ -25,6 +27,19 @@ def train(
         Path | None,
         typer.Option("--from", metavar="RUN", help="Go on from this run: its weights, moments, values and history."),
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option("--processes", metavar="N", min=1, help="Train in N processes; by default runtime.processes."),
+    ] = None,
+    launcher: Annotated[
+        Literal["torchrun"], typer.Option("--launcher", help="What starts the processes: torch's own launcher.")
+    ] = "torchrun",
+    restarts: Annotated[
+        int,
+        typer.Option(
+            "--restarts", metavar="N", min=0, help="How often to go on from the last checkpoint after a lost process."
+        ),
+    ] = 3,
 ) -> None:
     """Train the retriever and the ranker that a configuration describes, and write a run folder.
 
@@ -34,13 +49,22 @@ def train(
     from ...configs.packaged import open_config
 
     settings = [*(set_ or []), *(['final.rows="all"'] if final else [])]
-    folder = run or RUNS / open_config(config, settings)[0].name
+    settings += [f"runtime.processes={processes}"] if processes is not None else []
+    meant = open_config(config, settings)[0]
+    folder = run or RUNS / meant.name
     warm = find_run(source) if source else None
 
     from ... import api
+    from ...base import ranks
+    from ...training.engines.joining import invited, joined, restarted
     from ...training.runtime import keep_memory
 
+    if meant.runtime.processes > 1 and not invited():
+        raise typer.Exit(run_in_processes(context.obj, meant.runtime.processes, restarts))
     keep_memory()
-    api.train(config=config, settings=settings, run=folder, stage=stage, source=warm, resume=resume)
-    point_latest(folder)
-    typer.echo(str(folder))
+    with joined():
+        resume = resume or restarted()
+        api.train(config=config, settings=settings, run=folder, stage=stage, source=warm, resume=resume)
+        if ranks.first():
+            point_latest(folder)
+            typer.echo(str(folder))

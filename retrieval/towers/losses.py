@@ -132,6 +132,7 @@ def in_batch_softmax_loss(
     weight: Tensor | None = None,
     *,
     memory: NegativeColumns | None = None,
+    rows: Tensor | None = None,
     correct_positive: bool = True,
     reduced: bool | None = None,
 ) -> Tensor:
@@ -142,7 +143,7 @@ def in_batch_softmax_loss(
     Every column's score is lowered by its log-q; columns that hold the row's own item again are left out.
 
     Args:
-        user: `[P, D]`.
+        user: `[P, D]`, or `[P', D]` of some rows of the batch.
         item: `[P, D]`, the positive of each row.
         item_ids: `[P]` int.
         log_q: `[P]` log of the probability that a row's positive is this item (its share of the training rows);
@@ -150,6 +151,7 @@ def in_batch_softmax_loss(
         scale: 1 / temperature.
         weight: `[P]`, not negative.
         memory: items of earlier batches as further columns (`NegativeMemory.columns()`).
+        rows: int64 `[P']`, which rows of the batch `user` holds; all of them when None.
         correct_positive: True corrects the positive like any other column (Yi et al.). False takes it as given, not
             drawn: its score is left alone and the others are lowered by the log of how often they are expected
             among the P - 1 other rows. That estimates the full softmax without bias.
@@ -158,9 +160,9 @@ def in_batch_softmax_loss(
     Returns:
         Scalar; 0 when there is a single row and no memory.
     """
-    columns, ids, rows = item, item_ids, len(item)
+    columns, ids = item, item_ids
     dtype = torch.promote_types(item.dtype, torch.float32)
-    corrections = item.new_zeros(rows, dtype=dtype) if log_q is None else log_q.detach().to(dtype)
+    corrections = item.new_zeros(len(item), dtype=dtype) if log_q is None else log_q.detach().to(dtype)
     if memory is not None and len(memory.ids):
         columns = torch.cat([item, memory.vectors.to(item.dtype)])
         ids = torch.cat([item_ids, memory.ids.to(item_ids.dtype)])
@@ -168,7 +170,7 @@ def in_batch_softmax_loss(
         corrections = torch.cat([corrections, extra.to(dtype)])
     if not correct_positive:
         corrections = corrections + math.log(max(1, len(columns) - 1))
-    return _corrected_softmax(user, columns, ids, corrections, scale, weight, correct_positive, reduced)
+    return _corrected_softmax(user, columns, ids, corrections, scale, weight, rows, correct_positive, reduced)
 
 
 @cited("Yang et al. WWW 2020")
@@ -184,6 +186,7 @@ def mixed_negative_softmax_loss(
     scale: Tensor | float,
     weight: Tensor | None = None,
     *,
+    rows: Tensor | None = None,
     correct_positive: bool = True,
     reduced: bool | None = None,
 ) -> Tensor:
@@ -195,7 +198,7 @@ def mixed_negative_softmax_loss(
     the mixture, `q = (B * frequency + B' / V) / (B + B')`, whichever half it came from.
 
     Args:
-        user: `[B, D]`.
+        user: `[B, D]`, or of the rows that `rows` names.
         item: `[B, D]`.
         item_ids: `[B]` int.
         negatives: `[B', D]` vectors of items drawn uniformly, with replacement.
@@ -205,6 +208,7 @@ def mixed_negative_softmax_loss(
         num_items: V, items in the catalogue.
         scale: 1 / temperature.
         weight: `[B]`, not negative.
+        rows: as in `in_batch_softmax_loss`.
         correct_positive: as in `in_batch_softmax_loss`.
         reduced: as in `full_softmax_loss`.
 
@@ -218,7 +222,7 @@ def mixed_negative_softmax_loss(
     else:
         corrections = torch.log((batch - 1) * shares + drawn / num_items)
     columns, ids = torch.cat([item, negatives]), torch.cat([item_ids, negative_ids])
-    return _corrected_softmax(user, columns, ids, corrections, scale, weight, correct_positive, reduced)
+    return _corrected_softmax(user, columns, ids, corrections, scale, weight, rows, correct_positive, reduced)
 
 
 def _corrected_softmax(
@@ -228,18 +232,22 @@ def _corrected_softmax(
     corrections: Tensor,
     scale: Tensor | float,
     weight: Tensor | None,
+    rows: Tensor | None,
     correct_positive: bool,
     reduced: bool | None,
 ) -> Tensor:
-    """Row i's positive is column i; `corrections` are subtracted from every column, or from all but the own one."""
+    """Row i's positive is column i, or `rows[i]`; `corrections` are subtracted from every column, or from all but the
+    own one.
+    """
+    own = torch.arange(len(user), device=user.device) if rows is None else rows
     return full_softmax_loss(
         user,
         columns,
-        torch.arange(len(user), device=user.device),
+        own,
         -corrections,
         weight,
         scale=scale,
-        target_shift=None if correct_positive else corrections[: len(user)],
+        target_shift=None if correct_positive else corrections[own],
         column_ids=ids,
         reduced=reduced,
     )

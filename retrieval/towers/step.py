@@ -10,17 +10,19 @@ whole catalogue, the other items of the batch, earlier batches, items drawn even
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from ...base import ranks
 from ...base.device import CPU, to_device
 from ...base.settings import Settings
 from ...data.split import Part
 from ...training.loop import Stateful
+from .batch import TowerBatch, shared_out
 from .exposures import Exposures
 from .full_softmax import estimated_softmax_loss, full_softmax_loss
 from .losses import bce_loss, in_batch_softmax_loss, mixed_negative_softmax_loss, sampled_softmax_loss
@@ -82,40 +84,6 @@ class TowerLossConfig(Settings):
                 f'loss = "exposures" learns the labels of shown items and no next events; leave {given} at its default'
             )
         return self
-
-
-@dataclass(frozen=True, kw_only=True)
-class TowerBatch:
-    """Windows and all that was drawn for them: what a step computes with, wherever it computes.
-
-    Every shape and every draw is settled on the CPU, so that a step on a GPU neither waits nor draws.
-
-    Attributes:
-        windows: their items are rows of what the step embeds: of all items met, or of `rows`.
-        positions: int64 [P] places in the flattened windows whose state predicts an event.
-        targets: int64 [P] the item each learns, its place among the items met.
-        positives: int64 [P] the same item as a row of what the step embeds.
-        rows: int64 [R] items met that the step embeds; None for all.
-        drawn: int64 [B'] negatives, as places among the items met.
-        negatives: int64 [B'] the same as rows of what the step embeds.
-        paired: int64 [P] which of `negatives` is beside each positive, for `bce`.
-    """
-
-    windows: Windows
-    positions: Tensor
-    targets: Tensor
-    positives: Tensor
-    rows: Tensor | None
-    drawn: Tensor
-    negatives: Tensor
-    paired: Tensor
-
-    def to(self, device: torch.device | str) -> TowerBatch:
-        """A copy on `device`."""
-        tensors = ("positions", "targets", "positives", "drawn", "negatives", "paired")
-        moved = {name: to_device(getattr(self, name), device) for name in tensors}
-        rows = None if self.rows is None else to_device(self.rows, device)
-        return replace(self, windows=self.windows.to(device), rows=rows, **moved)
 
 
 class RetrievalStep:
@@ -192,7 +160,10 @@ class RetrievalStep:
         self.steps = int(state["steps"])
 
     def prepare(self, windows: Windows) -> TowerBatch:
-        """Windows on the CPU -> what is learned from them, drawn and numbered there."""
+        """Windows of a step on the CPU -> what this process learns from them, drawn and numbered there for all."""
+        return shared_out(self._drawn(windows))
+
+    def _drawn(self, windows: Windows) -> TowerBatch:
         none = torch.empty(0, dtype=torch.int64)
         if self.kind == "exposures":
             shown = windows.shown
@@ -263,29 +234,34 @@ class RetrievalStep:
             self.hard.refresh(self._all_vectors())
         self.steps += 1
         items = self.items if batch.rows is None else self.items.select(batch.rows)
-        content, vectors = self.model.embed_items(items)  # [R, D], [R, width]
+        content, vectors = self.model.embed_items(items)  # [R, D], [R, width]; alike in all processes
+        ranks.own_draws()
         windows = batch.windows
         users = self.model.states_before(windows, content[windows.items]).flatten(0, 1)[batch.positions]
         if self.kind == "full_softmax":
-            loss = full_softmax_loss(users, vectors, batch.targets, scale=self.model.scale, reduced=self.reduced)
+            own = batch.own(batch.targets)
+            loss = full_softmax_loss(users, vectors, own, scale=self.model.scale, reduced=self.reduced)
         else:
             loss = self._sampled_loss(users, vectors, batch)
+        loss = _of_all(loss, len(users))
         if self.hard is None:
             return {"loss": loss}
-        hard = self._hard_loss(users, batch.targets)
+        hard = _of_all(self._hard_loss(users, batch.own(batch.targets)), len(users))
         return {"loss": loss + self.config.hard_weight * hard, "softmax": loss.detach(), "hard": hard.detach()}
 
     def _sampled_loss(self, users: Tensor, vectors: Tensor, batch: TowerBatch) -> Tensor:
         """Loss of user vectors [P, width] among a sample of the vectors [R, width]."""
         scale, frequency, targets, drawn = self.model.scale, self.frequency, batch.targets, batch.drawn
-        positives = vectors[batch.positives]  # [P, width]
+        positives, mine = vectors[batch.positives], batch.mine  # [P, width]
         if self.kind == "in_batch":
             log_q = frequency[targets].log()
             used = self.memory is not None and self.steps > self.config.memory_after
             columns = self.memory.columns() if self.memory is not None and used else None
             if self.memory is not None:
                 self.memory.push(positives, targets, log_q)
-            return in_batch_softmax_loss(users, positives, targets, log_q, scale, memory=columns, reduced=self.reduced)
+            return in_batch_softmax_loss(
+                users, positives, targets, log_q, scale, memory=columns, rows=mine, reduced=self.reduced
+            )
         negatives = vectors[batch.negatives]  # [B', width]
         if self.kind == "mixed":
             return mixed_negative_softmax_loss(
@@ -298,8 +274,10 @@ class RetrievalStep:
                 frequency[drawn],
                 self.items.rows,
                 scale,
+                rows=mine,
                 reduced=self.reduced,
             )
+        positives, targets = batch.own(positives), batch.own(targets)
         if self.kind == "estimated":
             log_q = self.log_inclusion[drawn]
             if users.dim() == 3:  # several interests
@@ -314,7 +292,7 @@ class RetrievalStep:
             return sampled_softmax_loss(users, positives, negatives, scale, negative_log_q=drawn_q, **own)
         count, device = len(users), users.device
         labels = torch.cat([torch.ones(count, device=device), torch.zeros(count, device=device)])
-        pairs = torch.cat([users, users]), torch.cat([positives, negatives[batch.paired]])
+        pairs = torch.cat([users, users]), torch.cat([positives, negatives[batch.own(batch.paired)]])
         return bce_loss(*pairs, labels, scale, self._pair_bias)
 
     @property
@@ -329,9 +307,11 @@ class RetrievalStep:
         assert shown is not None
         assert batch.rows is not None
         content, vectors = self.model.embed_items(self.items.select(batch.rows))
+        ranks.own_draws()
         users = self.model.states_between(windows, content[windows.items])[shown.window, shown.known]
         items = vectors[batch.positives]
-        return bce_loss(users, items, shown.labels, self.model.scale, self._pair_bias, shown.weights)
+        loss = bce_loss(users, items, shown.labels, self.model.scale, self._pair_bias, shown.weights)
+        return _of_all(loss, shown.weights.sum())
 
     def _hard_loss(self, users: Tensor, targets: Tensor) -> Tensor:
         """Softmax of each positive among the items the model ranks highest, which the host searches."""
@@ -360,6 +340,13 @@ class RetrievalStep:
     def _all_vectors(self) -> Tensor:
         with torch.no_grad():
             return self.model.embed_items(self.items)[1]
+
+
+def _of_all(loss: Tensor, count: Tensor | int) -> Tensor:
+    """A mean over rows that count so much together -> the mean over those of all processes."""
+    if ranks.world() == 1:
+        return loss
+    return ranks.whole_mean(loss * count, torch.as_tensor(count, dtype=loss.dtype, device=loss.device))
 
 
 def events_ahead(users: int, length: int, horizon: int, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,107 @@
+"""Trainings of fifty steps, recorded, that one process and several must make alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys.data.dataset import Dataset
+from recsys.data.split import Part
+from recsys.ranking.config import RankingConfig
+from recsys.ranking.requests import RequestSet
+from recsys.ranking.step import RankingStep
+from recsys.ranking.train import build_training
+from recsys.retrieval.towers.step import RetrievalStep
+from recsys.retrieval.towers.train import RetrievalConfig, build_towers
+from recsys.tests.support.shop import Shop
+from recsys.training.loop import FitOptions, fit
+from recsys.training.runtime import Runtime
+
+STEPS = 50
+Found = dict[str, Tensor]
+
+
+class _Recorded:
+    """A step whose losses are kept."""
+
+    def __init__(self, step: Any) -> None:
+        self.step = step
+        self.losses: list[Tensor] = []
+
+    def __call__(self, batch: Any) -> Found:
+        terms: Found = self.step(batch)
+        self.losses.append(terms["loss"].detach().clone())
+        return terms
+
+
+def towers(keys: dict[str, Any]) -> Found:
+    """The towers of the shop with these keys of `[retrieval]`."""
+    tower = {"dim": 8, "dropout": 0.0, "history": {"encoder": "mean", "dropout": 0.0}, **keys.get("tower", {})}
+    given = {"negatives": 8, "tokens": 60, **keys, "tower": tower}
+    config = RetrievalConfig.model_validate({**given, "positive": "click" if keys.get("loss") == "exposures" else ""})
+    training = build_towers(Shop().dataset("time" if config.loss == "exposures" else "leave_last"), config, 0)
+    step = RetrievalStep(training.model, training.data, config, 0, False, training.exposures)
+    recorded = _Recorded(step)
+    epochs = -(-STEPS // len(training.loader))
+    fit(recorded, training.loader, training.optimizer, FitOptions(epochs=epochs), prepare=step.prepare)
+    return {"losses": torch.stack(recorded.losses), **training.model.state_dict()}
+
+
+def requests(dataset: Dataset, width: int = 6) -> RequestSet:
+    """Thirteen made-up requests, of which one misses its item."""
+    rng = np.random.default_rng(4)
+    users = rng.integers(0, dataset.num_users, 13)
+    rows = np.stack([rng.choice(dataset.num_catalogue, width, replace=False) for _ in users])
+    target = rng.integers(0, width, len(users))
+    target[3] = -1
+    features = rng.normal(size=(*rows.shape, 4)).astype(np.float32)
+    prior = np.log(rng.dirichlet(np.ones(width), len(users))).astype(np.float32)
+    return RequestSet(
+        dataset=dataset,
+        moment=int(Part.VALID),
+        users=users,
+        rows=rows,
+        features=features,
+        prior=prior,
+        target=target,
+    )
+
+
+def ranker(keys: dict[str, Any], *, select: bool = False, tasks: bool = True) -> Found:
+    """A ranker of the shop with these keys of `[ranking]`, with requests beside the rows, or with requests alone.
+
+    A softmax does not hear what is added to all of its scores, so that the biases of `select` have no gradient but the
+    rounding of sums; a larger `eps` keeps Adam from making steps of it.
+    """
+    model = {"dropout": 0.0, **keys.get("model", {})}
+    optim = {"eps": 1e-4 if select else 1e-8}
+    asks = {"dropout": 0.0, "requests_per_step": 5}
+    given = {"batch_size": 32, "optim": optim, **keys, "model": model, "select": asks}
+    config = RankingConfig.model_validate(given)
+    shop = Shop()
+    plain = [feature.model_dump() for feature in shop.config().features if feature.kind != "sequence"]
+    dataset = shop.dataset("time") if tasks else shop.dataset("time", tasks=[], counts=[], features=plain)
+    asked = requests(dataset) if select else None
+    training = build_training(dataset, config, Runtime(1), 0, asked)
+    fitted = training.held.fitted if tasks else None
+    step = RankingStep(
+        training.model, training.ranker, training.balance, config.loss, config.select, fitted, training.optimizer, 0
+    )
+    recorded = _Recorded(step)
+    options = FitOptions(epochs=-(-STEPS // len(training.loader)))
+    fit(recorded, training.loader, training.optimizer, options, prepare=step.prepare, backward=step.backward)
+    return {"losses": torch.stack(recorded.losses), **training.optimizer.model.state_dict()}
+
+
+def all_of(cases: dict[str, tuple[str, dict[str, Any]]]) -> Found:
+    """Every case, its tensors under its name."""
+    found: Found = {}
+    for name, (kind, keys) in cases.items():
+        torch.manual_seed(0)
+        asked = {"select": kind != "rows", "tasks": kind != "requests"}
+        made = towers(keys) if kind == "towers" else ranker(keys, **asked)
+        found |= {f"{name}: {key}": tensor for key, tensor in made.items()}
+    return found

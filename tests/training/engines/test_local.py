@@ -1,0 +1,99 @@
+"""Two processes are the same training as one: losses, weights, and replicas to the last bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from recsys.base import ranks
+from recsys.nn.embedding import EmbeddingTable
+from recsys.ranking.ranker import ranker_kinds
+from recsys.tests.support.nonempty import nonempty
+from recsys.tests.support.parity import STEPS, Found, all_of
+from recsys.tests.support.processes import together
+from recsys.training.optim import OptimConfig, Optimizer
+
+Cases = dict[str, tuple[str, dict[str, Any]]]
+QUICK: Cases = {
+    "in-batch": ("towers", {"loss": "in_batch", "memory": 30, "memory_after": 1}),
+    "mixed": ("towers", {"loss": "mixed", "tower": {"interests": 2, "similarity": "cosine"}}),
+    "full softmax": ("towers", {"loss": "full_softmax", "hard_negatives": 2}),
+    "rows and requests": ("select", {"model": {"kind": "mmoe"}, "optim": {"eps": 1e-4, "clip_norm": 0.1}}),
+}
+OWN_KEYS: dict[str, dict[str, Any]] = {
+    "dupn": {"input": {"history": {"dropout": 0.0}}},
+}
+OTHERS: Cases = {
+    **{loss: ("towers", {"loss": loss}) for loss in ("sampled", "estimated", "bce", "exposures")},
+    "row-wise Adagrad": ("towers", {"loss": "mixed", "optim": {"table_optimizer": "rowwise_adagrad"}}),
+    "requests alone": ("requests", {"model": {"kind": "shared_bottom"}}),
+    "mean reduction": ("rows", {"model": {"kind": "shared_bottom"}, "loss": {"reduction": "mean"}}),
+    **{
+        balance: ("select", {"model": {"kind": "shared_bottom"}, "balance": {"kind": balance}})
+        for balance in ("uncertainty", "schedule")
+    },
+    **{
+        kind: ("rows", {"model": {"kind": kind, **OWN_KEYS.get(kind, {})}})
+        for kind in ranker_kinds()
+        if kind not in ("esmm", "escm2")  # their tasks are others: the losses are those of `masked_mean` as well
+    },
+    "distilled": ("rows", {"model": {"kind": "shared_bottom"}, "distil": {"share": 0.3, "teachers": 1}}),
+}
+
+
+def compare(cases: Cases) -> None:
+    torch.set_num_threads(1)
+    one, (first, second) = all_of(cases), together(all_of, cases)
+    assert one.keys() == first.keys() == second.keys()
+    apart = {}
+    for name, expected in nonempty(one.items()):
+        assert torch.equal(first[name], second[name]), f"{name} differs between the replicas"
+        if expected.numel() and (far := float((first[name] - expected).abs().max())) > 1e-5:
+            apart[name] = far
+    assert not apart
+    for name in cases:
+        assert len(one[f"{name}: losses"]) >= STEPS
+        assert one[f"{name}: losses"][-1] != one[f"{name}: losses"][0]
+
+
+def test_two_processes_train_as_one() -> None:
+    compare(QUICK)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_whatever_is_trained() -> None:
+    compare(OTHERS)
+
+
+def three_steps_of_uneven_work() -> Found:
+    """Of three processes the last looks nothing up, and a parameter has a gradient in the first alone."""
+    torch.manual_seed(ranks.rank())  # every process draws other weights, which `agree` makes alike
+    table, used, unused = EmbeddingTable({"a": 9}, 3), torch.nn.Linear(3, 1), torch.nn.Linear(3, 1)
+    model = torch.nn.ModuleDict({"table": table, "used": used, "unused": unused})
+    ranks.agree(model)
+    optimizer = Optimizer(model, OptimConfig(lr=0.1, weight_decay=0.1), 3)
+    for step in range(3):
+        rows = ranks.share(torch.tensor([2, 3, 3, 5 + step])[: ranks.world() - 1 or 4])
+        if len(rows):
+            total = used(table(rows)).square().sum()
+            ranks.whole_mean(total, torch.tensor(float(len(rows)))).backward()
+        else:
+            ranks.whole_mean(torch.zeros(()), torch.zeros(()))
+        optimizer.step()
+        optimizer.zero_grad()
+    return dict(model.state_dict())
+
+
+@pytest.mark.slow
+def test_what_no_process_has_a_gradient_of_stays() -> None:
+    first, *others = together(three_steps_of_uneven_work, count=3)
+    torch.manual_seed(0)
+    table, used, unused = EmbeddingTable({"a": 9}, 3), torch.nn.Linear(3, 1), torch.nn.Linear(3, 1)
+    assert torch.equal(first["unused.weight"], unused.weight)
+    assert not torch.equal(first["used.weight"], used.weight)
+    moved = (first["table.weight"] != table.weight).any(1).nonzero()[:, 0].tolist()
+    assert moved == [2, 3]
+    for other in others:
+        assert all(torch.equal(other[name], tensor) for name, tensor in first.items())
