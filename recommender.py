@@ -234,7 +234,8 @@ class Recommender(Keeping):
         """As `similar_items`, in arrays; `to_json()` is the command line's JSON."""
         if (items is None) == (features is None):
             raise ConfigError("give either items= or features=, the ids of items or what is known of new ones")
-        dataset, retriever = self.trained.dataset, self.funnel.retriever
+        funnel = self.funnel
+        dataset, retriever = funnel.dataset, funnel.retriever
         allowed = self.funnel.unblocked(self.funnel.select(where))
         if features is None:
             return similar_items(dataset, retriever, ids_of(items), k, by, allowed)
@@ -274,7 +275,7 @@ class Recommender(Keeping):
         asked, item_ids = ids_of(users), ids_of(items)
         if len(asked) != len(item_ids):
             raise ConfigError(f"{len(asked)} users and {len(item_ids)} items were given; give one item per user")
-        data = self.trained.dataset
+        data = self.funnel.dataset
         rows = np.array([data.item_rows.get(id_text(raw), -1) for raw in item_ids], dtype=np.int64)
         rows[rows >= data.num_catalogue] = -1
         scores = np.full(len(rows), np.nan)
@@ -309,7 +310,7 @@ class Recommender(Keeping):
             ConfigError: the run does not know the user or the item.
             DataError: a subject's value is not what the schema says.
         """
-        data = self.trained.dataset
+        data = self.funnel.dataset
         row = data.item_rows.get(id_text(item), data.num_catalogue)
         if row >= data.num_catalogue:
             raise ConfigError(f"the run's catalogue has no item {item!r}, so there is nothing to explain")

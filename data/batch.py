@@ -121,6 +121,19 @@ class Block:
         categorical, numeric = self.categorical.index_select(0, rows), self.numeric.index_select(0, rows)
         return Block(categorical, numeric, bags, sequences, vectors)
 
+    def overwrite(self, rows: Tensor, others: Block) -> None:
+        """Put other values into rows, int64 [n], in place; bags may be narrower, 0 pads."""
+
+        def put(own: Tensor, values: Tensor) -> Tensor:
+            own[rows] = torch.nn.functional.pad(values, (0, own.shape[1] - values.shape[1]))
+            return own
+
+        self.map(put, others)
+
+    def padded(self, rows: int) -> Block:
+        """This block with rows of zeros behind it, `rows` in all."""
+        return self.map(lambda own: torch.cat([own, own.new_zeros(rows - own.shape[0], *own.shape[1:])]))
+
     def to(self, device: torch.device | str) -> Block:
         """This block on `device`: itself where it is there."""
         if self.categorical.device == torch.device(device):

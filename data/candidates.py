@@ -114,6 +114,24 @@ class CandidateBlocks:
                 blocks.append(Block(torch.zeros(size, width, dtype=torch.int64), torch.zeros(size, width)))
         return join_blocks(blocks)
 
+    def rewrite(self, rows: I64, items: Block) -> None:
+        """Take in that items are others from here on.
+
+        Args:
+            rows: int64 [n] item rows, whose key codes have been changed already.
+            items: their encoded columns, n rows.
+        """
+        whole = self.catalogue
+        blocks = [items]
+        for one in self._tables[1]:
+            if one.of_item:
+                counted = replace(one, changes=None).at([self._item_codes[key][rows] for key, _ in one.keys])
+                blocks.append(counted)
+            else:
+                width = len(one.table.names)
+                blocks.append(Block(torch.zeros(len(rows), width, dtype=torch.int64), torch.zeros(len(rows), width)))
+        whole.overwrite(torch.from_numpy(rows), join_blocks(blocks))
+
     def of_queries(self, codes: QueryCodes, queries: int) -> Block:
         """Counts of Q requests, encoded."""
         blocks = [one.at([codes(*key) for key in one.keys]) for one in self._tables[0]]

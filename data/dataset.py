@@ -106,6 +106,15 @@ class Dataset:
         return len(self.user_ids)
 
     @property
+    def known_items(self) -> int:
+        """Items of the catalogue."""
+        return self.num_catalogue
+
+    def listed(self, rows: Ints) -> Ints:
+        """Item rows, -1 where one is none of the catalogue: int [n]."""
+        return np.where(rows < self.num_catalogue, rows, -1)
+
+    @property
     def task_names(self) -> tuple[str, ...]:
         """Tasks in the order of the label columns."""
         return tuple(task.name for task in self.config.tasks)

@@ -19,6 +19,7 @@ import pyarrow as pa
 from ..base.arrays import F32, F64, I64, AnyArray, Bool, Ints
 from .candidates import CandidateBlocks
 from .dataset import NOW, Dataset
+from .encoding.attributes import Attribute
 from .encoding.count_changes import CountChanges
 from .encoding.groups import combine
 from .encoding.told_events import EncodedEvents, EventEncoder
@@ -178,8 +179,10 @@ class LiveEvents:
         for table, change in zip(self.run.counts_now, self.changes, strict=True):
             codes = [self._codes(key, users, items, rows) for key in table.spec.keys]
             tasks = [names.index(name) for name in table.spec.tasks]
-            labels, mask = self._grown["labels"][rows][:, tasks], self._grown["mask"][rows][:, tasks]
-            change.add(combine(codes, table.sizes), labels, mask, sign)
+            kept = np.all(codes, axis=0)  # of a key of row 0, an item that came later, nothing is counted
+            at = rows[kept]
+            labels, mask = self._grown["labels"][at][:, tasks], self._grown["mask"][at][:, tasks]
+            change.add(combine([one[kept] for one in codes], table.sizes), labels, mask, sign)
 
     def _codes(self, key: str, users: I64, items: I64, rows: Ints) -> Ints:
         """Codes of a count key, int [R]."""
@@ -259,6 +262,36 @@ class LiveDataset(Dataset):
         """Nothing was told yet."""
         kept = {spec.name: getattr(run, spec.name) for spec in fields(Dataset)}
         return cls(run=run, live=LiveEvents(run), **kept)
+
+    def among(self, run: Dataset) -> LiveDataset:
+        """What was told since, over the run's data set with other items; rows of items stay what they were."""
+        self.live.run, self.live.encoder = run, EventEncoder(run)
+        kept = {spec.name: getattr(run, spec.name) for spec in fields(Dataset)}
+        return LiveDataset(run=run, live=self.live, **kept)
+
+    def rewritten(self, items: I64) -> None:
+        """Take in that items of the run, int64 [n] rows, are described by other values from here on."""
+        if "_sequences" in self.__dict__:
+            self._sequences.rewrite(self.items, items)
+
+    @property
+    def item_rows(self) -> Mapping[str, int]:
+        """See `Dataset.item_rows`."""
+        return self.run.item_rows
+
+    @property
+    def item_columns(self) -> Mapping[str, Attribute]:  # type: ignore[override]
+        """See `Dataset.item_columns`."""
+        return self.run.item_columns
+
+    @property
+    def known_items(self) -> int:
+        """See `Dataset.known_items`."""
+        return self.run.known_items
+
+    def listed(self, rows: Ints) -> Ints:
+        """See `Dataset.listed`."""
+        return self.run.listed(rows)
 
     def known(self, user: str | None, *, events: bool = True) -> Known:
         """See `Dataset.known`: what is stored, and what was told since."""

@@ -120,6 +120,16 @@ class Packed:
         vectors = tuple(np.zeros((rows, vector.shape[1]), vector.dtype) for vector in self.vectors)
         return Packed(self.narrow, small, wide, numbers, bags, vectors)
 
+    def write(self, rows: I64, block: Block) -> None:
+        """Overwrite rows, int64 [n], with the values of a block without sequences; the arrays must be writable."""
+        chosen = np.array(self.narrow, dtype=np.bool_)
+        codes = block.categorical.numpy()
+        self.small[rows], self.wide[rows] = codes[:, chosen], codes[:, ~chosen]
+        self.numbers[rows] = block.numeric.numpy()
+        for own, values in zip((*self.bags, *self.vectors), (*block.bags, *block.vectors), strict=True):
+            own[rows] = 0
+            own[rows, : values.shape[1]] = values.numpy()[:, : own.shape[1]]
+
     @cached_property
     def _runs(self) -> tuple[tuple[bool, slice], ...]:
         """Neighbouring columns of one dtype, in the order of the layout: where they stand, and their places there."""

@@ -62,6 +62,14 @@ class SequenceColumns:
             described[spec.name] = np.stack(columns, axis=1).astype(np.int32)
         return cls(tuple(specs), histories, described, item_layout)
 
+    def rewrite(self, items: Packed, rows: I64) -> None:
+        """Take in that items, int64 [n] rows, are described by other values from here on."""
+        for spec in self.specs:
+            at = np.flatnonzero(np.isin(self.histories[spec.name].items, rows))
+            for place, name in enumerate(spec.of):
+                column = self.item_layout.categorical.index(name)
+                self.described[spec.name][at, place] = items.codes(column, self.histories[spec.name].items[at])
+
     def added(self, query: Block, item: Block, users: Ints, ends: Mapping[str, I64]) -> tuple[Block, Block]:
         """Both sides of a batch with the sequences up to given pointers, their lengths, and their matches with items.
 

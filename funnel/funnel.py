@@ -276,13 +276,13 @@ class Funnel:
             k: items per answer.
             allowed: items that may be named.
         """
-        size = self.retriever.data.num_items
+        size = self.dataset.known_items
         if not users:
             raise ConfigError("no user was named; give at least one user id")
         if k > size:
             raise ConfigError(f"k={k} exceeds the {size} items of the catalogue; lower k")
         if allowed is not None:
-            check_allowed(allowed, size)
+            check_allowed(allowed, self.retriever.data.num_items)
 
     @property
     def task_names(self) -> tuple[str, ...]:

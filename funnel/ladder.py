@@ -171,7 +171,7 @@ class Ladder:
     @cached_property
     def _popularity(self) -> tuple[F64, I64]:
         """Share of each item in all positive events, float64 [N], and the items by it, int64 [N], best first."""
-        scores = self.retriever.companions[POPULARITY].score(Histories(Ragged.empty(1)))[0].astype(np.float64)
+        scores = self.retriever.judged(POPULARITY, Histories(Ragged.empty(1)))[0].astype(np.float64)
         return scores / max(float(scores.sum()), 1e-12), np.argsort(-scores, kind="stable")
 
     def seen(self, users: I64) -> Ragged:

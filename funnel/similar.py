@@ -135,7 +135,7 @@ def similar_items(
     size = dataset.num_catalogue
     if not len(seeds):
         raise ConfigError("no item was named; give at least one item id")
-    _check_k(k, size)
+    _check_k(k, dataset.known_items)
     rows = np.array([dataset.item_rows.get(id_text(seed), size) for seed in seeds], dtype=np.int64)
     if (rows >= size).any():
         raise ConfigError(
@@ -171,7 +171,7 @@ def similar_to_features(
         DataError: a value is not what the schema says.
     """
     size = dataset.num_catalogue
-    _check_k(k, size)
+    _check_k(k, dataset.known_items)
     if by not in ("mixed", "vector", "attributes", "together"):
         raise _no_similarity(by)
     if by == "together":
@@ -285,10 +285,10 @@ def _by_vector(retriever: Retriever, asked: F32, k: int, allowed: Bitmap | None,
 
 def _together(retriever: Retriever, seeds: I64, k: int, allowed: Bitmap | None, itself: Ragged) -> tuple[I64, F32]:
     """Items that the same users took, as for a history of the one item: rows and similarities [B, k]."""
-    companion, asked = retriever.companions[TOGETHER], Histories(Ragged.from_padded(seeds[:, None]))
+    asked = Histories(Ragged.from_padded(seeds[:, None]))
 
     def scores_of(requests: slice) -> F32:
-        return companion.score(asked.block(requests.start, requests.stop))
+        return retriever.judged(TOGETHER, asked.block(requests.start, requests.stop))
 
     return _known(scores_of, len(seeds), retriever.data.num_items, k, allowed, itself)
 

@@ -92,11 +92,19 @@ class Answering:
         self._passing = lru_cache(CONDITIONS)(self._passing_items)
         self._seen_by = lru_cache(POLICIES)(funnel.ladder.seen_by)
         self._stages = {("run", True): funnel.rules}
+        self._changes = 0 if overlay is None else overlay.changes
 
     def catch_up(self) -> None:
         """Take in what happened since the last block; a run without live state has nothing to take in."""
-        if self.overlay is not None:
-            self.overlay.catch_up()
+        if self.overlay is None:
+            return
+        self.overlay.catch_up()
+        if self.overlay.changes != self._changes:  # what is kept of the items is of others
+            self._changes = self.overlay.changes
+            self._passing.cache_clear()
+            self._seen_by = lru_cache(POLICIES)(self.funnel.ladder.seen_by)
+            self._stages = {("run", True): self.funnel.rules}
+            self.__dict__.pop("_hashes", None)
 
     def answer(self, requests: Sequence[Request]) -> list[Answer | RecsysError]:
         """Answers in the order asked; an error in the place of a request that has none.
@@ -133,7 +141,7 @@ class Answering:
             return [answer for request in requests for answer in self._answered(like, [request])]
 
     def _recommended(self, like: _Like, requests: Sequence[Request]) -> list[Answer]:
-        size = self.funnel.dataset.num_catalogue
+        size = self.funnel.dataset.known_items
         if like.k > size:
             raise RequestError([Flaw("/k", f"found {like.k}, expected at most the {size} items of the catalogue")])
         before = None if like.cursor is None else read_cursor(like.cursor, self.key)
@@ -206,8 +214,8 @@ class Answering:
     @cached_property
     def _hashes(self) -> tuple[U64, I64]:
         """Hashes of the catalogue's ids, ascending, and the row of each."""
-        ids = self.funnel.dataset.item_ids
-        hashes = text_hashes(pa.array([ids[row] for row in range(self.funnel.dataset.num_catalogue)], pa.string()))
+        data = self.funnel.dataset
+        hashes = text_hashes(data.item_ids[: data.num_catalogue].array.cast(pa.string()))
         order = np.argsort(hashes, kind="stable")
         return hashes[order], order
 
@@ -232,8 +240,8 @@ class Answering:
                 for place in range(len(request.items))
             ]
             raise NotFoundError(flaws)
-        if request.k >= data.num_catalogue:
-            raise RequestError([Flaw("/k", f"found {request.k}, expected less than the {data.num_catalogue} items")])
+        if request.k >= data.known_items:
+            raise RequestError([Flaw("/k", f"found {request.k}, expected less than the {data.known_items} items")])
         allowed, _ = self._allowed(request.where, None, request.exclude, self._seen(request.user))
         try:
             named = self.funnel.unblocked(allowed)

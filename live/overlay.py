@@ -25,6 +25,7 @@ from ..funnel.funnel import Funnel
 from ..funnel.ladder import Ladder
 from ..retrieval.index.bitmap import Bitmap
 from ..retrieval.seen import Seen, SeenConfig
+from .catalogue import LiveCatalogue
 from .log.base import LogRow, LogUnavailableError, StateLog
 
 logger = logging.getLogger(__name__)
@@ -76,13 +77,17 @@ class LiveFunnel(Funnel):
 
     Args:
         funnel: of the run.
-        dataset: with live events.
+        dataset: with what was told.
     """
 
     def __init__(self, funnel: Funnel, dataset: LiveDataset) -> None:
+        self.living: Bitmap | None = None
+        self.become(funnel, dataset)
+
+    def become(self, funnel: Funnel, dataset: LiveDataset) -> None:
+        """Answer with another funnel from here on."""
         self.__dict__.update(funnel.__dict__)
         self.dataset = dataset
-        self.living: Bitmap | None = None
         seen = funnel.retriever.data.seen
         if seen.requests:
             self.retriever = funnel.retriever.leaving_out(_moving(seen, dataset))
@@ -109,6 +114,8 @@ class Overlay:
     def __init__(self, funnel: Funnel, log: StateLog, after: int = 0, since: float = -np.inf) -> None:
         self.log, self.position, self.since = log, after, since
         self.of = funnel
+        self.items = LiveCatalogue(funnel)
+        self.changes = 0
         self.dataset = LiveDataset.over(funnel.dataset)
         self.funnel = LiveFunnel(funnel, self.dataset)
         self._lock = threading.Lock()
@@ -154,10 +161,12 @@ class Overlay:
 
     def apply(self, rows: Sequence[LogRow]) -> None:
         """Take in rows of the log, in order."""
-        for kind, group in groupby(rows, key=lambda row: row.kind):
+        for kind, group in groupby(rows, key=lambda row: "item" if row.kind in ("item_put", "item_delete") else row.kind):
             some = list(group)
             if kind == "event":
                 self._add_events(some)
+            elif kind == "item":
+                self._change_items(some)
             else:
                 for row in some:
                     self._change(row)
@@ -184,18 +193,19 @@ class Overlay:
             live.features[live.key_of(row.user, stored)] = json.loads(row.body)["columns"]
         elif row.kind == "forget":
             live.forget(row.user, stored)
-        elif row.kind in ("item_put", "item_delete"):
-            self._set_living(row.item, row.kind == "item_put" and json.loads(row.body).get("available", True))
 
-    def _set_living(self, item: str, lives: bool) -> None:
-        """Whether an item of the catalogue may be named from now on."""
-        row, size = self.dataset.item_rows.get(item, -1), self.dataset.num_catalogue
-        if not 0 <= row < size:
-            return
-        whole = np.ones(size, dtype=np.bool_) if self.funnel.living is None else self.funnel.living.mask()
-        mask = whole.copy()
-        mask[row] = lives
-        self.funnel.living = None if mask.all() else Bitmap.from_mask(mask)
+    def _change_items(self, rows: Sequence[LogRow]) -> None:
+        """Items that were put or deleted."""
+        if self.items.apply(rows):
+            self.dataset = self.dataset.among(self.items.dataset)
+            self.funnel.become(self.items.funnel, self.dataset)
+        else:
+            self.dataset.rewritten(self.items.written)
+        living = self.items.living
+        self.funnel.living = None if living.all() else Bitmap.from_mask(living)
+        if not self.funnel.rules.config.idle:
+            self.funnel.rules = self.funnel.rules.changed(self.funnel.rules.config)
+        self.changes += 1
 
     @property
     def nbytes(self) -> int:

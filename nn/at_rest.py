@@ -45,6 +45,18 @@ class RowsAtRest(nn.Module):
         self.register_buffer("step", step)
         self.register_buffer("lowest", lowest)
 
+    @property
+    def dtype(self) -> TableDtype:
+        """What a number is held in."""
+        return "int8" if len(self.step) else "float16"
+
+    def write(self, at: Tensor, values: Tensor) -> None:
+        """Overwrite rows, int64 [n], with float [n, K]."""
+        others = RowsAtRest(values.float(), self.dtype)
+        self.codes[at] = others.codes
+        if len(self.step):
+            self.step[at], self.lowest[at] = others.step, others.lowest
+
     def forward(self, rows: Tensor) -> Tensor:
         """Look up rows: int64 [...] -> float32 [..., K]."""
         flat = rows.flatten()

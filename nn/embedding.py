@@ -160,6 +160,29 @@ class EmbeddingTable(nn.Module):
             return self.at_rest.between(start, start + self.sizes[vocabulary])
         return self.weight[start : start + self.sizes[vocabulary]]
 
+    def write(self, vocabulary: str, rows: Tensor, values: Tensor) -> None:
+        """Overwrite rows of one vocabulary, int64 [n], with float [n, K]; in the bytes in which the table is held."""
+        at = rows + self.offsets[vocabulary]
+        with torch.no_grad():
+            if self.at_rest is not None:
+                self.at_rest.write(at, values)
+            else:
+                self.weight[at] = values.to(self.weight.dtype)
+
+    def begin_with(self, other: EmbeddingTable) -> None:
+        """Take over the rows of a table of the same vocabularies, of which each may have fewer rows, bit for bit."""
+        with torch.no_grad():
+            if other.at_rest is not None:
+                self.settle(other.at_rest.dtype)
+            for name in self.sizes:
+                here, there = self.offsets[name], other.offsets[name]
+                for own, theirs in zip(self._held(), other._held(), strict=True):
+                    if len(own):
+                        own[here : here + other.sizes[name]] = theirs[there : there + other.sizes[name]]
+
+    def _held(self) -> tuple[Tensor, ...]:
+        return (self.weight,) if self.at_rest is None else (self.at_rest.codes, self.at_rest.step, self.at_rest.lowest)
+
     def forward(self, rows: Tensor) -> Tensor:
         """Look up rows of `weight`: int64 [...] -> float [..., K]. The gradient is sparse (rows, values)."""
         if self.at_rest is not None:
@@ -195,3 +218,18 @@ class EmbeddingTable(nn.Module):
 def mean_share(present: Tensor) -> Tensor:
     """Shares that make `EmbeddingTable.pooled` the mean of what is present: bool [R, L] -> float [R, L]."""
     return present / present.sum(1, keepdim=True).clamp(min=1)
+
+
+def tables_of(model: nn.Module) -> dict[str, EmbeddingTable]:
+    """Embedding tables by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, EmbeddingTable)}
+
+
+def copy_beside_tables(model: nn.Module, source: nn.Module) -> None:
+    """Copy what a model learned besides its tables into another of the same shape."""
+    tables = tuple(f"{name}." for name in tables_of(model))
+    weights = source.state_dict()
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if not name.startswith(tables) and name in weights:
+                tensor.copy_(weights[name])

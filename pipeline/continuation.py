@@ -25,11 +25,11 @@ from ..data.dataset import Dataset
 from ..data.texts import Texts
 from ..data.vocabulary import FIRST, UNKNOWN, Vocabulary
 from ..funnel.folder import OPTIMIZERS, RANKER, TOWERS, load_run
+from ..funnel.neighbours import new_rows, start_new_rows
 from ..funnel.run import Stage, TrainedRun, companion_names
-from ..nn.embedding import EmbeddingTable
+from ..nn.embedding import copy_beside_tables, tables_of
 from ..ranking.train import build_model
 from ..training.optim import Optimizer
-from .neighbours import new_rows, start_new_rows
 from .warm_start import Copied
 
 log = logging.getLogger(__name__)
@@ -170,11 +170,8 @@ def take_weights(model: nn.Module, dataset: Dataset, learned: Learned, prefix: s
     here, there = (tables_of(owner) for owner in (model, learned.model))
     old_values = learned.dataset.encoders.vocabularies
     report = []
+    copy_beside_tables(model, learned.model)
     with torch.no_grad():
-        weights = learned.model.state_dict()
-        for name, tensor in model.state_dict().items():
-            if name.removesuffix(".weight") not in here and name in weights:
-                tensor.copy_(weights[name])
         for name, table in here.items():
             for vocabulary in table.sizes:
                 theirs = there[name].rows_of(vocabulary)
@@ -200,11 +197,6 @@ def _without_freed_rows(state: Mapping[str, Tensor], model: nn.Module, dataset: 
                 found[key] = state[key].clone()
                 found[key][torch.from_numpy(dataset.freed[vocabulary])] = 0.0
     return found
-
-
-def tables_of(model: nn.Module) -> dict[str, EmbeddingTable]:
-    """Embedding tables by name."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, EmbeddingTable)}
 
 
 def refuse_difference(model: nn.Module, dataset: Dataset, learned: Learned) -> None:

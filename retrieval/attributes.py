@@ -40,7 +40,7 @@ class AttributeLikeness:
         self.offsets = np.concatenate([[0], np.cumsum([sizes[name] for name in names])]).astype(np.int64)
         whole = self._values(dataset.items.whole())[: dataset.num_catalogue]
         holders: F64 = np.asarray(whole.sum(0), dtype=np.float64).reshape(-1)
-        self.rarity = np.log1p(dataset.num_catalogue / np.maximum(holders, 1.0)).astype(np.float32)
+        self.rarity = np.log1p(dataset.known_items / np.maximum(holders, 1.0)).astype(np.float32)
         self.catalogue = self._unit(whole)
 
     @property

@@ -43,6 +43,10 @@ def search_exactly(
     Returns:
         int64 [B, k] item rows, best first, -1 pads.
     """
+    if allowed is not None and finite and 2 * allowed.count > len(item_vectors):
+        # To score all and forget some takes less than to copy most.
+        bias = np.where(allowed.mask(), np.float32(0.0), np.float32(-np.inf))
+        return exact_topk(queries, item_vectors, k, excluded, bias=bias, device=device, finite=True)[0]
     rows = None if allowed is None else allowed.rows
     items = item_vectors if rows is None else item_vectors[rows]
     return exact_topk(queries, items, k, excluded, rows=rows, device=device, finite=finite)[0]

@@ -60,6 +60,12 @@ class Opinions:
             items: int64 [B, C] candidate rows.
             into: float32 [F, B, C], overwritten.
         """
+        known = min((scorer.num_items for scorer in self.scorers), default=0)
+        later = items >= known
+        if self.scorers and later.any():  # of an item that came after they were fitted nobody has heard
+            self.scores(histories, np.where(later, 0, items), into)
+            into[:, later] = 0.0
+            return
         alone = self._alone
         if self._shared and (histories.asked_at is None or not np.isfinite(histories.asked_at).any()):
             into[self._shared] = self._now.take(items, axis=0).transpose(2, 0, 1)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..base.arrays import F32, F64, I32, I64, Bool
@@ -229,7 +230,7 @@ class Retriever:
         forbidden = None if allowed is None else ~allowed.mask()
 
         def scores_of(requests: slice) -> F32:
-            scores = self.companions[name].score(histories.block(requests.start, requests.stop))
+            scores = self.judged(name, histories.block(requests.start, requests.stop))
             rest = min(float(scores.min(initial=0)), 0.0) - 1 - self._unpopular if complete else -np.inf
             scores = np.where(scores == 0, rest, scores)
             if forbidden is not None:
@@ -237,6 +238,28 @@ class Retriever:
             return np.asarray(scores, dtype=np.float32)
 
         return topk_of_scores(scores_of, len(histories), self.data.num_items, k, seen)[0]
+
+    def judged(self, name: str, histories: Histories) -> F32:
+        """A companion's scores of the whole catalogue, float32 [B, N]; 0 of items that came after it was fitted."""
+        scores = self.companions[name].score(histories)
+        return np.pad(scores, ((0, 0), (0, self.data.num_items - scores.shape[1])))
+
+    def rewrite(self, rows: I64, items: Block, layout: SideLayout) -> None:
+        """Take in that items are others from here on; what a retriever shares with others is changed in all of them.
+
+        Args:
+            rows: int64 [n] item rows.
+            items: their encoded columns.
+            layout: names of the columns.
+        """
+        at, device = torch.from_numpy(rows), device_of(self.model)
+        chosen = choose(layout, items, self.model.config.item_features)[1]
+        self.data.items.overwrite(at, chosen)
+        with evaluation_mode(self.model):
+            content = self.model.embed_content(chosen.to(device))
+            self.item_vectors[rows] = to_host(self.model.item_vectors(chosen.to(device), content))
+        if not self.model.vectors_hold_content:
+            self._content[at] = content.cpu()
 
     @cached_property
     def _unpopular(self) -> F32:

@@ -64,6 +64,28 @@ class TextColumn:
         running = np.concatenate([[0], np.cumsum(passed[self.codes])])
         return np.asarray(running[self.ptr[1:]] > running[self.ptr[:-1]])
 
+    def replaced(self, rows: I64, entries: Sequence[Sequence[str]]) -> TextColumn:
+        """The column with other texts of some items.
+
+        Args:
+            rows: int64 [n] items, ascending.
+            entries: the texts of each.
+        """
+        fresh = dict.fromkeys(text for texts in entries for text in texts if text not in self.values)
+        places = {text: len(self.values) + place for place, text in enumerate(fresh)}
+        lengths = np.diff(self.ptr)
+        stays = np.ones(len(self), dtype=np.bool_)
+        stays[rows] = False
+        kept = self.codes[np.repeat(stays, lengths)]
+        lengths[rows] = [len(texts) for texts in entries]
+        ptr = np.concatenate([[0], np.cumsum(lengths)])
+        codes = np.empty(ptr[-1], dtype=np.int32)
+        own = np.repeat(stays, lengths)
+        codes[own] = kept
+        codes[~own] = [places[t] if t in places else self.values.find(t) for texts in entries for t in texts]
+        values = self.values.appended(list(fresh)) if fresh else self.values
+        return TextColumn(values, codes, ptr.astype(np.int64))
+
     def first(self, count: int) -> TextColumn:
         """The first `count` items."""
         ptr = self.ptr[: count + 1]

@@ -65,6 +65,11 @@ class SubjectDataset(Dataset):
         """See `Dataset.item_rows`."""
         return self.run.item_rows
 
+    @property
+    def known_items(self) -> int:
+        """See `Dataset.known_items`."""
+        return self.run.known_items
+
     def candidate_blocks(self, moment: int) -> CandidateBlocks:
         """See `Dataset.candidate_blocks`: of the run's catalogue and counts."""
         return self.run.candidate_blocks(moment)

@@ -251,7 +251,7 @@ class EventEncoder:
         }
         told = np.stack([raw_label(tables, task, bad) for task in config.tasks], axis=1) if config.tasks else None
         found: dict[str, AnyArray] = {
-            "items": np.where(at < data.num_catalogue, at, -1).astype(np.int32),
+            "items": data.listed(at).astype(np.int32),
             "times": times,
             "parts": np.full(size, self.part, dtype=np.int8),
         }

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ...base.arrays import I64
+from ...base.arrays import I64, AnyArray, Ints
 from ...base.errors import ConfigError
 from ..batch import Block
 from ..dataset import Dataset
@@ -18,6 +18,7 @@ from ..feature_spec import FeatureSpec, Side
 from ..reading.tables import BadRows, Tables
 from ..subject import raw_text
 from ..vocabulary import PAD, UNKNOWN
+from .attributes import Attribute, TextColumn
 from .encoders import encode_side
 from .raw_columns import RawColumns
 from .request_columns import origin_of, table_of_texts, told_columns, unlearned_values, vectors_as_known
@@ -32,12 +33,18 @@ class ToldItems:
         ids: what each is called; None where the request does not say.
         titles: what people call each; its id, or "the given item", where the request does not say.
         unknown: of each, given values that no vocabulary holds, as `column=value`.
+        keys: count key of the item side -> its code of each, int64 [n].
+        attributes: what filters may ask about, by the names and kinds of `Dataset.attributes`.
+        inputs: of each derived feature, of each of its inputs of the item side one value per item; empty of the others.
     """
 
     block: Block
     ids: tuple[str | None, ...]
     titles: tuple[str, ...]
     unknown: tuple[tuple[str, ...], ...]
+    keys: Mapping[str, Ints]
+    attributes: Mapping[str, Attribute]
+    inputs: tuple[tuple[AnyArray, ...], ...]
 
 
 class _Rows(RawColumns):
@@ -63,7 +70,8 @@ def encode_items(dataset: Dataset, items: Sequence[Mapping[str, Any]]) -> ToldIt
         raise ConfigError("no item was given; give the features of at least one")
     config, layout = dataset.config, dataset.sides["item"]
     specs = config.inputs("item")
-    named = [config.item, config.title, *config.attributes]
+    computed = [column for one in config.derived for side, column in one.sources if side == "item"]
+    named = dict.fromkeys((config.item, config.title, *config.attributes, *computed))
     plain = tuple(FeatureSpec(name=name, side="item") for name in named if name)
     others = tuple(spec for spec in plain if spec.name not in {other.source for other in specs})
     said = [told_columns(one, (*others, *specs), "features of an item", "the items table") for one in items]
@@ -110,4 +118,26 @@ def encode_items(dataset: Dataset, items: Sequence[Mapping[str, Any]]) -> ToldIt
         unknown=tuple(
             tuple(unlearned_values(table, given, [row], learned, block, layout.categorical)) for row in range(len(said))
         ),
+        keys={
+            name: vocabulary.rows(raw.column(config.feature(name)))
+            for name, vocabulary in dataset.encoders.keys.items()
+            if config.feature(name).side == "item"
+        },
+        attributes={name: _as_kept(column, dataset.attributes[name]) for name, column in raw.attributes().items()},
+        inputs=tuple(
+            tuple(
+                raw.input(side, column, one.spec.reads) if side == "item" else np.empty(0)
+                for side, column in one.spec.sources
+            )
+            for one in dataset.derived
+        ),
     )
+
+
+def _as_kept(told: Attribute, kept: Attribute) -> Attribute:
+    """A column of values in the kind that a data set keeps it in; what is no number is missing among numbers."""
+    if isinstance(told, TextColumn) == isinstance(kept, TextColumn):
+        return told
+    if isinstance(told, TextColumn):
+        return np.full(len(told), np.nan)
+    return TextColumn.single(pa.array([None if np.isnan(number) else f"{number:g}" for number in told], pa.string()))
