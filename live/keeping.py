@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..base.errors import ConfigError
+from ..data.given import records_of
 from ..funnel.funnel import Funnel
 from ..funnel.run import TrainedRun
 from .answering import Answering
@@ -153,20 +154,23 @@ class Keeping(Asking):
         """
         return self._teller.forgotten(user)
 
-    def put_items(self, items: Iterable[Mapping[str, Any]]) -> Receipt:
-        """Tell whole rows of the items table.
+    def upsert_items(self, items: Any) -> Receipt:
+        """Tell whole rows of the items table: new items, and what has changed of known ones. The next answer knows them.
 
-        An item of the catalogue that was deleted may be named again, `available: false` hides it; its features, and
-        items the catalogue lacks, are taken up by the next training on an export of the state.
+        A new item is encoded by the run's encoders, and the row of its id begins at the mean of the items that share
+        its content, as in a training that goes on from the run. What the run learned of an id stays. Its counts, and
+        what the companions know of it, wait for the next training on an export of the state.
 
         Args:
-            items: mappings with the id under `item`, and columns of the items table.
+            items: a table, or mappings with the id under `item`, and columns of the items table: a column that is not
+                given is missing. `available: false` hides an item and keeps it; where nothing else is said, what is
+                known of the item stays. A deleted item comes back.
 
         Raises:
             ConfigError: the run keeps no such column of items, an item has no id, or there is no state.
             DataError: a value is not what the schema says.
         """
-        return self._teller.items(items)
+        return self._teller.items(records_of(items))
 
     def delete_items(self, items: Iterable[Any]) -> Receipt:
         """Name items in no list from now on; histories still know them. Ids the run does not know are no error."""

@@ -104,7 +104,7 @@ class Teller:
         return told
 
     def items(self, items: Iterable[Mapping[str, Any]]) -> Receipt:
-        """See `Keeping.put_items`."""
+        """See `Keeping.upsert_items`."""
         config, rows = self.dataset.config, []
         for given in items:
             columns = {("item" if name == config.item else str(name)): value for name, value in given.items()}

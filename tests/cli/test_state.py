@@ -21,7 +21,7 @@ def state(tiny_run: TinyRun, tmp_path: Path) -> Path:
     """A state with three clicks, an item that went and one that came."""
     with recsys.load(tiny_run.folder, state=tmp_path / "state") as shop:
         shop.add_events([{"user": "1", "item": str(item), "labels": {"click": 1}} for item in (5, 9, 12)])
-        shop.put_items([{"item": "5", "available": False}, {"item": "new", "price": 3}])
+        shop.upsert_items([{"item": "5", "available": False}, {"item": "new", "price": 3}])
         shop.log.close()
     return tmp_path / "state"
 

@@ -160,14 +160,14 @@ def test_a_deleted_item_is_in_no_list_until_it_is_put_back(rec: recsys.Recommend
     after = rec.recommend([*USERS, "stranger"], 6)
     assert not set(gone) & set(after["item"])
     assert rec.ask({"user": "u0"}).eligible < recsys.Recommender(rec.trained).ask({"user": "u0"}).eligible
-    rec.put_items([{"item": gone[0], "genre": "g1", "price": 3}, {"item": gone[1], "available": False}])
+    rec.upsert_items([{"item": gone[0], "genre": "g1", "price": 3}, {"item": gone[1], "available": False}])
     found = set(rec.recommend([*USERS, "stranger"], 6)["item"])
     assert gone[0] in found
     assert not set(gone[1:]) & found
     with pytest.raises(ConfigError, match='no column "prize" of the items table'):
-        rec.put_items([{"item": "i1", "prize": 3}])
+        rec.upsert_items([{"item": "i1", "prize": 3}])
     with pytest.raises(DataError, match="expected a number"):
-        rec.put_items([{"item": "i1", "price": "cheap"}])
+        rec.upsert_items([{"item": "i1", "price": "cheap"}])
 
 
 def test_without_a_state_nothing_can_be_told(trained: recsys.Recommender) -> None:
