@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import secrets
 import time
 import uuid
@@ -19,6 +20,7 @@ from ..base.arrays import I64
 from ..base.errors import ConfigError, DataError, RecsysError
 from ..base.ragged import Ragged
 from ..configs.rules import RulesConfig
+from ..data.encoding.attributes import Attribute, TextColumn
 from ..data.encoding.subjects import SubjectDataset, subject_of
 from ..data.hashing import U64, text_hashes
 from ..funnel.funnel import Funnel
@@ -27,12 +29,12 @@ from ..retrieval.filters import parse_filter
 from ..retrieval.index.bitmap import Bitmap
 from ..retrieval.seen import SeenConfig
 from . import lookups
-from .answers import Answer, RecommendedItem, RunVersion, ScoreAnswer, ScoredItem, SimilarAnswer
+from .answers import Answer, ItemAnswer, RecommendedItem, RunVersion, ScoreAnswer, ScoredItem, SimilarAnswer
 from .cursors import MOST, Cursor, read_cursor
 from .errors import Flaw, NotFoundError, RequestError
 from .lookups import HistoryAnswer, HistoryRequest, UsersAnswer, UsersRequest
 from .overlay import Overlay
-from .requests import Asked, AskedOf, Request, ScoreRequest, SimilarRequest
+from .requests import Asked, AskedOf, ItemRequest, Request, ScoreRequest, SimilarRequest
 from .tokens import Tokens
 
 CONDITIONS = 256
@@ -90,7 +92,8 @@ class Answering:
         self.run = RunVersion(name=name, version=version)
         self.rules = rules_hash(funnel.rules.config)
         self._passing = lru_cache(CONDITIONS)(self._passing_items)
-        self._seen_by = lru_cache(POLICIES)(funnel.ladder.seen_by)
+        self._ladder = funnel.ladder
+        self._seen_by = lru_cache(POLICIES)(self._ladder.seen_by)
         self._stages = {("run", True): funnel.rules}
         self._changes = 0 if overlay is None else overlay.changes
 
@@ -102,7 +105,9 @@ class Answering:
         if self.overlay.changes != self._changes:  # what is kept of the items is of others
             self._changes = self.overlay.changes
             self._passing.cache_clear()
-            self._seen_by = lru_cache(POLICIES)(self.funnel.ladder.seen_by)
+            if self._ladder is not self.funnel.ladder:
+                self._ladder = self.funnel.ladder
+                self._seen_by = lru_cache(POLICIES)(self._ladder.seen_by)
             self._stages = {("run", True): self.funnel.rules}
             self.__dict__.pop("_hashes", None)
 
@@ -252,6 +257,20 @@ class Answering:
         seeds: list[Any] = found.to_json()
         return SimilarAnswer(seeds=seeds, unknown=unknown or None, **self._signed(request))
 
+    def item(self, request: ItemRequest) -> ItemAnswer:
+        """What is known of an item.
+
+        Raises:
+            NotFoundError: the run knows no such item.
+        """
+        row, data = self._row(request.item), self.funnel.dataset
+        if row < 0:
+            raise NotFoundError([Flaw("", "the catalogue has no such item; tell it, or give one of it")])
+        there = self.overlay is None or bool(self.overlay.items.living[row])
+        columns = {name: _plain(attribute, row) for name, attribute in data.attributes.items()}
+        title = data.titles[row]
+        return ItemAnswer(item=request.item, title=title, available=there, columns=columns, **self._signed(request))
+
     def score(self, request: ScoreRequest) -> ScoreAnswer:
         """What the ranker says of given items for somebody.
 
@@ -359,6 +378,15 @@ class Answering:
                 raise RequestError([Flaw("/seen", str(error))], str(error)) from None
             found.retriever = found.ladder.retriever
         return found
+
+
+def _plain(attribute: Attribute, row: int) -> Any:
+    """A raw value of an item as JSON has it; None where it is missing."""
+    if isinstance(attribute, TextColumn):
+        codes = attribute.codes[attribute.ptr[row] : attribute.ptr[row + 1]]
+        return [attribute.values[code] for code in codes.tolist()]
+    number = float(attribute[row])
+    return number if math.isfinite(number) else None
 
 
 def rules_hash(rules: RulesConfig) -> str | None:

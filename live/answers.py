@@ -147,6 +147,23 @@ class SimilarAnswer(Answered):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ItemAnswer(Answered):
+    """What a run knows of an item.
+
+    Attributes:
+        item: raw id.
+        title: what people call it.
+        available: whether lists may name it.
+        columns: column -> value, as the items table or a later word told it.
+    """
+
+    item: str
+    title: str
+    available: bool
+    columns: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScoreAnswer(Answered):
     """What the ranker says of given items.
 

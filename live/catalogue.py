@@ -62,6 +62,8 @@ class LiveCatalogue:
         self.living = np.ones(run.dataset.num_catalogue, dtype=np.bool_)
         self.told: dict[str, Columns] = {}
         self.hidden: set[int] = set()
+        self._new: set[int] = set()
+        self._updated: set[int] = set()
         self.refused = 0
         self.written = np.empty(0, dtype=np.int64)
         self._rows: dict[str, int] = {}
@@ -75,8 +77,18 @@ class LiveCatalogue:
 
     @property
     def changed(self) -> int:
-        """Items that were put with columns or are hidden or deleted: what the run's own index knows nothing of."""
-        return len({*self.hidden, *(self._row_of(item) for item in self.told)})
+        """Items that are new, changed, hidden or deleted: what the run's own index knows nothing of."""
+        return len(self._new) + len(self._updated) + len(self.hidden - self._new - self._updated)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Items that may be named, that are new, that changed, and that are hidden or deleted."""
+        return {
+            "living": self._size + len(self._new) - len(self.hidden),
+            "new": len(self._new),
+            "changed": len(self._updated),
+            "hidden": len(self.hidden),
+        }
 
     @property
     def crowded(self) -> bool:
@@ -90,6 +102,7 @@ class LiveCatalogue:
 
     def apply(self, rows: Sequence[LogRow]) -> bool:
         """Take in puts and deletes, in order; whether the funnel is another object than before."""
+        self.written = self.written[:0]
         told: dict[str, Columns] = {}
         lives: dict[str, bool] = {}
         for row in rows:
@@ -189,6 +202,8 @@ class LiveCatalogue:
         found = encode_items(self.run.dataset, [self._named(item, columns) for item, columns in told.items()])
         block = self._with_ids(found, rows, list(told))
         data.write(rows.tolist(), list(told), block, found)
+        for row in rows.tolist():
+            (self._new if row >= self._size else self._updated).add(row)
         if (rows < self._size).any():
             self._means = {}
         self._begin_ids(block, rows)

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..base.errors import RecsysError
-from .answers import Answer, Answered, ScoreAnswer, SimilarAnswer
+from .answers import Answer, Answered, ItemAnswer, ScoreAnswer, SimilarAnswer
 from .errors import LateError, UnavailableError
 from .lookups import HistoryAnswer, HistoryRequest, UsersAnswer, UsersRequest
-from .requests import Asked, Request, ScoreRequest, SimilarRequest
+from .requests import Asked, ItemRequest, Request, ScoreRequest, SimilarRequest
 
 BLOCK = 32
 """Requests answered at once."""
@@ -46,6 +46,9 @@ class Served(Protocol):
 
     def history(self, request: HistoryRequest) -> HistoryAnswer:
         """What somebody did."""
+
+    def item(self, request: ItemRequest) -> ItemAnswer:
+        """What is known of an item."""
 
 
 @dataclass(frozen=True)
@@ -221,6 +224,8 @@ class Engine:
                     found[place] = served.users(request)
                 elif isinstance(request, HistoryRequest):
                     found[place] = served.history(request)
+                elif isinstance(request, ItemRequest):
+                    found[place] = served.item(request)
             except RecsysError as error:
                 found[place] = error
         return [found[place] for place in range(len(requests))]

@@ -219,6 +219,14 @@ class Request(AskedOf):
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
+class ItemRequest(Asked):
+    """What is known of an item."""
+
+    item: RawId
+    """Raw id."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class SimilarRequest(Asked):
     """Items like other items."""
 

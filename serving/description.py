@@ -7,6 +7,7 @@ from typing import Any
 
 from ..base.package import package_version
 from ..live.answering import Answering
+from ..live.catalogue import LiveCatalogue
 from ..live.log import LogUnavailableError, StateLog
 from .service import Service
 
@@ -32,6 +33,11 @@ def _state(kept: StateLog) -> dict[str, Any]:
         return {"log": kept.log_id, "position": None, "durability": None}
 
 
+def _live_items(items: LiveCatalogue) -> dict[str, Any]:
+    due = "publish a new run: many items changed since this one was trained" if items.crowded else None
+    return {**items.counts, "due": due}
+
+
 def _run(answering: Answering) -> dict[str, Any]:
     funnel = answering.funnel
     data, config = funnel.dataset, funnel.dataset.config
@@ -40,7 +46,8 @@ def _run(answering: Answering) -> dict[str, Any]:
         "config": funnel.trained.config.name,
         "rules": answering.rules,
         "users": data.num_users,
-        "items": data.num_catalogue,
+        "items": data.known_items,
+        "live_items": None if answering.overlay is None else _live_items(answering.overlay.items),
         "events": len(data.events),
         "tasks": [{"name": task.name, "kind": task.kind} for task in config.tasks],
         "scores": list(funnel.task_names),

@@ -20,6 +20,7 @@ from .problems import KINDS
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+ITEM_STATES = ("living", "new", "changed", "hidden")
 STATUSES = tuple(sorted({"200", "201", "204", *(str(kind.status) for kind in KINDS.values())}))
 OTHER = "other"
 RUNGS = ("history", "features", "segment", "popular")
@@ -86,6 +87,8 @@ def series_of(paths: Sequence[str], runs: Sequence[str]) -> tuple[Series, ...]:
         Series("trimmed_total", "counter", "Old rows of the log that every version knows, deleted.", {}),
         Series("log_position", "gauge", "Of the last row of the log.", {}, combine="max"),
         Series("state_lag_rows", "gauge", "Rows of the log that a worker has not taken in.", {}, combine="max"),
+        Series("items", "gauge", "Items by what became of them.", {"state": ITEM_STATES}, combine="max"),
+        Series("new_run_due", "gauge", "1 where so many items changed that a new run is due.", {}, combine="max"),
         Series("overlay_bytes", "gauge", "Memory of what workers were told, all of them.", {}),
         Series("workers", "gauge", "Workers that are ready.", {}),
         Series("private_bytes", "gauge", "Memory that workers do not share.", {}),
@@ -124,9 +127,9 @@ class Metrics:
         if at is not None:
             self._mine[at] += by
 
-    def set(self, name: str, value: float) -> None:
+    def set(self, name: str, value: float, *labels: str) -> None:
         """Set a gauge."""
-        self._mine[self._at[(name,)]] = value
+        self._mine[self._at[(name, *labels)]] = value
 
     def observe(self, name: str, value: float, *labels: str) -> None:
         """Add a value to a histogram."""

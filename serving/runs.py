@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from ..base.errors import RecsysError
 from ..live.answering import Answering
-from ..live.answers import Answer, ScoreAnswer, SimilarAnswer
+from ..live.answers import Answer, ItemAnswer, ScoreAnswer, SimilarAnswer
 from ..live.errors import Flaw, NotFoundError
 from ..live.lookups import HistoryAnswer, HistoryRequest, UsersAnswer, UsersRequest
-from ..live.requests import Asked, AskedOf, Request, ScoreRequest, SimilarRequest
+from ..live.requests import Asked, AskedOf, ItemRequest, Request, ScoreRequest, SimilarRequest
 from .split import MAIN, check_split, chosen_run
 
 
@@ -86,6 +86,10 @@ class Runs:
     def history(self, request: HistoryRequest) -> HistoryAnswer:
         """See `Served.history`."""
         return self.by_name[self._name(request)].history(request)
+
+    def item(self, request: ItemRequest) -> ItemAnswer:
+        """See `Served.item`; of the main run unless another is named."""
+        return self.by_name[MAIN if request.run is None else self._name(request)].item(request)
 
     def _name(self, request: Asked) -> str:
         if request.run is not None:

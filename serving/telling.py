@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import re
 from collections.abc import Callable
 from dataclasses import field
@@ -15,9 +14,9 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from ..base.errors import ConfigError, DataError
-from ..data.encoding.attributes import Attribute, TextColumn
-from ..live.errors import Flaw, RequestError
-from ..live.requests import Receipt, Value
+from ..live.answers import ItemAnswer
+from ..live.errors import Flaw, NotFoundError, RequestError
+from ..live.requests import ItemRequest, Receipt, Value
 from ..live.teller import Teller
 from .problems import PlacedError, ProblemError
 from .route import Call, json_response
@@ -34,15 +33,6 @@ class Kept(TypedDict):
     duplicates: int
     position: int
     refused: list[PlacedError]
-
-
-class KnownItem(TypedDict):
-    """What a run knows of an item."""
-
-    item: str
-    title: str
-    available: bool
-    columns: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
@@ -87,9 +77,17 @@ async def events(call: Call, body: Events) -> Kept:
 
 
 async def put_item(call: Call, id: str, body: Columns) -> Response:
-    """The whole row of an item: 201 where the catalogue lacks it, 200 otherwise; `available: false` hides it."""
+    """The whole row of an item, in the next answer: 201 where the catalogue lacks it, 200 otherwise.
+
+    `available: false` hides it; where nothing else is said, what is known of it stays.
+    """
+    try:
+        await call.service.ask(call, ItemRequest(item=id))
+        known = True
+    except NotFoundError:
+        known = False
     told = await _kept(call, "", lambda teller: teller.items([{**body.columns, "item": id}]))
-    return json_response(told, 200 if _row_of(call, id) >= 0 else 201)
+    return json_response(told, 200 if known else 201)
 
 
 async def put_items(call: Call, body: Items) -> Kept:
@@ -98,15 +96,10 @@ async def put_items(call: Call, body: Items) -> Kept:
     return await _kept(call, "/items", lambda teller: teller.items(body.items))
 
 
-async def get_item(call: Call, id: str) -> KnownItem:
+async def get_item(call: Call, id: str) -> ItemAnswer:
     """What the run knows of an item of its catalogue."""
-    funnel, row = call.service.runs.main.funnel, _row_of(call, id)
-    if row < 0:
-        raise ProblemError("not-found", "the catalogue has no such item; a new one is in it after the next training")
-    data, living = funnel.dataset, getattr(funnel, "living", None)
-    columns = {name: _plain(attribute, row) for name, attribute in data.attributes.items()}
-    there = living is None or bool(living.mask()[row])
-    return KnownItem(item=id, title=data.titles[row], available=there, columns=columns)
+    found: ItemAnswer = await call.service.ask(call, ItemRequest(item=id))
+    return found
 
 
 async def delete_item(call: Call, id: str) -> Response:
@@ -154,27 +147,11 @@ def _few(call: Call, found: int, where: str) -> None:
         raise RequestError([Flaw(where, f"found {found}, expected at most {most}; send them in several calls")])
 
 
-def _row_of(call: Call, item: str) -> int:
-    """Row of an item of the catalogue, -1 where it is none."""
-    data = call.service.runs.main.funnel.dataset
-    row = data.item_rows.get(item, -1)
-    return row if row < data.num_catalogue else -1
-
-
-def _plain(attribute: Attribute, row: int) -> Any:
-    """A raw value of an item as JSON has it; None where it is missing."""
-    if isinstance(attribute, TextColumn):
-        codes = attribute.codes[attribute.ptr[row] : attribute.ptr[row + 1]]
-        return [attribute.values[code] for code in codes.tolist()]
-    number = float(attribute[row])
-    return number if math.isfinite(number) else None
-
-
 ROUTES: tuple[tuple[str, str, Callable[..., Any], Any, str, bool], ...] = (
     ("POST", "/v1/events", events, Kept, "write", True),
     ("POST", "/v1/items", put_items, Kept, "write", True),
     ("PUT", "/v1/items/{id}", put_item, Kept, "write", False),
-    ("GET", "/v1/items/{id}", get_item, KnownItem, "read", False),
+    ("GET", "/v1/items/{id}", get_item, ItemAnswer, "read", False),
     ("DELETE", "/v1/items/{id}", delete_item, None, "write", False),
     ("PUT", "/v1/users/{id}", put_user, Kept, "write", False),
     ("DELETE", "/v1/users/{id}", delete_user, None, "write", False),

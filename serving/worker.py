@@ -127,6 +127,11 @@ class Worker:
             self.service.metrics.set("log_position", last)
             self.service.metrics.set("state_lag_rows", max(last - one.position for one in overlays))
             self.service.metrics.set("overlay_bytes", sum(one.nbytes for one in overlays))
+            main = self.service.runs.main.overlay
+            if main is not None:
+                for state, count in main.items.counts.items():
+                    self.service.metrics.set("items", count, state)
+                self.service.metrics.set("new_run_due", float(main.items.crowded))
 
     async def measure(self) -> None:
         """Tell how late the loop is, and how much memory is this process's own."""

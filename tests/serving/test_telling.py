@@ -76,7 +76,13 @@ def test_items_go_and_come_back(told: httpx.Client) -> None:
     assert not told.get(f"/v1/items/{item}").json()["available"]
     assert told.put(f"/v1/items/{item}", json={}).status_code == 200
     assert told.put("/v1/items/brand-new", json={"columns": {}}).status_code == 201
-    assert told.get("/v1/items/brand-new").status_code == 404
+    assert told.get("/v1/items/brand-new").json()["available"]
+    assert told.put("/v1/items/brand-new", json={"columns": {}}).status_code == 200
+    assert told.get("/v1/items/never-told").status_code == 404
+    state = told.get("/v1/info").json()["runs"]["main"]
+    assert (state["live_items"]["new"], state["live_items"]["hidden"], state["live_items"]["due"]) == (1, 0, None)
+    lists = told.post("/v1/recommend", json={"k": state["items"]}).json()["items"]
+    assert "brand-new" in [one["item"] for one in lists]
     assert told.post("/v1/recommend", json={"user": "1", "k": 1}).json()["items"][0]["item"] == item
     assert told.post("/v1/items", json={"items": [{"item": item, "available": False}]}).json()["accepted"] == 1
     assert told.put(f"/v1/items/{item}", json={"colour": "red"}).status_code == 422
