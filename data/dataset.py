@@ -201,14 +201,6 @@ class Dataset:
         """Whether something was told of a user, by raw id, since the rows were encoded: `known` says what."""
         return False
 
-    @property
-    def row_bytes(self) -> int:
-        """What a batch reads of every event row, in bytes; what it reads of users, items and histories left out."""
-        events = self.events
-        columns = (events.users, events.items, events.labels, events.mask, events.weights, *self.sequence_ends.values())
-        own = sum(column[:1].nbytes for column in columns)
-        return own + self.row_query.row_bytes + self.row_item.row_bytes
-
     @cached_property
     def logs_items(self) -> bool:
         """Whether event rows name an item (ranking-only tables need not)."""

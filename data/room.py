@@ -87,7 +87,7 @@ class RoomyTexts(Texts):
 
 
 class RoomyAttributes(Mapping[str, Attribute]):
-    """Raw values of items with spare rows: numbers are written in place, texts are put together when they are asked for.
+    """Raw values of items with spare rows: numbers are written in place, texts put together when asked for.
 
     Args:
         base: columns of N items.
@@ -212,7 +212,8 @@ class RoomyDataset(Dataset):
             block: encoded columns of the items, as they are to stand.
             told: what else is known of them.
         """
-        assert isinstance(self.item_ids, RoomyTexts) and isinstance(self.titles, RoomyTexts)
+        assert isinstance(self.item_ids, RoomyTexts)
+        assert isinstance(self.titles, RoomyTexts)
         assert isinstance(self.attributes, RoomyAttributes)
         at = np.array(rows, dtype=np.int64)
         self.items.write(at, block)

@@ -33,7 +33,6 @@ from ..funnel.run import Stage, TrainedRun, assemble_retriever
 from ..nn.embedding import EmbeddingTable, copy_beside_tables, tables_of
 from ..ranking.ensemble import build_members
 from ..retrieval.index.segments import SegmentedIndex
-from ..retrieval.retriever import Retriever
 from ..retrieval.towers.ensemble import build_tower_members
 from ..retrieval.towers.windows import choose
 from .log.base import LogRow
@@ -41,7 +40,7 @@ from .log.base import LogRow
 logger = logging.getLogger(__name__)
 
 LEAST = 256
-"""Spare rows at least; a sixteenth of the items where these are many, and twice as many as before when they are full."""
+"""Spare rows at least; a sixteenth of many items, and twice as many as are taken when they are full."""
 MANY, DEAD = 20_000, 0.2
 """Changed rows, and share of rows that are dead, from which on a new run should be published."""
 
@@ -111,12 +110,13 @@ class LiveCatalogue:
                 continue
             body = json.loads(row.body)
             columns = body["columns"]
-            if columns or (row.item not in self.told and not 0 <= self._row_of(row.item) < self._size):
+            known = row.item in told or row.item in self.told or 0 <= self._row_of(row.item) < self._size
+            if columns or not known:
                 told[row.item] = columns
             lives[row.item] = body.get("available", True)
-        encoded = self._encoded(told)
-        grown = self._make_room(encoded)
-        self._write(encoded)
+        told, values = self._encoded(told)
+        grown = self._make_room(told)
+        self._write(told, values)
         for item, alive in lives.items():
             at = self._row_of(item)
             if 0 <= at < len(self.living) and (at < self._size or item in self.told):
@@ -132,21 +132,23 @@ class LiveCatalogue:
         """Items of the run's own catalogue."""
         return self.run.dataset.num_catalogue
 
-    def _encoded(self, told: Mapping[str, Columns]) -> dict[str, Columns]:
-        """Those that the run can read; of another schema's columns it knows nothing."""
-        if not told:
-            return {}
+    def _encoded(self, told: Mapping[str, Columns]) -> tuple[dict[str, Columns], ToldItems | None]:
+        """Those that the run can read, and their values; of another schema's columns it knows nothing."""
         try:
-            encode_items(self.run.dataset, [self._named(item, columns) for item, columns in told.items()])
-            return dict(told)
+            return dict(told), self._values(told)
         except RecsysError:
             found = {item: columns for item, columns in told.items() if self._readable(item, columns)}
             self.refused += len(told) - len(found)
-            return found
+            return found, self._values(found)
+
+    def _values(self, told: Mapping[str, Columns]) -> ToldItems | None:
+        if not told:
+            return None
+        return encode_items(self.run.dataset, [self._named(item, columns) for item, columns in told.items()])
 
     def _readable(self, item: str, columns: Columns) -> bool:
         try:
-            encode_items(self.run.dataset, [self._named(item, columns)])
+            self._values({item: columns})
         except RecsysError:
             logger.warning("an item that was told does not fit the run's columns and is left out")
             return False
@@ -174,14 +176,15 @@ class LiveCatalogue:
         living, before = self.living, len(self.living)
         trained = _with_room(self.run.trained, spare, self._learned_ids)
         dataset, retriever = trained.dataset, trained.retriever
-        assert isinstance(dataset, RoomyDataset) and retriever is not None
+        assert isinstance(dataset, RoomyDataset)
+        assert retriever is not None
         self.living = dataset.named.copy()
         self.living[:before] = living
         if retriever.index is not None:
             retriever.index = SegmentedIndex(retriever.index, retriever.item_vectors, self.living)
         self.funnel = Funnel(trained)
         self._means = {}
-        self._write(self.told)
+        self._write(self.told, self._values(self.told))
 
     @property
     def _learned_ids(self) -> list[str]:
@@ -191,15 +194,14 @@ class LiveCatalogue:
 
     # Items.
 
-    def _write(self, told: Mapping[str, Columns]) -> None:
+    def _write(self, told: Mapping[str, Columns], found: ToldItems | None) -> None:
         """Give rows their items: columns, rows of ids, vectors."""
-        if not told:
+        if found is None:
             return
         self.told.update(told)
         data, retriever = self.funnel.dataset, self.funnel.retriever
         assert isinstance(data, RoomyDataset)
         rows = self.written = np.array([self._row_of(item) for item in told], dtype=np.int64)
-        found = encode_items(self.run.dataset, [self._named(item, columns) for item, columns in told.items()])
         block = self._with_ids(found, rows, list(told))
         data.write(rows.tolist(), list(told), block, found)
         for row in rows.tolist():
@@ -279,7 +281,7 @@ class LiveCatalogue:
         return self._means[key]
 
     def _start(self, stage: Stage, name: str, table: EmbeddingTable, feature: str) -> Tensor:
-        """Where an id without neighbours begins, [K]: at the unknown row, at the mean of the learned where that is not."""
+        """Where an id without neighbours begins, [K]: at the unknown row, or the mean of the learned if it is untrained."""
         data = self.run.dataset
         rows = table.rows_of(feature)[: len(data.encoders.vocabularies[feature])].detach()
         state = self.run.trained.optimizers.get(stage, {})

@@ -155,7 +155,7 @@ class Keeping(Asking):
         return self._teller.forgotten(user)
 
     def upsert_items(self, items: Any) -> Receipt:
-        """Tell whole rows of the items table: new items, and what has changed of known ones. The next answer knows them.
+        """Tell whole rows of the items table: new items, and known ones that changed. The next answer knows them.
 
         A new item is encoded by the run's encoders, and the row of its id begins at the mean of the items that share
         its content, as in a training that goes on from the run. What the run learned of an id stays. Its counts, and

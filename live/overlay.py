@@ -161,7 +161,9 @@ class Overlay:
 
     def apply(self, rows: Sequence[LogRow]) -> None:
         """Take in rows of the log, in order."""
-        for kind, group in groupby(rows, key=lambda row: "item" if row.kind in ("item_put", "item_delete") else row.kind):
+        for kind, group in groupby(
+            rows, key=lambda row: "item" if row.kind in ("item_put", "item_delete") else row.kind
+        ):
             some = list(group)
             if kind == "event":
                 self._add_events(some)

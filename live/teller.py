@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..base.errors import ConfigError
 from ..data.dataset import Dataset
 from ..data.encoding.subjects import encode_subjects
@@ -105,17 +107,19 @@ class Teller:
 
     def items(self, items: Iterable[Mapping[str, Any]]) -> Receipt:
         """See `Keeping.upsert_items`."""
-        config, rows = self.dataset.config, []
+        config, rows, whole = self.dataset.config, [], []
         for given in items:
             columns = {("item" if name == config.item else str(name)): value for name, value in given.items()}
             item, available = columns.pop("item", None), columns.pop("available", True)
             if item is None:
                 raise ConfigError("an item has no id; give every item one, under item")
-            if not isinstance(available, bool):
+            if not isinstance(available, bool | np.bool_):
                 raise ConfigError("available is true or false")
-            encode_items(self.dataset, [{config.item: item, **columns}])
-            body = {"columns": self._texts(columns, "item"), "available": available}
+            whole.append({config.item: item, **columns})
+            body = {"columns": self._texts(columns, "item"), "available": bool(available)}
             rows.append(_row("item_put", body, item=id_text(item)))
+        if whole:
+            encode_items(self.dataset, whole)
         return self._appended(rows)
 
     def deleted(self, items: Iterable[Any]) -> Receipt:

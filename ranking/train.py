@@ -151,7 +151,7 @@ def build_training(
     loader: Loader[Any]
     if tasks:
         logged = LoggedRows(dataset, SELECT in [t.name for t in ranker.tasks])
-        loader = Loader(logged, train_rows, config.batch_size, seed, row_bytes=dataset.row_bytes)
+        loader = Loader(logged, train_rows, config.batch_size, seed, row_bytes=_row_bytes(dataset))
     else:
         assert held.fitted is not None
         asked = AskedRequests(held.fitted)
@@ -287,3 +287,11 @@ def _taught(dataset: Dataset, config: RankingConfig, runtime: Runtime, seed: int
         log.info("teacher %d of %d: a network for every task alone", place + 1, wanted.teachers)
         said.append(score_rows(train_ranker(dataset, teacher, alone, seed + place).ranker, dataset, rows))
     return taught(dataset, rows, said, wanted.share)
+
+
+def _row_bytes(dataset: Dataset) -> int:
+    """What a batch reads of every event row, in bytes; what it reads of users, items and histories left out."""
+    events = dataset.events
+    columns = (events.users, events.items, events.labels, events.mask, events.weights, *dataset.sequence_ends.values())
+    own = sum(column[:1].nbytes for column in columns)
+    return own + dataset.row_query.row_bytes + dataset.row_item.row_bytes

@@ -1,4 +1,4 @@
-"""Items come, change and go while a run answers: in the next answer, as a training that goes on would begin with them."""
+"""Items come, change and go while a run answers, as a training that goes on would begin with them."""
 
 from __future__ import annotations
 
@@ -47,9 +47,7 @@ def overlay(rec: recsys.Recommender, indexed: bool = False) -> tuple[Overlay, Te
     return Overlay(Funnel(run), log), Teller(log, run.dataset)
 
 
-def test_a_new_item_is_what_a_training_that_goes_on_begins_with(
-    trained: recsys.Recommender, frames: Frames
-) -> None:
+def test_a_new_item_is_what_a_training_that_goes_on_begins_with(trained: recsys.Recommender, frames: Frames) -> None:
     """Columns, rows of the id in every table, vector: before the first step of `train --from`."""
     _, items, users = frames
     run = trained.trained
@@ -69,7 +67,8 @@ def test_a_new_item_is_what_a_training_that_goes_on_begins_with(
     after = build_dataset(tables, config, 1, source=run.dataset)
 
     section = run.config.retrieval
-    assert run.retriever is not None and run.model is not None
+    assert run.retriever is not None
+    assert run.model is not None
     data = TowerData.of(after, section.tower, section.positive)
     towers = build_tower_members(data, section.tower, 9, 1)
     take_weights(towers, after, Learned(run.retriever.model, run.dataset, run.optimizers.get("retrieval", {})))
@@ -114,7 +113,8 @@ def test_an_untold_run_is_as_it_was(trained: recsys.Recommender) -> None:
     teller.deleted(["n1"])
     live.catch_up()
     after = live.funnel.recommend(USERS, 8)
-    assert np.array_equal(after.rows, before.rows) and np.array_equal(after.eligible, before.eligible)
+    assert np.array_equal(after.rows, before.rows)
+    assert np.array_equal(after.eligible, before.eligible)
     np.testing.assert_allclose(after.scores, before.scores, atol=1e-6)
     assert "n1" not in trained.trained.dataset.item_rows
 
@@ -159,7 +159,9 @@ def test_puts_and_deletes_and_filters_against_a_rebuilt_index(
                 retriever = funnel.retriever
                 queries = retriever.queries(np.arange(6), 3)
                 k = max(len(rows) - 1, 1)
-                found = retriever.propose("two_tower", queries, retriever.histories(np.arange(6), 3), k, named, _none(6))
+                found = retriever.propose(
+                    "two_tower", queries, retriever.histories(np.arange(6), 3), k, named, _none(6)
+                )
                 scores = queries @ retriever.item_vectors[rows].T
                 best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
                 assert [set(line) - {-1} for line in found.tolist()] == [set(rows[line].tolist()) for line in best]
@@ -188,13 +190,16 @@ def test_every_door_sees_it_in_the_same_answer(trained: recsys.Recommender) -> N
     try:
         rec.upsert_items(pd.DataFrame([{"item_id": "n1", **NEW}, {"item_id": "n2", **NEW, "genre": "g1"}]))
         names = set(rec.recommend(["stranger"], 22)["item"])
-        assert {"n1", "n2"} <= names and len(names) == 22
+        assert {"n1", "n2"} <= names
+        assert len(names) == 22
         assert set(rec.recommend(["stranger"], 22, where='genre = "g1"')["item"]) >= {"n2"}
         like = rec.similar_items(["n1"], 5, by="vector")
-        assert "n2" in set(rec.similar_items(["n1"], 20, by="vector")["similar"]) and len(like) == 5
+        assert "n2" in set(rec.similar_items(["n1"], 20, by="vector")["similar"])
+        assert len(like) == 5
         assert np.isfinite(rec.score(["u1"], ["n1"])["score"]).all()
         answer = rec.ask({"user": "u1", "k": 12, "exclude": ["n2"]})
-        assert isinstance(answer, Answer) and "n2" not in {item["item"] for item in answer.items}
+        assert isinstance(answer, Answer)
+        assert "n2" not in {item["item"] for item in answer.items}
         rec.add_events([{"user": "u1", "item": "n1", "time": 345, "labels": {"click": 1}, "tab": "home", "hour": 3}])
         found = rec.recommend(["u1"], 12)
         assert "n1" not in set(found["item"])
@@ -221,7 +226,10 @@ def test_hiding_keeps_what_is_known(trained: recsys.Recommender) -> None:
     live.catch_up()
     assert live.dataset.item_rows["n1"] not in live.funnel.recommend(["stranger"], 21).rows
     teller.items([{"item": "n1", "available": True}])
+    teller.items([{"item": "n2", **NEW}])
+    teller.items([{"item": "n2", "available": True}])  # told in one go
     live.catch_up()
+    assert np.array_equal(vector, live.funnel.retriever.item_vectors[live.dataset.item_rows["n2"]])
     assert live.dataset.item_rows["n1"] in live.funnel.recommend(["stranger"], 21).rows
     assert np.array_equal(vector, live.funnel.retriever.item_vectors[live.dataset.item_rows["n1"]])
 
@@ -271,4 +279,5 @@ def test_segments_find_what_one_index_finds() -> None:
         wanted = living if allowed is None else living & allowed
         expected = whole.search(queries, 12, Bitmap.from_mask(wanted), barred)
         found = segments.search(queries, 12, None if allowed is None else Bitmap.from_mask(allowed), barred)
-        assert np.array_equal(found.rows, expected.rows) and np.array_equal(found.scores, expected.scores)
+        assert np.array_equal(found.rows, expected.rows)
+        assert np.array_equal(found.scores, expected.scores)

@@ -24,12 +24,11 @@ from recsys.data.pretrained import Pretrained, TableStart
 from recsys.data.split import Part
 from recsys.data.vocabulary import FIRST, UNKNOWN, Vocabulary
 from recsys.funnel.folder import OPTIMIZERS, load_run
-from recsys.nn.embedding import EmbeddingTable
-from recsys.nn.embedding import tables_of
+from recsys.funnel.neighbours import NEAREST, from_vectors, neighbour_means, start_new_rows
+from recsys.nn.embedding import EmbeddingTable, tables_of
 from recsys.pipeline.continuation import Learned, SourceRun, remember, take_up
 from recsys.pipeline.evaluate import evaluate_run
 from recsys.pipeline.index import build_run_index
-from recsys.funnel.neighbours import NEAREST, from_vectors, neighbour_means, start_new_rows
 from recsys.pipeline.publish import train_run
 from recsys.ranking.train import build_model
 from recsys.retrieval.towers.train import build_two_tower
