@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
 import secrets
 import time
 import uuid
@@ -20,7 +19,7 @@ from ..base.arrays import I64
 from ..base.errors import ConfigError, DataError, RecsysError
 from ..base.ragged import Ragged
 from ..configs.rules import RulesConfig
-from ..data.encoding.attributes import Attribute, TextColumn
+from ..data.encoding.attributes import value_of
 from ..data.encoding.subjects import SubjectDataset, subject_of
 from ..data.hashing import U64, text_hashes
 from ..funnel.funnel import Funnel
@@ -267,7 +266,7 @@ class Answering:
         if row < 0:
             raise NotFoundError([Flaw("", "the catalogue has no such item; tell it, or give one of it")])
         there = self.overlay is None or bool(self.overlay.items.living[row])
-        columns = {name: _plain(attribute, row) for name, attribute in data.attributes.items()}
+        columns = {name: value_of(attribute, row) for name, attribute in data.attributes.items()}
         title = data.titles[row]
         return ItemAnswer(item=request.item, title=title, available=there, columns=columns, **self._signed(request))
 
@@ -378,15 +377,6 @@ class Answering:
                 raise RequestError([Flaw("/seen", str(error))], str(error)) from None
             found.retriever = found.ladder.retriever
         return found
-
-
-def _plain(attribute: Attribute, row: int) -> Any:
-    """A raw value of an item as JSON has it; None where it is missing."""
-    if isinstance(attribute, TextColumn):
-        codes = attribute.codes[attribute.ptr[row] : attribute.ptr[row + 1]]
-        return [attribute.values[code] for code in codes.tolist()]
-    number = float(attribute[row])
-    return number if math.isfinite(number) else None
 
 
 def rules_hash(rules: RulesConfig) -> str | None:

@@ -281,7 +281,7 @@ class LiveCatalogue:
         return self._means[key]
 
     def _start(self, stage: Stage, name: str, table: EmbeddingTable, feature: str) -> Tensor:
-        """Where an id without neighbours begins, [K]: at the unknown row, or the mean of the learned if it is untrained."""
+        """Where an id without neighbours begins, [K]: at the unknown row, or the mean of the learned."""
         data = self.run.dataset
         rows = table.rows_of(feature)[: len(data.encoders.vocabularies[feature])].detach()
         state = self.run.trained.optimizers.get(stage, {})

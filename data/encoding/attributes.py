@@ -6,8 +6,10 @@ features, of the id and the title, and of the further columns that `data.attribu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -111,3 +113,12 @@ def numbers_or_texts(texts: pa.Array) -> Attribute:
 def identities(texts: Sequence[str]) -> TextColumn:
     """A column in which every item has a text, such as the ids."""
     return TextColumn.single(pa.array(texts, pa.string()))
+
+
+def value_of(attribute: Attribute, row: int) -> Any:
+    """A raw value of an item as JSON has it; None where it is missing."""
+    if isinstance(attribute, TextColumn):
+        codes = attribute.codes[attribute.ptr[row] : attribute.ptr[row + 1]]
+        return [attribute.values[code] for code in codes.tolist()]
+    number = float(attribute[row])
+    return number if math.isfinite(number) else None
