@@ -157,7 +157,7 @@ class _Named(Mapping[str, int]):
         return row
 
     def __iter__(self) -> Iterator[str]:
-        return (self._ids[row] for row in np.flatnonzero(self._named).tolist())
+        return (self._ids[int(row)] for row in np.flatnonzero(self._named))
 
     def __len__(self) -> int:
         return int(self._named.sum())

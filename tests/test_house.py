@@ -203,6 +203,8 @@ LISTED = {
     "data/encoding/subjects.py": "the subjects of a request",
     "data/encoding/told_events.py": "events of one call",
     "data/encoding/count_changes.py": "keys of the events that are taken in together, or of a request",
+    "data/encoding/attributes.py: value_of": "the texts of one item",
+    "data/room.py": "items that were told together, or since the run was made",
     "data/live.py": "users of the events that are taken in together",
     "data/reading/sources": "item tables of public data sets",
     "data/infer": "columns of a sample, and distinct values",
