@@ -273,6 +273,8 @@ class LiveDataset(Dataset):
         """Take in that items of the run, int64 [n] rows, are described by other values from here on."""
         if "_sequences" in self.__dict__:
             self._sequences.rewrite(self.items, items)
+        with self._memory_lock:
+            self._memory.clear()
 
     @property
     def item_rows(self) -> Mapping[str, int]:
