@@ -8,6 +8,7 @@ items exist, each allowed, none twice.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -109,11 +110,23 @@ class StoreIndex:
             mask = allowed.mask() & mask
         count = self.size if allowed is None else int(mask.sum())
         drop = None if excluded is None else as_exclusions(excluded, len(wanted))
-        if count <= exact_limit(self.size, k):
-            return self._exactly(wanted, k, np.flatnonzero(mask), drop, allowed)
-        return self._asked(wanted, k, mask, count, drop)
+        with self._answering():
+            if count <= exact_limit(self.size, k):
+                return self._exactly(wanted, k, np.flatnonzero(mask), drop, allowed)
+            return self._asked(wanted, k, mask, drop)
 
-    def _asked(self, queries: F32, k: int, mask: Bool, count: int, drop: Ragged | None) -> Candidates:
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Failures of the store in a sentence."""
+        try:
+            yield
+        except self.store.failures as error:
+            raise RunError(
+                f"{self.address or 'the store'} does not answer ({type(error).__name__}); start it, "
+                "or run `recsys build-index` for an index in the run itself"
+            ) from error
+
+    def _asked(self, queries: F32, k: int, mask: Bool, drop: Ragged | None) -> Candidates:
         """Ask the database, ever wider, and complete exactly what it does not find."""
         rows = np.full((len(queries), k), -1, dtype=np.int64)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
@@ -176,8 +189,9 @@ class StoreIndex:
         """Replace the vectors of existing rows and append new rows, in the collection that everybody searches."""
         at, fresh = as_rows(rows), as_vectors(vectors, self.dim)
         check_upsert(at, fresh, self.num_rows, self.normalised)
-        for part in _blocks(np.arange(len(at))):
-            self.store.put(at[part], fresh[part])
+        with self._answering():
+            for part in _blocks(np.arange(len(at))):
+                self.store.put(at[part], fresh[part])
         added = max(int(at.max(initial=-1)) + 1 - self.num_rows, 0)
         self._alive = np.concatenate([self._alive, np.zeros(added, dtype=np.bool_)])
         self._alive[at] = True
@@ -188,8 +202,9 @@ class StoreIndex:
         at = as_rows(rows)
         check_delete(at, self.num_rows)
         gone = np.unique(at[self._alive[at]])
-        for part in _blocks(gone):
-            self.store.remove(part)
+        with self._answering():
+            for part in _blocks(gone):
+                self.store.remove(part)
         self._alive = self._alive.copy()
         self._alive[gone] = False
         self._decoded = self.vectors_sha256 = None

@@ -23,6 +23,8 @@ class VectorStore(Protocol):
 
     most: int
     """Rows that one search may be asked for."""
+    failures: tuple[type[Exception], ...]
+    """What its client raises where nothing answers, or not as it should."""
 
     def nearest(self, queries: F32, limit: int) -> tuple[I64, F32]:
         """Some of the rows of the highest products, best first: rows int64 [B, limit], -1 pads, and their products.

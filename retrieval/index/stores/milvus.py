@@ -24,7 +24,12 @@ class MilvusStore:
     most = 16_384
 
     def __init__(self, client: Any, name: str) -> None:
-        """Nothing is asked yet."""
+        """Nothing is asked yet, but that a collection which is there can be searched."""
+        from pymilvus.exceptions import MilvusException
+
+        self.failures: tuple[type[Exception], ...] = (OSError, MilvusException)
+        if client.has_collection(name):
+            client.load_collection(name)  # one that a process before left is at rest
         self._client, self._name = client, name
 
     def nearest(self, queries: F32, limit: int) -> tuple[I64, F32]:

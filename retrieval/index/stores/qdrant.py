@@ -27,7 +27,9 @@ class QdrantStore:
     def __init__(self, client: Any, name: str) -> None:
         """Nothing is asked yet."""
         from qdrant_client import models
+        from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
+        self.failures: tuple[type[Exception], ...] = (OSError, ResponseHandlingException, UnexpectedResponse)
         self._client, self._name, self._models = client, name, models
 
     def nearest(self, queries: F32, limit: int) -> tuple[I64, F32]:
@@ -92,7 +94,6 @@ def open_qdrant(address: StoreAddress) -> QdrantStore:
     """The collection of an address; see `open_store`."""
     try:
         from qdrant_client import QdrantClient
-        from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
     except ImportError:
         raise ConfigError(f"{address} needs the client of Qdrant; run {install_hint('stores')}") from None
     with warnings.catch_warnings():
@@ -108,6 +109,6 @@ def open_qdrant(address: StoreAddress) -> QdrantStore:
     store = QdrantStore(client, address.name)
     try:
         store.exists()
-    except (OSError, ResponseHandlingException, UnexpectedResponse) as error:
+    except store.failures as error:
         raise RunError(f"{address} does not answer ({type(error).__name__}); start the store, or correct it") from error
     return store

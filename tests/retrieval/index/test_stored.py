@@ -21,6 +21,8 @@ DIM = 4
 class Careless:
     """A database in a dictionary that overlooks rows, and answers with fewer than were asked for."""
 
+    failures: tuple[type[Exception], ...] = (ConnectionError,)
+
     def __init__(self, overlooked: int = 0, most: int = 1000) -> None:
         self.rows: dict[int, F32] = {}
         self.overlooked, self.most = overlooked, most
@@ -220,6 +222,25 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 @pytest.mark.parametrize("text", ["qdrant://host:6333/items", "milvus+https://a.b/c_1", "qdrant+file:///some/where/x"])
 def test_an_address_is_written_as_it_was_read(text: str) -> None:
     assert str(StoreAddress.of(text)) == text
+
+
+def test_a_store_that_goes_away_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Careless()
+    index = filled(store, np.eye(DIM, dtype=np.float32).repeat(5, axis=0))
+
+    def gone(*_: object) -> None:
+        raise ConnectionError
+
+    for name in ("nearest", "put", "remove"):
+        monkeypatch.setattr(store, name, gone)
+    for ask in (
+        lambda: index.search(np.eye(DIM), 1),
+        lambda: index.delete([1]),
+        lambda: index.upsert([1], np.ones((1, DIM))),
+    ):
+        with pytest.raises(RunError, match=r"the store does not answer \(ConnectionError\); start it, or run"):
+            ask()
+    assert index.size == 20
 
 
 def test_a_store_chooses_its_own_kind_of_index() -> None:
