@@ -116,7 +116,10 @@ class DataConfig(Settings):
     """Zip or folder of a public data set, relative to the configuration file."""
     events: str | tuple[str, ...] = ""
     """Event table for `files` (text such as CSV, Parquet or Feather; each may be compressed), relative to the
-    configuration file; a list of files is read as one table, with their names in a column `file`."""
+    configuration file; also a folder of Parquet files, or `sql:SELECT ...`. A list of files is read as one table, with
+    their names in a column `file`."""
+    database: str = ""
+    """What answers `sql:`: `duckdb:FILE`, an address of SQLAlchemy, or `env:NAME`, a variable with one of these."""
     header: tuple[str, ...] | dict[TableName, tuple[str, ...]] = ()
     """Column names of text event files that have no header line; of other tables too as
     `{ events = ["a", "b"], items = ["c", "d"] }`."""
@@ -351,10 +354,12 @@ class DataConfig(Settings):
         return {spec.name: spec.shared_with for spec in self.features if spec.shared_with}
 
     def relocated(self, change: Callable[[str], str]) -> DataConfig:
-        """The same section with every path that is not empty changed."""
-        events = change(self.events) if self.events and isinstance(self.events, str) else self.events
-        paths: dict[str, object] = {n: change(p) for n in ("path", "users", "items") if (p := getattr(self, n))}
-        paths["events"] = tuple(change(one) for one in events) if isinstance(events, tuple) else events
+        """The same section with every path that is not empty changed; a query is no path."""
+        names = (self.events,) if isinstance(self.events, str) else self.events
+        moved = tuple(one if not one or one.startswith("sql:") else change(one) for one in names)
+        paths: dict[str, object] = {"events": moved[0] if isinstance(self.events, str) else moved}
+        given = {n: p for n in ("path", "users", "items") if (p := getattr(self, n)) and not p.startswith("sql:")}
+        paths.update({name: change(path) for name, path in given.items()})
         paths["features"] = tuple(
             f.model_copy(update={"pretrained": change(f.pretrained)}) if f.pretrained else f for f in self.features
         )

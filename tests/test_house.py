@@ -37,7 +37,7 @@ ORDER = (
 FLOOR = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms}
 
 HEAVY = ("torch", "numpy", "faiss", "polars", "pandas", "scipy", "matplotlib", "sklearn", "pyarrow", "pydantic")
-LAZY = {"faiss", "polars", "pandas", "matplotlib", "sklearn", "implicit", "lightgbm"}
+LAZY = {"faiss", "polars", "pandas", "matplotlib", "sklearn", "implicit", "lightgbm", "duckdb", "sqlalchemy", "optuna"}
 """Packages imported only inside the functions that use them."""
 OUTLIVES = (ROOT / "cli" / "main.py", ROOT / "live" / "engine.py", ROOT / "serving" / "route.py")
 """Where any failure may be caught: people meet no traceback, and an engine outlives what one request meets."""

@@ -20,6 +20,7 @@ from ..shelf import Shelf
 from ..split import PART_NAMES
 from .coded import Coded
 from .columns import as_choice, as_codes, as_float32, as_ids, as_labels, as_time, require_columns
+from .queries import is_query, query_table
 from .readers import Source, combined_digest, read_tables
 from .sources import load
 from .sparse_times import as_seconds
@@ -64,11 +65,14 @@ def _read_tables(config: DataConfig, base: Path, bad: BadRows, given: Mapping[st
         raise ConfigError("data.events is empty; name the event table (CSV or Parquet)")
 
     def at(table: str, name: str) -> Source | None:
-        return given.get(table, base / name if name else None)
+        return given.get(table, asked(name) if name else None)
+
+    def asked(name: str) -> Source:
+        return query_table(name, config.database, base) if is_query(name) else base / name
 
     names = [config.events] if isinstance(config.events, str) else list(config.events)
     tables = read_tables(
-        given.get("events", [base / name for name in names]),
+        given.get("events", [asked(name) for name in names]),
         at("users", config.users),
         at("items", config.items),
         bad=bad,

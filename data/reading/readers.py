@@ -21,6 +21,7 @@ from ...base.errors import DataError
 from .mixed import mixed_as_text
 from .one_type import one_type, plain_types
 from .packed import head, unpacked
+from .queries import folder_table
 from .sniff import as_utf8, codec_of, delimiter_of, marked
 from .stored import StoredParquet, StoredTable
 from .tables import BadRows, Origin, RawTable, Span, Tables
@@ -101,8 +102,8 @@ def read(
     """Read one source, or several of the same columns one after the other.
 
     Args:
-        source: a text file, a Parquet or a Feather file (each may be compressed, see `packed`), an Arrow table, or a
-            pandas or polars frame.
+        source: a text file, a Parquet or a Feather file (each may be compressed, see `packed`), a folder of Parquet
+            files, an Arrow table, or a pandas or polars frame.
         columns: the columns to keep, in this order; all by default.
         table: what the table is called in messages (`events`, `users`, `items`, or the name of a frame).
         delimiter: between the values of a text file; found from its first lines by default. With several characters,
@@ -125,8 +126,11 @@ def read(
     if not isinstance(source, str | Path):
         return _read_frame(source, wanted, f"the {table} frame")
     path = Path(source)
-    if stored and wanted is None and (found := _stored(path, table, delimiter, encoding, header, bad)) is not None:
-        return found
+    if path.is_dir():
+        folder, found = folder_table(path)
+        return _from_arrow(folder, path.name, wanted, found)
+    if stored and wanted is None and (on_disk := _stored(path, table, delimiter, encoding, header, bad)) is not None:
+        return on_disk
     data = file_bytes(path)
     digest = hashlib.sha256(data).hexdigest()
     data = unpacked(data, path.name)

@@ -277,7 +277,7 @@ def test_missing_things_are_missed_by_name(tmp_path: Path) -> None:
     )
     assert message(tmp_path / "event.csv").endswith('event.csv: no such file; did you mean "events.csv"?')
     assert "nor a folder" in message(tmp_path / "nowhere" / "events.csv")
-    assert message(tmp_path).endswith("is a folder, expected a file; name the file in it")
+    assert message(tmp_path).endswith("is a folder without Parquet files; name a file, or a folder of Parquet files")
     assert message({"a": [1]}) == (
         "a dict was given as a table, expected a path, an Arrow table, or a pandas or polars DataFrame"
     )
