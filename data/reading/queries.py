@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from ...base.errors import ConfigError, DataError
 from ...base.package import install_hint
@@ -112,6 +111,8 @@ def folder_table(folder: Path) -> tuple[pa.Table, str]:
     Raises:
         DataError: it holds no Parquet file, or one that is not complete.
     """
+    import pyarrow.dataset as ds  # brings pandas in
+
     files = sorted(
         file
         for file in folder.rglob("*.parquet")
