@@ -178,15 +178,14 @@ class MetaBalance(Balance, kind="metabalance"):
 
     def meet(self, ranker: nn.Module) -> None:
         """Keep a moving average for each of the ranker's parameters."""
-        count = sum(1 for _ in ranker.parameters())
-        self.register_buffer("lengths", torch.zeros(len(self.names), count))
+        parameters = list(ranker.parameters())
+        self.register_buffer("lengths", torch.zeros(len(self.names), len(parameters), device=parameters[0].device))
 
     def backward(self, losses: Mapping[str, Tensor], ranker: Ranker) -> Tensor:
         """One backward pass per task; gradients are scaled, then summed."""
         parameters = list(ranker.parameters())
         if self.lengths.shape[1] != len(parameters):
             self.meet(ranker)
-            self.lengths = self.lengths.to(parameters[0].device)
         weights, tasks = self.weights(), self.by_task(losses)
         terms = {name: weights[name] * loss for name, loss in tasks.items()}
         extra = auxiliary(losses)
@@ -221,14 +220,14 @@ class MetaBalance(Balance, kind="metabalance"):
             if kind != "both":
                 asked = asked & ((own > target) if kind == "reduce" else (own < target))
             if name != self.target:
-                factors[name] = torch.where(asked, r * target / own.clamp(min=1e-30) + (1 - r), 1.0)
+                factors[name] = torch.where(asked, r * target / own.clamp(min=1e-30) + (1 - r), torch.ones_like(own))
         return factors
 
 
 def length(gradient: Tensor) -> Tensor:
     """Euclidean length of a gradient, dense or of single rows."""
-    found: Tensor = (gradient.coalesce().values() if gradient.is_sparse else gradient).norm()
-    return found
+    values = gradient.coalesce().values() if gradient.is_sparse else gradient
+    return values.double().square().sum().sqrt().to(values.dtype)  # the same however a device orders the sum
 
 
 def column(gradients: list[list[Tensor | None]], place: int) -> list[Tensor | None]:

@@ -70,7 +70,7 @@ class Exposures:
         usable = (events.parts == Part.TRAIN) & events.mask[:, task]
         usable &= (events.items >= 0) & (events.items < dataset.num_catalogue)
         rows = np.flatnonzero(usable)
-        labels = events.labels[rows, task]
+        labels = events.labels[rows, task].astype(np.float32)
         if not len(rows) or labels.min() == labels.max():
             raise DataError(
                 f'the {len(rows):,} training rows of "{positive}" do not hold both labels, 0 and 1, '

@@ -65,10 +65,10 @@ def test_refresh_learns_what_was_told_and_goes_on_behind_it(tiny_run: TinyRun, s
     assert main(asked) == 1
 
 
-def test_a_service_takes_a_folder_as_its_state(
+def test_a_service_says_that_the_log_of_its_state_cannot_be_reached(
     tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["serve", "--run", str(tiny_run.folder), "--state", "redis://localhost:6379"]) == 2
-    assert "--state takes a folder" in capsys.readouterr().err
+    assert main(["serve", "--run", str(tiny_run.folder), "--state", "redis://127.0.0.1:9"]) == 1
+    assert "the log at redis://127.0.0.1:9 cannot be reached now" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -19,7 +19,8 @@ from recsys.tests.support.rankers import GATED, KINDS, MIXED, every_kind, varian
 from recsys.tests.support.toy import Toy
 from recsys.training.optim import OptimConfig, Optimizer
 
-WAITING = {"gradnorm": "ranking/balance/adaptive.py", "pcgrad": "ranking/balance/adaptive.py"}
+SURGERY = "ranking/balance/surgery.py"
+WAITING = {"gradnorm": "ranking/balance/adaptive.py", "pcgrad": SURGERY, "cagrad": SURGERY}
 """Balances that decide by the size or the direction of gradients, which the host has to know."""
 ONCE = {"schedule": "ranking/balance/fixed.py"}
 """Balances that look at a number once an epoch."""

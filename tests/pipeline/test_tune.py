@@ -170,7 +170,7 @@ def running(folder: Path) -> int:
     return len(list(locks.iterdir())) if locks.is_dir() else 0
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # a minute and more
 def test_a_killed_search_goes_on_and_two_processes_share_one(tiny_run: TinyRun, tmp_path: Path) -> None:
     """Three processes: one is killed in the middle of a trial, then two go on at once."""
     run = tmp_path / "best"

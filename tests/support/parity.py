@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recsys.base import ranks
 from recsys.data.dataset import Dataset
 from recsys.data.split import Part
+from recsys.nn.embedding import EmbeddingTable
 from recsys.ranking.config import RankingConfig
 from recsys.ranking.requests import RequestSet
 from recsys.ranking.step import RankingStep
@@ -18,6 +20,7 @@ from recsys.retrieval.towers.step import RetrievalStep
 from recsys.retrieval.towers.train import RetrievalConfig, build_towers
 from recsys.tests.support.shop import Shop
 from recsys.training.loop import FitOptions, fit
+from recsys.training.optim import OptimConfig, Optimizer
 from recsys.training.runtime import Runtime
 
 STEPS = 50
@@ -105,3 +108,22 @@ def all_of(cases: dict[str, tuple[str, dict[str, Any]]]) -> Found:
         made = towers(keys) if kind == "towers" else ranker(keys, **asked)
         found |= {f"{name}: {key}": tensor for key, tensor in made.items()}
     return found
+
+
+def three_steps_of_uneven_work() -> Found:
+    """Of three processes the last looks nothing up, and a parameter has a gradient in the first alone."""
+    torch.manual_seed(ranks.rank())  # every process draws other weights, which `agree` makes alike
+    table, used, unused = EmbeddingTable({"a": 9}, 3), torch.nn.Linear(3, 1), torch.nn.Linear(3, 1)
+    model = torch.nn.ModuleDict({"table": table, "used": used, "unused": unused})
+    ranks.agree(model)
+    optimizer = Optimizer(model, OptimConfig(lr=0.1, weight_decay=0.1), 3)
+    for step in range(3):
+        rows = ranks.share(torch.tensor([2, 3, 3, 5 + step])[: ranks.world() - 1 or 4])
+        if len(rows):
+            total = used(table(rows)).square().sum()
+            ranks.whole_mean(total, torch.tensor(float(len(rows)))).backward()
+        else:
+            ranks.whole_mean(torch.zeros(()), torch.zeros(()))
+        optimizer.step()
+        optimizer.zero_grad()
+    return dict(model.state_dict())

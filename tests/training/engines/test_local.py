@@ -7,13 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from recsys.base import ranks
 from recsys.nn.embedding import EmbeddingTable
 from recsys.ranking.ranker import ranker_kinds
 from recsys.tests.support.nonempty import nonempty
-from recsys.tests.support.parity import STEPS, Found, all_of
+from recsys.tests.support.parity import STEPS, all_of, three_steps_of_uneven_work
 from recsys.tests.support.processes import together
-from recsys.training.optim import OptimConfig, Optimizer
 
 Cases = dict[str, tuple[str, dict[str, Any]]]
 QUICK: Cases = {
@@ -62,28 +60,9 @@ def test_two_processes_train_as_one() -> None:
     compare(QUICK)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_processes_train_as_one_whatever_is_trained() -> None:
     compare(OTHERS)
-
-
-def three_steps_of_uneven_work() -> Found:
-    """Of three processes the last looks nothing up, and a parameter has a gradient in the first alone."""
-    torch.manual_seed(ranks.rank())  # every process draws other weights, which `agree` makes alike
-    table, used, unused = EmbeddingTable({"a": 9}, 3), torch.nn.Linear(3, 1), torch.nn.Linear(3, 1)
-    model = torch.nn.ModuleDict({"table": table, "used": used, "unused": unused})
-    ranks.agree(model)
-    optimizer = Optimizer(model, OptimConfig(lr=0.1, weight_decay=0.1), 3)
-    for step in range(3):
-        rows = ranks.share(torch.tensor([2, 3, 3, 5 + step])[: ranks.world() - 1 or 4])
-        if len(rows):
-            total = used(table(rows)).square().sum()
-            ranks.whole_mean(total, torch.tensor(float(len(rows)))).backward()
-        else:
-            ranks.whole_mean(torch.zeros(()), torch.zeros(()))
-        optimizer.step()
-        optimizer.zero_grad()
-    return dict(model.state_dict())
 
 
 @pytest.mark.slow
