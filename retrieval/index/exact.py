@@ -31,7 +31,7 @@ from .base import (
 )
 from .bitmap import Bitmap, ExcludedRows, as_exclusions, as_rows
 from .halves import HalfVectors, Proofs
-from .store import IndexManifest, commit, read_index_manifest, staged
+from .store import IndexManifest, commit, manifest_of, read_index_manifest, staged_array
 
 
 class ExactIndex:
@@ -68,6 +68,16 @@ class ExactIndex:
     def dim(self) -> int:
         """Width D of the vectors."""
         return self._vectors.shape[1]
+
+    @property
+    def factory(self) -> str:
+        """Its name in a configuration."""
+        return "Exact"
+
+    @property
+    def plan(self) -> SearchPlan:
+        """None: it looks at everything."""
+        return SearchPlan()
 
     @property
     def device(self) -> torch.device:
@@ -150,24 +160,11 @@ class ExactIndex:
     def stage(self, folder: Path) -> IndexManifest:
         """Write the vectors; nothing refers to them until the manifest is committed."""
         vectors = self._vectors.cpu().numpy()
-        staging = {"vectors": staged(folder, "vectors", ".npy", lambda path: _write_array(path, vectors))}
+        files = {"vectors": staged_array(folder, "vectors", vectors)}
         if self._alive is not None:
-            alive = self._alive
-            staging["alive"] = staged(folder, "alive", ".npy", lambda path: _write_array(path, alive))
-        return IndexManifest(
-            kind="exact",
-            metric=METRIC,
-            dim=self.dim,
-            size=self.size,
-            num_rows=self.num_rows,
-            deleted=self.num_rows - self.size,
-            normalised=self.normalised,
-            factory="Exact",
-            plan=SearchPlan(),
-            vectors_sha256=self.vectors_sha256 or fingerprint(vectors),
-            files=staging,
-            report=self.report,
-        )
+            files["alive"] = staged_array(folder, "alive", self._alive)
+        manifest = manifest_of(self, "exact", files)
+        return manifest.model_copy(update={"vectors_sha256": self.vectors_sha256 or fingerprint(vectors)})
 
     @classmethod
     def load(cls, folder: Path, device: str | torch.device = "cpu") -> ExactIndex:
@@ -189,11 +186,6 @@ class ExactIndex:
         if "alive" in manifest.files:
             index._alive = _read_array(folder / manifest.files["alive"].name).astype(np.bool_)
         return index
-
-
-def _write_array(path: Path, array: AnyArray) -> None:
-    with path.open("wb") as out:
-        np.save(out, array, allow_pickle=False)
 
 
 def _read_array(path: Path) -> AnyArray:

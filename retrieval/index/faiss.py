@@ -34,7 +34,7 @@ from .base import (
 from .bitmap import Bitmap, ExcludedRows, as_exclusions, as_rows, excluded_pairs
 from .families import Family, bytes_of, call, faiss_module, read_raw, selector
 from .slots import SlotMap, read_slots, write_slots
-from .store import IndexManifest, commit, read_index_manifest, staged
+from .store import IndexManifest, commit, manifest_of, read_index_manifest, staged
 
 EXACT_FRACTION = 0.0125
 """Below this share of allowed items they are all scored: at a million items of width 64 and 1 % allowed, 0.4 ms a query
@@ -329,20 +329,7 @@ class FaissIndex:
         row_of = self._slots.to_array()
         if row_of is not None:
             files["slots"] = staged(folder, "slots", ".i64", lambda path: write_slots(path, row_of))
-        return IndexManifest(
-            kind="faiss",
-            metric=METRIC,
-            dim=self.dim,
-            size=self.size,
-            num_rows=self.num_rows,
-            deleted=self.num_rows - self.size,
-            normalised=self.normalised,
-            factory=self.factory,
-            plan=self._plan,
-            vectors_sha256=self.vectors_sha256,
-            files=files,
-            report=self.report,
-        )
+        return manifest_of(self, "faiss", files)
 
     @classmethod
     def load(cls, folder: Path, mmap: bool = True) -> FaissIndex:

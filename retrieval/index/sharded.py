@@ -34,7 +34,7 @@ from .base import (
 from .bitmap import Bitmap, ExcludedRows, as_exclusions, as_rows
 from .exact import ExactIndex
 from .faiss import FaissIndex
-from .store import IndexManifest, commit
+from .store import commit, manifest_of
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: neighbouring rows land far apart
 
@@ -195,19 +195,4 @@ class ShardedIndex:
     def save(self, folder: Path) -> None:
         """Write the files of all parts beside each other, and `index.json`, whole or not at all."""
         parts = tuple(shard.stage(folder) for shard in self.shards)
-        manifest = IndexManifest(
-            kind="sharded",
-            metric=METRIC,
-            dim=self.dim,
-            size=self.size,
-            num_rows=self.num_rows,
-            deleted=self.num_rows - self.size,
-            normalised=self.normalised,
-            factory=self.factory,
-            plan=self.plan,
-            vectors_sha256=self.vectors_sha256,
-            files={},
-            report=self.report,
-            shards=parts,
-        )
-        commit(folder, manifest)
+        commit(folder, manifest_of(self, "sharded", {}, shards=parts))

@@ -11,10 +11,12 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ...base.arrays import AnyArray
 from ...base.errors import RunError
 from ...base.files import partial_path, sha256, sync, write_whole
 from .base import METRIC, IndexReport, SearchPlan
@@ -62,6 +64,70 @@ class IndexManifest(BaseModel):
     def all_files(self) -> tuple[StoredFile, ...]:
         """Its files and those of its shards."""
         return (*self.files.values(), *(file for shard in self.shards for file in shard.all_files()))
+
+
+class Described(Protocol):
+    """What every kind of index says of itself in its sidecar."""
+
+    normalised: bool
+    vectors_sha256: str | None
+    report: IndexReport | None
+
+    @property
+    def size(self) -> int:
+        """Number of items that can be returned."""
+
+    @property
+    def num_rows(self) -> int:
+        """Number of item rows, deleted ones included."""
+
+    @property
+    def dim(self) -> int:
+        """Width D of the vectors."""
+
+    @property
+    def factory(self) -> str:
+        """How it searches, in a word."""
+
+    @property
+    def plan(self) -> SearchPlan:
+        """How hard it looks."""
+
+
+def manifest_of(
+    index: Described,
+    kind: Literal["exact", "faiss", "sharded", "store"],
+    files: dict[str, StoredFile],
+    shards: tuple[IndexManifest, ...] = (),
+    address: str = "",
+) -> IndexManifest:
+    """The sidecar of an index whose files are staged."""
+    return IndexManifest(
+        kind=kind,
+        metric=METRIC,
+        dim=index.dim,
+        size=index.size,
+        num_rows=index.num_rows,
+        deleted=index.num_rows - index.size,
+        normalised=index.normalised,
+        factory=index.factory,
+        plan=index.plan,
+        vectors_sha256=index.vectors_sha256,
+        files=files,
+        report=index.report,
+        shards=shards,
+        address=address,
+    )
+
+
+def staged_array(folder: Path, stem: str, array: AnyArray) -> StoredFile:
+    """Write one array as `staged` does."""
+
+    def write(path: Path) -> None:
+        with path.open("wb") as out:
+            np.save(out, array, allow_pickle=False)
+
+    return staged(folder, stem, ".npy", write)
 
 
 def staged(folder: Path, stem: str, suffix: str, write: Callable[[Path], None]) -> StoredFile:

@@ -36,7 +36,7 @@ from .base import (
 )
 from .bitmap import Bitmap, ExcludedRows, as_exclusions, as_rows, excluded_pairs
 from .faiss import exact_limit
-from .store import IndexManifest, commit, staged
+from .store import IndexManifest, commit, manifest_of, staged_array
 from .stores import StoreAddress, VectorStore, open_store
 
 BLOCK = 4096
@@ -224,23 +224,8 @@ class StoreIndex:
         """
         if self.address is None:
             raise RunError("a store in memory cannot be kept with a run; build the index with an address")
-        files = {"alive": staged(folder, "alive", ".npy", lambda path: _write(path, self._alive))}
-        manifest = IndexManifest(
-            kind="store",
-            metric=METRIC,
-            dim=self.dim,
-            size=self.size,
-            num_rows=self.num_rows,
-            deleted=self.num_rows - self.size,
-            normalised=self.normalised,
-            factory=self.factory,
-            plan=self.plan,
-            vectors_sha256=self.vectors_sha256,
-            files=files,
-            report=self.report,
-            address=str(self.address),
-        )
-        commit(folder, manifest)
+        files = {"alive": staged_array(folder, "alive", self._alive)}
+        commit(folder, manifest_of(self, "store", files, address=str(self.address)))
 
     @classmethod
     def of(cls, folder: Path, manifest: IndexManifest) -> StoreIndex:
@@ -296,8 +281,3 @@ def fill_store(vectors: F32, address: StoreAddress, parts: int) -> StoreIndex:
 
 def _blocks(rows: I64) -> Iterator[I64]:
     return (rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK))
-
-
-def _write(path: Path, array: Bool) -> None:
-    with path.open("wb") as out:
-        np.save(out, array, allow_pickle=False)

@@ -12,18 +12,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import checks
 from schemathesis.specs.openapi import checks as openapi
 
-from recsys.live.answering import Answering
-from recsys.live.log import MemoryLog
-from recsys.live.overlay import overlay_of
-from recsys.live.teller import Teller
 from recsys.recommender import Recommender
 from recsys.serving.app import create_api
-from recsys.serving.config import ServeConfig
-from recsys.serving.metrics import Metrics, series_of
 from recsys.serving.openapi import document
-from recsys.serving.runs import Runs
-from recsys.serving.service import Service
-from recsys.tests.support.served import serving
+from recsys.tests.support.served import serving, telling
 
 SCHEMA = schemathesis.openapi.from_dict(document(create_api()))
 OPERATIONS = [found.ok() for found in SCHEMA.get_all_operations()]
@@ -32,12 +24,7 @@ NAMES = [f"{one.method.upper()} {one.path}" for one in OPERATIONS]
 
 @pytest.fixture(scope="module")
 def told(shop: Recommender) -> Iterator[httpx.Client]:
-    log = MemoryLog()
-    overlay = overlay_of(shop.funnel, log)
-    runs = Runs({"main": Answering(overlay.funnel, "main", "v", overlay=overlay)})
-    service = Service(runs, ServeConfig(), Metrics(series_of((), ["main"])))
-    service.teller = Teller(log, shop.trained.dataset)
-    with serving(service) as client:
+    with serving(telling(shop)) as client:
         yield client
 
 

@@ -11,28 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.data.texts import Texts
-from recsys.live.answering import Answering
-from recsys.live.log import MemoryLog
-from recsys.live.overlay import overlay_of
-from recsys.live.teller import Teller
 from recsys.recommender import Recommender
-from recsys.serving.config import ServeConfig
-from recsys.serving.metrics import Metrics, series_of
-from recsys.serving.runs import Runs
-from recsys.serving.service import Service
-from recsys.tests.support.served import serving
+from recsys.tests.support.served import serving, telling
 
 TEXTS = st.text(alphabet="ab\u00e9\U0001f600", max_size=3)
 
 
 @pytest.fixture(scope="module")
 def told(shop: Recommender) -> Iterator[httpx.Client]:
-    log = MemoryLog()
-    overlay = overlay_of(shop.funnel, log)
-    runs = Runs({"main": Answering(overlay.funnel, "main", "v", overlay=overlay)})
-    service = Service(runs, ServeConfig(), Metrics(series_of((), ["main"])))
-    service.teller = Teller(log, shop.trained.dataset)
-    with serving(service) as client:
+    with serving(telling(shop)) as client:
         yield client
 
 

@@ -10,8 +10,26 @@ from collections.abc import Iterator
 
 import httpx
 
+from recsys.live.answering import Answering
+from recsys.live.log import MemoryLog
+from recsys.live.overlay import overlay_of
+from recsys.live.teller import Teller
+from recsys.recommender import Recommender
+from recsys.serving.config import ServeConfig
 from recsys.serving.listening import Server, server_of
+from recsys.serving.metrics import Metrics, series_of
+from recsys.serving.runs import Runs
 from recsys.serving.service import Service
+
+
+def telling(recommender: Recommender) -> Service:
+    """A service of one run to which something can be told; its log is in memory."""
+    log = MemoryLog()
+    overlay = overlay_of(recommender.funnel, log)
+    runs = Runs({"main": Answering(overlay.funnel, "main", "v", overlay=overlay)})
+    service = Service(runs, ServeConfig(), Metrics(series_of((), ["main"])))
+    service.teller = Teller(log, recommender.trained.dataset)
+    return service
 
 
 @contextlib.contextmanager
