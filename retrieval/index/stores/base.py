@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ....base.arrays import F32, I64
-from ....base.errors import ConfigError
+from ....base.errors import ConfigError, RunError
 
 SECRET = "RECSYS_STORE_KEY"
 """Environment variable that holds the key of a store; it is never written anywhere."""
@@ -91,6 +91,13 @@ class StoreAddress:
     def named(self, name: str) -> StoreAddress:
         """The same place, another collection."""
         return StoreAddress(self.kind, self.scheme, self.place, name)
+
+    def unanswered(self, error: Exception) -> RunError:
+        """What is said when nothing answers there."""
+        mend = "start the store, or correct it"
+        if self.scheme == "file":
+            mend = "the embedded mode is for one process at a time; for several, start a server"
+        return RunError(f"{self} does not answer ({type(error).__name__}); {mend}")
 
     def __str__(self) -> str:
         """As it is written in a configuration."""

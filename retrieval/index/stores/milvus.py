@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ....base.arrays import F32, I64
-from ....base.errors import ConfigError, RunError
+from ....base.errors import ConfigError
 from ....base.package import install_hint
 from .base import SECRET, StoreAddress
 
@@ -113,4 +113,4 @@ def open_milvus(address: StoreAddress) -> MilvusStore:
     try:
         return MilvusStore(MilvusClient(uri, token=os.environ.get(SECRET, "")), address.name)
     except (OSError, MilvusException) as error:
-        raise RunError(f"{address} does not answer ({type(error).__name__}); start the store, or correct it") from error
+        raise address.unanswered(error) from error

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ....base.arrays import F32, I64
-from ....base.errors import ConfigError, RunError
+from ....base.errors import ConfigError
 from ....base.package import install_hint
 from .base import SECRET, StoreAddress
 
@@ -99,7 +99,10 @@ def open_qdrant(address: StoreAddress) -> QdrantStore:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a key over plain http, which a machine of one's own may well use
         if address.scheme == "file":
-            client = QdrantClient(path=address.place)
+            try:
+                client = QdrantClient(path=address.place)
+            except (OSError, RuntimeError) as error:  # another process has it
+                raise address.unanswered(error) from error
         else:
             client = QdrantClient(
                 url=f"{address.scheme}://{address.place}",
@@ -110,5 +113,5 @@ def open_qdrant(address: StoreAddress) -> QdrantStore:
     try:
         store.exists()
     except store.failures as error:
-        raise RunError(f"{address} does not answer ({type(error).__name__}); start the store, or correct it") from error
+        raise address.unanswered(error) from error
     return store

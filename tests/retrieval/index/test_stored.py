@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import recsys
 from recsys.base.arrays import F32, I64
 from recsys.base.errors import ConfigError, RunError
 from recsys.retrieval.index import Bitmap, Candidates, ExactIndex, StoreIndex, load_index, stored
@@ -246,6 +250,18 @@ def test_a_store_that_goes_away_is_said_in_a_sentence(monkeypatch: pytest.Monkey
 def test_a_store_chooses_its_own_kind_of_index() -> None:
     with pytest.raises(ConfigError, match='leave out factory = "Flat", or the store'):
         build_index(np.eye(4), np.eye(4), "Flat", store="qdrant://host:6333/items")
+
+
+@pytest.mark.parametrize("kind", KINDS[3:])
+def test_the_embedded_mode_of_another_process_is_said_in_a_sentence(kind: str, tmp_path: Path) -> None:
+    store = open_store(embedded(kind, tmp_path))
+    again = "from recsys.retrieval.index.stores import *; import sys; open_store(StoreAddress.of(sys.argv[1]))"
+    place = {**os.environ, "PYTHONPATH": str(Path(recsys.__file__).resolve().parent.parent)}
+    command = [sys.executable, "-c", again, str(embedded(kind, tmp_path))]
+    finished = subprocess.run(command, env=place, capture_output=True, text=True, check=False)
+    store.close()
+    assert "RunError" in finished.stderr
+    assert "the embedded mode is for one process at a time" in finished.stderr
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("qdrant_client"), reason="needs the package qdrant_client")
