@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar, cast
 
+from . import extensions
 from .errors import ConfigError
 
 T = TypeVar("T")
@@ -38,18 +39,26 @@ class Registry(Generic[T]):
     def __contains__(self, name: str) -> bool:
         return name in self._entries or name in self._lazy
 
+    def find(self, name: str) -> bool:
+        """Whether there is such an entry, those of installed extensions among them (`extensions`)."""
+        if name not in self:
+            extensions.load_installed()
+        return name in self
+
     def __getitem__(self, name: str) -> T:
         """The entry of that name.
+
+        What is not known yet is looked for in the extensions that are installed.
 
         Raises:
             ConfigError: there is none; the message lists the names and the one that is spelt most alike.
         """
-        if name in self._entries:
-            return self._entries[name]
-        if name not in self._lazy:
+        if not self.find(name):
             alike = difflib.get_close_matches(name, self, n=1)
             hint = f'; did you mean "{alike[0]}"?' if alike else ""
             raise ConfigError(f'no {self.kind} is called "{name}"; there are: {", ".join(self)}{hint}')
+        if name in self._entries:
+            return self._entries[name]
         module, attribute = self._lazy[name].split(":")
         self._entries[name] = cast("T", getattr(importlib.import_module(f"{self._package}.{module}"), attribute))
         return self._entries[name]

@@ -13,11 +13,12 @@ from typing import Any
 
 from ..base.cited import paper_of, summary_of
 from ..base.errors import ConfigError
+from ..base.extensions import is_ours, load_installed, origin
 from ..base.settings import Settings
 
 Entry = dict[str, str]
 Table = Mapping[str, Any]
-ENTRY = ("kind", "name", "paper", "summary")
+ENTRY = ("kind", "name", "paper", "summary", "origin")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +26,8 @@ class Model:
     """One row of the list.
 
     Attributes:
-        kind: retriever, history encoder, target attention, ranker, gate, interaction, loss, balance, or a system of
-            several of them.
+        kind: retriever, history encoder, target attention, ranker, gate, interaction, loss, balance, data source, or a
+            system of several of them.
         name: how a configuration, or a person, calls it.
         paper: its source.
         summary: one line.
@@ -67,20 +68,28 @@ class Model:
         )
 
     @property
+    def origin(self) -> str:
+        """Module of the extension that adds it; empty for what the library has itself."""
+        return "" if is_ours(self.code) else origin(self.code)
+
+    @property
     def entry(self) -> Entry:
         """The row as `recsys models --json` prints it."""
         return {name: str(getattr(self, name)) for name in ENTRY}
 
 
 def catalogue() -> list[Entry]:
-    """`{"kind", "name", "paper", "summary"}` of every retriever, encoder, ranker, gate, loss, balance and system."""
+    """`{"kind", "name", "paper", "summary", "origin"}` of every retriever, encoder, ranker, gate, loss, balance, source
+    and system.
+    """
     return [model.entry for model in models()]
 
 
 def models() -> list[Model]:
-    """Every row of the list."""
+    """Every row of the list, what installed extensions add among them."""
+    load_installed()
     networks = [*_encoders(), *_rankers(), *_gates(), *_interactions()]
-    return [*_retrievers(), *networks, *_losses(), *_balances(), *_systems()]
+    return [*_retrievers(), *networks, *_losses(), *_balances(), *_sources(), *_systems()]
 
 
 def named(name: str) -> list[Model]:
@@ -127,7 +136,8 @@ def _encoders() -> Iterator[Model]:
 
     at = "retrieval.tower.history"
     for name, encoder in ENCODERS.entries().items():
-        yield Model.of("history encoder", name, encoder, _nested(at, {"encoder": name}), (at, SequenceConfig, ()))
+        keys = (at, SequenceConfig, ()), (f"{at}.options", encoder.Options, ())
+        yield Model.of("history encoder", name, encoder, _nested(at, {"encoder": name}), *keys)
     from ..nn.target import ActivationUnit, TargetAttention, TargetConfig
 
     at = "ranking.model.input.target"
@@ -190,22 +200,13 @@ def _interactions() -> Iterator[Model]:
 def _losses() -> Iterator[Model]:
     from ..ranking import losses as ranking
     from ..ranking.requests import SelectConfig
-    from ..retrieval.towers import losses as retrieval
-    from ..retrieval.towers.exposures import Exposures
-    from ..retrieval.towers.step import TowerLossConfig
+    from ..retrieval.towers.objective import LOSSES, TowerLossConfig
 
-    towers: dict[str, Any] = {
-        "in_batch": retrieval.in_batch_softmax_loss,
-        "mixed": retrieval.mixed_negative_softmax_loss,
-        "full_softmax": retrieval.full_softmax_loss,
-        "estimated": retrieval.estimated_softmax_loss,
-        "sampled": retrieval.sampled_softmax_loss,
-        "bce": retrieval.bce_loss,
-        "exposures": Exposures,
-    }
-    for name, loss in towers.items():
-        settings = {"retrieval": {"loss": name, **({"positive": "click"} if name == "exposures" else {})}}
-        yield Model.of("retrieval loss", name, loss, settings, ("retrieval", TowerLossConfig, ()))
+    for name, loss in LOSSES.entries().items():
+        settings = {"retrieval": {"loss": name, **({"positive": "click"} if loss.exposures else {})}}
+        keys = ("retrieval", TowerLossConfig, ()), ("retrieval.loss_options", loss.Options, ())
+        code = (loss.formula if is_ours(loss) else None) or loss
+        yield Model.of("retrieval loss", name, code, settings, *keys)
     mean = _nested("ranking.loss.reduction", "weighted_mean")
     yield Model.of("ranking loss", "task", ranking.task_loss, mean, ("ranking.loss", ranking.LossConfig, ()))
     select = _nested("ranking.select.enabled", True)
@@ -217,7 +218,16 @@ def _balances() -> Iterator[Model]:
 
     at = "ranking.balance"
     for name, balance in balance_kinds().items():
-        yield Model.of("balance", name, balance, _nested(at, {"kind": name}), (at, BalanceConfig, ()))
+        keys = (at, BalanceConfig, ()), (f"{at}.options", balance.Options, ())
+        yield Model.of("balance", name, balance, _nested(at, {"kind": name}), *keys)
+
+
+def _sources() -> Iterator[Model]:
+    from ..data.reading.sources import SOURCES, official
+
+    for name, reader in SOURCES.entries().items():
+        settings = {"data": {"source": name, "path": "PATH"}}
+        yield Model.of("data source", name, reader, settings, paper=official(name))
 
 
 def _systems() -> Iterator[Model]:

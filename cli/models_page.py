@@ -61,6 +61,8 @@ def snippet(model: Model) -> str:
 
 def where(model: Model) -> str:
     """File, class or function."""
+    if model.origin:
+        return f"{model.origin}, {model.code.__qualname__}"
     file = Path(inspect.getfile(model.code)).resolve().relative_to(ROOT)
     return f"{file.as_posix()}, {model.code.__qualname__}"
 

@@ -102,7 +102,8 @@ def print_models(entries: Iterable[Mapping[str, str]]) -> None:
     for number, entry in enumerate(entries):
         kind = entry["kind"]
         groups += [number] if last and kind != last else []
-        rows.append(row(kind if kind != last else "", entry["name"], entry["summary"], entry["paper"]))
+        source = f"{entry['paper']}; from {entry['origin']}" if entry["origin"] else entry["paper"]
+        rows.append(row(kind if kind != last else "", entry["name"], entry["summary"], source))
         last = kind
     show(table(["kind", "name", "what it is", "paper"], rows, left=range(4), groups=groups))
 

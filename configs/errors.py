@@ -163,7 +163,7 @@ def _sections(field: FieldInfo, table: Any) -> list[type[Settings]]:
     mark, section = one_of(field), section_class(field)
     if mark is not None:
         classes = mark.classes()
-        named = classes.get(str(table[KIND])) if isinstance(table, dict) and KIND in table else None
+        named = mark.class_of(str(table[KIND])) if isinstance(table, dict) and KIND in table else None
         return list(classes.values()) if named is None else [named]
     return [] if section is None else [section]
 

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from ..base.errors import ConfigError
+from ..base.extensions import load_named
 from ..base.settings import KIND, Settings, merged, one_of
 from .errors import Source, explain, section_class
 
@@ -79,7 +80,7 @@ def shared_keys(model: type[Settings], under: Table, over: Table) -> Table:
             inner = section_class(field)
             shared[name] = below if inner is None else shared_keys(inner, below, above)
         elif KIND in above and mark.kind_of(above) != mark.kind_of(below):
-            kind = mark.classes().get(mark.kind_of(above))  # None: validation names the kinds there are
+            kind = mark.class_of(mark.kind_of(above))  # None: validation names the kinds there are
             shared[name] = below if kind is None else {key: below[key] for key in below if key in kind.model_fields}
     return shared
 
@@ -139,6 +140,7 @@ def read_extended(file: Path, model: type[Settings], above: tuple[Path, ...] = (
         ConfigError: a file is missing or no TOML, or the files extend one another in a circle.
     """
     table, text = read_toml(file)
+    load_named(table)  # which keys a section has is known when its kind is
     base = table.pop(EXTENDS, None)
     if base is None:
         return table, text
@@ -193,6 +195,8 @@ def overridden(model: type[S], table: Table, overrides: Sequence[str], name: str
     for override in parsed:
         if not any(key.isdigit() for key in override.keys):  # a position means nothing where there is no list yet
             apply_override(overriding, override)
+    load_named(table)
+    load_named(overriding)
     table = copy.deepcopy(shared_keys(model, table, overriding))
     for override in parsed:
         apply_override(table, override)

@@ -16,6 +16,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from ..base.extensions import load, modules_of
 from ..base.settings import Settings
 from ..data.schema import DataConfig
 from ..evaluation.config import EvaluationConfig
@@ -26,6 +27,7 @@ from ..retrieval.index.tuning import IndexConfig
 from ..retrieval.seen import SeenConfig
 from ..retrieval.towers.train import RetrievalConfig
 from ..training.runtime import RuntimeConfig
+from .extended import used_entries
 from .file import dump_table, dump_toml, load_settings, overridden
 from .final import EnsembleConfig, FinalConfig
 from .retired import without_retired
@@ -35,6 +37,10 @@ from .rules import RulesConfig
 class RunConfig(Settings):
     """Everything that decides a run."""
 
+    extensions: tuple[str, ...] = ()
+    """Modules of other packages that are imported first, for the rankers, losses, encoders, baselines, balances and
+    sources that they add, e.g. `["my_package.rankers"]`. What an installed package adds by an entry point is found
+    without being named, and named in the run that uses it."""
     name: str = Field(pattern=r"^\w[\w.-]*$")
     """Name of the run's folder; the configuration file's own name when left out."""
     seed: int = Field(default=0, ge=0)
@@ -73,6 +79,18 @@ class RunConfig(Settings):
     def seen(self) -> SeenConfig:
         """What lists leave out as seen: by the last stage where it says so, else by retrieval."""
         return self.rules.seen or self.retrieval.seen
+
+    @field_validator("extensions")
+    @classmethod
+    def _imported(cls, named: tuple[str, ...]) -> tuple[str, ...]:
+        load(named)  # before the sections, whose kinds they add
+        return named
+
+    @model_validator(mode="after")
+    def _with_all_that_is_used(self) -> Self:
+        needed = modules_of(used_entries(self), self.extensions)
+        object.__setattr__(self, "extensions", needed)  # the model is frozen for others
+        return self
 
     @field_validator("name")
     @classmethod

@@ -15,10 +15,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ..base.memory import available_memory, bytes_of
-from ..base.settings import Settings
+from ..base.settings import Settings, known_name
 from .derived_spec import DerivedSpec
 from .feature_spec import FeatureSpec, Side
 from .notation import Notation
+from .reading.sources import FILES, SOURCES
 from .split_spec import ORDERED_SPLITS, SplitSpec
 
 TableName = Literal["events", "users", "items"]
@@ -110,8 +111,9 @@ class WeightRule(Settings):
 class DataConfig(Settings):
     """Where the tables are and what their columns mean."""
 
-    source: Literal["files", "movielens", "census", "kuairand"] = "files"
-    """`files`: CSV or Parquet tables; the others read a public data set's official layout."""
+    source: str = FILES
+    """`files`: CSV or Parquet tables; `movielens`, `census` and `kuairand` read a public data set's official layout.
+    Extensions add others."""
     path: str = ""
     """Zip or folder of a public data set, relative to the configuration file."""
     events: str | tuple[str, ...] = ""
@@ -144,7 +146,7 @@ class DataConfig(Settings):
     items: str = ""
     """Item table for `files`; may be absent."""
     options: dict[str, str | int | float | bool] = {}
-    """Passed to the reader of a public data set, e.g. `{ include_statistics = true }`."""
+    """Passed to the reader of another source, e.g. `{ include_statistics = true }`."""
     user: str = "user_id"
     """Column of user ids in events and users. Empty: rows have no user (ranking only)."""
     item: str = "item_id"
@@ -183,6 +185,11 @@ class DataConfig(Settings):
     there are cores, at most four, and one at a time where the log does not fit into `memory`."""
     on_bad_rows: Literal["error", "drop"] = "error"
     """`drop` leaves bad rows out, counts them and writes them beside the run."""
+
+    @field_validator("source")
+    @classmethod
+    def _there_is(cls, source: str) -> str:
+        return source if source == FILES or SOURCES.find(source) else known_name(source, [FILES, *SOURCES])
 
     @field_validator("memory")
     @classmethod

@@ -13,10 +13,10 @@ import recsys
 from recsys.data.world.simulate import SimulateConfig, simulate
 from recsys.pipeline.index import build_run_index
 from recsys.pipeline.publish import train_run
+from recsys.testing.toy import Toy
 from recsys.tests.support.public import Datasets
 from recsys.tests.support.shop import Shop
 from recsys.tests.support.tiny import TinyRun
-from recsys.tests.support.toy import Toy
 
 ROOT = Path(recsys.__file__).resolve().parent
 

@@ -12,15 +12,21 @@ from ..options import JsonOption
 
 def models(
     name: Annotated[str, typer.Argument(metavar="[NAME]", help="A name from the list: its page is printed.")] = "",
+    extension: Annotated[
+        list[str] | None, typer.Option(help="A module that adds to the list, as `extensions` in a configuration.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """List every retriever, ranker, gate, loss and balance by name, with its paper and one line; or print one's page.
+    """List every retriever, ranker, gate, loss, balance and source by name, with its paper and one line, those of
+    installed extensions too; or print one's page.
 
     Example: recsys models ple
     """
+    from ...base.extensions import load
     from .. import render
     from ..models_list import catalogue, named
 
+    load(extension or ())
     if name:
         from ..models_page import as_json, page
 

@@ -8,22 +8,24 @@ takes the state of the last event.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor, nn
 
 from ...base.errors import ConfigError
 from ...base.registry import Registry
-from ...base.settings import Settings
+from ...base.settings import Settings, checked_settings
 
 
 class SequenceConfig(Settings):
     """How a user's history becomes a vector."""
 
     encoder: str = "lstm"
-    """Name of the encoder: mean, decayed_mean, lstm, dupn or transformer."""
+    """Name of the encoder: mean, decayed_mean, lstm, dupn or transformer; extensions add others."""
+    options: dict[str, Any] = {}
+    """Keys of an encoder that an extension adds, see its page in `recsys models`; the built-in ones have none."""
     hidden: int = Field(default=128, ge=1)
     """Width of the states of lstm, dupn and transformer; the means keep the width of the events."""
     layers: int = Field(default=1, ge=1)
@@ -54,6 +56,12 @@ class SequenceConfig(Settings):
     fast: bool = True
     """While training, run the recurrence in bfloat16 where the CPU has it; evaluation and serving are float32."""
 
+    @model_validator(mode="after")
+    def _options_of_the_encoder(self) -> Self:
+        if ENCODERS.find(self.encoder):
+            checked_settings(ENCODERS[self.encoder].Options, f"history encoder {self.encoder}", self.options)
+        return self
+
     @property
     def reads_user(self) -> bool:
         """Whether the encoder wants a vector of the user beside the history."""
@@ -77,12 +85,15 @@ class SequenceEncoder(nn.Module):
 
     name: ClassVar[str]
     paper: ClassVar[str] = "baseline"
+    Options: ClassVar[type[Settings]] = Settings
+    """Class of the `options` of the configuration."""
     output_width: int
     """D, width of a state."""
 
     def __init__(self, config: SequenceConfig, event_width: int, property_width: int = 0, query_width: int = 0) -> None:
         super().__init__()
         self.config = config
+        self.options: Any = checked_settings(self.Options, f"history encoder {self.name}", config.options)
         self.event_width = event_width
         self.property_width = property_width
         self.query_width = query_width

@@ -11,7 +11,7 @@ from ...data.schema import TaskSpec
 from . import adaptive, fixed, surgery  # noqa: F401 - register their classes
 from .base import BALANCES, Balance, BalanceConfig
 
-__all__ = ["Balance", "BalanceConfig", "balance_kinds", "build_balance"]
+__all__ = ["BALANCES", "Balance", "BalanceConfig", "balance_kinds", "build_balance"]
 
 
 def balance_kinds() -> dict[str, type[Balance]]:

@@ -7,15 +7,15 @@ the ranker's parameters, and on its own if it has any. Every ranker works with e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ...base.errors import ConfigError
 from ...base.registry import Registry
-from ...base.settings import Settings
+from ...base.settings import Settings, checked_settings
 from ...data.schema import TaskSpec
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ class BalanceConfig(Settings):
     """Which balance, and its dials."""
 
     kind: str = "static"
-    """`static`, `schedule`, `uncertainty`, `gradnorm`, `pcgrad`, `cagrad` or `metabalance`."""
+    """`static`, `schedule`, `uncertainty`, `gradnorm`, `pcgrad`, `cagrad` or `metabalance`; extensions add others."""
+    options: dict[str, Any] = {}
+    """Keys of a balance that an extension adds, see its page in `recsys models`; the built-in ones have none."""
     weights: dict[str, float] = {}
     """Weight of each task; the task's own `weight` where absent. GradNorm starts there."""
     gamma: dict[str, float] = {}
@@ -48,6 +50,12 @@ class BalanceConfig(Settings):
     strategy: Literal["both", "reduce", "raise"] = "both"
     """`metabalance`: bring only the larger gradients down, only the smaller ones up, or both."""
 
+    @model_validator(mode="after")
+    def _options_of_the_balance(self) -> Self:
+        if BALANCES.find(self.kind):
+            checked_settings(BALANCES[self.kind].Options, f"balance {self.kind}", self.options)
+        return self
+
 
 class Balance(nn.Module):
     """Fixed weights: the sum of `w_k L_k`. Base of all balances.
@@ -65,6 +73,8 @@ class Balance(nn.Module):
     kind: ClassVar[str] = ""
     paper: ClassVar[str] = "baseline"
     summary: ClassVar[str] = ""
+    Options: ClassVar[type[Settings]] = Settings
+    """Class of the `options` of the configuration."""
 
     def __init_subclass__(cls, kind: str = "", **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -75,6 +85,7 @@ class Balance(nn.Module):
     def __init__(self, config: BalanceConfig, tasks: Sequence[TaskSpec]) -> None:
         super().__init__()
         self.config = config
+        self.options: Any = checked_settings(self.Options, f"balance {self.kind}", config.options)
         self.names = [task.name for task in tasks]
         self.regression = [task.name for task in tasks if task.kind == "regression"]
         unknown = sorted((set(config.weights) | set(config.gamma)) - set(self.names))

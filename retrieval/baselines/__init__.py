@@ -12,8 +12,8 @@ from typing import Any
 from ...base.arrays import AnyArray
 from ...base.errors import ConfigError
 from ...base.package import install_hint
-from ...base.registry import Registry
-from .base import Baseline, Histories, checked_settings, describe_state
+from ...base.settings import checked_settings
+from .base import BASELINES, Baseline, Histories, describe_state
 
 __all__ = [
     "BASELINES",
@@ -23,24 +23,6 @@ __all__ = [
     "baseline_from_state",
     "build_baseline",
 ]
-
-BASELINES: Registry[type[Baseline]] = Registry(
-    "baseline",
-    {
-        "popularity": "popularity:Popularity",
-        "recent_popularity": "popularity:RecentPopularity",
-        "trending": "trending:Trending",
-        "segment_popularity": "segment:SegmentPopularity",
-        "same_category": "categories:SameCategory",
-        "item_knn": "items:ItemKNN",
-        "ease": "items:EASE",
-        "transition": "items:Transition",
-        "als": "factors:ALS",
-        "bpr": "factors:BPR",
-    },
-    __name__,
-)
-"""Module and class of every baseline by name; imported when asked for, since some need scipy or `implicit`."""
 
 
 def baseline_class(name: str) -> type[Baseline]:
@@ -68,7 +50,7 @@ def build_baseline(name: str, **options: Any) -> Baseline:
             f"the {name} baseline needs the package {kind.fitted_by!r}, which is not installed; "
             f"run {install_hint('bench')} or leave the baseline out"
         )
-    return kind(checked_settings(kind.settings_class, name, options))
+    return kind(checked_settings(kind.settings_class, f"baseline {name}", options))
 
 
 def baseline_from_state(state: dict[str, AnyArray]) -> Baseline:

@@ -15,15 +15,32 @@ from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from pydantic import ValidationError
 
 from ...base.arrays import F32, F64, I64, AnyArray
-from ...base.errors import ConfigError, DataError
+from ...base.errors import DataError
 from ...base.ragged import Ragged
+from ...base.registry import Registry
 from ...base.settings import Settings
 from ...data.dataset import Dataset
 from .sparse import RowSum, SparseRows, WeightedRows, summed_at, summed_dense_at
 
+BASELINES: Registry[type[Baseline]] = Registry(
+    "baseline",
+    {
+        "popularity": "popularity:Popularity",
+        "recent_popularity": "popularity:RecentPopularity",
+        "trending": "trending:Trending",
+        "segment_popularity": "segment:SegmentPopularity",
+        "same_category": "categories:SameCategory",
+        "item_knn": "items:ItemKNN",
+        "ease": "items:EASE",
+        "transition": "items:Transition",
+        "als": "factors:ALS",
+        "bpr": "factors:BPR",
+    },
+    __package__,
+)
+"""Module and class of every baseline by name; imported when asked for, since some need scipy or `implicit`."""
 SCORE_BLOCK = 1 << 24
 """Scores held at once while pairs are picked out of whole rows (64 MB)."""
 
@@ -132,6 +149,9 @@ def row_sums_at(sums: Sequence[RowSum], histories: Histories, num_items: int, wa
 class Baseline(ABC):
     """A recommender without learned towers, to stand beside the two-tower model in every table.
 
+    A subclass with `kind="name"` registers itself, in an extension too; those of this room are also named in
+    `BASELINES`, so that they are imported when they are asked for.
+
     Args:
         settings: options of the model; None for its defaults.
     """
@@ -142,6 +162,12 @@ class Baseline(ABC):
     fitted_by: ClassVar[str] = ""
     """Package that `fit` needs and a plain installation lacks; a fitted baseline answers without it."""
     num_items: int
+
+    def __init_subclass__(cls, kind: str = "", **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if kind:
+            cls.name = kind
+            BASELINES.register(kind, cls)
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings: Any = self.settings_class() if settings is None else settings
@@ -298,18 +324,3 @@ def describe_state(state: dict[str, AnyArray]) -> dict[str, Any]:
         raise DataError("the arrays hold no baseline: the entry 'about' is missing; save one with state()")
     about: dict[str, Any] = json.loads(np.asarray(state["about"], dtype=np.uint8).tobytes().decode())
     return about
-
-
-def checked_settings(kind: type[Settings], name: str, options: dict[str, Any]) -> Settings:
-    """Settings of a baseline from plain options.
-
-    Raises:
-        ConfigError: an option is unknown or out of range.
-    """
-    try:
-        return kind(**options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        known = ", ".join(kind.model_fields) or "none"
-        raise ConfigError(f"baseline {name}: {key}: {first['msg']}; its options are {known}") from error

@@ -31,7 +31,8 @@ from ..merge import check_proposers
 from ..seen import TAKEN, SeenConfig
 from .answering import STEP, UserPasses
 from .exposures import Exposures
-from .step import PAIR_LOSSES, RetrievalStep, TowerLossConfig
+from .objective import AUTO, LOSSES, TowerLossConfig
+from .step import RetrievalStep
 from .two_tower import TwoTower, TwoTowerConfig
 from .windows import TowerData, WindowLoader
 
@@ -131,7 +132,8 @@ class RetrievalConfig(TowerLossConfig):
     @field_validator("tower")
     @classmethod
     def _with_a_bias_for_pairs(cls, tower: TwoTowerConfig, info: ValidationInfo) -> TwoTowerConfig:
-        pairs = info.data.get("loss") in PAIR_LOSSES
+        loss = info.data.get("loss", AUTO)
+        pairs = loss != AUTO and LOSSES[loss].pairs
         return tower.model_copy(update={"pair_bias": True}) if pairs and not tower.pair_bias else tower
 
     @field_validator("baseline_options")
@@ -314,7 +316,7 @@ def build_towers(dataset: Dataset, config: RetrievalConfig, seed: int) -> TowerT
     seed_everything(seed)
     start_tables([model.table], dataset.table_starts)
     exposures = None
-    if config.loss == "exposures":
+    if config.learns_exposures:
         exposures = Exposures.of(dataset, data.history, config.positive)
         model.start_at(exposures.rate)
     events = int((data.ends(Part.VALID) - data.history.ptr[:-1]).sum()) if exposures is None else len(exposures.items)

@@ -13,8 +13,8 @@ from recsys.benchmarks.quality.chain_gain import Chain, one_in, seed_by_seed
 from recsys.data.split import Part
 from recsys.data.vocabulary import FIRST
 from recsys.pipeline.warm_start import Copied
+from recsys.testing.toy import Toy
 from recsys.tests.support.shop import Shop
-from recsys.tests.support.toy import Toy
 
 
 def test_differences_are_taken_seed_by_seed() -> None:

@@ -19,7 +19,7 @@ from recsys.benchmarks.quality.ranking_inputs import variants
 from recsys.benchmarks.quality.ranking_variants import RECIPES, fit_width
 from recsys.data.reading.readers import read_tables
 from recsys.data.schema import TaskSpec
-from recsys.tests.support.toy import Toy
+from recsys.testing.toy import Toy
 
 
 def record(name: str, values: list[float], **keys: Any) -> Record:

@@ -226,13 +226,12 @@ def test_one_run_cannot_be_compared(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_catalogue_names_what_configurations_can_name(capsys: pytest.CaptureFixture[str]) -> None:
-    import typing
-
+    from recsys.data.reading.sources import SOURCES
     from recsys.nn.sequence import ENCODERS
     from recsys.ranking.balance import balance_kinds
     from recsys.ranking.ranker import ranker_kinds
     from recsys.retrieval.baselines import BASELINES
-    from recsys.retrieval.towers.train import RetrievalConfig
+    from recsys.retrieval.towers.objective import LOSSES
 
     assert cli.main(["models", "--json"]) == 0
     entries = json.loads(capsys.readouterr().out)
@@ -240,8 +239,8 @@ def test_the_catalogue_names_what_configurations_can_name(capsys: pytest.Capture
     expected = {("ranker", name) for name in ranker_kinds()} | {("balance", name) for name in balance_kinds()}
     expected |= {("retriever", name) for name in ("two_tower", *BASELINES)}
     expected |= {("history encoder", name) for name in ENCODERS}
-    losses = typing.get_args(RetrievalConfig.model_fields["loss"].annotation)
-    expected |= {("retrieval loss", name) for name in losses if name != "auto"}
+    expected |= {("retrieval loss", name) for name in LOSSES}
+    expected |= {("data source", name) for name in SOURCES}
     assert expected <= named
     assert all(entry["summary"] and entry["paper"] for entry in entries)
     assert cli.main(["models"]) == 0

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from recsys.data.schema import TaskSpec
 from recsys.nn.split import SplitInput
 from recsys.ranking.ranker import Ranker
-from recsys.tests.support.toy import Toy
+from recsys.testing.toy import Toy
 
 pytest.importorskip("torch_rechub", reason="needs the extra: pip install 'recsys-funnel[bench]'")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,13 +18,13 @@ from recsys.pipeline.evaluate import evaluate
 from recsys.pipeline.train import train as train_run
 from recsys.ranking.balance import balance_kinds
 from recsys.retrieval.index import ExactIndex
-from recsys.retrieval.towers.step import TowerLossConfig
+from recsys.retrieval.towers import objective
+from recsys.testing.toy import Toy
 from recsys.tests.devices import test_fit, test_ranker_steps, test_tower_steps
 from recsys.tests.devices.steps import Build, take
 from recsys.tests.support.rankers import KINDS
 from recsys.tests.support.shop import Shop
 from recsys.tests.support.tiny import TinyRun
-from recsys.tests.support.toy import Toy
 from recsys.training.checkpoint import Checkpointer
 from recsys.training.log import TrainingLog
 from recsys.training.optim import OptimConfig, Optimizer
@@ -33,7 +33,7 @@ from recsys.training.runtime import Runtime, RuntimeConfig, start_runtime
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 WHERE = "cuda"
-LOSSES = [loss for loss in get_args(TowerLossConfig.model_fields["loss"].annotation) if loss != "auto"]
+LOSSES = list(objective.LOSSES)
 
 
 def device() -> torch.device:

@@ -14,9 +14,9 @@ from recsys.ranking.losses import LossConfig
 from recsys.ranking.ranker import Ranker
 from recsys.ranking.requests import RequestBatch, RequestRanker, SelectConfig
 from recsys.ranking.step import RankingStep, StepBatch
+from recsys.testing.toy import Toy
 from recsys.tests.devices.steps import Build, Stage, compare, places
 from recsys.tests.support.rankers import GATED, KINDS, MIXED, every_kind, variants
-from recsys.tests.support.toy import Toy
 from recsys.training.optim import OptimConfig, Optimizer
 
 SURGERY = "ranking/balance/surgery.py"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 
 from recsys.data.split import Part
 from recsys.nn.sequence import ENCODERS
+from recsys.retrieval.towers import objective
 from recsys.retrieval.towers.exposures import Exposures
-from recsys.retrieval.towers.step import RetrievalStep, TowerLossConfig
+from recsys.retrieval.towers.step import RetrievalStep
 from recsys.retrieval.towers.train import RetrievalConfig, build_two_tower, item_vectors, query_vectors
 from recsys.retrieval.towers.windows import TowerData, WindowLoader
 from recsys.tests.devices.probe import NAME, probe
@@ -23,7 +24,7 @@ MINING = {
     *("retrieval/towers/negatives.py", "retrieval/towers/step.py"),
 }
 """Where hard negatives are searched for, which needs the host."""
-LOSSES = [loss for loss in get_args(TowerLossConfig.model_fields["loss"].annotation) if loss != "auto"]
+LOSSES = list(objective.LOSSES)
 
 
 def section(loss: str = "full_softmax", encoder: str = "mean", **keys: Any) -> RetrievalConfig:

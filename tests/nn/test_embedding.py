@@ -10,7 +10,7 @@ import torch
 
 from recsys.nn.embedding import EmbeddingTable, mean_share
 from recsys.nn.features import FeatureConfig, FeatureEncoder
-from recsys.tests.support.toy import Toy
+from recsys.testing.toy import Toy
 
 
 def table() -> EmbeddingTable:

@@ -10,8 +10,8 @@ import torch
 
 from recsys.data.batch import Batch, SequenceField, SideLayout
 from recsys.nn.features import FeatureConfig, FeatureEncoder, SideFields
+from recsys.testing.toy import Toy
 from recsys.tests.support.nonempty import nonempty
-from recsys.tests.support.toy import Toy
 
 ENCODERS = ["mean", "lstm", "dupn", "transformer", "decayed_mean"]
 

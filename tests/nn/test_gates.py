@@ -14,7 +14,7 @@ from recsys.nn.features import Encoded, SideFields
 from recsys.nn.gates import FieldGate, JointGate
 from recsys.nn.inputs import InputConfig, InputLayer
 from recsys.nn.split import SplitInput
-from recsys.tests.support.toy import Toy
+from recsys.testing.toy import Toy
 
 FIELDS, DIM = (2, 3), 4
 

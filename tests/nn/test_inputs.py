@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from recsys.nn.inputs import InputConfig, InputLayer
-from recsys.tests.support.toy import Toy
+from recsys.testing.toy import Toy
 
 
 def layer(toy: Toy, **keys: Any) -> InputLayer:

@@ -8,9 +8,9 @@ import torch
 from recsys.nn.recorded import MET
 from recsys.ranking.answering import AnsweringModel
 from recsys.ranking.requests import RequestBatch, RequestRanker, SelectConfig
+from recsys.testing.toy import Toy
 from recsys.tests.support.nonempty import nonempty
 from recsys.tests.support.rankers import GATED, every_kind
-from recsys.tests.support.toy import Toy
 
 CANDIDATES, OPINIONS = 6, 4
 

@@ -9,8 +9,8 @@ import torch
 
 from recsys.ranking.mixture import Mixture, MixtureRanker
 from recsys.ranking.ranker import ranker_kinds
+from recsys.testing.toy import Toy
 from recsys.tests.support.nonempty import nonempty
-from recsys.tests.support.toy import Toy
 
 MIXTURES = [kind for kind, ranker in ranker_kinds().items() if issubclass(ranker, MixtureRanker)]
 every_mixture = pytest.mark.parametrize("kind", MIXTURES)

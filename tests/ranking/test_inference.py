@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from recsys.ranking.ranker import ranker_kinds
+from recsys.testing.toy import Toy
 from recsys.tests.support.nonempty import nonempty
-from recsys.tests.support.toy import Toy
 
 KEYS: dict[str, Any] = {"hidden_gate": "tanh", "dropout": 0.1}
 

@@ -11,10 +11,10 @@ import torch
 from recsys.ranking.labels import base_rates
 from recsys.ranking.losses import LossConfig, multi_task_loss
 from recsys.ranking.step import LoggedRows
+from recsys.testing.toy import TOY_TASKS, Toy
 from recsys.tests.support.nonempty import nonempty
 from recsys.tests.support.rankers import every_kind
 from recsys.tests.support.shop import Shop
-from recsys.tests.support.toy import TOY_TASKS, Toy
 
 
 @every_kind

@@ -1,20 +1,15 @@
-"""Every ranker of the registry in every variant, and one training step of it."""
+"""Every ranker of the registry in every variant."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor, nn
 
-from recsys.data.batch import Batch
-from recsys.ranking.losses import LossConfig
-from recsys.ranking.ranker import Ranker, ranker_class, ranker_kinds
+from recsys.ranking.ranker import ranker_class, ranker_kinds
 
 INTERACTIONS = ("fm", "dlrm", "autoint", "masknet")
 KINDS = list(ranker_kinds())
-LOSS = LossConfig()
 
 GATED: dict[str, Any] = {
     "hidden_gate": "tanh",
@@ -28,9 +23,9 @@ EXPERTS: dict[str, Any] = {
 MIXED: dict[str, Any] = {"input": {"joint_gate": {"enabled": True, "rank": 2}, "cross_layers": 1, "cross_rank": 3}}
 
 
-def variants() -> list[Any]:
+def tables() -> dict[str, dict[str, dict[str, Any]]]:
     """Each ranker plain, with gates, with everything its experts can be told, and with what mixes both sides."""
-    found = []
+    found = {}
     for kind in KINDS:
         keys = ranker_class(kind).Config.model_fields
         options: dict[str, Any] = {"plain": {}} if kind == "logistic" else {"plain": {}, "gated": GATED}
@@ -50,40 +45,17 @@ def variants() -> list[Any]:
             options["bare"] = {"self_gate": False, "feature_gate_rank": 0, "expert_norm": False}
         if kind in {"esmm", "escm2"}:
             options["field_sum"] = {"pooling": "field_sum", "cvr_hidden": (7,)}
-        found += [pytest.param(kind, keys, id=f"{kind}-{name}") for name, keys in options.items()]
+        found[kind] = options
     return found
 
 
-KINDS_WITH_EXPERTS = [kind for kind in KINDS if "expert_hidden" in ranker_class(kind).Config.model_fields]
+def variants() -> list[Any]:
+    """The same, one by one."""
+    return [
+        pytest.param(kind, keys, id=f"{kind}-{name}")
+        for kind, named in tables().items()
+        for name, keys in named.items()
+    ]
 
-every_network = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "logistic"])
-"""Every ranker that is more than a linear model."""
+
 every_kind = pytest.mark.parametrize("kind", KINDS)
-with_experts = pytest.mark.parametrize("kind", KINDS_WITH_EXPERTS)
-every_variant = pytest.mark.parametrize(("kind", "keys"), variants())
-
-
-def gradient(parameter: nn.Parameter) -> Tensor:
-    """Dense gradient; zeros without one."""
-    if parameter.grad is None:
-        return torch.zeros_like(parameter)
-    return parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
-
-
-def total(ranker: Ranker, batch: Batch) -> Tensor:
-    return torch.stack(list(ranker.losses(batch, LOSS).values())).sum()
-
-
-def optimisers(ranker: Ranker, lr: float) -> list[torch.optim.Optimizer]:
-    tables = [table.weight for table in ranker.tables()]
-    held = {id(weight) for weight in tables}
-    dense = [parameter for parameter in ranker.parameters() if id(parameter) not in held]
-    return [torch.optim.Adam(dense, lr=lr), torch.optim.SparseAdam(tables, lr=lr)]
-
-
-def step(loss: Tensor, optimisers: list[torch.optim.Optimizer]) -> None:
-    for optimiser in optimisers:
-        optimiser.zero_grad()
-    loss.backward()
-    for optimiser in optimisers:
-        optimiser.step()

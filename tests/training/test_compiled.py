@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from recsys.data.loader import Loader
 from recsys.nn.mlp import MLP
 from recsys.ranking.layers import Experts
-from recsys.tests.support.rankers import LOSS
-from recsys.tests.support.toy import Toy
+from recsys.testing.rankers import LOSS
+from recsys.testing.toy import Toy
 from recsys.training.compiled import compiled_dense
 from recsys.training.loop import FitOptions, fit
 from recsys.training.optim import OptimConfig, Optimizer

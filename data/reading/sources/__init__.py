@@ -1,12 +1,18 @@
-"""Readers for public data sets in their official layouts: one set a file, each with `load(path, **options)`."""
+"""Readers for public data sets in their official layouts: one set a file, each with `load(path, **options)`.
+
+A reader is called with the keyword `bad`, which collects bad rows, beside the `data.options`. An extension adds one by
+`SOURCES.register("name", load)`.
+"""
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ....base.errors import ConfigError
 from ....base.registry import Registry
 from ..tables import Tables
 
@@ -20,17 +26,26 @@ SOURCES: Registry[Callable[..., Tables]] = Registry(
     __name__,
 )
 """The reader of every public data set by name."""
+FILES = "files"
+"""`data.source` of tables that the configuration names itself."""
 
 
 def official(name: str) -> str:
     """What the download of a data set is called where its owners publish it."""
-    return str(import_module(f".{name}", __name__).OFFICIAL)
+    return str(getattr(sys.modules[SOURCES[name].__module__], "OFFICIAL", f"the data of {name}"))
 
 
 def load(name: str, path: str | Path, **options: Any) -> Tables:
     """Load a public data set by the name of its source; `options` are those of its own `load`.
 
     Raises:
-        ConfigError: there is no such source.
+        ConfigError: there is no such source, or it knows no such option.
     """
-    return SOURCES[name](path, **options)
+    reader = SOURCES[name]
+    try:
+        inspect.signature(reader).bind(path, **options)
+    except TypeError as error:
+        raise ConfigError(
+            f'data.options of the source "{name}": {error}; see its reader, {reader.__module__}'
+        ) from error
+    return reader(path, **options)

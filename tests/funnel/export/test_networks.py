@@ -20,9 +20,9 @@ from recsys.funnel.export.write import write_onnx
 from recsys.nn.sequence import ENCODERS
 from recsys.ranking.requests import SELECT, RequestBatch, RequestRanker, SelectConfig
 from recsys.retrieval.towers.two_tower import TowerLayout, TwoTower, TwoTowerConfig, Windows
+from recsys.testing.toy import TOY_TASKS, Toy
 from recsys.tests.support.nonempty import nonempty
 from recsys.tests.support.rankers import INTERACTIONS, KINDS
-from recsys.tests.support.toy import TOY_TASKS, Toy
 
 OPINIONS = ("a", "b", "c")
 ENCODER_NAMES = sorted(ENCODERS.entries())

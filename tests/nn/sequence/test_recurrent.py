@@ -13,7 +13,7 @@ from recsys.data.batch import SideLayout
 from recsys.nn.sequence import DUPNEncoder, PropertyGatedLSTM, SequenceConfig, build_sequence_encoder
 from recsys.nn.sequence.recurrent import masked_softmax
 from recsys.retrieval.towers.two_tower import TowerHistory, TowerLayout, TwoTower, TwoTowerConfig
-from recsys.tests.support.toy import Toy
+from recsys.testing.toy import Toy
 
 B, L, DE, DP, H = 3, 9, 5, 4, 6
 

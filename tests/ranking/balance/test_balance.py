@@ -15,8 +15,8 @@ from recsys.ranking.balance import BalanceConfig, balance_kinds, build_balance
 from recsys.ranking.balance.adaptive import GradNorm, Uncertainty, gradient_norm
 from recsys.ranking.balance.surgery import project_conflicts
 from recsys.ranking.losses import LossConfig
+from recsys.testing.toy import Toy
 from recsys.tests.support.nonempty import nonempty
-from recsys.tests.support.toy import Toy
 
 LOSS = LossConfig()
 TASKS = (TaskSpec(name="a", weight=2.0), TaskSpec(name="b"), TaskSpec(name="c", kind="regression"))

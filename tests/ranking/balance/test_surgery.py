@@ -13,8 +13,8 @@ from recsys.base.errors import ConfigError
 from recsys.ranking.balance import BalanceConfig, build_balance
 from recsys.ranking.balance.surgery import CAGrad, MetaBalance, length, worst_case_weights
 from recsys.ranking.losses import LossConfig
+from recsys.testing.toy import Toy
 from recsys.tests.support.nonempty import nonempty
-from recsys.tests.support.toy import Toy
 
 
 def cagrad(conflict: float) -> CAGrad:

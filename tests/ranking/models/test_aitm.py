@@ -13,8 +13,8 @@ from recsys.data.schema import TaskSpec
 from recsys.nn.split import SplitInput
 from recsys.ranking.losses import LossConfig
 from recsys.ranking.models.aitm import Transfer
+from recsys.testing.toy import Toy
 from recsys.tests.support.nonempty import nonempty
-from recsys.tests.support.toy import Toy
 
 STEPS = (TaskSpec(name="click"), TaskSpec(name="cart"), TaskSpec(name="order"))
 

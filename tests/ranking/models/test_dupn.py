@@ -14,8 +14,8 @@ from recsys.data.batch import Block
 from recsys.nn.sequence import recurrent
 from recsys.ranking.balance import BalanceConfig, build_balance
 from recsys.ranking.losses import LossConfig
+from recsys.testing.toy import Toy
 from recsys.tests.support.nonempty import nonempty
-from recsys.tests.support.toy import Toy
 from recsys.training.optim import OptimConfig, Optimizer
 
 LOSS = LossConfig()

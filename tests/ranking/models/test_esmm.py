@@ -14,8 +14,8 @@ from recsys.base.errors import ConfigError
 from recsys.data.batch import Batch
 from recsys.data.schema import TaskSpec
 from recsys.ranking.losses import LossConfig
+from recsys.testing.toy import Toy
 from recsys.tests.support.nonempty import nonempty
-from recsys.tests.support.toy import Toy
 
 LOSS = LossConfig()
 PAIR = (TaskSpec(name="click"), TaskSpec(name="conversion", where="click"))

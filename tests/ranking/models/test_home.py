@@ -15,7 +15,7 @@ from recsys.nn.split import SplitInput
 from recsys.ranking.layers import GateConfig
 from recsys.ranking.mixture import SHARED
 from recsys.ranking.models.home import FeatureGate, SelfGate
-from recsys.tests.support.toy import Toy
+from recsys.testing.toy import Toy
 
 TASKS = tuple(TaskSpec(name=name) for name in ("click", "long", "like", "follow"))
 GROUPS = {"watch": ("click", "long"), "react": ("like", "follow")}

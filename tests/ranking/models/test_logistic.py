@@ -11,7 +11,7 @@ from torch import Tensor
 from recsys.base.errors import ConfigError
 from recsys.data.batch import Batch
 from recsys.ranking.ranker import build_ranker
-from recsys.tests.support.toy import Toy
+from recsys.testing.toy import Toy
 
 
 def with_codes(batch: Batch, columns: Tensor) -> Batch:

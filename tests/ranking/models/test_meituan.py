@@ -13,7 +13,7 @@ from recsys.base.errors import ConfigError
 from recsys.data.schema import TaskSpec
 from recsys.ranking.losses import LossConfig, product_logit, symmetric_kl
 from recsys.ranking.ranker import ranker_kinds
-from recsys.tests.support.toy import Toy
+from recsys.testing.toy import Toy
 
 LOSS = LossConfig()
 TASKS = (TaskSpec(name="click"), TaskSpec(name="conversion", where="click"), TaskSpec(name="order"))

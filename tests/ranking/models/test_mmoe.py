@@ -10,8 +10,8 @@ from torch import Tensor
 
 from recsys.nn.split import SplitInput
 from recsys.ranking.losses import LossConfig
+from recsys.testing.toy import Toy
 from recsys.tests.support.nonempty import nonempty
-from recsys.tests.support.toy import Toy
 
 LOSS = LossConfig()
 

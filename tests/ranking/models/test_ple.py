@@ -13,8 +13,8 @@ from recsys.base.errors import ConfigError
 from recsys.data.schema import TaskSpec
 from recsys.nn.split import SplitInput
 from recsys.ranking.mixture import SHARED
+from recsys.testing.toy import Toy
 from recsys.tests.support.nonempty import nonempty
-from recsys.tests.support.toy import Toy
 
 TASKS = (TaskSpec(name="click"), TaskSpec(name="like"))
 WIDTH = 6

@@ -12,8 +12,8 @@ from torch import Tensor
 from recsys.base.errors import ConfigError
 from recsys.data.schema import TaskSpec
 from recsys.ranking.losses import LossConfig
+from recsys.testing.toy import Toy
 from recsys.tests.support.nonempty import nonempty
-from recsys.tests.support.toy import Toy
 
 LOSS = LossConfig()
 SCENES = (

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from recsys.ranking.losses import LossConfig
-from recsys.tests.support.toy import Toy
+from recsys.testing.toy import Toy
 
 LOSS = LossConfig()
 

@@ -30,10 +30,10 @@ from recsys.ranking.trees.fit import check_trees, grow
 from recsys.ranking.trees.forest import Forest, RequestForest
 from recsys.ranking.trees.mixed import MixedRanker, RequestMixed
 from recsys.ranking.trees.settings import TreesConfig, TreeSettings
+from recsys.testing.toy import Toy
 from recsys.tests.support.nonempty import nonempty
 from recsys.tests.support.shop import Shop
 from recsys.tests.support.tiny import TinyRun
-from recsys.tests.support.toy import Toy
 
 SMALL = ("rounds=30", "patience=5", "min_rows=5", "leaves=7", "requests=60", "candidates=10")
 ALONE = ('ranking.model.kind="trees"', *(f"ranking.model.{key}" for key in SMALL))

@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 from scipy.sparse import csr_array
 
 from recsys.base.errors import ConfigError, DataError
 from recsys.base.ragged import Ragged
 from recsys.retrieval.baselines import BASELINES, Histories, baseline_from_state, build_baseline, cooccurrence, sparse
 from recsys.retrieval.baselines.categories import SameCategory
+from recsys.testing.baselines import BaselineContract, N, U, histories, log
 
-U, N = 40, 15
 OWN = [name for name in BASELINES if name not in {"als", "bpr"}]
-
-
-def log(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Shuffled interactions of 40 users, with repeats; item 14 never occurs."""
-    rng = np.random.default_rng(seed)
-    users, items = rng.integers(0, U, 500), np.minimum(rng.geometric(0.2, 500) - 1, N - 2)
-    return users, items, rng.permutation(500) * 3600.0
-
-
-def histories() -> Histories:
-    rows = [[3, 0, 7], [], [2], [5, 5, 1, 5], [4, 99, -1], list(range(14))]
-    return Histories(Ragged.from_lists(rows))
 
 
 def matrix(users: np.ndarray, items: np.ndarray) -> np.ndarray:
@@ -50,31 +36,11 @@ def unfitted(name: str, **options: object) -> Any:
     return model
 
 
-@pytest.mark.parametrize("name", OWN)
-def test_pairs_blocks_and_a_saved_copy_agree_with_whole_rows(name: str, tmp_path: Path) -> None:
-    model, queries = fitted(name), histories()
-    scores = model.score(queries)
-    assert scores.shape == (6, N)
-    assert scores.dtype == np.float32
-    assert np.isfinite(scores).all()
-    candidates = np.random.default_rng(1).integers(0, N, (6, 4))
-    np.testing.assert_allclose(
-        model.score_pairs(queries, candidates), np.take_along_axis(scores, candidates, 1), rtol=1e-6, atol=1e-6
-    )
-    for row in range(6):
-        np.testing.assert_allclose(model.score(queries.block(row, row + 1))[0], scores[row], rtol=1e-6)
-    save_file(model.state(), tmp_path / "baseline.safetensors")
-    again = baseline_from_state(load_file(tmp_path / "baseline.safetensors"))
-    assert type(again) is type(model)
-    np.testing.assert_array_equal(again.score(queries), scores)
+class TestEveryBaseline(BaselineContract):
+    cases = {name: {"plain": {}} for name in OWN}
 
-
-@pytest.mark.parametrize("name", OWN)
-def test_the_order_of_the_log_does_not_matter(name: str) -> None:
-    users, items, times = log()
-    order = np.random.default_rng(2).permutation(len(users))
-    shuffled = unfitted(name).fit(users[order], items[order], times[order], U, N)
-    np.testing.assert_allclose(shuffled.score(histories()), fitted(name).score(histories()), rtol=1e-5, atol=1e-7)
+    def unfitted(self, kind: str, **keys: Any) -> Any:
+        return unfitted(kind, **keys)
 
 
 def test_a_score_comes_from_the_history_that_is_asked_about() -> None:

@@ -32,7 +32,7 @@ def test_the_share_of_each_item_among_the_positives_is_what_log_q_corrects_by(sh
     _, data, step = stepping(shop, loss="mixed")
     early = data.history.items[data.history.parts < Part.VALID]
     shares = np.bincount(early, minlength=data.num_items) / len(early)
-    np.testing.assert_allclose(step.frequency.numpy(), shares[shares > 0], rtol=1e-6)
+    np.testing.assert_allclose(step.loss.frequency.numpy(), shares[shares > 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("count", [1, 4, 30])
@@ -91,7 +91,7 @@ def test_items_drawn_by_popularity_are_corrected_by_how_often_they_are_drawn(sho
         content, vectors = model.embed_items(step.items)
         users = model.states_before(windows, content[step.place[windows.items]])[windows.present]
         scores = model.scale * users @ vectors.T
-        shares = step.frequency.double() ** 0.75
+        shares = step.loss.frequency.double() ** 0.75
         expected = (16 * shares / shares.sum()).log().float()
         own = scores.gather(1, batch.targets[:, None])
         others = scores[:, batch.drawn] - expected[batch.drawn]

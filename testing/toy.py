@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from recsys.data.batch import Batch, Block, Layout, SequenceField, SideLayout
-from recsys.data.schema import TaskSpec
-from recsys.ranking.ranker import Ranker, build_ranker, ranker_class
+from ..data.batch import Batch, Block, Layout, SequenceField, SideLayout
+from ..data.schema import TaskSpec
+from ..ranking.ranker import Ranker, build_ranker, ranker_class
 
 TOY_TASKS = (
     TaskSpec(name="click"),
