@@ -12,7 +12,7 @@ setup: .venv/dev.stamp ## Make .venv with the pinned packages, test tools includ
 check: .venv/dev.stamp .typecheck/recsys ## Format, lint, spelling and strict types
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/typos && cd .typecheck && ../$(BIN)/mypy --config-file ../pyproject.toml -p recsys
 test: check ## Everything in check, then the whole test suite, a worker a core, with the share of lines it reaches
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --cov --cov-report= && $(BIN)/coverage report --format=total | sed 's/.*/&% of the lines of the library are reached by the tests/'
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --cov --cov-report= && $(BIN)/coverage report --format=total | sed 's/.*/&% of the lines of the library are reached by the tests/'
 exhaustive: .venv/dev.stamp ## The tests that make test leaves out: the same properties over more kinds and more draws
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto -m exhaustive
 dist: .venv/dev.stamp ## Build the source archive and, from it, the wheel into dist/

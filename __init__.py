@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import evaluate_folds, evaluate_predictions, export, load, train
+    from .api import embed_items, evaluate_folds, evaluate_predictions, export, load, train
     from .base.errors import ConfigError, DataError, RecsysError, RunError
     from .configs.run import RunConfig
     from .data.dataset import Dataset
@@ -31,6 +31,7 @@ _WHERE = {
     "train": "api",
     "load": "api",
     "export": "api",
+    "embed_items": "api",
     "Recommender": "recommender",
     "Callback": "training.callbacks",
     "evaluate_folds": "api",
@@ -74,6 +75,7 @@ __all__ = [
     "SimilarRequest",
     "Subject",
     "__version__",
+    "embed_items",
     "evaluate_folds",
     "evaluate_predictions",
     "export",

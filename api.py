@@ -19,6 +19,7 @@ from .data.reading.tables import BadRows
 from .nn.at_rest import TableDtype
 from .pipeline.at_rest import settled_run
 from .pipeline.continuation import SourceRun
+from .pipeline.embed import embed_items
 from .pipeline.export import ExportFormat, export_run
 from .pipeline.external import evaluate_predictions
 from .pipeline.final import check_final, last_fit
@@ -30,7 +31,7 @@ from .recommender import Recommender
 from .report.report import Report
 from .training.callbacks import Callback
 
-__all__ = ["Recommender", "evaluate_folds", "evaluate_predictions", "export", "load", "train"]
+__all__ = ["Recommender", "embed_items", "evaluate_folds", "evaluate_predictions", "export", "load", "train"]
 
 log = logging.getLogger(__name__)
 

@@ -24,6 +24,7 @@ from .commands import (
     data,
     demo,
     doctor,
+    embed,
     evaluate,
     export,
     init,
@@ -65,6 +66,7 @@ runs_app = typer.Typer(invoke_without_command=True, rich_markup_mode="rich", hel
 VERBS: dict[str, Callable[..., Any]] = {
     "demo": demo.demo,
     "init": init.init,
+    "embed": embed.embed,
     "train": train.train,
     "tune": tune.tune,
     "auto": tune.auto,

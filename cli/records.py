@@ -36,3 +36,17 @@ def read_records(file: Path, option: str) -> list[dict[str, Any]]:
     if not isinstance(rows, list) or not rows or not all(isinstance(one, dict) for one in rows):
         raise DataError(f'{file} holds other JSON than objects; expected an object such as {{"age": 33}}, or a list')
     return rows
+
+
+def read_ids(file: Path, option: str, what: str, may_be_empty: bool = False) -> list[str]:
+    """Raw ids of a text file, blank lines left out."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no file {file}; {option} takes a text file with one {what} id a line") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is no UTF-8 text ({error}); {option} takes one {what} id a line") from error
+    ids = [line.strip() for line in lines if line.strip()]
+    if not ids and not may_be_empty:
+        raise DataError(f"{file} names no {what}; expected one {what} id a line")
+    return ids

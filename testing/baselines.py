@@ -22,7 +22,7 @@ def log(seed: int = 0) -> tuple[I64, I64, F64]:
     rng = np.random.default_rng(seed)
     items: I64 = np.minimum(rng.geometric(0.2, 500) - 1, N - 2).astype(np.int64)
     users: I64 = rng.integers(0, U, 500)
-    times: F64 = rng.permutation(500) * 3600.0
+    times: F64 = rng.permutation(500).astype(np.float64) * 3600.0
     return users, items, times
 
 

@@ -21,6 +21,12 @@ from recsys.tests.support.tiny import TinyRun
 ROOT = Path(recsys.__file__).resolve().parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: no worker of `make test` begins one when the others are about to end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True)
 def _wide_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables as a pipe gets them: parallel test runners say how wide their own terminal is."""

@@ -11,6 +11,7 @@ import typer
 
 from ...base.errors import ConfigError, DataError
 from ..options import DeviceOption, JsonOption, RulesOption, RunOption, pairs
+from ..records import read_ids
 
 _TIME = re.compile(r"\d[\dT:.+Z -]*")
 CHUNK = 1024
@@ -95,7 +96,7 @@ def recommend(
     A stranger: recsys recommend --history "318@2026-01-03T10:00,12@2026-01-03T10:05" --context device=tv
     Everybody: recsys recommend --all-users --out lists.parquet
     """
-    asked: list[Any] = [*(user or []), *(_read_ids(users, "--users", "user") if users else [])]
+    asked: list[Any] = [*(user or []), *(read_ids(users, "--users", "user") if users else [])]
     brought = {
         "--history": history,
         "--history-file": history_file,
@@ -121,8 +122,8 @@ def recommend(
         raise ConfigError("--explain has no column in a table; leave it out, or leave --out out")
     if where and not where.strip():
         raise ConfigError("--where is blank; give a condition, such as \"genres = 'Comedy' and year < 1995\"")
-    allowed_ids = _read_ids(allow, "--allow", "item") if allow else None
-    blocked_ids = _read_ids(block, "--block", "item", may_be_empty=True) if block else None
+    allowed_ids = read_ids(allow, "--allow", "item") if allow else None
+    blocked_ids = read_ids(block, "--block", "item", may_be_empty=True) if block else None
 
     from ...artifacts.locate import find_run
 
@@ -169,20 +170,6 @@ def recommend(
                 render.print_json(answer.to_json())
             else:
                 render.print_recommendation(answer.to_json())
-
-
-def _read_ids(file: Path, option: str, what: str, may_be_empty: bool = False) -> list[str]:
-    """Raw ids of a text file, blank lines left out."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError as error:
-        raise ConfigError(f"there is no file {file}; {option} takes a text file with one {what} id a line") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is no UTF-8 text ({error}); {option} takes one {what} id a line") from error
-    ids = [line.strip() for line in lines if line.strip()]
-    if not ids and not may_be_empty:
-        raise DataError(f"{file} names no {what}; expected one {what} id a line")
-    return ids
 
 
 def _history(text: str, known: Container[str]) -> list[Any]:

@@ -42,7 +42,7 @@ def test_two_processes_publish_an_ordinary_run(tiny_run: TinyRun) -> None:
     assert left == []
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # ours in the next test, an outer one here
 def test_a_launcher_outside_is_taken_as_found_and_a_failure_is_told_once(tiny_run: TinyRun) -> None:
     outside = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
     wrong = ("--set", "name=refused", "--set", "ranking.balance.kind=pcgrad")

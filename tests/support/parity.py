@@ -1,4 +1,4 @@
-"""Trainings of fifty steps, recorded, that one process and several must make alike."""
+"""Trainings of a few steps, recorded, that one process and several must make alike."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from recsys.training.loop import FitOptions, fit
 from recsys.training.optim import OptimConfig, Optimizer
 from recsys.training.runtime import Runtime
 
-STEPS = 50
 Found = dict[str, Tensor]
 
 
@@ -40,7 +39,7 @@ class _Recorded:
         return terms
 
 
-def towers(keys: dict[str, Any]) -> Found:
+def towers(keys: dict[str, Any], steps: int) -> Found:
     """The towers of the shop with these keys of `[retrieval]`."""
     tower = {"dim": 8, "dropout": 0.0, "history": {"encoder": "mean", "dropout": 0.0}, **keys.get("tower", {})}
     given = {"negatives": 8, "tokens": 60, **keys, "tower": tower}
@@ -48,7 +47,7 @@ def towers(keys: dict[str, Any]) -> Found:
     training = build_towers(Shop().dataset("time" if config.loss == "exposures" else "leave_last"), config, 0)
     step = RetrievalStep(training.model, training.data, config, 0, False, training.exposures)
     recorded = _Recorded(step)
-    epochs = -(-STEPS // len(training.loader))
+    epochs = -(-steps // len(training.loader))
     fit(recorded, training.loader, training.optimizer, FitOptions(epochs=epochs), prepare=step.prepare)
     return {"losses": torch.stack(recorded.losses), **training.model.state_dict()}
 
@@ -73,7 +72,7 @@ def requests(dataset: Dataset, width: int = 6) -> RequestSet:
     )
 
 
-def ranker(keys: dict[str, Any], *, select: bool = False, tasks: bool = True) -> Found:
+def ranker(keys: dict[str, Any], steps: int, *, select: bool = False, tasks: bool = True) -> Found:
     """A ranker of the shop with these keys of `[ranking]`, with requests beside the rows, or with requests alone.
 
     A softmax does not hear what is added to all of its scores, so that the biases of `select` have no gradient but the
@@ -94,24 +93,30 @@ def ranker(keys: dict[str, Any], *, select: bool = False, tasks: bool = True) ->
         training.model, training.ranker, training.balance, config.loss, config.select, fitted, training.optimizer, 0
     )
     recorded = _Recorded(step)
-    options = FitOptions(epochs=-(-STEPS // len(training.loader)))
+    options = FitOptions(epochs=-(-steps // len(training.loader)))
     fit(recorded, training.loader, training.optimizer, options, prepare=step.prepare, backward=step.backward)
     return {"losses": torch.stack(recorded.losses), **training.optimizer.model.state_dict()}
 
 
-def all_of(cases: dict[str, tuple[str, dict[str, Any]]]) -> Found:
+def all_of(cases: dict[str, tuple[str, dict[str, Any]]], steps: int) -> Found:
     """Every case, its tensors under its name."""
     found: Found = {}
     for name, (kind, keys) in cases.items():
         torch.manual_seed(0)
         asked = {"select": kind != "rows", "tasks": kind != "requests"}
-        made = towers(keys) if kind == "towers" else ranker(keys, **asked)
+        made = towers(keys, steps) if kind == "towers" else ranker(keys, steps, **asked)
         found |= {f"{name}: {key}": tensor for key, tensor in made.items()}
     return found
 
 
+def all_and_uneven(cases: dict[str, tuple[str, dict[str, Any]]], steps: int) -> Found:
+    """Both `all_of` and `three_steps_of_uneven_work`, so that processes are started once."""
+    uneven = {f"uneven {name}": tensor for name, tensor in three_steps_of_uneven_work().items()}
+    return uneven | all_of(cases, steps)
+
+
 def three_steps_of_uneven_work() -> Found:
-    """Of three processes the last looks nothing up, and a parameter has a gradient in the first alone."""
+    """The last of the processes looks nothing up, and a parameter has a gradient in the others alone."""
     torch.manual_seed(ranks.rank())  # every process draws other weights, which `agree` makes alike
     table, used, unused = EmbeddingTable({"a": 9}, 3), torch.nn.Linear(3, 1), torch.nn.Linear(3, 1)
     model = torch.nn.ModuleDict({"table": table, "used": used, "unused": unused})

@@ -40,7 +40,8 @@ class Residual(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """[R, width] -> [R, width]."""
-        return (h + self.outer(self.inner(h).relu())).relu()
+        out: Tensor = (h + self.outer(self.inner(h).relu())).relu()
+        return out
 
 
 class DeepCrossing(Ranker, kind="deep_crossing"):

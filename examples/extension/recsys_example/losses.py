@@ -41,4 +41,5 @@ class CosineContrastive(TowerLoss, kind="cosine_contrastive"):
         apart = batch.own(batch.targets)[:, None] != batch.drawn
         above = (others - self.options.margin).clamp(min=0) * apart
         pushed = above.sum(1) / apart.sum(1).clamp(min=1)
-        return (1 - taken + self.options.weight * pushed).mean()
+        loss: Tensor = (1 - taken + self.options.weight * pushed).mean()
+        return loss

@@ -30,5 +30,6 @@ class SmoothMax(SequenceEncoder):
     def encode(self, events: Tensor, properties: Tensor | None, times: Tensor | None, query: Tensor | None) -> Tensor:
         """See `SequenceEncoder.forward`."""
         joined = events if properties is None else torch.cat([events, properties], dim=-1)
-        sharpness = self.options.sharpness
-        return torch.logcumsumexp(sharpness * joined, dim=1) / sharpness
+        sharpness: float = self.options.sharpness
+        states: Tensor = torch.logcumsumexp(sharpness * joined, dim=1) / sharpness
+        return states
