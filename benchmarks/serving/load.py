@@ -4,7 +4,7 @@
 
 wrk (Debian's package) asks for users drawn from the run, on the cores that serve, with 1 and with 16 connections; the
 bare HTTP is `/healthz` of the same service. The bare loop validates, answers and writes the same requests without
-HTTP, alone and in blocks of 16.
+HTTP, alone and in blocks of 16, on one thread as a worker does.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import torch
 
 import recsys
 from recsys.base.errors import RecsysError
@@ -85,6 +86,7 @@ def main() -> int:
         print("wrk is not installed; install Debian's package wrk", file=sys.stderr)
         return 1
     found: dict[str, Any] = {}
+    torch.set_num_threads(1)
     with recsys.load(told.run) as shop, tempfile.TemporaryDirectory() as folder:
         data = shop.trained.dataset
         users = [str(data.user_ids[row]) for row in range(0, data.num_users, max(1, data.num_users // 1000))]
