@@ -46,7 +46,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         for operation in typing.cast(dict[str, Any], operations).values():
             responses = operation["responses"]
             for status, response in responses.items():
-                if status.startswith(("4", "5")):
+                if status.startswith(("4", "5")) and "/Problem" in str(response.get("content", "/Problem")):
                     response["content"] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
             if "422" in responses and "Validation" in str(responses["422"].get("description")):
                 del responses["422"]

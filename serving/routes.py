@@ -171,6 +171,9 @@ async def index(call: Call) -> dict[str, Any]:
     }
 
 
+CREATED: Mapping[int, str] = {201: "The catalogue lacked it."}
+
+
 def add_routes(app: FastAPI) -> None:
     """Every path; the scope that a key needs stands beside it."""
 
@@ -184,6 +187,7 @@ def add_routes(app: FastAPI) -> None:
         *,
         bulk: bool = False,
         query: Sequence[Mapping[str, Any]] = (),
+        also: Mapping[int, str] | None = None,
     ) -> None:
         more: dict[str, Any] = ({"x-scope": scope} if scope else {}) | ({"x-bulk": True} if bulk else {})
         more |= {"parameters": list(query)} if query else {}
@@ -198,7 +202,7 @@ def add_routes(app: FastAPI) -> None:
             status_code=204 if method == "DELETE" else None,
             responses={
                 **{status: told for slug in slugs for status, told in PROBLEMS[slug].items()},
-                **({201: {"model": gives, "description": "The catalogue lacked it."}} if endpoint is put_item else {}),
+                **{status: {"model": gives, "description": told} for status, told in (also or {}).items()},
             },
             operation_id=endpoint.__name__,
         )
@@ -209,16 +213,26 @@ def add_routes(app: FastAPI) -> None:
     add("POST", "/v1/recommend/batch", recommend_batch, BatchAnswer, "read", asking)
     add("POST", "/v1/similar", similar, SimilarAnswer, "read", asking)
     add("POST", "/v1/score", score, ScoreAnswer, "read", asking)
-    for telling, path, endpoint, gives, scope, bulk in ROUTES:
+    for telling, path, endpoint, gives, scope, bulk, query in ROUTES:
         slugs = "not-found" + ("" if telling in ("GET", "DELETE") else f" {body}")
-        add(telling, path, endpoint, gives, scope, slugs, bulk=bulk)
+        add(
+            telling,
+            path,
+            endpoint,
+            gives,
+            scope,
+            slugs,
+            bulk=bulk,
+            query=query,
+            also=CREATED if endpoint is put_item else None,
+        )
     for path, look, gives, query in lookups.ROUTES:
         add("GET", path, look, gives, "admin", "invalid not-found late", query=query)
     add("GET", "/v1/info", info, dict[str, Any], "read")
     add("POST", "/v1/admin/reload", reload, Published, "admin", f"{body} not-found publishing changed")
     add("POST", "/v1/admin/rollback", rollback, Published, "admin", f"{body} not-found publishing changed")
     add("GET", "/healthz", healthz, Health, None)
-    add("GET", "/readyz", readyz, Readiness, None)
+    add("GET", "/readyz", readyz, Readiness, None, also={503: "A check fails; the body says which."})
     add("GET", "/metrics", metrics, None, "metrics")
     add("GET", "/openapi.json", openapi, dict[str, Any], None)
     add("GET", "/problems/{slug}", problem, dict[str, Any], None, "not-found")

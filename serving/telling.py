@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from typing import Annotated, Any
 
@@ -147,13 +147,22 @@ def _few(call: Call, found: int, where: str) -> None:
         raise RequestError([Flaw(where, f"found {found}, expected at most {most}; send them in several calls")])
 
 
-ROUTES: tuple[tuple[str, str, Callable[..., Any], Any, str, bool], ...] = (
-    ("POST", "/v1/events", events, Kept, "write", True),
-    ("POST", "/v1/items", put_items, Kept, "write", True),
-    ("PUT", "/v1/items/{id}", put_item, Kept, "write", False),
-    ("GET", "/v1/items/{id}", get_item, ItemAnswer, "read", False),
-    ("DELETE", "/v1/items/{id}", delete_item, None, "write", False),
-    ("PUT", "/v1/users/{id}", put_user, Kept, "write", False),
-    ("DELETE", "/v1/users/{id}", delete_user, None, "write", False),
+ON_INVALID: Mapping[str, Any] = {
+    "name": "on_invalid",
+    "in": "query",
+    "required": False,
+    "description": "What an invalid row does: `refuse` keeps nothing, `skip` keeps the others and lists it.",
+    "schema": {"type": "string", "enum": [REFUSE, SKIP], "default": REFUSE},
+}
+
+ROUTES: tuple[tuple[str, str, Callable[..., Any], Any, str, bool, Sequence[Mapping[str, Any]]], ...] = (
+    ("POST", "/v1/events", events, Kept, "write", True, (ON_INVALID,)),
+    ("POST", "/v1/items", put_items, Kept, "write", True, ()),
+    ("PUT", "/v1/items/{id}", put_item, Kept, "write", False, ()),
+    ("GET", "/v1/items/{id}", get_item, ItemAnswer, "read", False, ()),
+    ("DELETE", "/v1/items/{id}", delete_item, None, "write", False, ()),
+    ("PUT", "/v1/users/{id}", put_user, Kept, "write", False, ()),
+    ("DELETE", "/v1/users/{id}", delete_user, None, "write", False, ()),
 )
-"""Method, path, endpoint, what it gives, scope, and whether a body may be as large as one of many rows."""
+"""Method, path, endpoint, what it gives, scope, whether a body may be as large as one of many rows, and the keys of its
+query."""
