@@ -304,6 +304,10 @@ def test_what_one_worker_is_told_every_worker_knows_in_its_next_answer(
         """By a connection of its own, which any worker may take."""
         return httpx.post(service.address + path, json=body, headers=having(keys, scope), timeout=60).json()
 
+    assert httpx.put(service.address + "/v1/items/brand-new", json={}, headers=having(keys, "write")).status_code == 201
+    for _ in range(4):
+        shown = post("/v1/recommend", {"user": "3", "allow": ["brand-new"], "k": 1}, "read")["items"]
+        assert [item["item"] for item in shown] == ["brand-new"]
     for number in nonempty(range(15)):
         event = {"user": f"new-{number}", "item": "5", "labels": {"click": 1}}
         told = post("/v1/events", {"events": [event]}, "write")
@@ -324,10 +328,10 @@ def test_a_killed_worker_is_started_again(
     assert len(service.workers) == 2
     version = open_run(place / "runs" / "a").version
     assert {answer["run"]["version"] for answer in asking.answers} == {version}
-    for _ in range(4):
-        asked = {"json": {"user": "new-3"}, "headers": having(keys, "read")}
+    for _ in range(4):  # by the worker that began again, too, what was told before it was there
+        asked = {"json": {"user": "new-3", "allow": ["brand-new"], "k": 1}, "headers": having(keys, "read")}
         answer = httpx.post(f"{service.address}/v1/recommend", timeout=60, **asked).json()  # type: ignore[arg-type]
-        assert answer["rung"] == "history"
+        assert (answer["rung"], answer["items"][0]["item"]) == ("history", "brand-new")
 
 
 def test_the_end_fails_no_request(both: tuple[ServiceProcess, httpx.Client], keys: dict[str, str]) -> None:

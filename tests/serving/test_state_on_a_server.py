@@ -63,6 +63,22 @@ def test_what_one_machine_is_told_the_other_answers_with(shop: Recommender, serv
         assert other.post("/v1/events", json=joined).status_code == 200  # a token of one is read by the other
 
 
+def test_an_item_that_one_machine_is_told_of_is_in_the_lists_of_the_other(
+    shop: Recommender, server: RedisServer
+) -> None:
+    def shown(client: httpx.Client) -> list[str]:
+        answer = client.post("/v1/recommend", json={"user": "2", "allow": ["brand-new", "5"], "k": 2}).json()
+        return sorted(item["item"] for item in answer["items"])
+
+    state = f"{server.address}#items"
+    with machine(shop, state) as one:
+        assert one.put("/v1/items/brand-new", json={}).status_code == 201
+        with machine(shop, state) as other:  # which reads the log from its beginning
+            assert shown(one) == shown(other) == ["5", "brand-new"]
+            assert other.delete("/v1/items/brand-new").status_code == 204
+            assert shown(one) == shown(other) == ["5"]
+
+
 def test_while_the_server_is_away_reads_go_on_and_writes_do_not(shop: Recommender, server: RedisServer) -> None:
     with machine(shop, f"{server.address}#away") as client:
         client.post("/v1/events", json=event("newcomer"))
