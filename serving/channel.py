@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -31,6 +32,7 @@ class Channel:
         self._reader, self._writer, self._handle = reader, writer, handle
         self._waiting: dict[int, asyncio.Future[Message]] = {}
         self._next = 0
+        self._gone = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def ask(self, what: str, **told: Any) -> Message:
@@ -67,6 +69,9 @@ class Channel:
         except (ConnectionError, ValueError):
             pass
         finally:
+            # Its end is seen here first; what is asked from now on would wait for ever.
+            self._gone = True
+            self._writer.close()
             for future in self._waiting.values():
                 if not future.done():
                     future.set_exception(GoneError("the process has ended"))
@@ -78,9 +83,10 @@ class Channel:
             found = {"slug": error.slug, "detail": error.detail}
         except RecsysError as error:
             found = {"slug": "refused", "detail": str(error)}
-        self._send({"to": message["ask"], **found})
+        with contextlib.suppress(GoneError):  # nobody waits for it
+            self._send({"to": message["ask"], **found})
 
     def _send(self, message: Message) -> None:
-        if self._writer.is_closing():
+        if self._gone or self._writer.is_closing():
             raise GoneError("the process has ended")
         self._writer.write(json.dumps(message).encode() + b"\n")

@@ -30,6 +30,8 @@ ONE_THREAD = {
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 """Environment of a process that computes on one thread."""
+PREPARE_SECONDS = 600.0
+"""In which a worker must have prepared a version."""
 
 
 class Publishing:
@@ -177,13 +179,15 @@ class Publishing:
         """
         workers = self._workers()
         told = {"name": name, "version": version.name, "folder": str(version.folder)}
-        prepared = await asyncio.gather(*(one.ask("prepare", **told) for one in workers), return_exceptions=True)
+        asked = [asyncio.wait_for(one.ask("prepare", **told), PREPARE_SECONDS) for one in workers]
+        prepared = await asyncio.gather(*asked, return_exceptions=True)
         failures = [
             found for found in prepared if isinstance(found, BaseException) and not isinstance(found, GoneError)
         ]
         if failures:
             await asyncio.gather(*(one.ask("drop", name=name) for one in workers), return_exceptions=True)
-            raise RunError(str(failures[0]))
+            late = f"a worker did not prepare version {version.name} in {PREPARE_SECONDS:.0f} seconds"
+            raise RunError(late if isinstance(failures[0], TimeoutError) else str(failures[0]))
         await asyncio.gather(*(one.ask("commit", name=name) for one in workers), return_exceptions=True)
         self.before[name], self.versions[name] = self.versions[name], version
         self.shelf.served(name, version, self.before[name])

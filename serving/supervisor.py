@@ -31,7 +31,7 @@ from .split import MAIN
 from .versions import PASSING, Shelf, forget_dead
 
 START_SECONDS = 600.0
-"""In which a worker must be ready, and a version prepared."""
+"""In which a worker must be ready."""
 STEADY_SECONDS = 30.0
 """A worker that lived so long is started again at once."""
 
@@ -154,17 +154,17 @@ class Supervisor:
         one.ready.clear()
         one.started, one.why = time.monotonic(), ""
         fds = (listener.fileno(), theirs.fileno(), self._block)
-        one.process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "recsys.serving.worker",
-            *(str(fd) for fd in fds),
-            pass_fds=fds,
-            stdin=asyncio.subprocess.DEVNULL,
-            start_new_session=True,  # an interrupt of the terminal is for the supervisor alone
-            env={**os.environ, **ONE_THREAD},
-        )
-        theirs.close()
+        with contextlib.closing(theirs):
+            one.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "recsys.serving.worker",
+                *(str(fd) for fd in fds),
+                pass_fds=fds,
+                stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,  # an interrupt of the terminal is for the supervisor alone
+                env={**os.environ, **ONE_THREAD},
+            )
         reader, writer = await asyncio.open_unix_connection(sock=ours, limit=1 << 20)
         told = {
             "index": one.index,
@@ -205,8 +205,10 @@ class Supervisor:
             self.metrics.count("worker_restarts_total")
             await asyncio.sleep(pause)
             async with self.publishing.changing:  # it begins with one version, and no other is published meanwhile
-                with contextlib.suppress(RecsysError):
+                try:
                     await self._start(one, listener)
+                except (RecsysError, OSError) as error:
+                    log.error("worker not started: %s", error, extra={"fields": {"worker": one.index}})
 
     async def _drain(self) -> None:
         config = self.options.config
