@@ -11,6 +11,7 @@ from recsys.benchmarks.harness.provenance import Json
 TITLES = {
     "load": "Load: requests a second and latency",
     "soak": "A long run: publishing, killing, telling",
+    "read_writes": "Told to one worker, asked of another",
     "kill": "Kills at random moments",
     "fuzz": "Random requests",
     "keys": "Keys that begin rightly, and others, in time",

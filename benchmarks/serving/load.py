@@ -89,6 +89,7 @@ def main() -> int:
     torch.set_num_threads(1)
     with recsys.load(told.run) as shop, tempfile.TemporaryDirectory() as folder:
         data = shop.trained.dataset
+        found["items"] = data.num_catalogue
         users = [str(data.user_ids[row]) for row in range(0, data.num_users, max(1, data.num_users // 1000))]
         script = Path(folder) / "ask.lua"
         script.write_text(SCRIPT % ", ".join(json.dumps(user) for user in users))
