@@ -96,7 +96,7 @@ class Recorded:
                 expected = self._run(self._model, *inputs)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of shapes that reach Python: recordings are kept by shape
-                found = _folded(torch.jit.trace(run, tuple(inputs), check_trace=False))
+                found = _folded(_operations(run, inputs))
         except (ValueReachedPythonError, RuntimeError):
             return None
         # The interpreter rewrites the operations while it meets them the first times.
@@ -104,9 +104,17 @@ class Recorded:
         return found if all(torch.equal(a, b) for one in passes for a, b in zip(one, expected, strict=True)) else None
 
 
-def _folded(traced: Any) -> Pass:
-    """The operations of a traced pass but for those that every pass would repeat with the same result."""
-    graph = traced.graph.copy()
+def _operations(run: Pass, inputs: Sequence[Tensor]) -> Any:
+    """The operations of a pass, as a graph that is nobody's.
+
+    `torch.jit.trace` would keep its function, and with it the weights, until the process ends.
+    """
+    graph, _ = torch._C._create_graph_by_tracing(run, tuple(inputs), lambda _: "", True, False)
+    return graph
+
+
+def _folded(graph: Any) -> Pass:
+    """The operations of a pass but for those that every pass would repeat with the same result."""
     torch._C._jit_pass_inline(graph)
     for _ in range(2):  # a shape that is known decides what is constant, which decides what is shared
         torch._C._jit_pass_peephole(graph, False)

@@ -10,13 +10,13 @@ from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
-from scipy.sparse import csr_array, diags_array, vstack
+from scipy.sparse import csr_array, diags_array
 
 from ...base.arrays import F32, F64, I64, AnyArray
 from ...base.errors import ConfigError
 from ...base.settings import Settings
 from .base import Baseline, Histories, row_sums_at
-from .cooccurrence import cooccurrence_blocks, interaction_matrix, top_per_row
+from .cooccurrence import cooccurrence_blocks, interaction_matrix, nearest_items
 from .sparse import RowSum, WeightedRows, summed, summed_dense
 
 
@@ -100,15 +100,12 @@ class ItemKNN(ItemToItem):
     settings: ItemKNNSettings
 
     def _fit(self, users: I64, items: I64, times: F64 | None, num_users: int) -> None:
+        def similarity(together: F32, one: F32, other: F32) -> F32:
+            found: F32 = together / np.maximum(one * other + self.settings.shrinkage, 1e-9)
+            return found
+
         interactions = interaction_matrix(users, items, num_users, self.num_items)
-        root = np.sqrt(np.bincount(interactions.indices, minlength=self.num_items)).astype(np.float32)
-        blocks = []
-        for start, together in cooccurrence_blocks(interactions):
-            rows = np.arange(len(together))
-            together[rows, rows + start] = 0.0
-            size = root[start : start + len(together), None] * root + self.settings.shrinkage
-            blocks.append(top_per_row(together / np.maximum(size, 1e-9), self.settings.neighbours))
-        self.matrix = csr_array(vstack(blocks, format="csr"))
+        self.matrix = nearest_items(interactions, self.settings.neighbours, similarity)
 
 
 class EASESettings(HistoryWeighting):

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.sparse import vstack
 from torch import Tensor
 
+from ...base.arrays import F32
 from ...base.cited import cited
 from ...data.history import History
-from ..baselines.cooccurrence import cooccurrence_blocks, interaction_matrix, top_per_row
+from ..baselines.cooccurrence import interaction_matrix, nearest_items
 
 LEAST_USERS = 2
 """Users two items must share to be neighbours: a pair of one user alone would tell that user's next event."""
 SHRINKAGE = 10.0
 """Added to the denominator of the cosine, as item-kNN does."""
+
+
+def _similarity(together: F32, one: F32, other: F32) -> F32:
+    """The shrunk cosine of the sets of users of two items; 0 where they share too few."""
+    return np.where(together < LEAST_USERS, np.float32(0.0), together / (one * other + SHRINKAGE))
 
 
 @cited("He et al. SIGIR 2020 (LightGCN's propagation, one step between items)")
@@ -32,14 +37,7 @@ def item_neighbours(history: History, num_items: int, count: int) -> Tensor:
     """
     users = np.repeat(np.arange(history.num_users), np.diff(history.ptr))
     interactions = interaction_matrix(users, history.items.astype(np.int64), history.num_users, num_items)
-    root = np.sqrt(np.bincount(interactions.indices, minlength=num_items)).astype(np.float32)
-    blocks = []
-    for start, together in cooccurrence_blocks(interactions):
-        rows = np.arange(len(together))
-        together[rows, rows + start] = 0.0
-        together[together < LEAST_USERS] = 0.0
-        blocks.append(top_per_row(together / (root[start : start + len(together), None] * root + SHRINKAGE), count))
-    nearest = vstack(blocks, format="csr")
+    nearest = nearest_items(interactions, count, _similarity)
     owner = np.repeat(np.arange(num_items), np.diff(nearest.indptr))
     place = np.arange(len(owner)) - nearest.indptr[owner]
     found = np.full((num_items, count), -1, dtype=np.int64)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -120,3 +123,18 @@ def test_threads_that_ask_while_it_is_recorded_get_the_models_results() -> None:
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(work, range(4)))
     assert asked.recordings == 1
+
+
+@torch.inference_mode()
+def test_what_is_recorded_goes_with_its_model() -> None:
+    weights = np.ones((3, 4), dtype=np.float32)
+    watched = weakref.ref(weights)
+    model = Steps()
+    model.layer.weight = nn.Parameter(torch.from_numpy(weights))
+    asked = recorded(model)
+    for _ in range(MET):
+        asked((torch.ones(2, 4),))
+    assert asked.recordings == 1
+    del asked, model, weights
+    gc.collect()
+    assert watched() is None

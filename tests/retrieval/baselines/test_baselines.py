@@ -13,6 +13,7 @@ from recsys.base.errors import ConfigError, DataError
 from recsys.base.ragged import Ragged
 from recsys.retrieval.baselines import BASELINES, Histories, baseline_from_state, build_baseline, cooccurrence, sparse
 from recsys.retrieval.baselines.categories import SameCategory
+from recsys.retrieval.baselines.items import ItemKNN
 from recsys.testing.baselines import BaselineContract, N, U, histories, log
 
 OWN = [name for name in BASELINES if name not in {"als", "bpr"}]
@@ -146,6 +147,35 @@ def test_dense_and_sparse_counting_give_the_same_exact_counts(monkeypatch: pytes
         parts = list(cooccurrence.cooccurrence_blocks(x))
         assert [start for start, _ in parts] == list(range(0, N, max(1, min(block // N, N))))
         np.testing.assert_array_equal(np.concatenate([part for _, part in parts]), expected)
+
+
+@pytest.mark.parametrize("count", [1, 3, N])
+def test_dense_and_sparse_search_find_the_same_neighbours(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    users, items, _ = log()
+    x = cooccurrence.interaction_matrix(users, items, U, N)
+    together = (x.toarray().T @ x.toarray()).astype(np.float64)
+    root = np.sqrt(np.diag(together))
+
+    def cosine(shared: Any, one: Any, other: Any) -> Any:
+        return np.where(shared < 2, 0.0, shared / (one * other + 3.0)).astype(np.float32)
+
+    expected = cosine(together, root[:, None], root)
+    np.fill_diagonal(expected, 0.0)
+    best = -np.sort(-expected, axis=1)[:, :count]  # by value: which of equal ones is kept, nobody says
+    for advantage, work in ((10**9, 1), (0, 1), (0, 100), (0, 1 << 24)):
+        monkeypatch.setattr(cooccurrence, "DENSE_ADVANTAGE", advantage)
+        monkeypatch.setattr(cooccurrence, "SPARSE_WORK", work)
+        found = cooccurrence.nearest_items(x, count, cosine).toarray()
+        np.testing.assert_allclose(-np.sort(-found, axis=1)[:, :count], best, rtol=1e-6)
+        np.testing.assert_allclose(found[found > 0], expected[found > 0], rtol=1e-6)
+
+
+def test_a_large_catalogue_of_few_events_costs_what_the_events_do() -> None:
+    users = np.repeat(np.arange(100), 5)
+    items = np.random.default_rng(0).permutation(10**6)[: len(users)]
+    fit = build_baseline("item_knn").fit(users, items, np.arange(500.0), 100, 10**6)  # every pair: a million millions
+    assert isinstance(fit, ItemKNN)
+    assert fit.matrix.nnz == 100 * 5 * 4
 
 
 def test_bad_input_is_told_in_a_sentence() -> None:
