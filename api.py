@@ -20,11 +20,12 @@ from .nn.at_rest import TableDtype
 from .pipeline.at_rest import settled_run
 from .pipeline.continuation import SourceRun
 from .pipeline.embed import embed_items
+from .pipeline.encoded import encode
 from .pipeline.export import ExportFormat, export_run
 from .pipeline.external import evaluate_predictions
 from .pipeline.final import check_final, last_fit
 from .pipeline.folds import evaluate_folds as folds_in
-from .pipeline.publish import encode, train_run
+from .pipeline.publish import train_run
 from .pipeline.train import Stages
 from .pipeline.train import train as train_in_memory
 from .recommender import Recommender
@@ -51,6 +52,7 @@ def train(
     stage: Stages = "all",
     source: Recommender | str | Path | None = None,
     resume: bool = False,
+    data: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Recommender:
     """Train a recommender on tables.
@@ -73,6 +75,7 @@ def train(
         stage: `retrieval`, `ranking` or `all`. `ranking` keeps the retriever that `run` already has.
         source: a run to go on from: its vocabularies, history, weights and moments.
         resume: continue from the checkpoints of a training into `run` that was killed.
+        data: a folder that `recsys data build` wrote for `config`; no table is read then. With `run` only.
         callbacks: that look on; see `Callback`.
 
     Raises:
@@ -113,10 +116,13 @@ def train(
             source_run=before,
             base=base,
             tables=tables,
+            data=None if data is None else Path(data),
             schema_notes=notes,
             callbacks=callbacks,
         )
         return Recommender(folder=folder)
+    if data is not None:
+        raise ConfigError("data= is a folder that a run is trained from; name the run with run=")
     if resume:
         raise ConfigError("resume=True goes on with the checkpoints beside a run; name it with run=")
     if stage == "ranking" and settled.data.user and settled.data.item:

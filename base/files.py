@@ -127,6 +127,25 @@ def replacing(file: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """A folder written whole or not at all, in the place of an earlier one: yields an empty one to write at."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{part}") for part in ("partial", "old"))
+    staging.mkdir()
+    try:
+        yield staging
+        for path in (*staging.rglob("*"), staging):
+            sync(path)
+        if folder.exists():
+            os.rename(folder, old)
+        os.rename(staging, folder)
+        sync(folder.parent)
+    finally:
+        for path in (staging, old):
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def partial_path(file: Path) -> Path:
     """Hidden path beside a file to write it at first; the suffix is the file's own, for writers that look at it."""
     return file.with_name(f".{file.stem}.{os.getpid()}.partial{file.suffix}")

@@ -56,7 +56,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="`recsys VERB --help` has the details. `--run` defaults to the newest run, runs/latest.",
 )
-DATA_HELP = "Make the embedded world as files, or report on a data set before training on it."
+DATA_HELP = "Make the embedded world as files, report on a data set, or build one that trainings start from."
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help=DATA_HELP)
 STATE_HELP = "Export, copy or trim what a service was told."
 state_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help=STATE_HELP)
@@ -88,7 +88,12 @@ STATE_VERBS: dict[str, Callable[..., Any]] = {
     "trim": state.trim_state,
 }
 RUN_VERBS: dict[str, Callable[..., Any]] = {"rm": runs.remove, "keep": runs.keep}
-DATA_VERBS: dict[str, Callable[..., Any]] = {"simulate": data.simulate, "check": data.check}
+DATA_VERBS: dict[str, Callable[..., Any]] = {
+    "simulate": data.simulate,
+    "check": data.check,
+    "build": data.build,
+    "join": data.join,
+}
 
 
 def _register() -> None:

@@ -37,6 +37,10 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. --set retrieval.fit.epochs=3; repeatable."),
 ]
+ProcessesOption = Annotated[
+    int,
+    typer.Option("--processes", metavar="N", min=1, help="Share the work among N processes; the result is the same."),
+]
 
 
 def pairs(given: list[str], option: str, example: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`recsys train --processes N`: this command again, N times side by side, under torch's own launcher."""
+"""`--processes N`: this command again, N times side by side, under torch's own launcher."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import logging
 import os
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+import typer
 
 from ..base.errors import EndedWithOthersError, LostProcessError, RunError
 
@@ -18,14 +21,44 @@ SILENT = -1
 """What a process returns that ended because another one had failed."""
 
 
-def run_in_processes(arguments: Sequence[str], processes: int, restarts: int) -> int:
-    """Run the command line in several processes that train one model.
+@contextmanager
+def shared_work(arguments: Sequence[str], processes: int, restarts: int = 0) -> Iterator[bool]:
+    """Work inside that this process shares with others, where it is one of several; else this command, N times.
+
+    Args:
+        arguments: what follows `recsys`.
+        processes: how many work; an outer launcher decides where there is one.
+        restarts: see `run_in_processes`.
+
+    Yields:
+        Whether this process is the one that speaks.
+
+    Raises:
+        typer.Exit: others have done it, with their exit code.
+    """
+    from ..base import ranks
+    from ..training.engines.joining import invited, joined
+
+    if processes > 1 and not invited():
+        raise typer.Exit(run_in_processes(arguments, processes, restarts, "what is finished is kept: call it again"))
+    with joined():
+        yield ranks.first()
+
+
+def run_in_processes(
+    arguments: Sequence[str],
+    processes: int,
+    restarts: int,
+    advice: str = "the checkpoints are whole: start again with --resume",
+) -> int:
+    """Run the command line in several processes that work together.
 
     Args:
         arguments: what follows `recsys`.
         processes: how many.
         restarts: how often all are started again from the last checkpoint after one was lost; a failure that has a
             sentence is not repeated.
+        advice: what to do after that.
 
     Returns:
         The exit code.
@@ -57,9 +90,7 @@ def run_in_processes(arguments: Sequence[str], processes: int, restarts: int) ->
         rank, lost = error.get_first_failure()
         how = f"killed by {lost.signal_name()}" if lost.exitcode < 0 else f"ended with code {lost.exitcode}"
         often = f", after {restarts} restarts" if restarts else ""
-        raise RunError(
-            f"process {rank} of {processes} was {how}{often}; the checkpoints are whole: start again with --resume"
-        ) from None
+        raise RunError(f"process {rank} of {processes} was {how}{often}; {advice}") from None
     except SignalException:
         return 130
     return max(0, *(int(code) for code in codes.values() if code is not None))

@@ -95,9 +95,13 @@ class Parts:
             )
             for place, (spec, sizes) in enumerate(zip(config.counts, schema["count_sizes"], strict=True))
         )
-        attributes: dict[str, Attribute] = dict(self._arrays("attribute_numbers"))
-        for name, texts in self._texts("attributes").items():
-            attributes[name] = TextColumn(texts, arrays[f"attribute_codes/{name}"], arrays[f"attribute_ptr/{name}"])
+        attributes: dict[str, Attribute] = {}
+        for stored, values in arrays.items():  # in the order they had, so that what is written again is the same
+            group, _, name = stored.partition("/")
+            if group == "attribute_numbers":
+                attributes[name] = values
+            elif group == "attribute_codes":
+                attributes[name] = TextColumn(self.texts[f"attributes/{name}"], values, arrays[f"attribute_ptr/{name}"])
         vocabularies = {group: self._texts(group) for group in ("vocabularies", "keys")}
         return Dataset(
             config=config,

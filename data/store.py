@@ -33,7 +33,11 @@ Place = Callable[[str], Path]
 
 def save_dataset(dataset: Dataset, folder: Path) -> None:
     """Write the data set's files into an existing folder."""
-    parts = Parts.of(dataset)
+    save_parts(Parts.of(dataset), folder)
+
+
+def save_parts(parts: Parts, folder: Path) -> None:
+    """Write parts of a data set into an existing folder."""
     arrays: dict[str, Any] = {}
     texts: dict[str, Any] = {}
     for name, values in parts.arrays.items():
@@ -44,14 +48,23 @@ def save_dataset(dataset: Dataset, folder: Path) -> None:
         write_texts(column, folder / f"{stem}.arrow")
         order = _write_array(column.order, folder, f"{stem}.order")
         texts[name] = {"file": f"{stem}.arrow", "order": order, "rows": len(column)}
-    counted = {"events": len(dataset.events), "users": dataset.num_users, "items": len(dataset.item_ids)}
+    columns = {
+        "events": parts.arrays.get("events/times"),
+        **{n: parts.texts.get(f"ids/{n}") for n in ("users", "items")},
+    }
+    counted = {name: len(column) for name, column in columns.items() if column is not None}
     _write(folder / MANIFEST, {"version": VERSION, "rows": counted, "arrays": arrays, "texts": texts}, indent=1)
     _write(folder / ENCODERS, parts.encoders)
     _write(folder / SCHEMA, parts.schema)
 
 
 def load_dataset(place: Place) -> Dataset:
-    """The data set that `save_dataset` wrote.
+    """The data set that `save_dataset` wrote; see `load_parts`."""
+    return load_parts(place).dataset()
+
+
+def load_parts(place: Place) -> Parts:
+    """What `save_parts` wrote.
 
     Args:
         place: where each of its files lies now.
@@ -66,7 +79,7 @@ def load_dataset(place: Place) -> Dataset:
         )
     arrays = {name: _read_array(place(entry["file"]), entry) for name, entry in manifest["arrays"].items()}
     texts = {name: _read_texts(place, entry) for name, entry in manifest["texts"].items()}
-    return Parts(arrays, texts, read_json(place(ENCODERS)), read_json(place(SCHEMA))).dataset()
+    return Parts(arrays, texts, read_json(place(ENCODERS)), read_json(place(SCHEMA)))
 
 
 def read_json(file: Path) -> Any:

@@ -2,6 +2,7 @@
 
 The answers are those of `Funnel.recommend`. A block is answered by one thread from beginning to end, so threads never
 wait for one another; what is finished is kept as a part of the table, so a killed call goes on where it stopped.
+Several processes answer a share of the parts each, on a file system that all of them see.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,10 @@ import pyarrow as pa
 import torch
 
 from ..artifacts.tables import Parts, check_table_path, write_table
+from ..base import ranks
 from ..base.arrays import I64
 from ..base.package import package_version
+from ..base.shares import told
 from ..configs.run import config_hash
 from ..data.ids import TEXT, id_column, id_text
 from ..data.subject import Subject
@@ -82,6 +86,8 @@ def write_lists(
     The rows are those of `Recommendations.to_frame`; a number that is NaN there is null here. When the process is
     killed, the same call with the same run goes on behind the parts that are finished.
 
+    Several processes write the table that one would, byte for byte.
+
     Args:
         funnel: answers.
         file: its suffix is the format: `.parquet`, `.csv` or `.jsonl`.
@@ -89,6 +95,9 @@ def write_lists(
         k: items per user.
         allowed: items that may be named (see `Funnel.select`); all of the catalogue when None.
         part: users answered by a thread in one go and kept as a part.
+
+    Returns:
+        The same in every process.
 
     Raises:
         ConfigError: the file, no user, or a `k` that exceeds the catalogue.
@@ -101,16 +110,23 @@ def write_lists(
     slices = [slice(start, min(start + part, len(asked))) for start in range(0, len(asked), part)]
     parts = Parts(file, _identity(funnel, users, k, allowed, part))
     started = time.perf_counter()
-    with parts.held():
-        todo = [number for number in range(len(slices)) if number not in parts]
+    rows = 0
+    with parts.held() if ranks.first() else nullcontext():
+        unanswered = [number for number in range(len(slices)) if number not in parts] if ranks.first() else []
+        todo: list[int] = json.loads(told(json.dumps(unanswered)))
         resumed = len(asked) - sum(slices[number].stop - slices[number].start for number in todo)
         if resumed:
             log.info("going on: %d of %d users were answered by an earlier call", resumed, len(asked))
-        answers = _answers(funnel, [asked[slices[number]] for number in todo], k, allowed)
-        for number, answer in zip(todo, track(answers, "recommending", len(todo)), strict=True):
+        own = todo[ranks.rank() :: ranks.world()]
+        answers = _answers(funnel, [asked[slices[number]] for number in own], k, allowed)
+        shown = track(answers, "recommending", len(own)) if ranks.first() else answers
+        for number, answer in zip(own, shown, strict=True):
             parts.write(number, lists.table(answer, slices[number]))
-        rows = write_table(file, lists.schema, (parts.read(number) for number in range(len(slices))))
-    return ListReport(str(file), len(asked), resumed, rows, time.perf_counter() - started)
+        ranks.wait()
+        if ranks.first():
+            rows = write_table(file, lists.schema, (parts.read(number) for number in range(len(slices))))
+    report = ListReport(str(file), len(asked), resumed, rows, time.perf_counter() - started)
+    return ListReport(**json.loads(told(json.dumps(asdict(report)))))
 
 
 def _answers(

@@ -23,7 +23,7 @@ from ..funnel.folder import save_run
 from ..funnel.run import TrainedRun
 from ..training.callbacks import Callback
 from .at_rest import settled_run
-from .publish import encode
+from .encoded import encode
 from .train import Stages, train
 from .validation import judged
 

@@ -13,9 +13,11 @@ import numpy as np
 
 from ..artifacts.folder import Run, open_run
 from ..artifacts.names import EVALUATION, USER_VALUES
+from ..base import ranks
 from ..base.arrays import AnyArray
 from ..base.errors import RunError
 from ..base.finding import Finding
+from ..base.shares import told
 from ..configs.file import dump_toml
 from ..data.split import Part
 from ..evaluation.attribution import funnel_metrics
@@ -75,21 +77,28 @@ def evaluate_run(
         evaluation = evaluate(trained or load_run(run, device=None), stage, slices, variety)
     except RunError as error:
         raise RunError(f"{folder}: {error}") from None
-    try:
-        _keep(run, evaluation)
-    except OSError as error:
-        log.warning("%s cannot be written (%s): the evaluation is shown and not kept in it", folder, error.strerror)
+    if ranks.first():
+        try:
+            _keep(run, evaluation)
+        except OSError as error:
+            log.warning("%s cannot be written (%s): the evaluation is shown and not kept in it", folder, error.strerror)
     return evaluation.result
 
 
 def evaluate(trained: TrainedRun, stage: str = "all", slices: Sequence[str] = (), variety: str = "") -> Evaluation:
     """Measure a run on its test part.
 
+    Several processes answer a share of the requests and rows each, and the first one measures what all answered; the
+    figures are those of one process, to the last bit.
+
     Args:
         trained: the run.
         stage: `retrieval`, `ranking`, `funnel` or `all`.
         slices: columns to slice by, beside the usual and the configured ones; see `slice_columns`.
         variety: column of the items by whose values the curve of variety is drawn (`variety_curve`); none when empty.
+
+    Returns:
+        The same result in every process; values per user in the first one.
 
     Raises:
         ConfigError: the run keeps no such column.
@@ -103,9 +112,37 @@ def evaluate(trained: TrainedRun, stage: str = "all", slices: Sequence[str] = ()
         raise RunError("there is no ranker, so --stage ranking has nothing to measure; train with --stage all")
     chosen = slice_columns(trained.dataset, [*trained.config.evaluation.slices, *slices])
     bench = Bench(trained, Part.TEST, max(trained.config.evaluation.ks))
+    leaks = refuse_leaks(trained.dataset)
+    if ranks.world() == 1:
+        return _measured(bench, stage, chosen, variety, leaks)
+    _answer(bench, stage)
+    found: Evaluation | None = None
+    if ranks.first():
+        with ranks.alone():
+            found = _measured(bench, stage, chosen, variety, leaks)
+    text = told("" if found is None else json.dumps(found.result))
+    return found or Evaluation(json.loads(text), {})
+
+
+def _answer(bench: Bench, stage: str) -> None:
+    """Answer in several processes what `_measured` asks the bench for."""
+    trained = bench.trained
+    lists = trained.retriever is not None
+    bench.answer(
+        lists=lists and stage in ("retrieval", "all"),
+        funnel=lists and stage in ("funnel", "all"),
+        rows=trained.ranker is not None and bool(trained.dataset.config.tasks) and stage in ("ranking", "all"),
+    )
+
+
+def _measured(
+    bench: Bench, stage: str, chosen: Sequence[SliceColumn], variety: str, leaks: Sequence[Finding]
+) -> Evaluation:
+    """The figures of what is answered; see `evaluate`."""
+    trained = bench.trained
     result: Json = {"title": f"Evaluation of {trained.config.name}", "protocol": protocol(trained, stage)}
     values: dict[str, AnyArray] = {}
-    findings: list[Finding] = list(refuse_leaks(trained.dataset))
+    findings: list[Finding] = list(leaks)
     sliced: list[Slice] = []
     if trained.retriever is not None and stage in ("retrieval", "funnel", "all"):
         users = bench.asked[0]

@@ -17,13 +17,10 @@ from ..base import ranks
 from ..base.errors import RunError
 from ..base.files import empty, locked
 from ..configs.run import RunConfig, config_hash
-from ..data.build import build_dataset
 from ..data.dataset import Dataset
 from ..data.reading.exported import exported_log
-from ..data.reading.keys import read_configured
 from ..data.reading.readers import Source
 from ..data.reading.tables import BadRows
-from ..data.schema import DataConfig
 from ..data.split import Part
 from ..funnel.folder import load_run, save_run
 from ..funnel.run import Stage, TrainedRun
@@ -32,6 +29,7 @@ from ..training.checkpoint import Checkpointer
 from ..training.engines.joining import joined
 from .at_rest import as_trained, settled_run
 from .continuation import SourceRun
+from .encoded import built_dataset, encode, list_bad, meant, refuse_built
 from .final import check_final, last_fit
 from .processes import refuse_undistributed, shared_dataset
 from .start import Start
@@ -52,6 +50,7 @@ def train_run(
     source_run: Path | None = None,
     base: Path = Path(),
     tables: Mapping[str, Source] | None = None,
+    data: Path | None = None,
     schema_notes: tuple[str, ...] = (),
     callbacks: Sequence[Callback] = (),
 ) -> Path:
@@ -66,6 +65,7 @@ def train_run(
             moments are where the training starts; for a ranker with a frozen encoder, the run the encoder is from.
         base: folder that the configuration's paths start from.
         tables: `events`, `users`, `items` -> a frame or a path to read instead of what the configuration names.
+        data: what `build_data` wrote for this configuration; no table is read then.
         schema_notes: what was decided where the schema was inferred; kept with the run.
         callbacks: that look on.
 
@@ -81,6 +81,7 @@ def train_run(
             source_run=source_run,
             base=base,
             tables=tables,
+            data=data,
             schema_notes=schema_notes,
             callbacks=callbacks,
         )
@@ -95,21 +96,23 @@ def _train_run(
     source_run: Path | None,
     base: Path,
     tables: Mapping[str, Source] | None,
+    data: Path | None,
     schema_notes: tuple[str, ...],
     callbacks: Sequence[Callback],
 ) -> Path:
     refuse_undistributed(config)
+    refuse_built(data, config, goes_on=source_run is not None, given=bool(tables))
     source = SourceRun.open(source_run) if source_run else None
     start = Start.of(source, config, stage)
     check_final(config, stage=stage, goes_on=source is not None)
     bad = BadRows(config.data.on_bad_rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     shared = path.with_name(f".{path.name}.data")
-    dataset = shared_dataset(lambda: encode(config, base, bad, tables, start.dataset), shared)
-    if bad.count():
-        rejected = path.with_name(f"{path.name}.bad-rows.csv")
-        bad.write(rejected)
-        log.warning("%d bad rows were left out; they are listed in %s", bad.count(), rejected)
+    if data is None:
+        dataset = shared_dataset(lambda: encode(config, base, bad, tables, start.dataset), shared)
+    else:
+        dataset = built_dataset(data, config)
+    list_bad(bad, path)
 
     def again(grown: Dataset, learned: Part) -> Dataset:
         rows = BadRows(config.data.on_bad_rows)
@@ -124,7 +127,7 @@ def _train_run(
         resume=resume,
         source=source,
         base=base,
-        again=again,
+        again=again if data is None else None,
         schema_notes=schema_notes,
         log_read=_log_read(config, base, tables),
         callbacks=callbacks,
@@ -209,25 +212,6 @@ def _place(path: Path) -> Path:
     return named
 
 
-def encode(
-    config: RunConfig,
-    base: Path,
-    bad: BadRows,
-    tables: Mapping[str, Source] | None = None,
-    source: Dataset | None = None,
-    learned: Part = Part.TRAIN,
-) -> Dataset:
-    """The data set of a training; what a reader of its results has to know is logged.
-
-    Arguments as of `train_run`; rows of the parts up to `learned` are training rows.
-    """
-    raw = read_configured(config.data, base, bad, tables, stored=True)
-    dataset = build_dataset(raw, config.data, config.seed, bad, source, learned)
-    for note in dataset.notes:
-        log.warning("%s", note)
-    return dataset
-
-
 def _checkpointer(
     folder: Path, config: RunConfig, dataset: Dataset, start: Start, resume: bool
 ) -> Callable[[Stage, int], Checkpointer]:
@@ -244,11 +228,6 @@ def _checkpointer(
     return of
 
 
-def _meant(data: DataConfig) -> DataConfig:
-    """A `[data]` section without where its tables lie and what building them may take."""
-    return data.relocated(lambda _: "").model_copy(update={"memory": "", "workers": 0})
-
-
 def _kept_towers(path: Path, config: RunConfig, dataset: Dataset) -> TrainedRun | None:
     """The run that is about to be replaced, whose towers stay; None where there is none.
 
@@ -263,7 +242,7 @@ def _kept_towers(path: Path, config: RunConfig, dataset: Dataset) -> TrainedRun 
     trained = load_run(run, with_optimizers=True)
     for section, old, new in (
         # where the tables lie may differ, for their content does not
-        ("data", _meant(trained.config.data), _meant(config.data)),
+        ("data", meant(trained.config.data), meant(config.data)),
         ("retrieval", trained.config.retrieval, config.retrieval),
     ):
         if trained.retriever is not None and old != new:

@@ -28,7 +28,7 @@ from recsys.configs.run import RunConfig, load_config
 from recsys.data.dataset import Dataset
 from recsys.data.reading.tables import BadRows
 from recsys.data.world.simulate import SimulateConfig, simulate
-from recsys.pipeline.publish import encode
+from recsys.pipeline.encoded import encode
 from recsys.ranking.step import RankingStep
 from recsys.ranking.train import build_training
 from recsys.retrieval.towers.step import RetrievalStep

@@ -1,4 +1,4 @@
-"""`recsys data simulate` and `recsys data check`."""
+"""`recsys data simulate`, `check`, `build` and `join`."""
 
 from __future__ import annotations
 
@@ -66,3 +66,54 @@ def check(
         render.print_json(result)
     else:
         render.show(*data_blocks(result))
+
+
+OutOption = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="Folder to write; new, empty, or an earlier data set.")
+]
+
+
+def build(
+    config: ConfigArgument,
+    out: OutOption,
+    shards: Annotated[
+        int, typer.Option("--shards", metavar="S", min=0, help="Write S parts by the hash of the user; 0 writes one.")
+    ] = 0,
+    set_: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Encode the tables of a configuration once, for trainings with `--data`, here or on other machines.
+
+    In shards, a user's rows lie in one part, and what all parts need in `common`; `recsys data join` makes one of them.
+
+    Example: recsys data build shop.toml --out built && recsys train shop.toml --data built
+    """
+    from ...configs.packaged import open_config
+    from ...pipeline.encoded import build_data
+    from .. import render
+
+    settled, base = open_config(config, set_ or [])
+    written = build_data(settled, base, out, shards)
+    if json:
+        render.print_json(written)
+    else:
+        render.print_facts("data set", written)
+
+
+def join(
+    shards: Annotated[Path, typer.Argument(metavar="SHARDS", help="Folder with all shards of a data set.")],
+    out: OutOption,
+    json: JsonOption = False,
+) -> None:
+    """Make one data set of its shards: the files that building it as one would have written.
+
+    Example: recsys data join shards --out built
+    """
+    from ...pipeline.encoded import join_data
+    from .. import render
+
+    written = join_data(shards, out)
+    if json:
+        render.print_json(written)
+    else:
+        render.print_facts("data set", written)

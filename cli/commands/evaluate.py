@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ...base.errors import ConfigError
-from ..options import DeviceOption, JsonOption, RulesOption, RunOption, SetOption
+from ..options import DeviceOption, JsonOption, ProcessesOption, RulesOption, RunOption, SetOption
+from ..processes import shared_work
 
 if TYPE_CHECKING:
     from ...report.report import Report
 
 
 def evaluate(
+    context: typer.Context,
     config: Annotated[
         Path | None,
         typer.Argument(metavar="[CONFIG]", help="With --folds: what to train and test.", show_default=False),
@@ -52,6 +54,7 @@ def evaluate(
     truth: Annotated[
         Path | None, typer.Option(metavar="FILE", help="With --predictions: a table of user, item[, relevance].")
     ] = None,
+    processes: ProcessesOption = 1,
     json: JsonOption = False,
 ) -> None:
     """Measure a run on its test part: retrieval, ranking and the whole funnel, with 95 % intervals and baselines.
@@ -81,13 +84,20 @@ def evaluate(
         raise ConfigError("--device is of one run; in a configuration runtime.device says the same")
     if predictions is not None and folds is not None:
         raise ConfigError("--folds trains and tests a configuration; leave --predictions and --truth out")
+    if processes > 1 and (predictions is not None or folds is not None):
+        raise ConfigError("--processes shares out the requests of one run; leave --folds and --predictions out")
     if predictions is not None and truth is not None:
-        measured = _external(predictions, truth)
+        _show(_external(predictions, truth), report, json)
     elif config is not None and folds is not None:
-        measured = _folds(config, folds, run, set_ or [], stage, slices or [])
+        _show(_folds(config, folds, run, set_ or [], stage, slices or []), report, json)
     else:
-        measured = _run(run, stage, slices or [], rules, variety, device)
+        with shared_work(context.obj, processes) as speaks:
+            measured = _run(run, stage, slices or [], rules, variety, device)
+            if speaks:
+                _show(measured, report, json)
 
+
+def _show(measured: Report, report: Path | None, json: bool) -> None:
     from ...report.evaluation import evaluation_blocks
     from .. import render
 

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from ...base.errors import ConfigError, DataError
-from ..options import DeviceOption, JsonOption, RulesOption, RunOption, pairs
+from ..options import DeviceOption, JsonOption, ProcessesOption, RulesOption, RunOption, pairs
+from ..processes import shared_work
 from ..records import read_ids
 
 _TIME = re.compile(r"\d[\dT:.+Z -]*")
@@ -19,6 +20,7 @@ CHUNK = 1024
 
 
 def recommend(
+    invocation: typer.Context,
     user: Annotated[list[str] | None, typer.Option("--user", metavar="ID", help="Raw user id; repeatable.")] = None,
     users: Annotated[
         Path | None, typer.Option("--users", metavar="FILE", help="Text file, one user id a line.")
@@ -76,6 +78,7 @@ def recommend(
     rules: RulesOption = None,
     device: DeviceOption = None,
     explain: Annotated[bool, typer.Option("--explain", help="Say of each item why it is there.")] = False,
+    processes: ProcessesOption = 1,
     json: JsonOption = False,
 ) -> None:
     """Recommend items: retrieve candidates, leave out what is seen (as a rule: taken), rank, and return the best k.
@@ -120,6 +123,8 @@ def recommend(
         raise ConfigError("--history and --history-file both tell the history; give one of them")
     if explain and out is not None:
         raise ConfigError("--explain has no column in a table; leave it out, or leave --out out")
+    if processes > 1 and out is None:
+        raise ConfigError("--processes writes a table; say where with --out FILE.parquet")
     if where and not where.strip():
         raise ConfigError("--where is blank; give a condition, such as \"genres = 'Comedy' and year < 1995\"")
     allowed_ids = read_ids(allow, "--allow", "item") if allow else None
@@ -135,41 +140,43 @@ def recommend(
     from .. import render
     from ..records import read_records
 
-    recommender = api.load(folder, rules, device)
-    brings: dict[str, Any] = {}
-    if told:
-        events: list[Any] = _history(history, recommender.trained.dataset.item_rows)
-        if history_file is not None:
-            events = [_event(row) for row in read_records(history_file, "--history-file")]
-        features = _one(read_records(user_features, "--user-features"), user_features) if user_features else {}
-        context_now = pairs(context or [], "--context", "device=phone")
-        brings = {"history": events, "features": features, "context": context_now}
-        asked = asked or [None]
-    if out is not None:
-        written = recommender.write_lists(
-            out,
-            k,
-            where,
-            users=None if all_users else [Subject(user=asked[0], **brings)] if told else asked,
-            allow=allowed_ids,
-            block=blocked_ids,
-        )
-        if json:
-            render.print_json(written.to_json())
-        else:
-            render.print_facts("lists", written.to_json())
-        return
-    recommender.funnel.check(len(asked), k)
-    recommender.funnel.select(where, allowed_ids, blocked_ids)  # says once which ids the catalogue lacks
-    recommender.funnel.warm_up()
-    wanted = {"k": k, "where": where, "allow": allowed_ids, "exclude": blocked_ids or (), "explain": explain, **brings}
-    for start in range(0, len(asked), CHUNK):
-        requests = [Request(user=who, **wanted) for who in asked[start : start + CHUNK]]
-        for answer in recommender.ask_many(requests):
-            if json:
-                render.print_json(answer.to_json())
-            else:
-                render.print_recommendation(answer.to_json())
+    with shared_work(invocation.obj, processes) as speaks:
+        recommender = api.load(folder, rules, device)
+        brings: dict[str, Any] = {}
+        if told:
+            events: list[Any] = _history(history, recommender.trained.dataset.item_rows)
+            if history_file is not None:
+                events = [_event(row) for row in read_records(history_file, "--history-file")]
+            features = _one(read_records(user_features, "--user-features"), user_features) if user_features else {}
+            context_now = pairs(context or [], "--context", "device=phone")
+            brings = {"history": events, "features": features, "context": context_now}
+            asked = asked or [None]
+        if out is not None:
+            users_asked = None if all_users else [Subject(user=asked[0], **brings)] if told else asked
+            lists = recommender.write_lists(out, k, where, users=users_asked, allow=allowed_ids, block=blocked_ids)
+            if speaks and json:
+                render.print_json(lists.to_json())
+            elif speaks:
+                render.print_facts("lists", lists.to_json())
+            return
+        recommender.funnel.check(len(asked), k)
+        recommender.funnel.select(where, allowed_ids, blocked_ids)  # says once which ids the catalogue lacks
+        recommender.funnel.warm_up()
+        wanted = {
+            "k": k,
+            "where": where,
+            "allow": allowed_ids,
+            "exclude": blocked_ids or (),
+            "explain": explain,
+            **brings,
+        }
+        for start in range(0, len(asked), CHUNK):
+            requests = [Request(user=who, **wanted) for who in asked[start : start + CHUNK]]
+            for answer in recommender.ask_many(requests):
+                if json:
+                    render.print_json(answer.to_json())
+                else:
+                    render.print_recommendation(answer.to_json())
 
 
 def _history(text: str, known: Container[str]) -> list[Any]:

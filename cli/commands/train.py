@@ -27,6 +27,10 @@ def train(
         Path | None,
         typer.Option("--from", metavar="RUN", help="Go on from this run: its weights, moments, values and history."),
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="DIR", help="Train on what `recsys data build` wrote, and read no table."),
+    ] = None,
     processes: Annotated[
         int | None,
         typer.Option("--processes", metavar="N", min=1, help="Train in N processes; by default runtime.processes."),
@@ -64,7 +68,7 @@ def train(
     keep_memory()
     with joined():
         resume = resume or restarted()
-        api.train(config=config, settings=settings, run=folder, stage=stage, source=warm, resume=resume)
+        api.train(config=config, settings=settings, run=folder, stage=stage, source=warm, resume=resume, data=data)
         if ranks.first():
             point_latest(folder)
             typer.echo(str(folder))

@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ..options import ConfigArgument, JsonOption, SetOption
+from ...base.errors import ConfigError
+from ..options import ConfigArgument, JsonOption, ProcessesOption, SetOption
+from ..processes import shared_work
 
 Stage = Annotated[
     Literal["retrieval", "all"], typer.Option(help="What is trained: the towers alone, or all that the data allow.")
@@ -18,7 +20,12 @@ Metric = Annotated[
 Run = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Where the best run is written.")]
 
 
+RESTARTS = 3
+"""How often a search goes on after a lost process."""
+
+
 def tune(
+    context: typer.Context,
     config: ConfigArgument,
     trials: Annotated[int, typer.Option("--trials", min=1, help="Trials to end, those of earlier calls included.")],
     space: Annotated[
@@ -29,6 +36,13 @@ def tune(
     stage: Stage = "all",
     metric: Metric = "",
     set_: SetOption = None,
+    processes: ProcessesOption = 1,
+    abreast: Annotated[
+        int,
+        typer.Option(
+            "--abreast", min=1, help="Trials that may be under way at once; each hears of those so many before it."
+        ),
+    ] = 4,
     json: JsonOption = False,
 ) -> None:
     """Search for a better configuration by the validation part; killed, it goes on when it is called again.
@@ -38,6 +52,10 @@ def tune(
     from ...configs.packaged import open_config
     from ...configs.space import read_space
 
+    if processes > abreast:
+        raise ConfigError(
+            f"--processes {processes} needs --abreast {processes} or more: a trial waits for those that it hears of"
+        )
     settled, base = open_config(config, set_ or [])
     wanted = None if space is None else read_space(space)
 
@@ -46,7 +64,10 @@ def tune(
 
     keep_memory()
     place = _place(run, f"{settled.name}-tuned")
-    _tell(search(settled, trials, place, space=wanted, stage=stage, metric=metric, base=base), json)
+    with shared_work(context.obj, processes, RESTARTS) as speaks:
+        found = search(settled, trials, place, space=wanted, stage=stage, metric=metric, base=base, abreast=abreast)
+        if speaks:
+            _tell(found, json)
 
 
 def auto(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
 import shutil
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +13,7 @@ import numpy as np
 import torch
 
 from ...base.errors import ConfigError, RunError
-from ...base.files import sync, write_synced
+from ...base.files import replacing_folder, write_synced
 from ...base.package import install_hint
 from ..run import TrainedRun
 from .description import description
@@ -61,7 +58,7 @@ def write_networks(
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "io.json").is_file():
         raise ConfigError(f"{folder} holds other files; name a new folder with --out, or an earlier export")
     parts = Parts(trained)
-    with _staged(folder) as staging:
+    with replacing_folder(folder) as staging:
         for network in parts.networks:
             write_onnx(network, staging / f"{network.name}.onnx") if kind == "onnx" else write_program(network, staging)
         if kind == "onnx":
@@ -119,22 +116,3 @@ def _compared(kind: Format, folder: Path) -> dict[str, Any]:
         return check(folder)
     except ValueError as error:
         raise RunError(f"the exported networks do not answer as the run does: {error}") from error
-
-
-@contextlib.contextmanager
-def _staged(folder: Path) -> Iterator[Path]:
-    """A folder written whole or not at all, in the place of an earlier one."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{part}") for part in ("partial", "old"))
-    staging.mkdir()
-    try:
-        yield staging
-        for file in staging.iterdir():
-            sync(file)
-        if folder.exists():
-            os.rename(folder, old)
-        os.rename(staging, folder)
-        sync(folder.parent)
-    finally:
-        for path in (staging, old):
-            shutil.rmtree(path, ignore_errors=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import recsys
 from recsys.artifacts.folder import open_run
@@ -26,10 +27,11 @@ from recsys.data.dataset import Dataset
 from recsys.data.split import Part
 from recsys.pipeline import tune as tuning
 from recsys.pipeline.auto import auto
-from recsys.pipeline.publish import encode
+from recsys.pipeline.encoded import encode
 from recsys.pipeline.tune import tune
 from recsys.pipeline.validation import judged
 from recsys.tests.support.nonempty import nonempty
+from recsys.tests.support.processes import Found, together
 from recsys.tests.support.tiny import TINY, TinyRun
 
 pytest.importorskip("optuna")
@@ -138,13 +140,49 @@ def test_a_hopeless_trial_ends_early(tiny_run: TinyRun, tmp_path: Path, monkeypa
     monkeypatch.setattr(tuning, "_publish", lambda *_: None)
     space = {"retrieval.optim.lr": Choice((4e-3, 1e-12))}
     config = quick(tiny_run, "retrieval.fit.epochs=3", "retrieval.optim.lr=4e-3", "retrieval.optim.warmup_steps=0")
-    account = tune(config, 6, tmp_path / "best", space=space, stage="retrieval", base=tiny_run.world)
+    account = tune(config, 6, tmp_path / "best", space=space, stage="retrieval", base=tiny_run.world, abreast=1)
     pruned = [one for one in account["trials"] if one["state"] == "pruned"]
     assert pruned
     for one in nonempty(pruned):
         assert one["settings"]["retrieval.optim.lr"] == 1e-12
         assert one["epochs"] < 3
     assert account["best"]["settings"]["retrieval.optim.lr"] == 4e-3
+
+
+def shared_search(config: recsys.RunConfig, run: Path, world: Path) -> Found:
+    """Six trials of which the last hear enough to be suggested; what they were and found, as bytes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuning, "STARTUP", 2)
+        account = tune(config, 6, run, space=SPACE, stage="retrieval", base=world, abreast=2)
+    return {"told": torch.frombuffer(bytearray(json.dumps(told(account)).encode()), dtype=torch.uint8)}
+
+
+def test_processes_that_share_a_search_and_one_that_was_cut_off_find_what_one_finds(
+    tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = quick(tiny_run, "retrieval.fit.epochs=1")
+    alone = shared_search(config, tmp_path / "alone", tiny_run.world)
+    for found in nonempty(together(shared_search, config, tmp_path / "shared", tiny_run.world)):
+        assert torch.equal(found["told"], alone["told"])
+    trains, calls = tuning.train, 0
+
+    def cut_off(*arguments: Any, **keys: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return trains(*arguments, **keys)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "train", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            shared_search(config, tmp_path / "cut", tiny_run.world)
+    assert torch.equal(shared_search(config, tmp_path / "cut", tiny_run.world)["told"], alone["told"])
+
+
+def test_more_processes_than_trials_under_way_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tune", "demo", "--trials", "9", "--processes", "5"]) == 2
+    assert "--processes 5 needs --abreast 5 or more" in capsys.readouterr().err
 
 
 PROGRAM = """

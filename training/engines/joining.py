@@ -78,8 +78,8 @@ def _end(store: Any, failed: str, error: Exception) -> None:
         raise EndedWithOthersError("another process has said why") from error
     if lost:
         raise LostProcessError(
-            "another process of this training has ended without a word, or was killed; the checkpoints are whole: "
-            "start again with --resume"
+            "another of these processes has ended without a word, or was killed; what was finished is whole: start "
+            "again, a training with --resume"
         ) from error
 
 
