@@ -131,7 +131,7 @@ def make_log(
     return file
 
 
-def config_of(file: Path, memory: str, held_out: float = 0.1) -> dict[str, Any]:
+def config_of(file: Path, memory: str, held_out: float = 0.1, workers: int = 0) -> dict[str, Any]:
     """The `[data]` section of the log, of which two such shares are held out."""
     section: dict[str, Any] = {
         "events": file.name,
@@ -143,6 +143,7 @@ def config_of(file: Path, memory: str, held_out: float = 0.1) -> dict[str, Any]:
         "tasks": [{"name": "click"}],
         "counts": [{"keys": ["item_id"], "tasks": ["click"]}, {"keys": ["user_id"], "tasks": ["click"]}],
         "split": {"kind": "time", "valid": held_out, "test": held_out},
+        "workers": workers,
     }
     return {**section, "memory": memory} if memory else section
 
@@ -181,6 +182,7 @@ def main() -> None:
     parser.add_argument("--beside", type=Path, help="another checkout, measured in turns with this one")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "recsys-logs", help="of the logs")
     parser.add_argument("--memory", default="", help="[data] memory, such as 3GB")
+    parser.add_argument("--workers", type=int, default=0, help="[data] workers; as many as there are cores when 0")
     parser.add_argument("--unsorted", action="store_true", help="rows out of time order")
     parser.add_argument("--csv", action="store_true", help="the log as text")
     parser.add_argument("--bad", action="store_true", help="one bad row among them, which is left out")
@@ -193,24 +195,25 @@ def main() -> None:
     records = []
     for size in map(int, options.events):
         file = make_log(size, options.folder, options.unsorted, options.csv, bad=options.bad)
-        config, source = config_of(file, options.memory, options.held_out), None
+        config, source = config_of(file, options.memory, options.held_out, options.workers), None
         config |= {"on_bad_rows": "drop"} if options.bad else {}
         if options.append:
             source = options.folder / f"data-{size}-{options.held_out}"
             if not source.exists():
                 run(ROOT, FIRST, json.dumps(config), str(options.folder), str(source))
             day = make_log(int(options.append), options.folder, behind=size)
-            config = config_of(day, options.memory, options.held_out)
+            config = config_of(day, options.memory, options.held_out, options.workers)
         ours = measure(ROOT, config, options.folder, source)
         print(told("this", ours), flush=True)
         record = {"this": ours}
         if options.beside:
-            theirs = {key: value for key, value in config.items() if key != "memory"}
+            theirs = {key: value for key, value in config.items() if key not in ("memory", "workers")}
             record["beside"] = measure(options.beside, theirs, options.folder, source)
             print(told("beside", record["beside"]), flush=True)
             for what in ("seconds", "cpu_seconds", "peak_gib"):
                 print(f"{what:>22}: {record['beside'][what] / ours[what]:.2f} times less here")
         asked = {"append": options.append, "held_out": options.held_out, "memory": options.memory}
+        asked |= {"workers": options.workers}
         asked |= {"unsorted": options.unsorted, "csv": options.csv, "bad": options.bad}
         records.append({"asked": asked, "load_average": os.getloadavg()[0], **record})
     if options.out:
