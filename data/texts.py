@@ -23,6 +23,10 @@ BLOCK = 65_536
 """Texts that stand in memory as Python strings while a column is passed over."""
 SEARCHED_SINGLY = 1 / 64
 """Share of a column's length up to which texts are searched one by one; more are found by a hash table of all."""
+WORD, WORDS = 8, 4
+"""Bytes of a word, and words of the longest text whose column is sorted by whole words at a time."""
+SORTED_BY_WORDS = 1 << 24
+"""Most texts of such a column: their words lie in memory, side by side."""
 
 
 class Texts(Sequence[str]):
@@ -85,7 +89,7 @@ class Texts(Sequence[str]):
         """Rows by text, int32 [n]; of equal texts the first row stands first."""
         if self._given_order is not None:
             return self._given_order
-        return np.asarray(pc.array_sort_indices(self.array).to_numpy().astype(np.int32))
+        return order_of(self.array)
 
     def find(self, text: str) -> int:
         """First row of a text, -1 where no row has it."""
@@ -126,6 +130,30 @@ class Texts(Sequence[str]):
     def appended(self, others: Sequence[str]) -> Texts:
         """These texts, and behind them those of another column."""
         return Texts(pa.concat_arrays([self.array, Texts.of(others).array.cast(self.array.type)]))
+
+
+def order_of(texts: pa.Array) -> I32:
+    """Rows of a column by text (by code points, which is by bytes), int32 [n]; of equal texts the first row is first.
+
+    Short texts are compared by eight bytes at a time, as numbers, in a third of the time.
+    """
+    array = texts.cast(pa.large_string())
+    _, offsets, characters = array.buffers()
+    ends = np.frombuffer(offsets, dtype=np.int64, count=len(array) + 1, offset=8 * array.offset)
+    lengths = np.diff(ends)
+    words = -(-int(lengths.max(initial=0)) // WORD)
+    if words > WORDS or len(array) > SORTED_BY_WORDS or not words:
+        return np.asarray(pc.array_sort_indices(array).to_numpy().astype(np.int32))
+    bytes_of = np.frombuffer(characters, dtype=np.uint8)
+    padded = np.zeros((len(array), WORD * words), dtype=np.uint8)
+    for start in range(0, len(array), BLOCK):
+        some = lengths[start : start + BLOCK]
+        row = np.repeat(np.arange(start, start + len(some)), some)
+        column = np.arange(ends[start], ends[start + len(some)]) - ends[row]
+        padded[row, column] = bytes_of[ends[start] : ends[start + len(some)]]
+    numbers = padded.view(">u8").astype(np.uint64)
+    # Where all words are equal, the shorter text ends where the longer one has zero bytes.
+    return np.lexsort((lengths, *numbers.T[::-1])).astype(np.int32)
 
 
 class TextRows(Mapping[str, int]):

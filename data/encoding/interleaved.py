@@ -56,19 +56,40 @@ class Interleaved:
             low, high = np.searchsorted(self.left_out, (start, part.stop))
             after = kept + part.stop - start - int(high - low)
             last = len(self.before) if part.stop == self.rows else int(np.searchsorted(self.before, after))
-            # The part's rows and the later ones behind them: where among these each row of the new list stands.
-            here = np.zeros(after + last - kept - done, dtype=bool)
-            here[self.places[done:last] - kept - done] = True
-            order = np.empty(len(here), dtype=np.int64)
-            order[here] = np.arange(part.stop - start, part.stop - start + last - done)
-            order[~here] = np.delete(np.arange(part.stop - start), self.left_out[low:high] - start)
+            order = self._order(part, slice(low, high), slice(done, last), after + last - kept - done, kept + done)
             for column, (first, second) in zip(found, pairs, strict=True):
                 values = first(part) if callable(first) else first[part]
-                both = np.concatenate([values.astype(column.dtype, copy=False), second[done:last]])
-                both.take(order, axis=0, out=column[kept + done : after + last], mode="clip")
+                if order is None:
+                    column[kept + done : after + last] = values
+                else:
+                    both = np.concatenate([values.astype(column.dtype, copy=False), second[done:last]])
+                    both.take(order, axis=0, out=column[kept + done : after + last], mode="clip")
             kept, done = after, last
             self.shelf.rest(*found, *(array for pair in pairs for array in pair if not callable(array)))
         return found
+
+    def _order(self, part: slice, left: slice, later: slice, size: int, start: int) -> I64 | None:
+        """Where each new row of a part stands among the part's rows and the later ones behind them, int64 [size].
+
+        Args:
+            part: rows of the first list.
+            left: those of `left_out` that lie in it.
+            later: rows of the second list that stand in it.
+            size: rows that it makes.
+            start: row of the new list that it begins at.
+
+        Returns:
+            None where they are the part's rows as they are.
+        """
+        if left.start == left.stop and later.start == later.stop:
+            return None
+        here = np.zeros(size, dtype=bool)
+        here[self.places[later] - start] = True
+        order = np.empty(size, dtype=np.int64)
+        rows = part.stop - part.start
+        order[here] = np.arange(rows, rows + later.stop - later.start)
+        order[~here] = np.delete(np.arange(rows), self.left_out[left] - part.start)
+        return order
 
     def table(self, first: Packed, second: Packed) -> Packed:
         """The two lists' tables of the same columns as one, each column as narrow as in the second."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.data.texts import TextRows, Texts, map_texts, write_texts
+from recsys.data.texts import TextRows, Texts, map_texts, order_of, write_texts
 
 ODD = ("b", "", "a", "ä", "\U0001f600", "a ", "B", "10", "9", "\uffee")
 
@@ -37,6 +37,17 @@ def test_few_texts_among_many_are_searched_one_by_one() -> None:
     many = Texts([f"u{7 * place % 1_000}" for place in range(1_000)])
     few = pa.array(["u7", None, "nobody", "u999"])
     assert many.rows(few).tolist() == [1, -1, -1, list(many).index("u999")]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.text(alphabet="ab\0éz\U0001f600", max_size=9), max_size=30), st.integers(0, 3), st.integers(1, 4))
+def test_the_order_of_a_column_is_that_of_its_texts(values: list[str], skipped: int, words: int) -> None:
+    """Whether they are sorted by words or as texts, and wherever in a longer column they begin."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recsys.data.texts.WORDS", words)
+        patch.setattr("recsys.data.texts.BLOCK", 4)
+        order = order_of(pa.array(["x" * 40, "", "é"][:skipped] + values, pa.string()).slice(min(skipped, 3)))
+    assert order.tolist() == sorted(range(len(values)), key=values.__getitem__)
 
 
 def test_rows_are_a_mapping_of_the_texts() -> None:
