@@ -132,12 +132,14 @@ def _retrievers() -> Iterator[Model]:
 
 
 def _encoders() -> Iterator[Model]:
+    from ..configs.file import recipe, recipe_names
     from ..nn.sequence import ENCODERS, SequenceConfig
 
-    at = "retrieval.tower.history"
+    at, published = "retrieval.tower.history", recipe_names()
     for name, encoder in ENCODERS.entries().items():
         keys = (at, SequenceConfig, ()), (f"{at}.options", encoder.Options, ())
-        yield Model.of("history encoder", name, encoder, _nested(at, {"encoder": name}), *keys)
+        settings = recipe(name) if name in published else _nested(at, {"encoder": name})
+        yield Model.of("history encoder", name, encoder, settings, *keys)
     from ..nn.target import ActivationUnit, TargetAttention, TargetConfig
 
     at = "ranking.model.input.target"
@@ -232,6 +234,7 @@ def _sources() -> Iterator[Model]:
 
 def _systems() -> Iterator[Model]:
     """Names that people look for, where the configuration calls the thing otherwise."""
+    from ..configs.file import recipe
     from ..data.encoding.numeric import equal_frequency
     from ..data.schema import DataConfig
     from ..nn.gates import FieldGate, FieldGateConfig, JointGate, JointGateConfig
@@ -239,8 +242,13 @@ def _systems() -> Iterator[Model]:
     from ..ranking.config import RankingConfig
     from ..ranking.losses import LossConfig, symmetric_kl, task_loss
     from ..ranking.ranker import RankerConfig
+    from ..retrieval.towers.losses import gbce_loss
+    from ..retrieval.towers.objective import TowerLossConfig
     from ..retrieval.towers.two_tower import TwoTower, TwoTowerConfig
 
+    keys = ("retrieval", TowerLossConfig, ("loss", "negatives", "calibration"))
+    about = "sasrec with many negatives and a calibrated loss"
+    yield Model.of("system", "gSASRec", gbce_loss, recipe("gsasrec"), keys, summary=about)
     layers = {"user_hidden": [64], "item_hidden": [64], "activation": "tanh", "similarity": "cosine"}
     yield Model.of(
         "system",

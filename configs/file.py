@@ -26,7 +26,11 @@ from .errors import Source, explain, section_class
 S = TypeVar("S", bound=Settings)
 Table = dict[str, Any]
 EXTENDS = "extends"
-"""Top-level key of a file that changes another one."""
+"""Top-level key of a file that changes others."""
+RECIPES = Path(__file__).resolve().parent / "recipes"
+"""Sections of published models, a file each."""
+RECIPE = "recipe:"
+"""What stands before the name of one of them in `extends`."""
 
 
 @dataclass(frozen=True)
@@ -126,10 +130,12 @@ def read_toml(file: Path) -> tuple[Table, str]:
 
 
 def read_extended(file: Path, model: type[Settings], above: tuple[Path, ...] = ()) -> tuple[Table, str]:
-    """The table in a TOML file on top of the file that its key `extends` names, and its own text.
+    """The table in a TOML file on top of the files that its key `extends` names, and its own text.
 
-    Tables are merged key by key; anything else, lists too, is replaced; of a section that becomes one of another kind,
-    `shared_keys` are left. Paths in a file that is extended count from the folder of the file that extends it.
+    `extends` is a path, a published model's `recipe:NAME`, or a list of these, of which a later one goes on top of
+    those before. Tables are merged key by key; anything else, lists too, is replaced; of a section that becomes one of
+    another kind, `shared_keys` are left. Paths in a file that is extended count from the folder of the file that
+    extends it.
 
     Args:
         file: TOML.
@@ -141,16 +147,47 @@ def read_extended(file: Path, model: type[Settings], above: tuple[Path, ...] = (
     """
     table, text = read_toml(file)
     load_named(table)  # which keys a section has is known when its kind is
-    base = table.pop(EXTENDS, None)
-    if base is None:
-        return table, text
-    if not isinstance(base, str):
-        raise ConfigError(f'{file}: {EXTENDS} is {base!r}, expected the path of a file, e.g. {EXTENDS} = "base.toml"')
-    under = file.parent / base
+    given = table.pop(EXTENDS, [])
+    bases = [given] if isinstance(given, str) else given
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f'{file}: {EXTENDS} is {given!r}, expected the path of a file, e.g. {EXTENDS} = "base.toml"')
     chain = (*above, file.resolve())
-    if under.resolve() in chain:
-        raise ConfigError(f"{file} extends {base}, which extends it in turn; take one of the two lines out")
-    return merged(shared_keys(model, read_extended(under, model, chain)[0], table), table), text
+    found: Table = {}
+    for base in bases:
+        under = recipe_file(base.removeprefix(RECIPE)) if base.startswith(RECIPE) else file.parent / base
+        if under.resolve() in chain:
+            raise ConfigError(f"{file} extends {base}, which extends it in turn; take one of the two lines out")
+        found = _on_top(model, found, read_extended(under, model, chain)[0])
+    return _on_top(model, found, table), text
+
+
+def _on_top(model: type[Settings], under: Table, over: Table) -> Table:
+    return merged(shared_keys(model, under, over), over)
+
+
+def recipe_names() -> list[str]:
+    """Published models that have a recipe, sorted."""
+    return sorted(file.stem for file in RECIPES.glob("*.toml"))
+
+
+def recipe(name: str) -> Table:
+    """Sections of a published model, as it was published, to go on top of a configuration.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    return read_extended(recipe_file(name), Settings)[0]
+
+
+def recipe_file(name: str) -> Path:
+    """Where the recipe of a published model stands.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in recipe_names():
+        raise ConfigError(f'there is no recipe "{name}"; there are: {", ".join(recipe_names())}')
+    return RECIPES / f"{name}.toml"
 
 
 def load_settings(

@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..base.errors import ConfigError
+from ..base.settings import merged
 from ..data.infer import InferredSchema, infer_schema
 from ..data.notation import Notation
 from ..data.reading.readers import Source
 from ..data.schema import DataConfig
 from .commented import Place
+from .file import recipe as recipe_of
 
 if TYPE_CHECKING:
     from .run import RunConfig
@@ -58,12 +61,18 @@ def infer_config(
     encoding: str = "",
     notation: Notation | None = None,
     name: str = "inferred",
+    recipe: str = "",
 ) -> InferredConfig:
     """A configuration for tables of any names and sizes; arguments and errors as of `data.infer.infer_schema`.
 
     Args:
         name: of the run.
+        recipe: published model whose sections replace what is inferred of retrieval.
+
+    Raises:
+        ConfigError: also where there is no such recipe, or no retrieval.
     """
+    published = recipe_of(recipe) if recipe else {}
     schema = infer_schema(
         events,
         items,
@@ -79,11 +88,13 @@ def infer_config(
     table: Table = {"name": name, "seed": 1, "data": data_table(schema.config)}
     reasons = {("data", *_place(kind, key)): why for (kind, key), why in schema.reasons.items()}
     if schema.config.user and schema.config.item:
-        table["retrieval"] = _retrieval(schema, reasons)
+        table["retrieval"] = _published(_retrieval(schema, reasons), published, recipe, reasons)
         if schema.num_items < 100:
             cuts = [k for k in (5, 10, 50) if k < schema.num_items] or [1]
             table["evaluation"] = {"ks": cuts, "list_k": min(10, cuts[-1])}
             reasons["evaluation", "ks"] = f"there are {schema.num_items:,} items"
+    elif recipe:
+        raise ConfigError(f"the recipe {recipe} is of retrieval, which needs a column of users and one of items")
     table["ranking"] = _ranking(schema, reasons)
     if schema.unwanted and len(schema.unwanted) < len(schema.config.tasks):
         table["blend"] = {"weights": {t.name: float(t.name not in schema.unwanted) for t in schema.config.tasks}}
@@ -133,6 +144,19 @@ def _retrieval(schema: InferredSchema, reasons: dict[Place, str]) -> Table:
         section["fit"]["metric"] = ""
         reasons["retrieval", "fit", "metric"] = "too few rows to choose an epoch by: the last one's weights stay"
     return section
+
+
+def _published(section: Table, published: Table, recipe: str, reasons: dict[Place, str]) -> Table:
+    """`[retrieval]` as inferred, with a published model's keys on top."""
+    if not recipe:
+        return section
+    given = published["retrieval"]
+    if not section["fit"].get("metric", "auto"):
+        given = merged(given, {"fit": {"patience": 0}})
+    for key in ("dim", "user_features", "event_features"):
+        reasons.pop(("retrieval", "tower", key), None)
+    reasons["retrieval",] = f"{recipe} as published, with all item features: recsys models {recipe}"
+    return merged(section, given)
 
 
 def _ranking(schema: InferredSchema, reasons: dict[Place, str]) -> Table:

@@ -32,8 +32,9 @@ A value is read as TOML, a bare word as text. The resolved configuration, every 
 `config.toml`, and can be trained from again.
 
 A file that begins with `extends = "other.toml"` says only what it changes in the other one: tables are merged, anything
-else is replaced. A section that becomes one of another kind there, or by `--set ranking.model.kind=cgc`, keeps what
-both kinds know.
+else is replaced. Several are extended by a list, later ones on top; `recipe:sasrec` is a published model's sections
+(`recsys models sasrec`): `extends = ["shop.toml", "recipe:sasrec"]`. A section that becomes one of another kind there,
+or by `--set ranking.model.kind=cgc`, keeps what both kinds know.
 """
 
 BASIC = """

@@ -7,6 +7,7 @@ from typing import Any
 
 from recsys.base.settings import merged
 from recsys.benchmarks.harness.sources import Source, k_core, keep_ratings, with_month
+from recsys.configs.file import recipe
 from recsys.data.feature_spec import FeatureSpec
 from recsys.data.reading.tables import Tables
 from recsys.retrieval.towers.train import RetrievalConfig
@@ -126,6 +127,7 @@ def variants(smoke: bool = False) -> dict[str, Variant]:
             group, "with the user's own features", merged(encoder(large, "lstm"), {"tower": {"user_features": None}})
         ),
     }
+    found |= _published(small)
     request = {"tower": {"event_features": ["gap", "stars", "month", "request_gap"]}}
     found["lstm_request"] = Variant(
         "the time of the request is known (another protocol)",
@@ -166,6 +168,60 @@ def variants(smoke: bool = False) -> dict[str, Variant]:
     if smoke:
         found = {name: _smoked(variant) for name, variant in found.items()}
     return found
+
+
+PUBLISHED = {
+    "sasrec": "SASRec",
+    "gsasrec": "gSASRec",
+    "esasrec": "eSASRec",
+    "gru4rec": "GRU4Rec",
+    "bert4rec": "BERT4Rec",
+    "hstu": "HSTU",
+}
+CAP = 30
+"""Epochs of a published recipe at most, here; the recipes themselves train longer."""
+
+
+def _published(ours: Table) -> dict[str, Variant]:
+    """Sequence models by their names: as published, as encoders of our training, and SASRec part by part."""
+    found = {}
+    for name, title in PUBLISHED.items():
+        table = recipe(name)["retrieval"]
+        epochs = min(CAP, table["fit"]["epochs"])
+        capped = merged(table, {"tower": {"item_features": "id"}, "fit": {"epochs": epochs}})
+        found[name] = Variant("published sequence models", f"{title}'s recipe, at most {epochs} epochs", capped)
+    group = "the same encoders in our training, width 128"
+    for name, title in PUBLISHED.items():
+        if name != "gsasrec":  # whose encoder is SASRec's
+            history = {"encoder": name, "layers": 1 if name == "gru4rec" else 2}
+            table = merged(ours, {"tower": {"history": history}})
+            found[f"{name}_ours"] = Variant(group, f"{title}, full softmax, content and event features", table)
+    base = merged(recipe("sasrec")["retrieval"], {"tower": {"item_features": "id"}, "fit": {"epochs": CAP}})
+    width = {"tower": {"dim": 128, "history": {"hidden": 128}}}
+    softmax = merged(base, {"loss": "full_softmax"})
+    wide = merged(softmax, width)
+    optim = {"optim": ours_optim(), "fit": {"epochs": 12, "patience": 0}, "tokens": 3200}
+    parts = {
+        "sasrec_softmax": ("loss: full softmax", softmax),
+        "sasrec_wide": ("and width 128", wide),
+        "sasrec_wide_dropout": ("and dropout 0.4", merged(wide, {"tower": {"history": {"dropout": 0.4}}})),
+        "sasrec_wide_short": (
+            "width 128, the last 50 events",
+            merged(wide, {"tower": {"history": {"max_length": 50}}}),
+        ),
+        "sasrec_wide_rate": ("width 128, our optimiser: 12 epochs of small steps, cosine", merged(wide, optim)),
+        "sasrec_wide_untied": (
+            "and our output layer and item bias",
+            merged(wide, merged(optim, {"tower": {"user_output": True, "item_bias": True}})),
+        ),
+    }
+    group = "SASRec's recipe, part by part (ids only)"
+    return found | {name: Variant(group, about, table) for name, (about, table) in parts.items()}
+
+
+def ours_optim() -> Table:
+    """Our optimiser of the towers, every key said."""
+    return dict(RetrievalConfig().optim.model_dump(mode="json"))
 
 
 def _classic(mean: Table) -> dict[str, Variant]:

@@ -49,6 +49,10 @@ def init(
     time_zone: Annotated[
         str, typer.Option("--time-zone", metavar="Z", help="Of times that name none, such as Europe/Berlin.")
     ] = "",
+    recipe: Annotated[
+        str,
+        typer.Option("--recipe", metavar="NAME", help="Towers as published: sasrec, gsasrec, gru4rec, bert4rec ..."),
+    ] = "",
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
 ) -> None:
     """Look at your tables and write a commented configuration for them, to train from and to change.
@@ -80,6 +84,7 @@ def init(
         encoding=encoding,
         notation=Notation(time_format=time_format, time_zone=time_zone, missing=tuple(missing or ())),
         name=re.sub(r"[^\w.-]", "-", file.stem).lstrip(".-") or "inferred",
+        recipe=recipe,
     )
     table = dict(inferred.table)
     config = inferred.schema.config.relocated(lambda path: Path(os.path.relpath(path, file.parent)).as_posix())

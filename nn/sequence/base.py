@@ -23,20 +23,21 @@ class SequenceConfig(Settings):
     """How a user's history becomes a vector."""
 
     encoder: str = "lstm"
-    """Name of the encoder: mean, decayed_mean, lstm, dupn or transformer; extensions add others."""
+    """Name of the encoder: mean, decayed_mean, lstm, dupn, transformer, or one by the name of its paper: sasrec,
+    esasrec, gru4rec, bert4rec, hstu; extensions add others."""
     options: dict[str, Any] = {}
     """Keys of an encoder that an extension adds, see its page in `recsys models`; the built-in ones have none."""
     hidden: int = Field(default=128, ge=1)
-    """Width of the states of lstm, dupn and transformer; the means keep the width of the events."""
+    """Width of the states; the means keep the width of the events."""
     layers: int = Field(default=1, ge=1)
-    """Stacked layers of lstm, dupn and transformer."""
+    """Stacked layers or blocks of every encoder but the means."""
     heads: int = Field(default=2, ge=1)
-    """Attention heads of the transformer; must divide `hidden`."""
+    """Attention heads of transformer, sasrec, esasrec, bert4rec and hstu; must divide `hidden`."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
-    """Share of activations zeroed while training: after a mean, before and after a recurrence, in every transformer
-    block. The layers that read the states add none of their own."""
+    """Share of activations zeroed while training: after a mean, before and after a recurrence, in every block that
+    attends. The layers that read the states add none of their own."""
     max_length: int = Field(default=200, ge=1)
-    """Events kept per history, the most recent ones; the transformer tells positions apart up to this distance."""
+    """Events kept per history, the most recent ones; the encoders that attend tell positions apart up to it."""
     window: int | None = Field(default=None, ge=1)
     """The mean looks at the last `window` events; none: at all of them."""
     half_lives: tuple[PositiveFloat, ...] = Field(default=(1.0, 4.0, 16.0, 64.0), min_length=1)
@@ -47,12 +48,12 @@ class SequenceConfig(Settings):
     """Let dupn's attention see the user beside the history: profile, context and counts of the request in a ranker, the
     user's own features in the towers."""
     event_norm: bool | None = None
-    """Layer norm on the events before the first layer of lstm, dupn and transformer. Absent: on, but off for dupn,
-    whose source has none."""
+    """Layer norm on the events before the first layer of every encoder but the means. Absent: on for lstm and
+    transformer, off for the others, whose sources have none."""
     peephole: bool = False
     """Let dupn's gates see the memory cell. Not in one fused kernel: one Python step per event, many times slower."""
     time_buckets: int = Field(default=32, ge=2)
-    """Classes of the time between two events (powers of two of a second) in the transformer's attention."""
+    """Classes of the time between two events (powers of two of a second) in the attention of transformer and hstu."""
     fast: bool = True
     """While training, run the recurrence in bfloat16 where the CPU has it; evaluation and serving are float32."""
 
@@ -70,7 +71,7 @@ class SequenceConfig(Settings):
     @property
     def normalises_events(self) -> bool:
         """Whether events pass a layer norm before the first layer."""
-        return self.encoder != "dupn" if self.event_norm is None else self.event_norm
+        return self.encoder in ("lstm", "transformer") if self.event_norm is None else self.event_norm
 
 
 class SequenceEncoder(nn.Module):
@@ -87,6 +88,8 @@ class SequenceEncoder(nn.Module):
     paper: ClassVar[str] = "baseline"
     Options: ClassVar[type[Settings]] = Settings
     """Class of the `options` of the configuration."""
+    fills: ClassVar[bool] = False
+    """Whether it learns by filling in hidden events (`filled`), reading what stands on both sides of them."""
     output_width: int
     """D, width of a state."""
 
@@ -160,6 +163,32 @@ class SequenceEncoder(nn.Module):
         """
         return self._pick(self(events, properties, lengths, times=times, query=query), lengths)
 
+    def filled(
+        self,
+        events: Tensor,
+        properties: Tensor | None,
+        hidden: Tensor,
+        lengths: Tensor,
+        *,
+        times: Tensor | None = None,
+        query: Tensor | None = None,
+    ) -> Tensor:
+        """What is said of events that are hidden, by all others of the window: of encoders that fill in.
+
+        Args:
+            events: as in `forward`.
+            properties: as in `forward`.
+            hidden: bool `[B, L]`; nothing of these events is read but their places.
+            lengths: `[B]` int, valid events per row.
+            times: as in `forward`.
+            query: as in `forward`.
+
+        Returns:
+            `[B, L, D]`; the states at hidden events. In front, where the first event is not hidden, stands the
+            no-history vector, which is to say it without having read anything.
+        """
+        raise NotImplementedError
+
     def before(self, states: Tensor) -> Tensor:
         """Shift states so that entry t is what was known before event t: what a next-event loss trains on.
 
@@ -220,6 +249,13 @@ def register_encoder(name: str) -> Callable[[Encoder], Encoder]:
         return encoder
 
     return add
+
+
+def fitted(width: int, hidden: int) -> nn.Module:
+    """From the width of what enters to that of the states: nothing where they agree, as the papers have it, else a
+    linear map.
+    """
+    return nn.Identity() if width == hidden else nn.Linear(width, hidden)
 
 
 class EventInput(nn.Module):

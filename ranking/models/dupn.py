@@ -34,7 +34,7 @@ class DUPNHistory(FeatureHistory):
     """How the user's history becomes a representation."""
 
     encoder: str = "dupn"
-    """Name of the encoder, one with states of its own: dupn, lstm or transformer."""
+    """Name of the encoder, any but the mean: dupn, lstm, transformer, or one by the name of its paper."""
 
 
 class DUPNInput(InputConfig):

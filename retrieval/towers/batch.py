@@ -90,6 +90,7 @@ def _select(windows: Windows, rows: Tensor) -> Windows:
         windows,
         users=windows.users.select(rows),
         to_learn=None if windows.to_learn is None else windows.to_learn[rows],
+        hidden=None if windows.hidden is None else windows.hidden[rows],
         **{name: getattr(windows, name)[rows] for name in columns},
     )
 

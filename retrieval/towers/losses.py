@@ -9,7 +9,8 @@ User vectors are `[P, D]` in every loss, or `[P, M, D]` of M interests; then a s
 (see `full_softmax_loss`).
 
 Sources: BCE and sampled softmax, Huang et al., CIKM 2013 (DSSM); in-batch softmax with log-q, Yi et al., RecSys 2019;
-mixed negatives, Yang et al., WWW 2020; positive left uncorrected, Khrylchenko et al., RecSys 2025 (arXiv 2507.09331).
+mixed negatives, Yang et al., WWW 2020; positive left uncorrected, Khrylchenko et al., RecSys 2025 (arXiv 2507.09331);
+gBCE, Petrov and Macdonald, RecSys 2023; BPR-max and TOP1-max, Hidasi and Karatzoglou, CIKM 2018 (arXiv 1706.03847).
 """
 
 from __future__ import annotations
@@ -28,12 +29,15 @@ __all__ = [
     "NegativeColumns",
     "NegativeMemory",
     "bce_loss",
+    "bpr_max_loss",
     "estimated_softmax_loss",
     "full_softmax_loss",
+    "gbce_loss",
     "in_batch_softmax_loss",
     "mine_hard_negatives",
     "mixed_negative_softmax_loss",
     "sampled_softmax_loss",
+    "top1_max_loss",
 ]
 
 
@@ -75,6 +79,138 @@ def _pair_scores(user: Tensor, item: Tensor, scale: Tensor | float) -> Tensor:
     return torch.logsumexp(scale * (user * item[:, None]).sum(-1), 1)
 
 
+def _scores_among(user: Tensor, items: Tensor, scale: Tensor | float) -> Tensor:
+    """Scores `[P, M]` of items that all rows share `[M, D]`, or each row's own `[P, M, D]`; see `_pair_scores`."""
+    vectors = user if user.dim() == 3 else user[:, None]
+    each = scale * (vectors @ (items.T if items.dim() == 2 else items.transpose(1, 2)))  # [P, interests, M]
+    return each[:, 0] if user.dim() == 2 else torch.logsumexp(each, 1)
+
+
+@cited("Petrov and Macdonald RecSys 2023 (gSASRec)")
+def gbce_loss(
+    user: Tensor,
+    positive: Tensor,
+    negatives: Tensor,
+    scale: Tensor | float,
+    strength: float,
+    bias: Tensor | float = 0.0,
+    positive_ids: Tensor | None = None,
+    negative_ids: Tensor | None = None,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """Generalised binary cross-entropy: the positive's probability to a power below 1, against m sampled negatives.
+
+    `L = -mean_i (log s(r_i)^b + sum_j log(1 - s(r_ij))) / (m + 1)`, r = scale <u, v> + bias, s the sigmoid. With one
+    negative and b = 1 it is `bce_loss`.
+
+    Few negatives make every probability too high. `b = 1 - t (1 - a)`, a = m / (V - 1) the share of the other items
+    that is drawn, undoes that: wholly for t = 1, not at all for t = 0.
+
+    Args:
+        user: `[P, D]`.
+        positive: `[P, D]`.
+        negatives: `[M, D]` shared by all rows, or `[P, M, D]`, each row its own.
+        scale: 1 / temperature.
+        strength: b, in (0, 1].
+        bias: added to every logit.
+        positive_ids: `[P]`; with `negative_ids`, negatives that are the row's positive are left out.
+        negative_ids: `[M]` or `[P, M]`.
+        weight: `[P]`, not negative.
+
+    Returns:
+        Scalar.
+    """
+    own = _pair_scores(user, positive, scale) + bias
+    others = F.softplus(_scores_among(user, negatives, scale) + bias)
+    if positive_ids is not None and negative_ids is not None:
+        others = others.masked_fill(negative_ids == positive_ids[:, None], 0.0)
+    losses = (strength * F.softplus(-own) + others.sum(1)) / (others.shape[1] + 1)
+    return losses @ row_weights(losses, weight)
+
+
+@cited("Hidasi and Karatzoglou CIKM 2018 (GRU4Rec)")
+def bpr_max_loss(
+    user: Tensor,
+    positive: Tensor,
+    negatives: Tensor,
+    scale: Tensor | float,
+    penalty: float = 1.0,
+    positive_ids: Tensor | None = None,
+    negative_ids: Tensor | None = None,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """The chance that the positive is above a negative drawn from the softmax of the negatives.
+
+    `L = mean_i (-log sum_j q_ij s(r_i - r_ij) + penalty sum_j q_ij r_ij^2)`, q_i the softmax of the row's negatives.
+
+    Args:
+        user: `[P, D]`.
+        positive: `[P, D]`.
+        negatives: `[M, D]` shared by all rows, or `[P, M, D]`, each row its own.
+        scale: 1 / temperature.
+        penalty: of the negatives' scores.
+        positive_ids: `[P]`; with `negative_ids`, negatives that are the row's positive are left out.
+        negative_ids: `[M]` or `[P, M]`.
+        weight: `[P]`, not negative.
+
+    Returns:
+        Scalar.
+    """
+    own, others, log_shares = _among_negatives(user, positive, negatives, scale, positive_ids, negative_ids)
+    above = torch.logsumexp(log_shares + F.logsigmoid(own - others), 1)
+    losses = penalty * (log_shares.exp() * others.square()).sum(1) - above
+    return losses @ row_weights(losses, weight)
+
+
+@cited("Hidasi and Karatzoglou CIKM 2018 (GRU4Rec)")
+def top1_max_loss(
+    user: Tensor,
+    positive: Tensor,
+    negatives: Tensor,
+    scale: Tensor | float,
+    positive_ids: Tensor | None = None,
+    negative_ids: Tensor | None = None,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """The rank that negatives take from the positive, weighed by their softmax.
+
+    `L = mean_i sum_j q_ij (s(r_ij - r_i) + s(r_ij^2))`, q_i the softmax of the row's negatives.
+
+    Args:
+        user: `[P, D]`.
+        positive: `[P, D]`.
+        negatives: `[M, D]` shared by all rows, or `[P, M, D]`, each row its own.
+        scale: 1 / temperature.
+        positive_ids: `[P]`; with `negative_ids`, negatives that are the row's positive are left out.
+        negative_ids: `[M]` or `[P, M]`.
+        weight: `[P]`, not negative.
+
+    Returns:
+        Scalar.
+    """
+    own, others, log_shares = _among_negatives(user, positive, negatives, scale, positive_ids, negative_ids)
+    losses = (log_shares.exp() * (torch.sigmoid(others - own) + torch.sigmoid(others.square()))).sum(1)
+    return losses @ row_weights(losses, weight)
+
+
+def _among_negatives(
+    user: Tensor,
+    positive: Tensor,
+    negatives: Tensor,
+    scale: Tensor | float,
+    positive_ids: Tensor | None,
+    negative_ids: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores of the positive `[P, 1]` and of the negatives `[P, M]`, and the log of these' softmax `[P, M]`, in which
+    the row's own positive has no share.
+    """
+    own, others = _pair_scores(user, positive, scale)[:, None], _scores_among(user, negatives, scale)
+    shares = others
+    if positive_ids is not None and negative_ids is not None:
+        shares = others.masked_fill(negative_ids == positive_ids[:, None], torch.finfo(others.dtype).min)
+    return own, others, torch.log_softmax(shares, 1)
+
+
 @cited("Huang et al. CIKM 2013")
 def sampled_softmax_loss(
     user: Tensor,
@@ -106,10 +242,7 @@ def sampled_softmax_loss(
         Scalar.
     """
     own = _pair_scores(user, positive, scale)[:, None]
-    vectors = user if user.dim() == 3 else user[:, None]
-    shared = negatives.dim() == 2
-    each = scale * (vectors @ negatives.T if shared else vectors @ negatives.transpose(1, 2))  # [P, M, negatives]
-    others = each[:, 0] if user.dim() == 2 else torch.logsumexp(each, 1)
+    others = _scores_among(user, negatives, scale)
     if positive_log_q is not None:
         own = own - positive_log_q[:, None]
     if negative_log_q is not None:

@@ -28,12 +28,18 @@ LOSSES: Registry[type[TowerLoss]] = Registry(
         "mixed": "objectives:Mixed",
         "sampled": "objectives:Sampled",
         "bce": "objectives:PairwiseEntropy",
+        "gbce": "objectives:CalibratedEntropy",
+        "bpr_max": "objectives:BPRMax",
+        "top1_max": "objectives:TOP1Max",
         "exposures": "objectives:ExposureEntropy",
     },
     __package__,
 )
 AUTO = "auto"
 """The name that chooses by the size of the catalogue."""
+
+POPULAR_LOSSES = ("sampled", "bpr_max", "top1_max")
+"""Losses whose negatives may be drawn by a power of popularity."""
 
 
 class TowerLossConfig(Settings):
@@ -48,18 +54,27 @@ class TowerLossConfig(Settings):
     """`in_batch`: softmax over the batch with log-q correction; `full_softmax`: over the whole catalogue; `estimated`:
     the same, its denominator estimated from `negatives` items, popular ones surely among them; `mixed`:
     in-batch plus `negatives` drawn evenly; `sampled`: only those; `bce`: each next event and one drawn item, each pair
-    by itself; `exposures`: the logged 0/1 labels of the task `retrieval.positive`, each row by itself. `auto`:
-    `full_softmax` up to `full_softmax_items` items, `mixed` above. Extensions add others."""
+    by itself; `gbce`: each next event and all `negatives`, each pair by itself, calibrated (gSASRec); `bpr_max` and
+    `top1_max`: each next event against all `negatives` by GRU4Rec's ranking losses; `exposures`: the logged 0/1 labels
+    of the task `retrieval.positive`, each row by itself. `auto`: `full_softmax` up to `full_softmax_items` items,
+    `mixed` above. Extensions add others."""
     loss_options: dict[str, Any] = {}
     """Keys of a loss that an extension adds, see its page in `recsys models`; the built-in ones have none."""
     full_softmax_items: int = Field(default=30_000, ge=1)
     """Largest catalogue for which `auto` takes the softmax over all items."""
     negatives: int = Field(default=1024, ge=1)
-    """Items drawn from the catalogue per batch: evenly for `mixed`, `sampled` and `bce`, by popularity for
-    `estimated`."""
+    """Items drawn from the catalogue per batch: by popularity for `estimated`, evenly for all other losses that draw
+    them."""
     popularity: float = Field(default=0.0, ge=0, le=1)
-    """`sampled`: items are drawn by this power of their share of the positives (0.75 in word2vec; 0 evenly), and their
-    scores are corrected by how often they are drawn."""
+    """`sampled`, `bpr_max` and `top1_max`: items are drawn by this power of their share of the positives (0.75 in
+    word2vec; 0 evenly); `sampled` corrects their scores by how often they are drawn."""
+    calibration: float = Field(default=0.75, ge=0, le=1)
+    """`gbce`: t of gSASRec. 0 leaves probabilities as overconfident as few negatives make them, 1 calibrates them."""
+    score_penalty: float = Field(default=1.0, ge=0)
+    """`bpr_max`: weight of the squared scores of negatives."""
+    hidden_share: float = Field(default=0.2, gt=0, lt=1)
+    """Of encoders that learn by filling in (bert4rec): share of a window's events that are hidden. They are compared
+    with other items by any loss but `exposures`."""
     memory: int = Field(default=0, ge=0)
     """Item vectors of earlier batches kept as further negatives (cross-batch memory); for `in_batch` only."""
     memory_after: int = Field(default=200, ge=0)
@@ -86,9 +101,10 @@ class TowerLossConfig(Settings):
         return self
 
     @model_validator(mode="after")
-    def _popularity_of_one_loss(self) -> Self:
-        if self.popularity > 0 and self.loss != "sampled":
-            raise ValueError(f'popularity is of loss = "sampled", and loss is "{self.loss}"; set popularity to 0')
+    def _popularity_of_losses_that_draw_by_it(self) -> Self:
+        if self.popularity > 0 and self.loss not in POPULAR_LOSSES:
+            names = ", ".join(f'"{name}"' for name in POPULAR_LOSSES)
+            raise ValueError(f'popularity is of loss = {names}, and loss is "{self.loss}"; set popularity to 0')
         return self
 
     @model_validator(mode="after")

@@ -17,7 +17,15 @@ from ...base.device import CPU, to_device
 from ...training.loop import Stateful
 from .exposures import Exposures
 from .full_softmax import estimated_softmax_loss, full_softmax_loss
-from .losses import bce_loss, in_batch_softmax_loss, mixed_negative_softmax_loss, sampled_softmax_loss
+from .losses import (
+    bce_loss,
+    bpr_max_loss,
+    gbce_loss,
+    in_batch_softmax_loss,
+    mixed_negative_softmax_loss,
+    sampled_softmax_loss,
+    top1_max_loss,
+)
 from .negatives import InclusionSample, NegativeMemory, WeightedSample
 from .objective import Compared, TowerLoss, TowerLossConfig, even_draw
 
@@ -128,10 +136,8 @@ class Estimated(TowerLoss, kind="estimated"):
         )
 
 
-class Sampled(TowerLoss, kind="sampled"):
-    """Softmax over the positive and the items drawn."""
-
-    paper, formula = paper_of(sampled_softmax_loss), sampled_softmax_loss
+class ByPopularity(TowerLoss):
+    """Base of the losses whose items are drawn evenly, or by a power of their popularity."""
 
     def __init__(self, config: TowerLossConfig, frequency: Tensor, width: int, device: torch.device = CPU) -> None:
         super().__init__(config, frequency, width, device)
@@ -146,14 +152,18 @@ class Sampled(TowerLoss, kind="sampled"):
             return self.sample.draw(generator)
         return even_draw(self.config.negatives, self.num_items, generator)
 
+
+class Sampled(ByPopularity, kind="sampled"):
+    """Softmax over the positive and the items drawn."""
+
+    paper, formula = paper_of(sampled_softmax_loss), sampled_softmax_loss
+
     def __call__(self, compared: Compared) -> Tensor:
         """See `sampled_softmax_loss`."""
         batch = compared.batch
         log_q = None if self.sample is None else self.log_expected[batch.drawn]
-        own = {"positive_ids": batch.own(batch.targets), "negative_ids": batch.drawn}
-        return sampled_softmax_loss(
-            compared.users, compared.own_positives, compared.negatives, compared.scale, negative_log_q=log_q, **own
-        )
+        users, positives, negatives = compared.users, compared.own_positives, compared.negatives
+        return sampled_softmax_loss(users, positives, negatives, compared.scale, negative_log_q=log_q, **_ids(compared))
 
 
 class PairwiseEntropy(TowerLoss, kind="bce"):
@@ -178,6 +188,53 @@ class PairwiseEntropy(TowerLoss, kind="bce"):
         beside = compared.negatives[batch.own(batch.paired)]
         items = torch.cat([compared.own_positives, beside])
         return bce_loss(torch.cat([users, users]), items, labels, compared.scale, compared.bias)
+
+
+class CalibratedEntropy(TowerLoss, kind="gbce"):
+    """Each next event and all items drawn, each pair by itself, the positive's probability calibrated."""
+
+    paper, formula = paper_of(gbce_loss), gbce_loss
+    pairs = True
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """Evenly."""
+        return even_draw(self.config.negatives, self.num_items, generator)
+
+    def __call__(self, compared: Compared) -> Tensor:
+        """See `gbce_loss`; the strength is `1 - t (1 - a)`, a the share of the other items that is drawn."""
+        drawn = min(1.0, self.config.negatives / max(1, self.num_items - 1))
+        strength = 1.0 - self.config.calibration * (1.0 - drawn)
+        users, positives, negatives = compared.users, compared.own_positives, compared.negatives
+        return gbce_loss(users, positives, negatives, compared.scale, strength, compared.bias, **_ids(compared))
+
+
+class BPRMax(ByPopularity, kind="bpr_max"):
+    """The chance that the next event is above the hardest of the items drawn."""
+
+    paper, formula = paper_of(bpr_max_loss), bpr_max_loss
+
+    def __call__(self, compared: Compared) -> Tensor:
+        """See `bpr_max_loss`."""
+        users, positives, negatives = compared.users, compared.own_positives, compared.negatives
+        penalty = self.config.score_penalty
+        return bpr_max_loss(users, positives, negatives, compared.scale, penalty, **_ids(compared))
+
+
+class TOP1Max(ByPopularity, kind="top1_max"):
+    """The rank that the hardest of the items drawn take from the next event."""
+
+    paper, formula = paper_of(top1_max_loss), top1_max_loss
+
+    def __call__(self, compared: Compared) -> Tensor:
+        """See `top1_max_loss`."""
+        users, positives, negatives = compared.users, compared.own_positives, compared.negatives
+        return top1_max_loss(users, positives, negatives, compared.scale, **_ids(compared))
+
+
+def _ids(compared: Compared) -> dict[str, Tensor]:
+    """Which items are the positives of the positions held here, and which are drawn."""
+    batch = compared.batch
+    return {"positive_ids": batch.own(batch.targets), "negative_ids": batch.drawn}
 
 
 class ExposureEntropy(TowerLoss, kind="exposures"):

@@ -25,6 +25,9 @@ from .objective import LOSSES, Compared, TowerLossConfig
 from .two_tower import TwoTower, Windows
 from .windows import TowerData
 
+HIDES_THE_LAST = 1 / 11
+"""Share of the windows whose last event alone is hidden, as in a request: one copy beside ten in BERT4Rec's data."""
+
 
 class RetrievalStep:
     """One batch of windows -> the loss. Holds what every step needs: item columns, probabilities, and its memories.
@@ -112,6 +115,9 @@ class RetrievalStep:
         target[:, 0] &= windows.from_start  # the past of a stretch cut out of a history is not empty but unknown
         if windows.to_learn is not None:
             target &= windows.to_learn
+        if self.model.encoder.fills:
+            windows = replace(windows, hidden=hidden_events(windows, self.config.hidden_share, self.generator))
+            target = hidden_or_first(windows, target)
         positions = target.flatten().nonzero()[:, 0]
         events = self.place[windows.items]
         ahead = events_ahead(len(target), target.shape[1], self.config.horizon, self.generator)[target]  # [P] columns
@@ -228,6 +234,29 @@ def events_ahead(users: int, length: int, horizon: int, generator: torch.Generat
         return columns
     room = (length - columns).clamp(max=horizon)
     return columns + (torch.rand(users, length, generator=generator) * room).long()
+
+
+def hidden_events(windows: Windows, share: float, generator: torch.Generator) -> Tensor:
+    """Which events of some windows are hidden, bool [B, L]: each with probability `share`, and one at least.
+
+    Of some windows, `HIDES_THE_LAST`, it is the last event alone, which is what a request asks for. Events that are not
+    to be learned are never hidden.
+    """
+    rows, last = torch.arange(len(windows.items)), windows.lengths - 1
+    drawn = torch.rand(windows.items.shape, generator=generator) < share
+    alone = torch.rand(len(rows), generator=generator) < HIDES_THE_LAST
+    may = windows.present if windows.to_learn is None else windows.present & windows.to_learn
+    hidden = drawn & may & ~alone[:, None]
+    hidden[rows, last] |= ~hidden.any(1)
+    return hidden & may
+
+
+def hidden_or_first(windows: Windows, target: Tensor) -> Tensor:
+    """Which events are learned, bool [B, L]: the hidden ones, and a history's first, which is said knowing nothing."""
+    assert windows.hidden is not None
+    learned = windows.hidden.clone()
+    learned[:, 0] |= target[:, 0]
+    return learned
 
 
 def _nearest(users: Tensor, positives: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from ...data.pretrained import TableStart
 from ...data.split import Part
 from ...evaluation.metrics.lists import rank_metrics
 from ...nn.pretrained import frozen_starts, start_tables
+from ...nn.sequence import ENCODERS
 from ...training.checkpoint import Checkpointer
 from ...training.log import TrainingLog
 from ...training.loop import FitOptions, evaluation_mode, fit
@@ -144,6 +145,16 @@ class RetrievalConfig(TowerLossConfig):
     @model_validator(mode="after")
     def _places_for_every_proposer(self) -> Self:
         check_proposers(self.proposers, self.places, self.num_candidates)
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_hidden_of_exposures(self) -> Self:
+        name = self.tower.history.encoder
+        if name in ENCODERS and ENCODERS[name].fills and (self.horizon > 1 or self.learns_exposures):
+            given = "horizon" if self.horizon > 1 else f'loss = "{self.loss}"'
+            raise ValueError(
+                f"the {name} encoder learns to fill in hidden events and has no use for {given}; leave it out"
+            )
         return self
 
     @property

@@ -23,16 +23,18 @@ from torch.nn import functional as F
 
 from ...base.arrays import F32
 from ...base.device import to_device
+from ...base.errors import ConfigError
 from ...base.settings import Settings
 from ...base.tuned import Choice, Range
 from ...data.batch import Block, SideLayout
 from ...data.vocabulary import UNKNOWN
 from ...nn.activation import HiddenGateKind, LayerActivation
 from ...nn.at_rest import TableDtype
-from ...nn.embedding import EmbeddingTable, mean_share
-from ...nn.gates import FieldGateConfig, build_field_gate
+from ...nn.embedding import EmbeddingTable
+from ...nn.gates import FieldGateConfig
 from ...nn.mlp import MLP, init_linear
 from ...nn.sequence import SequenceConfig, build_sequence_encoder
+from .content import ContentSum
 
 
 class TowerHistory(SequenceConfig):
@@ -73,9 +75,15 @@ class TwoTowerConfig(Settings):
     interests: int = Field(default=1, ge=1)
     """User vectors M per user (ComiRec, KDD 2020): an item's score is its best product with any of them; training
     takes the smooth form of the best, so that every interest learns also what it must not claim."""
+    user_output: bool = True
+    """A linear layer behind the user tower's hidden layers (for `dot` with a layer norm). Off: what comes before it,
+    the states of the history where `user_hidden` is empty, is compared with the items as it is, as in SASRec, GRU4Rec,
+    BERT4Rec and HSTU; its width must be `dim`."""
     similarity: Literal["cosine", "dot"] = "dot"
     """`cosine` of unit vectors divided by a learned temperature; or `dot` of free item vectors plus an item bias, which
     is one more dimension of the indexed vectors."""
+    item_bias: bool = True
+    """The item bias of `dot`; SASRec has none."""
     temperature: float = Field(default=0.07, gt=0)
     """Where the learned temperature starts (`cosine` only)."""
     init_std: float = Field(default=0.02, gt=0)
@@ -156,6 +164,7 @@ class Windows:
         times: float64 [B, L] seconds of the events; those of unknown time stand at the earliest known one.
         to_learn: bool [B, L] events that are targets of a training; None where all are.
         shown: exposures a training learns from; None where it learns from the events.
+        hidden: bool [B, L] events that are hidden and filled in; None where each state learns what comes next.
     """
 
     users: Block
@@ -166,6 +175,7 @@ class Windows:
     times: Tensor
     to_learn: Tensor | None = None
     shown: Shown | None = None
+    hidden: Tensor | None = None
 
     @property
     def lengths(self) -> Tensor:
@@ -186,39 +196,8 @@ class Windows:
             times=to_device(self.times, device),
             to_learn=None if self.to_learn is None else to_device(self.to_learn, device),
             shown=None if self.shown is None else self.shown.to(device),
+            hidden=None if self.hidden is None else to_device(self.hidden, device),
         )
-
-
-class ContentSum(nn.Module):
-    """Sum of the embeddings of a block's columns, each through its gate if there are gates: [R] rows -> [R, D]."""
-
-    offsets: Tensor
-
-    def __init__(self, layout: SideLayout, table: EmbeddingTable, gate: FieldGateConfig) -> None:
-        super().__init__()
-        self._table = (table,)  # held by reference: its parameters belong to the tower
-        self.register_buffer("offsets", table.offsets_of(layout.categorical), persistent=False)
-        self.bag_offsets: list[int] = table.offsets_of(layout.bags).tolist()
-        self.vectors = nn.ModuleList(
-            init_linear(nn.Linear(width, table.dim), relu=False) for _, width in layout.vectors
-        )
-        self.gate = build_field_gate(gate, (0, len(layout.categorical) + len(layout.bags)), table.dim)
-
-    def forward(self, block: Block) -> Tensor:
-        """Block of R rows -> float [R, D]."""
-        (table,) = self._table
-        bags = [(bag + offset, mean_share(bag > 0)) for bag, offset in zip(block.bags, self.bag_offsets, strict=True)]
-        rows = block.categorical + self.offsets
-        if self.gate is not None:
-            fields = torch.cat([table(rows), *(table.pooled(*bag)[:, None] for bag in bags)], dim=1)  # [R, F, D]
-            total = self.gate.scaled(fields, self.gate.weight).sum(1)
-        else:  # summed without being written down
-            whole = torch.ones_like(rows, dtype=table.dtype)
-            shares = torch.cat([whole, *(share for _, share in bags)], dim=1)
-            total = table.pooled(torch.cat([rows, *(bag for bag, _ in bags)], dim=1), shares)
-        for linear, values in zip(self.vectors, block.vectors, strict=True):
-            total = total + linear(values)
-        return total
 
 
 class TwoTower(nn.Module):
@@ -249,7 +228,7 @@ class TwoTower(nn.Module):
         self.log_scale: nn.Parameter | None = None
         if config.similarity == "cosine":
             self.log_scale = nn.Parameter(torch.tensor(config.temperature).log().neg())
-        elif layout.item_id:
+        elif layout.item_id and config.item_bias:
             self.bias = EmbeddingTable({layout.item_id: layout.sizes[layout.item_id]}, 1, 1e-6)
         self.register_buffer("event_offsets", self.table.offsets_of(layout.events), persistent=False)
         # DUPN lets event features steer the gates only; every other encoder adds them to the item's vector.
@@ -262,8 +241,16 @@ class TwoTower(nn.Module):
         )
         state = self.encoder.output_width + (width if has_user else 0)
         self.hidden = self._hidden_layers(state, config.user_hidden)
-        self.output = init_linear(nn.Linear(self.hidden.width, width * config.interests), relu=False)
-        self.norm = nn.LayerNorm(width) if config.similarity == "dot" else nn.Identity()
+        self.output: nn.Linear | None = None
+        if config.user_output:
+            self.output = init_linear(nn.Linear(self.hidden.width, width * config.interests), relu=False)
+        elif self.hidden.width != width or config.interests > 1:
+            raise ConfigError(
+                f"tower.user_output = false compares what is {self.hidden.width} wide, history and user features side "
+                f"by side, with items of width {width}; give both one width and leave out user_features and interests, "
+                "or set user_output = true"
+            )
+        self.norm = nn.LayerNorm(width) if config.similarity == "dot" and config.user_output else nn.Identity()
         self.item_network: nn.Sequential | None = None
         if config.item_hidden:
             layers = self._hidden_layers(width, config.item_hidden)
@@ -357,7 +344,9 @@ class TwoTower(nn.Module):
             # otherwise and trains other weights from the same seed.
             profiles = profile.unsqueeze(1).expand(-1, states.shape[1], -1) * self.config.dim**0.5
             states = torch.cat([states, profiles], dim=2)
-        vectors = self._squashed(self.output(self.hidden(states)))
+        vectors = self.hidden(states)
+        if self.output is not None:
+            vectors = self._squashed(self.output(vectors))
         if self.config.interests > 1:
             vectors = vectors.unflatten(-1, (self.config.interests, self.config.dim))
         vectors = self.norm(vectors)
@@ -366,14 +355,15 @@ class TwoTower(nn.Module):
         return vectors if self.bias is None else torch.cat([vectors, torch.ones_like(vectors[..., :1])], dim=-1)
 
     def states_before(self, windows: Windows, history: Tensor) -> Tensor:
-        """What the user tower says before every event of the windows: [B, L, width], or [B, L, M, width].
+        """What the user tower says before every event of the windows: [B, L, width], or [B, L, M, width]; at hidden
+        events, what it fills in.
 
         Args:
             windows: B windows of length L.
             history: float [B, L, D] content of their items.
         """
         states, profile = self._states(windows, history)
-        return self._finish(self.encoder.before(states), profile)
+        return self._finish(states if windows.hidden is not None else self.encoder.before(states), profile)
 
     def states_between(self, windows: Windows, history: Tensor) -> Tensor:
         """The same, and after the last event: entry t knows the first t events, [B, L + 1, width] or
@@ -386,7 +376,10 @@ class TwoTower(nn.Module):
         events, properties = self._events(windows, history)
         profile = self._profile(windows.users)
         query = self._query(profile)
-        return self.encoder(events, properties, windows.lengths, times=windows.times, query=query), profile
+        more = {"times": windows.times, "query": query}
+        if windows.hidden is not None:
+            return self.encoder.filled(events, properties, windows.hidden, windows.lengths, **more), profile
+        return self.encoder(events, properties, windows.lengths, **more), profile
 
     def user_vectors(self, windows: Windows, history: Tensor) -> Tensor:
         """What the user tower says after the last event of each window: [B, width], or [B, M, width]."""

@@ -12,6 +12,7 @@ import pytest
 
 from recsys.artifacts.folder import open_run
 from recsys.cli.main import main
+from recsys.configs.file import recipe
 from recsys.configs.run import load_config
 from recsys.data.build import load_dataset
 from recsys.data.reading.columns import as_time
@@ -52,6 +53,20 @@ def test_the_file_loads_trains_and_answers_as_it_stands(
     assert main(["train", str(file), "--run", str(run), *quick]) == 0
     assert main(["recommend", "--run", str(run), "--user", "1", "--json"]) == 0
     assert open_run(run).manifest.data_fingerprint
+
+
+def test_a_recipe_is_written_into_the_file(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "shop.toml"
+    assert main([*arguments(world, file), "--recipe", "hstu"]) == 0
+    assert "[retrieval] # hstu as published" in file.read_text(encoding="utf-8")
+    config, published = load_config(file), recipe("hstu")["retrieval"]
+    assert config.retrieval.tower.history.encoder == "hstu"
+    assert config.retrieval.tower.dim == published["tower"]["dim"]
+    assert config.retrieval.positive == "click"
+    capsys.readouterr()
+    assert main([*arguments(world, tmp_path / "other.toml"), "--recipe", "hstuu"]) == 2
+    assert 'no recipe "hstuu"; there are: bert4rec' in capsys.readouterr().err
+    assert not (tmp_path / "other.toml").exists()
 
 
 def test_a_file_that_is_there_stays_unless_forced(

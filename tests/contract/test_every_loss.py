@@ -10,5 +10,5 @@ class TestEveryLoss(LossContract):
     cases = {
         **{name: {"plain": {}} for name in LOSSES},
         "in_batch": {"plain": {}, "memory": {"memory": 20, "memory_after": 1}},
-        "sampled": {"plain": {}, "popularity": {"popularity": 0.75}},
+        **{name: {"plain": {}, "popularity": {"popularity": 0.75}} for name in ("sampled", "bpr_max", "top1_max")},
     }

@@ -10,10 +10,11 @@ import torch
 
 from recsys.data.batch import Batch, SequenceField, SideLayout
 from recsys.nn.features import FeatureConfig, FeatureEncoder, SideFields
+from recsys.nn.sequence import ENCODERS
 from recsys.testing.toy import Toy
 from recsys.tests.support.nonempty import nonempty
 
-ENCODERS = ["mean", "lstm", "dupn", "transformer", "decayed_mean"]
+NAMES = sorted(ENCODERS)
 
 
 def encoder(toy: Toy, name: str, **history: Any) -> FeatureEncoder:
@@ -36,7 +37,7 @@ def touched(found: FeatureEncoder, batch: Batch, side: str) -> dict[str, set[int
     }
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_width_told_is_the_width_given(toy: Toy, name: str) -> None:
     found, batch = encoder(toy, name), toy.batch(8)
     encoded = found(batch)
@@ -46,7 +47,7 @@ def test_the_width_told_is_the_width_given(toy: Toy, name: str) -> None:
     assert encoded.split().flat().shape == (8, found.width)
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_each_vocabulary_learns_from_its_own_columns_alone(toy: Toy, name: str) -> None:
     """Rows with a gradient are the rows that the batch names: of the history, of the bag, of every column."""
     batch = toy.batch(4)

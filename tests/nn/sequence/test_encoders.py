@@ -19,14 +19,18 @@ class TestEveryEncoder(EncoderContract):
         "lstm": {"plain": {}, "deep": {"layers": 2}},
         "dupn": {"plain": {}, "deep": {"layers": 2}, "peephole": {"peephole": True}},
         "transformer": {"plain": {}, "deep": {"layers": 2, "max_length": 4}},
+        "sasrec": {"plain": {}, "deep": {"layers": 2, "max_length": 4}},
+        "bert4rec": {"plain": {}, "deep": {"layers": 2, "max_length": 4}},
+        "hstu": {"plain": {}, "normalised": {"event_norm": True, "max_length": 1}},
     }
 
 
-def test_all_five_are_registered() -> None:
-    assert {"mean", "decayed_mean", "lstm", "dupn", "transformer"} <= set(ENCODERS)
+def test_all_ten_are_registered() -> None:
+    plain = {"mean", "decayed_mean", "lstm", "dupn", "transformer"}
+    assert plain | {"sasrec", "esasrec", "gru4rec", "bert4rec", "hstu"} <= set(ENCODERS)
 
 
-@pytest.mark.parametrize("name", ["decayed_mean", "lstm", "dupn", "transformer"])
+@pytest.mark.parametrize("name", sorted({*ENCODERS} - {"mean"}))
 def test_order_matters_to_every_encoder_but_the_mean(name: str) -> None:
     model, full = encoder_of(name), torch.full((B,), L)
     events, properties, more = inputs()
@@ -64,8 +68,9 @@ def test_decayed_means_equal_their_definition_across_chunks(length: int) -> None
         torch.testing.assert_close(states[:, t].double(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_transformer_reads_the_time_between_events() -> None:
-    model = encoder_of("transformer")
+@pytest.mark.parametrize("name", ["transformer", "hstu"])
+def test_attention_reads_the_time_between_events(name: str) -> None:
+    model = encoder_of(name)
     events, properties, more = inputs()
     full = torch.full((B,), L)
     near = model.last(events, properties, full, **more)
@@ -82,7 +87,8 @@ def test_a_wrong_width_and_a_wrong_name_are_told() -> None:
         model(events, None, LENGTHS, query=more["query"])
     with pytest.raises(ConfigError, match='no history encoder is called "gru"; there are:'):
         build_sequence_encoder(SequenceConfig(encoder="gru"), DE)
-    with pytest.raises(ConfigError, match="hidden=9 is not divisible by heads=2"):
-        build_sequence_encoder(SequenceConfig(encoder="transformer", hidden=9), DE)
+    for name in ("transformer", "sasrec", "esasrec", "bert4rec", "hstu"):
+        with pytest.raises(ConfigError, match="hidden=9 is not divisible by heads=2"):
+            build_sequence_encoder(SequenceConfig(encoder=name, hidden=9), DE)
     with pytest.raises(ValidationError):
         SequenceConfig(half_lives=(0.0,))

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from recsys.nn.sequence import SequenceConfig, build_sequence_encoder
-from recsys.nn.sequence.transformer import time_bucket
+from recsys.nn.sequence.attention import time_bucket
 from recsys.tests.support.nonempty import nonempty
 
 B, L, DE, H = 3, 7, 5, 8

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recsys.base.errors import ConfigError
 from recsys.data.batch import Block
 from recsys.data.build import build_dataset
 from recsys.data.dataset import NOW, Dataset
@@ -17,13 +18,13 @@ from recsys.data.reading.readers import read_tables
 from recsys.data.split import Part
 from recsys.nn.activation import HiddenGate
 from recsys.nn.gates import FieldGate, FieldGateConfig
-from recsys.nn.sequence import DUPNEncoder
+from recsys.nn.sequence import ENCODERS, DUPNEncoder
 from recsys.retrieval.towers.train import build_two_tower, item_vectors, query_vectors
 from recsys.retrieval.towers.two_tower import TowerHistory, TwoTower, TwoTowerConfig, Windows
 from recsys.retrieval.towers.windows import TowerData
 from recsys.tests.support.shop import Shop
 
-ENCODERS = ["mean", "decayed_mean", "lstm", "dupn", "transformer"]
+NAMES = sorted(ENCODERS)
 SIMILARITIES: list[Literal["cosine", "dot"]] = ["cosine", "dot"]
 
 
@@ -37,7 +38,7 @@ def towers(
 ) -> tuple[TwoTower, TowerData]:
     history = TowerHistory(encoder=encoder, hidden=8, dropout=0.0, max_length=12, attention_hidden=4, fast=False)
     given = {"dim": 8, "event_features": ("gap", "stars", "tab"), "init_std": 0.5, **keys}
-    config = TwoTowerConfig(history=history, user_hidden=(32,), similarity=similarity, **given)
+    config = TwoTowerConfig(history=history, similarity=similarity, **{"user_hidden": (32,), **given})
     data = TowerData.of(dataset, config, "")
     model = build_two_tower(data, config, seed=3)
     return model.eval(), data
@@ -165,7 +166,21 @@ def test_the_item_bias_is_one_more_dimension(dataset: Dataset) -> None:
     assert moved[[0, 1, 2, 3, 5]].abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+def test_without_an_output_layer_and_a_bias_the_states_meet_the_items_as_they_are(dataset: Dataset) -> None:
+    keys: dict[str, Any] = {"user_output": False, "item_bias": False, "user_features": ()}
+    model, data = towers(dataset, "sasrec", user_hidden=(), **keys)
+    windows, content = some_windows(data), model.embed_content(data.items)
+    events, _ = model._events(windows, content[windows.items])
+    states = model.encoder.last(events, None, windows.lengths)
+    torch.testing.assert_close(last(model, data, windows), states)
+    torch.testing.assert_close(vectors(model, data.items), content)
+    assert model.width == 8
+    for wrong in ({"dim": 6}, {"user_features": None}, {"interests": 2}):
+        with pytest.raises(ConfigError, match=r"tower.user_output = false compares what is \d+ wide"):
+            towers(dataset, "sasrec", user_hidden=(), **{**keys, **wrong})
+
+
+@pytest.mark.parametrize("encoder", NAMES)
 def test_no_state_sees_its_target_or_anything_later(dataset: Dataset, encoder: str) -> None:
     model, data = towers(dataset, encoder)
     windows = some_windows(data)
@@ -182,7 +197,7 @@ def test_no_state_sees_its_target_or_anything_later(dataset: Dataset, encoder: s
     assert torch.allclose(after[others], before[others], atol=1e-6)
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", NAMES)
 def test_the_state_before_an_event_is_the_vector_served_at_that_moment(dataset: Dataset, encoder: str) -> None:
     model, data = towers(dataset, encoder)
     windows = some_windows(data)
@@ -194,7 +209,7 @@ def test_the_state_before_an_event_is_the_vector_served_at_that_moment(dataset: 
         assert torch.allclose(before[there, length], served[there], atol=1e-5)
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", NAMES)
 def test_padding_and_companions_change_nothing(dataset: Dataset, encoder: str) -> None:
     model, data = towers(dataset, encoder)
     windows = some_windows(data)

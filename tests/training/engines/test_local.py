@@ -24,7 +24,8 @@ OWN_KEYS: dict[str, dict[str, Any]] = {
     "dupn": {"input": {"history": {"dropout": 0.0}}},
 }
 OTHERS: Cases = {
-    **{loss: ("towers", {"loss": loss}) for loss in ("sampled", "estimated", "bce", "exposures")},
+    **{loss: ("towers", {"loss": loss}) for loss in ("sampled", "estimated", "bce", "gbce", "bpr_max", "exposures")},
+    "hidden events": ("towers", {"tower": {"history": {"encoder": "bert4rec", "dropout": 0.0, "hidden": 8}}}),
     "row-wise Adagrad": ("towers", {"loss": "mixed", "optim": {"table_optimizer": "rowwise_adagrad"}}),
     "requests alone": ("requests", {"model": {"kind": "shared_bottom"}}),
     "mean reduction": ("rows", {"model": {"kind": "shared_bottom"}, "loss": {"reduction": "mean"}}),
