@@ -13,7 +13,8 @@ three, trained beside the histories; knowing nothing it reads them alone. `histo
 New items. A user who trained and met hidden films is to find the last of them from the events before it: among all
 films not met before (`all`), and among the films without a training event (`new`; some of these nobody ever rated).
 `content` towers are those of `history` with a share of the item ids hidden in training (0, 0.1, 0.3); `network` towers
-have a hidden layer of 128 on the item side besides. `..., mean row`:
+have a hidden layer of 128 on the item side besides, `text` towers read the film's title too, as `recsys embed` makes 64
+numbers of it, fitted on the titles of films with a training event. `..., mean row`:
 the embedding and the bias of the unknown id are set to the mean over the training events' ids afterwards. `genre`: mean
 popularity of the film's genres; `taste`: the same times the user's share of each genre; `lot`: what chance would give.
 
@@ -26,7 +27,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -42,7 +43,18 @@ from recsys.benchmarks.harness.provenance import Json
 from recsys.benchmarks.harness.results import Book, Record
 from recsys.benchmarks.harness.session import parser, pick, run, say, start
 from recsys.benchmarks.harness.sources import Source, load
-from recsys.benchmarks.quality.cold_start_requests import STAGES, Asked, Genres, hide, new_items, new_users
+from recsys.benchmarks.quality.cold_start_requests import (
+    STAGES,
+    TITLE,
+    TITLES,
+    Asked,
+    Genres,
+    hide,
+    hide_titled,
+    new_items,
+    new_users,
+)
+from recsys.data.dataset import Dataset
 from recsys.data.split import Part
 from recsys.data.vocabulary import FIRST, UNKNOWN
 from recsys.evaluation.uncertainty.bootstrap import UserBootstrap
@@ -87,12 +99,14 @@ class Variant:
         about: what it is, in a line.
         tower: changes of `[retrieval.tower]`; None for what needs no tower.
         mean_row: whether the unknown id's row is set to the mean of the trained ones.
+        titles: whether items have a vector of their title.
     """
 
     group: str
     about: str
     tower: Json | None = None
     mean_row: bool = False
+    titles: bool = False
 
 
 def variants() -> dict[str, Variant]:
@@ -116,6 +130,8 @@ def variants() -> dict[str, Variant]:
         found[f"{name}_mean_row"] = Variant(
             ITEMS, "the same, the unknown id set to the mean of the training events' ids", tower, mean_row=True
         )
+        about = f"the same with the film's title as a vector, {share:.0%} of the ids hidden"
+        found[f"text_{round(100 * share)}"] = Variant(ITEMS, about, tower, titles=True)
         about = f"the same with a network on the item side, {share:.0%} of the ids hidden"
         found[f"network_{round(100 * share)}"] = Variant(ITEMS, about, {**tower, "item_hidden": [128]})
     return found
@@ -142,22 +158,30 @@ class ColdStart(Lab):
         about: Json = {"retrieval": self.section(variant).model_dump(mode="json"), "bf16": self.session.args.bf16}
         if variant.group == RANKED:
             about["ranking"] = self.config.ranking.model_dump(mode="json")
+        about |= {"titles": TITLES} if variant.titles else {}
         return about | {"group": variant.group, "mean_row": variant.mean_row}
+
+    @cached_property
+    def titled(self) -> Dataset:
+        """The same data with a vector of every film's title."""
+        return load(replace(SOURCES[self.session.args.data], change=hide_titled, features=(TITLE,)))[1]
 
     def tower(self, variant: Variant, seed: int) -> tuple[TwoTower, TowerData, dict[str, float]]:
         """Trained towers: from an earlier row, or now; several rows stand on the same ones."""
         section = self.section(variant)
         settings = section.tower.model_dump(mode="json") | {"bf16": self.session.args.bf16}
+        settings |= {"titles": TITLES} if variant.titles else {}
+        dataset = self.titled if variant.titles else self.dataset
 
         def now() -> tuple[dict[str, float], Arrays]:
             started = time.perf_counter()
-            model, data, _ = train_two_tower(self.dataset, section, self.session.runtime(seed), seed)
+            model, data, _ = train_two_tower(dataset, section, self.session.runtime(seed), seed)
             about = {"seconds": time.perf_counter() - started}
             about |= {f"valid/{key}": value for key, value in validation_metrics(model, data).items()}
             return about, {key: tensor.numpy() for key, tensor in model.state_dict().items()}
 
         about, arrays = self.done.seed("tower", seed, settings, now)
-        data = TowerData.of(self.dataset, section.tower, section.positive)
+        data = TowerData.of(dataset, section.tower, section.positive)
         model = build_two_tower(data, section.tower, seed)
         model.load_state_dict({key: torch.from_numpy(values) for key, values in arrays.items()})
         if variant.mean_row:

@@ -14,6 +14,8 @@ from recsys.base.arrays import F32, F64, I64
 from recsys.base.ragged import Ragged
 from recsys.base.topk import ranks_of_scores
 from recsys.data.dataset import Dataset
+from recsys.data.feature_spec import FeatureSpec
+from recsys.data.item_texts.hashed import HashedTexts
 from recsys.data.reading.tables import Tables
 from recsys.data.split import Part
 from recsys.data.vocabulary import FIRST
@@ -29,6 +31,9 @@ STAGES = (0, 1, 3, 10)
 NEXT = 10
 """Events after them that are to be found."""
 KS = (10, 100)
+TITLES = 64
+"""Numbers that a title becomes."""
+TITLE = FeatureSpec(name="title_vector", side="item", kind="vector")
 Scores = Callable[[slice], F32]
 
 
@@ -54,6 +59,20 @@ def hide(tables: Tables) -> Tables:
     part[ordered[np.append(owner[1:] != owner[:-1], True)]] = "valid"
     changed: dict[str, Any] = {"events": tables.events.append_column("part", pa.array(part, pa.string()))}
     return replace(tables, **changed).keep("events", ~(user & item))
+
+
+def hide_titled(tables: Tables) -> Tables:
+    """As `hide`, with a vector of every film's title, fitted on the titles of the films with a training event."""
+    hidden = hide(tables)
+    assert hidden.items is not None
+    titles = hidden.items["title"].combine_chunks()
+    trained = hidden.events.filter(pc.equal(hidden.events["part"], "train"))["item_id"]
+    met = pc.is_in(hidden.items["item_id"], value_set=pc.unique(trained)).combine_chunks()
+    vectors = HashedTexts.fit(titles.filter(met), TITLES).vectors(titles)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+    lists = column.cast(pa.list_(pa.float32()))
+    changed: dict[str, Any] = {"items": hidden.items.append_column(TITLE.name, lists)}
+    return replace(hidden, **changed)
 
 
 @dataclass(frozen=True)
