@@ -228,6 +228,7 @@ def export(
     *,
     table_dtype: TableDtype | None = None,
     k: int = 10,
+    database: str = "",
 ) -> dict[str, Any]:
     """Write a run for other programs.
 
@@ -239,10 +240,12 @@ def export(
 
     Args:
         run: a recommender, a run folder or its name; the newest run when None.
-        folder: whole or absent: new, empty, or an earlier export, which is replaced. Of tables each file is.
+        folder: whole or absent: new, empty, or an earlier export, which is replaced. Of tables each file is; they also
+            go to `sql:PREFIX`, or below a folder named like `day=2026-11-29` to a part of each table.
         form: see above.
         table_dtype: keep the embeddings of the networks as `float16` or `int8`; the result tells what that costs.
         k: items per user in the lists; 0 for none.
+        database: of `sql:PREFIX`: `duckdb:FILE`, an address of SQLAlchemy, or `env:NAME`.
 
     Returns:
         What was written, and for networks the largest difference from the run's answers.
@@ -252,4 +255,4 @@ def export(
         RunError: a network does not answer as the run does, or tables in fewer bytes change the lists too much.
     """
     recommender = run if isinstance(run, Recommender) else load(run, device="cpu")
-    return export_run(recommender.trained, Path(folder), form, table_dtype, k)
+    return export_run(recommender.trained, folder, form, table_dtype, k, database)

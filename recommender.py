@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from .artifacts.folder import open_run
+from .artifacts.targets import target_of
 from .base.errors import ConfigError, RunError
 from .configs.rules import RulesConfig
 from .configs.run import RunConfig
@@ -167,10 +168,11 @@ class Recommender(Keeping):
 
     def write_lists(
         self,
-        file: str | Path,
+        out: str | Path,
         k: int = 10,
         where: str = "",
         *,
+        database: str = "",
         users: Any = None,
         allow: Iterable[Any] | None = None,
         block: Iterable[Any] | None = None,
@@ -178,33 +180,38 @@ class Recommender(Keeping):
         """What `recommend` answers to every user of the run, as a table on disk: in blocks, in bounded memory.
 
         Threads are those of torch (`torch.set_num_threads`). When the process is killed, the same call goes on behind
-        what is finished; the file is there when all of it is.
+        what is finished; the table is there when all of it is, and until then the one before.
 
         Args:
-            file: its suffix is the format: `.parquet`, `.csv` or `.jsonl`, one row per item.
+            out: one row per item. A file whose suffix is the format: `.parquet`, `.csv` or `.jsonl`; a folder of
+                Parquet files, by a `/` at its end or a name such as `day=2026-11-29`; or `sql:TABLE`.
             k: items per user.
             where: see `recommend`.
+            database: of `sql:TABLE`: `duckdb:FILE`, an address of SQLAlchemy, or `env:NAME`.
             users: raw ids or `recsys.Subject`s; every user of the run when None.
             allow: see `recommend`.
             block: see `recommend`.
 
         Raises:
-            ConfigError: the file's suffix is no format, or see `recommend`.
+            ConfigError: `out` is no such place, or see `recommend`.
+            DataError: the database refuses.
             RunError: another process writes the same file.
         """
         asked = None if users is None else ids_of(users)
-        return write_lists(self.funnel, Path(file), asked, k, self._allowed(where, allow, block))
+        return write_lists(self.funnel, target_of(out, database), asked, k, self._allowed(where, allow, block))
 
-    def export_vectors(self, folder: str | Path) -> dict[str, Any]:
-        """Write the vectors of all items and of all users as they are now, a Parquet file each (`write_vectors`).
+    def export_vectors(self, out: str | Path, database: str = "") -> dict[str, Any]:
+        """Write the vectors of all items and of all users as they are now, a table each (`write_vectors`).
 
         Args:
-            folder: gets `item_vectors.parquet` (`item, vector`) and `user_vectors.parquet` (`user, events, vector`).
+            out: a folder, which gets `item_vectors.parquet` (`item, vector`) and `user_vectors.parquet` (`user, events,
+                vector`); one named like `day=2026-11-29`, which gets a part of either table; or `sql:PREFIX`.
+            database: of `sql:PREFIX`, see `write_lists`.
 
         Returns:
             `files`, and the numbers of `items`, `users`, `interests` and the `width`.
         """
-        return write_vectors(self.funnel, Path(folder))
+        return write_vectors(self.funnel, out, database)
 
     def similar_items(
         self, items: Any = None, k: int = 10, where: str = "", *, by: By = "mixed", features: Any = None

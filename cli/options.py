@@ -23,6 +23,10 @@ ConfigArgument = Annotated[
         f"{', '.join(packaged_names())}.",
     ),
 ]
+DatabaseOption = Annotated[
+    str,
+    typer.Option("--database", metavar="ADDRESS", help="Of sql:TABLE: duckdb:FILE, sqlite:///FILE, env:NAME."),
+]
 DeviceOption = Annotated[
     str | None,
     typer.Option(

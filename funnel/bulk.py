@@ -23,7 +23,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ..artifacts.tables import Parts, check_table_path, write_table
+from ..artifacts.tables import Parts
+from ..artifacts.targets import DatabaseTarget, Target, target_of
 from ..base import ranks
 from ..base.arrays import I64
 from ..base.package import package_version
@@ -49,7 +50,7 @@ class ListReport:
     """What was written.
 
     Attributes:
-        file: the table.
+        file: the table: a file, a folder or `sql:TABLE`.
         users: who were asked about.
         resumed: of them, answered by an earlier call that did not end.
         rows: of the table.
@@ -74,7 +75,7 @@ class ListReport:
 
 def write_lists(
     funnel: Funnel,
-    file: Path,
+    out: str | Path | Target,
     users: Sequence[Any] | None = None,
     k: int = 10,
     allowed: Bitmap | None = None,
@@ -90,7 +91,7 @@ def write_lists(
 
     Args:
         funnel: answers.
-        file: its suffix is the format: `.parquet`, `.csv` or `.jsonl`.
+        out: a file, a folder or a table of a database, see `target_of`.
         users: raw ids or subjects; every user of the run when None.
         k: items per user.
         allowed: items that may be named (see `Funnel.select`); all of the catalogue when None.
@@ -100,15 +101,17 @@ def write_lists(
         The same in every process.
 
     Raises:
-        ConfigError: the file, no user, or a `k` that exceeds the catalogue.
-        RunError: another process writes the same file.
+        ConfigError: the place, no user, or a `k` that exceeds the catalogue.
+        RunError: another process writes the same.
     """
-    check_table_path(file)
+    target = target_of(out) if isinstance(out, str | Path) else out
+    if ranks.first() or not isinstance(target, DatabaseTarget):  # a file of DuckDB is one process's at a time
+        target.check()
     asked = funnel.dataset.user_ids if users is None else users
     funnel.check(len(asked), k, allowed)
     lists = ListTable(funnel, users)
     slices = [slice(start, min(start + part, len(asked))) for start in range(0, len(asked), part)]
-    parts = Parts(file, _identity(funnel, users, k, allowed, part))
+    parts = Parts(target.place, _identity(funnel, users, k, allowed, part))
     started = time.perf_counter()
     rows = 0
     with parts.held() if ranks.first() else nullcontext():
@@ -124,8 +127,8 @@ def write_lists(
             parts.write(number, lists.table(answer, slices[number]))
         ranks.wait()
         if ranks.first():
-            rows = write_table(file, lists.schema, (parts.read(number) for number in range(len(slices))))
-    report = ListReport(str(file), len(asked), resumed, rows, time.perf_counter() - started)
+            rows = target.write(lists.schema, (parts.read(number) for number in range(len(slices))))
+    report = ListReport(str(target), len(asked), resumed, rows, time.perf_counter() - started)
     return ListReport(**json.loads(told(json.dumps(asdict(report)))))
 
 

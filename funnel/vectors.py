@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..artifacts.tables import write_table
+from ..artifacts.targets import FileTarget, Target, one_of_several
 from ..base.arrays import F32
 from ..data.dataset import NOW, Dataset
 from ..data.encoding.encoders import Encoders
@@ -24,28 +24,30 @@ from ..training.progress import track
 from .bulk import user_column
 from .funnel import Funnel
 
-ITEMS, USERS, VOCABULARIES = "item_vectors.parquet", "user_vectors.parquet", "vocabularies.parquet"
+ITEMS, USERS, VOCABULARIES = "item_vectors", "user_vectors", "vocabularies"
 BLOCK = 8192
 """Users embedded and written at once."""
 VALUES = 65_536
 """Values of a vocabulary written at once."""
 
 
-def write_vectors(funnel: Funnel, folder: Path) -> dict[str, Any]:
-    """Write the vectors of all items and of all users as they are now, a Parquet file each, whole or not at all.
+def write_vectors(funnel: Funnel, out: str | Path, database: str = "") -> dict[str, Any]:
+    """Write the vectors of all items and of all users as they are now, a table each, whole or not at all.
 
-    `item_vectors.parquet` has the columns `item, vector`. `user_vectors.parquet` has `user, events, vector`: `events`
-    is the number of positive events the vector rests on, 0 where it is made of the user's features alone; with M > 1
+    `item_vectors` has the columns `item, vector`. `user_vectors` has `user, events, vector`: `events` is the number of
+    positive events the vector rests on, 0 where it is made of the user's features alone; with M > 1
     interests a user has M rows, numbered in the column `interest`. Vectors are lists of `width` float32 numbers.
 
     Args:
         funnel: whose retriever.
-        folder: made when missing.
+        out: a folder, made when missing, for `item_vectors.parquet` and `user_vectors.parquet`; or see
+            `one_of_several`.
+        database: of `sql:PREFIX`.
 
     Returns:
         `files`, and the numbers of `items`, `users`, `interests` and the `width`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    targets = [made(out, name, database) for name in (ITEMS, USERS)]
     data, retriever = funnel.dataset, funnel.retriever
     interests, width = retriever.model.config.interests, retriever.model.width
     vector = pa.list_(pa.float32(), width)
@@ -53,7 +55,7 @@ def write_vectors(funnel: Funnel, folder: Path) -> dict[str, Any]:
     metadata = {"recsys": json.dumps(about)}
     ids = id_column(data.item_ids[: data.num_catalogue], data.id_types.get("item", TEXT))
     schema = pa.schema([("item", ids.type), ("vector", vector)], metadata)
-    write_table(folder / ITEMS, schema, [_table(schema, ids, _lists(retriever.item_vectors))])
+    targets[0].write(schema, [_table(schema, ids, _lists(retriever.item_vectors))])
 
     users = user_column(funnel)
     events = retriever.data.ends(NOW) - retriever.data.history.ptr[:-1]
@@ -71,9 +73,9 @@ def write_vectors(funnel: Funnel, folder: Path) -> dict[str, Any]:
             counts = pa.array(events[rows].repeat(interests))
             yield _table(of_users, users.take(repeated), *number, counts, _lists(queries))
 
-    write_table(folder / USERS, of_users, blocks())
+    targets[1].write(of_users, blocks())
     return {
-        "files": [str(folder / ITEMS), str(folder / USERS)],
+        "files": [str(target) for target in targets],
         "items": data.num_catalogue,
         "users": data.num_users,
         "interests": interests,
@@ -81,14 +83,33 @@ def write_vectors(funnel: Funnel, folder: Path) -> dict[str, Any]:
     }
 
 
-def write_vocabularies(dataset: Dataset, folder: Path) -> str:
-    """Write what every row of every vocabulary stands for: `vocabularies.parquet` with `feature, row, value`.
+def made(out: str | Path, name: str, database: str) -> Target:
+    """Where a table goes, its folder made and the place found to be one.
+
+    Raises:
+        ConfigError: see `one_of_several` and `Target.check`.
+        DataError: the database cannot be reached.
+    """
+    target = one_of_several(out, name, database)
+    if isinstance(target, FileTarget):
+        target.place.parent.mkdir(parents=True, exist_ok=True)
+    target.check()
+    return target
+
+
+def write_vocabularies(dataset: Dataset, out: str | Path, database: str = "") -> str:
+    """Write what every row of every vocabulary stands for: a table `vocabularies` with `feature, row, value`.
 
     Rows 0 and 1 of every feature pad and are unknown. Buckets of numbers have their lower edge as value, the first one
     none; hashed features have no values.
 
+    Args:
+        dataset: encoded data.
+        out: see `write_vectors`.
+        database: of `sql:PREFIX`.
+
     Returns:
-        The file.
+        The file, folder or table.
     """
     schema = pa.schema([("feature", pa.string()), ("row", pa.int64()), ("value", pa.string())])
 
@@ -99,9 +120,9 @@ def write_vocabularies(dataset: Dataset, folder: Path) -> str:
                 rows = pa.array(np.arange(first + start, first + start + len(block)))
                 yield _table(schema, pa.array([name] * len(block)), rows, block)
 
-    file = folder / VOCABULARIES
-    write_table(file, schema, tables())
-    return str(file)
+    target = made(out, VOCABULARIES, database)
+    target.write(schema, tables())
+    return str(target)
 
 
 def vocabulary_values(encoders: Encoders) -> Iterator[tuple[str, Sequence[str], int]]:

@@ -176,7 +176,7 @@ class RankerContract(Contract):
         batch = Batch(
             query=batch.query, item=batch.item, owner=None, labels=batch.labels[:, :2], mask=batch.mask[:, :2]
         )
-        optimiser, last = optimisers(ranker, 0.01), float("inf")
+        optimiser, last = optimisers(ranker, 0.02), float("inf")
         for _ in range(500):
             losses = ranker.losses(batch, LOSS)
             last = max(float(losses[f"loss/{task.name}"].detach()) for task in tasks)

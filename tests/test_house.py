@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import subprocess
 import sys
@@ -63,6 +64,7 @@ def imports(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[str, int]
             yield from ((f"{module}.{alias.name}", node.lineno) for alias in node.names)
 
 
+@functools.cache
 def parsed(file: Path) -> tuple[ast.Module, tuple[str, ...]]:
     return ast.parse(file.read_text(encoding="utf-8")), ("recsys", *file.relative_to(ROOT).parent.parts)
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from ..options import JsonOption, RunOption
+from ..options import DatabaseOption, JsonOption, RunOption
 
 
 def export(
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the files go; made when missing.")],
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out",
+            metavar="FOLDER|sql:PREFIX",
+            help="Where the files go; made when missing. Tables also go to sql:PREFIX, or to FOLDER/day=2026-11-29.",
+        ),
+    ],
     run: RunOption = None,
     format_: Annotated[
         Literal["onnx", "torch", "parquet"],
@@ -26,6 +32,7 @@ def export(
         typer.Option("--table-dtype", help="Embeddings of onnx and torch in fewer bytes; says what it costs."),
     ] = None,
     k: Annotated[int, typer.Option("-k", min=0, help="parquet: items in the list of each user; 0 for no lists.")] = 10,
+    database: DatabaseOption = "",
     json: JsonOption = False,
 ) -> None:
     """Export a run for other programs: its networks, or its vectors, vocabularies and lists as tables.
@@ -43,7 +50,7 @@ def export(
     from ... import api
     from .. import render
 
-    report = api.export(folder, out, format_, table_dtype=table_dtype, k=k)
+    report = api.export(folder, out, format_, table_dtype=table_dtype, k=k, database=database)
     if json:
         render.print_json(report)
     else:

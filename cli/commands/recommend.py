@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ...base.errors import ConfigError, DataError
-from ..options import DeviceOption, JsonOption, ProcessesOption, RulesOption, RunOption, pairs
+from ..options import DatabaseOption, DeviceOption, JsonOption, ProcessesOption, RulesOption, RunOption, pairs
 from ..processes import shared_work
 from ..records import read_ids
 
@@ -27,13 +27,15 @@ def recommend(
     ] = None,
     all_users: Annotated[bool, typer.Option("--all-users", help="Every user of the run; needs --out.")] = False,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--out",
-            metavar="FILE",
-            help="Write a table instead: .parquet, .csv or .jsonl, one row an item. Killed, the same call goes on.",
+            metavar="FILE|FOLDER/|sql:TABLE",
+            help="Write a table instead, one row an item: .parquet, .csv or .jsonl; Parquet files in a folder, such as "
+            "lists/day=2026-11-29/; or a table of a database. Killed, the same call goes on.",
         ),
     ] = None,
+    database: DatabaseOption = "",
     history: Annotated[
         str,
         typer.Option(
@@ -121,6 +123,8 @@ def recommend(
         raise ConfigError(f"{told[0]} is of one user and {named} named; ask for one at a time")
     if history and history_file:
         raise ConfigError("--history and --history-file both tell the history; give one of them")
+    if database and out is None:
+        raise ConfigError("--database is where --out sql:TABLE lies; name the table")
     if explain and out is not None:
         raise ConfigError("--explain has no column in a table; leave it out, or leave --out out")
     if processes > 1 and out is None:
@@ -153,7 +157,8 @@ def recommend(
             asked = asked or [None]
         if out is not None:
             users_asked = None if all_users else [Subject(user=asked[0], **brings)] if told else asked
-            lists = recommender.write_lists(out, k, where, users=users_asked, allow=allowed_ids, block=blocked_ids)
+            named = {"database": database, "allow": allowed_ids, "block": blocked_ids}
+            lists = recommender.write_lists(out, k, where, users=users_asked, **named)
             if speaks and json:
                 render.print_json(lists.to_json())
             elif speaks:

@@ -8,16 +8,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from ...base.errors import ConfigError, DataError
-from ...base.package import install_hint
+from ...base.databases import SQL, address_of, duckdb_connection, is_duckdb, sqlalchemy_connection
+from ...base.errors import DataError
 
-SQL, DUCKDB, ENVIRONMENT = "sql:", "duckdb:", "env:"
+KEY = "data.database"
 
 
 def is_query(name: str) -> bool:
@@ -37,57 +36,22 @@ def query_table(query: str, database: str, base: Path = Path()) -> pa.Table:
         ConfigError: no database is named, or its package is missing.
         DataError: the database refuses the query, or cannot be reached.
     """
-    address = _address(database)
+    address = address_of(database, KEY)
     text = query.removeprefix(SQL).strip()
-    return _by_duckdb(text, address, base) if address.startswith(DUCKDB) else _by_sqlalchemy(text, address)
-
-
-def _address(database: str) -> str:
-    if not database:
-        raise ConfigError(
-            'a table is a query and data.database is empty; name one, e.g. "duckdb:" or "sqlite:///shop.db"'
-        )
-    if not database.startswith(ENVIRONMENT):
-        return database
-    name = database.removeprefix(ENVIRONMENT)
-    if name not in os.environ:
-        raise ConfigError(f'data.database = "{database}" and the environment has no {name}; set it to an address')
-    return os.environ[name]
+    return _by_duckdb(text, address, base) if is_duckdb(address) else _by_sqlalchemy(text, address)
 
 
 def _by_duckdb(text: str, address: str, base: Path) -> pa.Table:
-    try:
-        import duckdb
-    except ImportError as error:
-        raise ConfigError(f"data.database names DuckDB, which is not installed; run {install_hint('sql')}") from error
-    place = address.removeprefix(DUCKDB)
-    try:
-        with duckdb.connect(str(base / place) if place else ":memory:", read_only=bool(place)) as connection:
-            connection.execute("SET file_search_path = ?", [str(base.resolve())])
-            return connection.execute(text).to_arrow_table()
-    except duckdb.Error as error:
-        raise _refused(error) from error
+    with duckdb_connection(address, base, KEY) as connection:
+        return connection.execute(text).to_arrow_table()
 
 
 def _by_sqlalchemy(text: str, address: str) -> pa.Table:
-    try:
+    with sqlalchemy_connection(address, KEY) as connection:
         import sqlalchemy
-    except ImportError as error:
-        raise ConfigError(f"data.database needs SQLAlchemy; run {install_hint('sql')}") from error
-    try:
-        engine = sqlalchemy.create_engine(address)
-    except (sqlalchemy.exc.ArgumentError, sqlalchemy.exc.NoSuchModuleError) as error:
-        raise ConfigError("data.database is no address of SQLAlchemy, such as sqlite:///shop.db; correct it") from error
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"data.database needs the package {error.name}; install it with pip") from error
-    try:
-        with engine.connect() as connection:
-            found = connection.execute(sqlalchemy.text(text))
-            names, rows = list(found.keys()), found.fetchall()
-    except sqlalchemy.exc.SQLAlchemyError as error:
-        raise _refused(getattr(error, "orig", None) or error) from error
-    finally:
-        engine.dispose()
+
+        found = connection.execute(sqlalchemy.text(text))
+        names, rows = list(found.keys()), found.fetchall()
     if len(set(names)) < len(names):
         raise DataError(f"the query has several columns of one name among {', '.join(names)}; name them apart with AS")
     columns: list[Any] = [list(values) for values in zip(*rows, strict=True)] or [[] for _ in names]
@@ -95,11 +59,6 @@ def _by_sqlalchemy(text: str, address: str) -> pa.Table:
         return pa.table(dict(zip(names, columns, strict=True)))
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise DataError(f"a column of the query has values of several types ({error}); cast it in the query") from error
-
-
-def _refused(error: BaseException) -> DataError:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return DataError(f"the database does not answer the query ({first}); correct the query or data.database")
 
 
 def folder_table(folder: Path) -> tuple[pa.Table, str]:

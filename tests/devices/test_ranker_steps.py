@@ -50,10 +50,18 @@ def training(
     return build
 
 
+QUICK = {"mmoe", "ple", "esmm", "dupn"}
+"""Kinds that are tried each time: experts, levels of them, a product of tasks, a history of its own."""
+
+
+def marks(kind: str) -> tuple[pytest.MarkDecorator, ...]:
+    return () if kind in QUICK else (pytest.mark.exhaustive,)
+
+
 OFTEN = {"plain", "gated", "mixed", "experts", "target"}
 """Variants that many rankers have: they are tried on one, the others on all."""
 SPECIAL = [
-    variant
+    pytest.param(*variant.values, id=variant.id, marks=pytest.mark.exhaustive)
     for variant in variants()
     if (name := str(variant.id)).partition("-")[2] not in OFTEN and not (name.startswith("stem-"))
 ]
@@ -62,7 +70,7 @@ SPECIAL = [
 @pytest.mark.parametrize(
     ("kind", "keys"),
     [
-        *(pytest.param(kind, {}, id=kind) for kind in KINDS),
+        *(pytest.param(kind, {}, id=kind, marks=marks(kind)) for kind in KINDS),
         *SPECIAL,
         pytest.param("mmoe", {**GATED, "expert_norm": True, "gate": {"hidden": (4,)}}, id="mmoe-gated"),
         pytest.param("mmoe", MIXED, id="mmoe-mixed"),

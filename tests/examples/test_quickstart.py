@@ -14,7 +14,7 @@ from recsys.examples import quickstart
 TINY = SimulateConfig(users=30, items=60, sessions=120)
 
 
-@pytest.mark.parametrize("own_tables", [False, True])
+@pytest.mark.parametrize("own_tables", [pytest.param(False, marks=pytest.mark.exhaustive), True])
 def test_the_script_trains_recommends_evaluates_and_saves(
     own_tables: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,8 @@ from recsys.base.errors import ConfigError, RunError
 from recsys.base.files import locked
 from recsys.cli.main import main
 from recsys.data.dataset import NOW
+from recsys.data.reading.queries import query_table
+from recsys.data.reading.readers import read
 from recsys.funnel.bulk import write_lists
 from recsys.funnel.funnel import Funnel
 from recsys.funnel.recommendations import Recommendations
@@ -73,6 +75,33 @@ def test_everybody_gets_what_recommend_answers(rec: Recommender, tmp_path: Path,
     assert_same_lists(found, expected)
     assert (report.users, report.rows, report.resumed) == (len(everybody), len(expected), 0)
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_lists_and_vectors_go_to_a_database_and_to_the_folder_of_a_day(
+    tiny_run: TinyRun,
+    rec: Recommender,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What SQLite and a day's folder hold are the lists and vectors of the files."""
+    monkeypatch.chdir(tmp_path)
+    run, where = ["--run", str(tiny_run.folder)], ["--database", "sqlite:///shop.db"]
+    assert main(["recommend", *run, "--all-users", "-k", "3", "--out", "sql:lists", *where, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["file"], told["rows"]) == ("sql:lists", 3 * rec.trained.dataset.num_users)
+    rec.write_lists("lists/day=2026-11-29", k=3)
+    expected = read("lists").table.drop_columns(["day"]).to_pandas()
+    found = query_table("sql:SELECT * FROM lists", "sqlite:///shop.db", tmp_path).to_pandas()
+    assert_same_lists(found.astype({"user": str}), expected.astype({"user": str}))
+    assert main(["export", *run, "--out", "sql:shop_", *where, "-k", "0"]) == 0
+    rec.export_vectors("vectors/day=2026-11-29")
+    items = read("vectors/item_vectors").table
+    kept = query_table("sql:SELECT * FROM shop_item_vectors", "sqlite:///shop.db", tmp_path)
+    assert [json.loads(one) for one in kept["vector"].to_pylist()] == items["vector"].to_pylist()
+    assert query_table("sql:SELECT * FROM shop_vocabularies", "sqlite:///shop.db", tmp_path).num_rows > 80
+    with pytest.raises(ConfigError, match="networks are files"):
+        recsys.export(rec, "sql:shop_", "onnx", database="sqlite:///shop.db")
 
 
 def test_filters_and_a_list_of_users_are_those_of_recommend(rec: Recommender, tmp_path: Path) -> None:

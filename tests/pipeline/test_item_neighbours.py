@@ -17,15 +17,23 @@ from recsys.tests.support.days import Days
 NEIGHBOURS = ("retrieval.tower.neighbours=3", "retrieval.fit.epochs=1", "ranking.fit.epochs=1")
 
 
-@pytest.mark.slow
-def test_a_run_with_neighbours_is_opened_continued_and_exported(days: Days, tmp_path: Path) -> None:
-    config = days.tiny.config(*NEIGHBOURS)
-    first = train_run(config, tmp_path / "first", base=days.first)
-    second = train_run(config, tmp_path / "second", base=days.second, source_run=first)
-    for run in (first, second):
+@pytest.fixture(scope="module")
+def trained(days: Days, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run, and one that went on from it."""
+    config, folder = days.tiny.config(*NEIGHBOURS), tmp_path_factory.mktemp("neighbours")
+    first = train_run(config, folder / "first", base=days.first)
+    return first, train_run(config, folder / "second", base=days.second, source_run=first)
+
+
+def test_a_run_with_neighbours_is_opened_and_continued(trained: tuple[Path, Path]) -> None:
+    for run in trained:
         retriever = recsys.load(run).trained.retriever
         assert retriever is not None
         assert (retriever.data.items.bags[-1] > 0).any()
         np.testing.assert_allclose(item_vectors(retriever.model, retriever.data), retriever.item_vectors, atol=1e-6)
-    assert main(["export", "--run", str(second), "--format", "onnx", "--out", str(tmp_path / "out")]) == 0
+
+
+@pytest.mark.exhaustive  # the networks without neighbours are exported in tests/funnel/export
+def test_a_run_with_neighbours_is_exported(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    assert main(["export", "--run", str(trained[1]), "--format", "onnx", "--out", str(tmp_path / "out")]) == 0
     check(tmp_path / "out")  # raises where an answer differs

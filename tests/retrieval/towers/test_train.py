@@ -84,8 +84,16 @@ def retrieval(loss: str = "full_softmax", epochs: int = 15, **tower: Any) -> Ret
 
 
 @pytest.mark.learns
-@pytest.mark.parametrize("similarity", ["dot", "cosine"])
-@pytest.mark.parametrize("loss", ["full_softmax", "in_batch", "estimated", "mixed", "sampled", "bce"])
+@pytest.mark.parametrize(
+    ("loss", "similarity"),
+    [
+        *((loss, "dot") for loss in ("full_softmax", "in_batch", "estimated", "mixed", "sampled", "bce")),
+        ("full_softmax", "cosine"),
+        ("bce", "cosine"),
+        *(pytest.param(loss, "cosine", marks=pytest.mark.exhaustive) for loss in ("in_batch", "estimated")),
+        *(pytest.param(loss, "cosine", marks=pytest.mark.exhaustive) for loss in ("mixed", "sampled")),
+    ],
+)
 def test_two_planted_clusters_are_learned(planted: Dataset, loss: str, similarity: str) -> None:
     model, data, _ = train_two_tower(planted, retrieval(loss, similarity=similarity), RUNTIME, seed=1)
     users, seen, truth = requests(data, Part.TEST)
@@ -344,7 +352,7 @@ def test_a_state_learns_events_ahead_of_it_and_none_behind(horizon: int) -> None
         assert torch.allclose(shares, torch.full((4,), 0.25), atol=0.08)
 
 
-@pytest.mark.parametrize("loss", ["full_softmax", "mixed"])
+@pytest.mark.parametrize("loss", ["full_softmax", pytest.param("mixed", marks=pytest.mark.exhaustive)])
 def test_with_a_horizon_a_state_expects_what_comes_later(planted: Dataset, loss: str) -> None:
     """Every user's second event is item 9 or 19: who looks two events ahead expects these from the start."""
 
