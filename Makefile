@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do $
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup check test exhaustive dist demo bench docs clean
+.PHONY: help setup check test exhaustive torchrec dist demo bench docs clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -15,6 +15,8 @@ test: check ## Everything in check, then the whole test suite, a worker a core, 
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --cov --cov-report= && $(BIN)/coverage report --format=total | sed 's/.*/&% of the lines of the library are reached by the tests/'
 exhaustive: .venv/dev.stamp ## The tests that make test leaves out: the same properties over more kinds and more draws
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto -m exhaustive
+torchrec: .venv-torchrec/torchrec.stamp ## Make .venv-torchrec, where runtime.engine = "torchrec" works, and run its tests there
+	OMP_NUM_THREADS=1 .venv-torchrec/bin/pytest -m torchrec
 dist: .venv/dev.stamp ## Build the source archive and, from it, the wheel into dist/
 	rm -rf build dist *.egg-info && $(BIN)/pyproject-build --no-isolation
 demo: .venv/core.stamp ## Train and evaluate on the embedded world, and recommend ten items
@@ -24,8 +26,16 @@ bench: .venv/bench.stamp ## Measure training throughput
 docs: .venv/dev.stamp ## Write docs/config.md, docs/api.md and docs/openapi.json from the classes and docstrings
 	$(BIN)/python docs/document_config.py && $(BIN)/python docs/document_api.py && $(BIN)/python docs/document_http.py
 clean: ## Remove .venv, caches and build output; runs/ stays
-	rm -rf .venv .typecheck .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist *.egg-info
+	rm -rf .venv .venv-torchrec .typecheck .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist *.egg-info
 
+# Every version is named, and none is looked for: see requirements/torchrec.txt.
+.venv-torchrec/torchrec.stamp: pyproject.toml constraints.txt requirements/torchrec.txt
+	@test -n "$(PYTHON)" || { echo "error: found no Python 3.11, 3.12 or 3.13; name one: make torchrec PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv .venv-torchrec
+	.venv-torchrec/bin/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt setuptools
+	.venv-torchrec/bin/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	.venv-torchrec/bin/python -m pip install -qq --disable-pip-version-check --no-deps --requirement requirements/torchrec.txt
+	touch $@
 .venv/venv.stamp:
 	@test -n "$(PYTHON)" || { echo "error: found no Python 3.11, 3.12 or 3.13; install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv .venv && touch $@

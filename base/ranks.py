@@ -6,6 +6,7 @@ world all ranks run the same program in step: what one of them tells the others,
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +31,11 @@ def world() -> int:
 def rank() -> int:
     """Which of them this one is, from 0."""
     return 0 if world() == 1 else dist.get_rank()
+
+
+def beside() -> int:
+    """How many of them run on this machine, this one included, as their launcher says."""
+    return 1 if world() == 1 else int(os.environ.get("LOCAL_WORLD_SIZE", world()))
 
 
 def first() -> bool:
@@ -59,7 +65,7 @@ def summed(values: Tensor) -> Tensor:
     count = world()
     if count > 1:
         dist.all_reduce(values)
-        _count(2 * (count - 1) * values.numel() * values.element_size() // count)
+        note_sent(2 * (count - 1) * values.numel() * values.element_size() // count)
     return values
 
 
@@ -70,7 +76,7 @@ def gathered(values: Tensor) -> Tensor:
         return values.unsqueeze(0)
     found = values.new_empty(count * values.numel())
     dist.all_gather(list(found.view(count, -1).unbind()), values.contiguous())
-    _count((count - 1) * values.numel() * values.element_size())
+    note_sent((count - 1) * values.numel() * values.element_size())
     return found.view(count, -1)
 
 
@@ -145,6 +151,7 @@ def _mixed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _count(size: int) -> None:
+def note_sent(size: int) -> None:
+    """Count bytes that this process has sent to the others by other ways than the functions here."""
     global sent  # noqa: PLW0603 - a counter of the process
     sent += size

@@ -16,6 +16,8 @@ from ..artifacts.names import EVALUATION
 from ..base.errors import RunError
 from ..base.finding import Finding, Level
 from ..base.package import DISTRIBUTION, PYTHONS, install_hint, package_version
+from ..base.pairs import installed as installed_version
+from ..base.pairs import torchrec_finding
 
 OPTIONAL = {
     "implicit": f"the als and bpr baselines ({install_hint('bench')})",
@@ -35,12 +37,12 @@ def environment(folder: Path) -> Iterator[Finding]:
         yield Finding(
             "warning", "python", f"{version} is not among the tested versions; use Python {' or '.join(PYTHONS)}"
         )
-    if not _version(DISTRIBUTION):
+    if not installed_version(DISTRIBUTION):
         sentence = "runs from a folder and is not installed, so what it requires is unknown; run `pip install .` there"
         yield Finding("warning", DISTRIBUTION, sentence)
     for requirement in _requirements():
         name = requirement.partition(";")[0].split(">")[0].split("=")[0].split("<")[0].strip()
-        installed = _version(name)
+        installed = installed_version(name)
         if installed:
             yield Finding("ok", name, installed)
         else:
@@ -48,8 +50,9 @@ def environment(folder: Path) -> Iterator[Finding]:
                 "problem", name, f"is not installed, expected {requirement}; run `pip install '{requirement}'`"
             )
     for name, purpose in OPTIONAL.items():
-        yield Finding("note", name, _version(name) or f"not installed; needed only for {purpose}")
+        yield Finding("note", name, installed_version(name) or f"not installed; needed only for {purpose}")
     yield from _faiss()
+    yield torchrec_finding()
     yield from _machine()
     free = shutil.disk_usage(next(path for path in (folder, *folder.resolve().parents) if path.exists())).free / 2**30
     level: Level = "ok" if free >= 2 else "warning"
@@ -91,7 +94,7 @@ def _requirements() -> list[str]:
 
 def _faiss() -> Iterator[Finding]:
     """FAISS comes in two packages with one module between them, and the library works without it."""
-    versions = {name: version for name in FAISS_PACKAGES if (version := _version(name))}
+    versions = {name: version for name in FAISS_PACKAGES if (version := installed_version(name))}
     installed = " and ".join(f"{name} {version}" for name, version in versions.items())
     if len(versions) > 1:
         uninstall = f"`pip uninstall {' '.join(versions)}`"
@@ -201,10 +204,3 @@ def _against(
         yield Finding("ok", subject, sentence)
     else:
         yield Finding("warning", subject, f"{sentence}: it makes lists worse; train longer, or check its data and loss")
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -6,8 +6,8 @@ step does not depend on the size of the vocabularies (see `training.sparse`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,12 @@ class _Rows(torch.autograd.Function):
         return torch.sparse_coo_tensor(rows.reshape(1, -1), values, ctx.shape, check_invariants=False), None
 
 
+def looked_up(weight: Tensor, rows: Tensor) -> Tensor:
+    """Rows of a table, int64 [...] -> float [..., K], with a sparse gradient."""
+    found: Tensor = _Rows.apply(weight, rows)  # type: ignore[no-untyped-call]
+    return found
+
+
 class _PooledRows(torch.autograd.Function):
     """Weighted sums of table rows, without the rows themselves ever standing in memory beside each other."""
 
@@ -49,16 +55,24 @@ class _PooledRows(torch.autograd.Function):
         rows, share = ctx.saved_tensors
         if grad.device.type != "cpu":
             return _summed_without_waiting(rows, share, grad, ctx.shape), None, None
-        # Summed row by row here: a gradient entry per element would be many times the size of the output.
-        distinct, inverse = rows.flatten().unique(return_inverse=True)
-        inverse = inverse.view_as(rows)
-        sums = grad.new_zeros(len(distinct), grad.shape[1])
-        for column in range(rows.shape[1]):
-            used = share[:, column].nonzero().squeeze(1)
-            if len(used):
-                part = grad if len(used) == len(grad) else grad.index_select(0, used)
-                sums.index_add_(0, inverse[used, column], part * share[used, column, None])
+        distinct, sums = summed_by_row(rows, share, grad)
         return torch.sparse_coo_tensor(distinct[None], sums, ctx.shape, check_invariants=False), None, None
+
+
+def summed_by_row(rows: Tensor, share: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient of the rows of weighted sums: rows int64 [R, L], shares [R, L] and the sums' gradient [R, K] -> distinct
+    rows int64 [U], ascending, and theirs [U, K].
+    """
+    # Summed row by row here: a gradient entry per element would be many times the size of the output.
+    distinct, inverse = rows.flatten().unique(return_inverse=True)
+    inverse = inverse.view_as(rows)
+    sums = grad.new_zeros(len(distinct), grad.shape[1])
+    for column in range(rows.shape[1]):
+        used = share[:, column].nonzero().squeeze(1)
+        if len(used):
+            part = grad if len(used) == len(grad) else grad.index_select(0, used)
+            sums.index_add_(0, inverse[used, column], part * share[used, column, None])
+    return distinct, sums
 
 
 def _summed_without_waiting(rows: Tensor, share: Tensor, grad: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -83,6 +97,19 @@ def numbered(rows: Tensor) -> tuple[Tensor, Tensor]:
     fresh = torch.cat([ordered.new_zeros(1), (ordered[1:] != ordered[:-1]).long()])
     segment = fresh.cumsum(0)
     return torch.zeros_like(rows).scatter_(0, segment, ordered), torch.empty_like(rows).scatter_(0, order, segment)
+
+
+class SpreadRows(Protocol):
+    """Rows of a table that lie in several processes, which all ask for rows and move them at the same time."""
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Rows of the table, int64 [...] -> float [..., K]; where gradients are kept, they wait here for `update`."""
+
+    def pooled(self, rows: Tensor, share: Tensor) -> Tensor:
+        """As `EmbeddingTable.pooled`."""
+
+    def update(self, lr: float) -> None:
+        """Move what was looked up since the update before, by its gradients averaged over the processes."""
 
 
 class EmbeddingTable(nn.Module):
@@ -118,6 +145,11 @@ class EmbeddingTable(nn.Module):
         self.register_buffer("pad_rows", torch.tensor(list(self.offsets.values()), dtype=torch.int64), persistent=False)
         self.register_buffer("still_rows", self.pad_rows, persistent=False)
         self.at_rest: RowsAtRest | None = None
+        self.held = dict(self.offsets)
+        """First row in `weight` of each vocabulary that lies there: of all of them, unless some are `spread`."""
+        self.spread: SpreadRows | None = None
+        self.bags: frozenset[str] = frozenset()
+        """See `know_bags`."""
         self.zero_padding()
 
     @property
@@ -148,6 +180,11 @@ class EmbeddingTable(nn.Module):
         """Let no training move these rows of `weight` (int64 [m]) from where they are."""
         self.still_rows = torch.cat([self.still_rows, rows.to(self.still_rows.device)]).unique()
 
+    def know_bags(self, pooled: Iterable[str], single: Iterable[str]) -> None:
+        """Know of which vocabularies nothing but weighted sums will be asked for: `pooled`, where not `single` too."""
+        bags, rows = ({self.shared.get(name, name) for name in names} for names in (pooled, single))
+        self.bags = frozenset(bags - rows)
+
     def offsets_of(self, vocabularies: Sequence[str]) -> Tensor:
         """First row of each vocabulary, int64 [F]; add it to vocabulary rows to get rows of `weight`."""
         owners = [self.shared.get(name, name) for name in vocabularies]
@@ -155,7 +192,7 @@ class EmbeddingTable(nn.Module):
 
     def rows_of(self, vocabulary: str) -> Tensor:
         """View of one vocabulary's rows, float [V, K]; a copy of rows at rest."""
-        start = self.offsets[vocabulary]
+        start = self.held[vocabulary]
         if self.at_rest is not None:
             return self.at_rest.between(start, start + self.sizes[vocabulary])
         return self.weight[start : start + self.sizes[vocabulary]]
@@ -188,9 +225,10 @@ class EmbeddingTable(nn.Module):
         if self.at_rest is not None:
             resting: Tensor = self.at_rest(rows)
             return resting
+        if self.spread is not None:
+            return self.spread.take(rows)
         if self.weight.requires_grad and torch.is_grad_enabled():
-            found: Tensor = _Rows.apply(self.weight, rows)  # type: ignore[no-untyped-call]
-            return found
+            return looked_up(self.weight, rows)
         return F.embedding(rows, self.weight)
 
     def pooled(self, rows: Tensor, share: Tensor) -> Tensor:
@@ -206,6 +244,8 @@ class EmbeddingTable(nn.Module):
         Returns:
             Float [R, K].
         """
+        if self.spread is not None:
+            return self.spread.pooled(rows, share)
         if self.at_rest is not None or torch.compiler.is_exporting():  # an exported bag would be a loop over its lines
             summed: Tensor = (self(rows) * share.unsqueeze(2)).sum(1)
             return summed
@@ -223,6 +263,25 @@ def mean_share(present: Tensor) -> Tensor:
 def tables_of(model: nn.Module) -> dict[str, EmbeddingTable]:
     """Embedding tables by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, EmbeddingTable)}
+
+
+def named_rows(model: nn.Module) -> dict[str, Tensor]:
+    """A model's state with every vocabulary by itself, under `<table>/<vocabulary>` in place of `<table>.weight`.
+
+    Tensors are the model's own and not copies. A vocabulary that lies in several processes is left out.
+    """
+    found: dict[str, Tensor] = model.state_dict()
+    for name, table in tables_of(model).items():
+        if found.pop(f"{name}.weight" if name else "weight", None) is not None:
+            found |= {f"{name}/{vocabulary}": table.rows_of(vocabulary).detach() for vocabulary in table.held}
+    return found
+
+
+def take_rows_named(model: nn.Module, rows: Mapping[str, Tensor]) -> None:
+    """Put a state that `named_rows` gave back into the model, bit for bit."""
+    with torch.no_grad():
+        for name, tensor in named_rows(model).items():
+            tensor.copy_(rows[name])
 
 
 def copy_beside_tables(model: nn.Module, source: nn.Module) -> None:

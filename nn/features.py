@@ -170,6 +170,10 @@ class FeatureEncoder(nn.Module):
                 )
             self.target = TargetAttention(layout, self.table, config.target)
             self.item.num_dense += self.target.width
+        pooled = config.history.encoder == "mean" and self.target is None
+        events = [name for one in layout.query.sequences for name in (*one.of, *one.properties)]
+        bags, single = [*layout.query.bags, *layout.item.bags], [*layout.query.categorical, *layout.item.categorical]
+        self.table.know_bags(*((bags + events, single) if pooled else (bags, single + events)))
 
     @property
     def num_fields(self) -> int:

@@ -6,13 +6,14 @@ The sums are arithmetic on the sizes of the data at hand; code, batches and the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from ..base import ranks
 from ..base.errors import RunError
 from ..base.memory import free_memory
 from ..configs.run import RunConfig
@@ -35,6 +36,31 @@ REST = 0.15
 
 
 @dataclass(frozen=True)
+class Lying:
+    """How a machine's processes hold vocabularies.
+
+    Attributes:
+        processes: of this training on this machine.
+        pieces: of a vocabulary, over all machines; 1 where every process holds it whole.
+        smallest: rows of the smallest vocabulary that lies in pieces.
+    """
+
+    processes: int = 1
+    pieces: int = 1
+    smallest: int = 0
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Lying:
+        """Of this training."""
+        spread = config.runtime.engine == "torchrec" and ranks.world() > 1
+        return cls(ranks.beside(), ranks.world() if spread else 1, config.runtime.shard_from)
+
+    def rows(self, sizes: Iterable[int]) -> float:
+        """Rows of vocabularies of these sizes that this machine holds."""
+        return self.processes * sum(rows / self.pieces if rows >= self.smallest else rows for rows in sizes)
+
+
+@dataclass(frozen=True)
 class Table:
     """The embedding tables of one stage.
 
@@ -44,6 +70,7 @@ class Table:
         width: numbers of a row.
         optimizer: `[...optim] table_optimizer`.
         copies: how often weights and moments are held: for what is trained, and for the best epoch so far.
+        lying: how the processes of this machine hold them.
     """
 
     stage: str
@@ -51,6 +78,7 @@ class Table:
     width: int
     optimizer: str
     copies: int
+    lying: Lying
 
     @property
     def rows(self) -> int:
@@ -59,7 +87,8 @@ class Table:
 
     def bytes(self, optimizer: str = "", rows: int | None = None) -> int:
         """Weights and moments, and their copies."""
-        kind, held = optimizer or self.optimizer, self.rows if rows is None else rows
+        kind = optimizer or self.optimizer
+        held = self.lying.rows(self.sizes.values() if rows is None else [rows])
         numbers = held * (self.width * (1 + MOMENTS[kind]) + (kind == "rowwise_adagrad"))
         return int(numbers * FLOAT * self.copies)
 
@@ -150,14 +179,14 @@ def forecast(dataset: Dataset, config: RunConfig, stage: Stages = "all") -> Fore
     two_stages = bool(config.data.user and config.data.item)
     tables: list[Table] = []
     held = [Holding("data set", _data_bytes(dataset), f"{len(dataset.events):,} events, encoded")]
-    seeds = config.ensemble.seeds
+    seeds, lying = config.ensemble.seeds, Lying.of(config)
     if two_stages and stage != "ranking":
         tower = config.retrieval.tower
         sizes = _tower_sizes(dataset, config)
         copies = seeds * _copies(config.retrieval.fit.metric)
         bias = tower.similarity == "dot"
-        tables.append(Table("retrieval", sizes, tower.dim, config.retrieval.optim.table_optimizer, copies))
-        vectors = dataset.num_catalogue * (tower.dim + bias) * FLOAT * seeds
+        tables.append(Table("retrieval", sizes, tower.dim, config.retrieval.optim.table_optimizer, copies, lying))
+        vectors = dataset.num_catalogue * (tower.dim + bias) * FLOAT * seeds * lying.processes
         held += [
             _of_table(tables[-1]),
             Holding("item vectors", vectors, f"{dataset.num_catalogue:,} x {tower.dim + bias}"),
@@ -170,7 +199,7 @@ def forecast(dataset: Dataset, config: RunConfig, stage: Stages = "all") -> Fore
         copies = seeds * _copies(ranking.fit.metric)
         width = ranking.model.input.embedding_dim
         own = {name: rows for name, rows in dataset.layout.sizes.items() if name not in dataset.layout.shared}
-        tables.append(Table("ranking", own, width, ranking.optim.table_optimizer, copies))
+        tables.append(Table("ranking", own, width, ranking.optim.table_optimizer, copies, lying))
         held.append(_of_table(tables[-1]))
     remedies = sorted(_remedies(tables, held, dataset, config), key=lambda one: -one.bytes)
     return Forecast(tuple(held), tuple(tables), tuple(one for one in remedies if one.bytes > 0), _free(config))

@@ -7,21 +7,28 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from ..base import ranks
 from ..base.errors import ConfigError
 from ..base.files import empty
+from ..base.pairs import torchrec_finding
 from ..configs.run import RunConfig
 from ..data.dataset import Dataset
 from ..data.store import load_dataset, save_dataset
+from ..nn.rows import matrices_on_disk
 
-WHOLE_GRADIENTS = ("gradnorm", "pcgrad")
+WHOLE_GRADIENTS = ("gradnorm", "pcgrad", "cagrad", "metabalance")
 """Balances that look at every task's whole gradient, which no process has."""
 
 
-def refuse_undistributed(config: RunConfig) -> None:
+def refuse_undistributed(config: RunConfig, stage: str = "all") -> None:
     """Refuse what several processes cannot do together, before anything is read.
+
+    Args:
+        config: the whole configuration.
+        stage: what is trained: `retrieval`, `ranking` or `all`.
 
     Raises:
         ConfigError: a setting asks for it, or for several processes where only one was started.
@@ -31,8 +38,16 @@ def refuse_undistributed(config: RunConfig) -> None:
             f"runtime.processes = {config.runtime.processes} needs that many processes, and this one was started "
             "alone; run `recsys train CONFIG --processes N`, start the script with torchrun, or set it to 1"
         )
-    if ranks.world() == 1:
-        return
+    if ranks.world() > 1:
+        refuse_together(config, stage)
+
+
+def refuse_together(config: RunConfig, stage: str = "all") -> None:
+    """Refuse what no number of processes beyond one can do; arguments as of `refuse_undistributed`.
+
+    Raises:
+        ConfigError: a setting asks for it.
+    """
     if config.ranking.balance.kind in WHOLE_GRADIENTS:
         raise ConfigError(
             f'ranking.balance.kind = "{config.ranking.balance.kind}" needs every task\'s whole gradient, of which '
@@ -47,6 +62,39 @@ def refuse_undistributed(config: RunConfig) -> None:
             f'runtime.device = "{config.runtime.device}": several processes train on the CPU only; '
             'set runtime.device = "cpu", or train in one process'
         )
+
+    if config.runtime.engine == "torchrec":
+        _refuse_unspread(config, stage)
+
+
+def _refuse_unspread(config: RunConfig, stage: str) -> None:
+    """What tables in pieces cannot do: FBGEMM moves a row when its gradient arrives, on the CPU by no Adam."""
+    found = torchrec_finding()
+    if found.level != "ok":
+        raise ConfigError(f'runtime.engine = "torchrec": {found.sentence}')
+    for name, section in (("retrieval", config.retrieval), ("ranking", config.ranking)):
+        if stage not in (name, "all"):
+            continue
+        optim, needed = section.optim, f'runtime.engine = "torchrec" needs {name}.optim.'
+        if optim.table_optimizer != "rowwise_adagrad":
+            raise ConfigError(f'{needed}table_optimizer = "rowwise_adagrad", and it is "{optim.table_optimizer}"')
+        if optim.clip_norm > 0:
+            raise ConfigError(
+                f"{needed}clip_norm = 0, and it is {optim.clip_norm:g}: no process knows the norm of rows that are "
+                "summed where they lie"
+            )
+        if optim.table_weight_decay > 0:
+            raise ConfigError(f"{needed}table_weight_decay = 0, and it is {optim.table_weight_decay:g}")
+
+
+def tables_on_disk(config: RunConfig, folder: Path) -> AbstractContextManager[None]:
+    """Inside, tables lie on a disk while they are whole, where a training holds them in pieces.
+
+    Args:
+        config: says so.
+        folder: exists, and is on the disk.
+    """
+    return matrices_on_disk(folder) if config.runtime.engine == "torchrec" and ranks.world() > 1 else nullcontext()
 
 
 def shared_dataset(make: Callable[[], Dataset], folder: Path) -> Dataset:

@@ -31,7 +31,7 @@ from .at_rest import as_trained, settled_run
 from .continuation import SourceRun
 from .encoded import built_dataset, encode, list_bad, meant, refuse_built
 from .final import check_final, last_fit
-from .processes import refuse_undistributed, shared_dataset
+from .processes import refuse_undistributed, shared_dataset, tables_on_disk
 from .start import Start
 from .train import Stages, train
 
@@ -100,7 +100,7 @@ def _train_run(
     schema_notes: tuple[str, ...],
     callbacks: Sequence[Callback],
 ) -> Path:
-    refuse_undistributed(config)
+    refuse_undistributed(config, stage)
     refuse_built(data, config, goes_on=source_run is not None, given=bool(tables))
     source = SourceRun.open(source_run) if source_run else None
     start = Start.of(source, config, stage)
@@ -177,17 +177,18 @@ def train_dataset(
         keeper = _checkpointer(checkpoints, config, dataset, start, resume)
         if (path / MANIFEST).exists():
             log.info("%s, a run of %s, is replaced when this training ends", path, read_run_manifest(path).created[:19])
-        trained = train(
-            dataset,
-            config,
-            stage=stage,
-            source=source,
-            previous=previous,
-            checkpointer=keeper,
-            callbacks=callbacks,
-        )
-        if again is not None:
-            trained = last_fit(trained, again)
+        with tables_on_disk(config, checkpoints):
+            trained = train(
+                dataset,
+                config,
+                stage=stage,
+                source=source,
+                previous=previous,
+                checkpointer=keeper,
+                callbacks=callbacks,
+            )
+            if again is not None:
+                trained = last_fit(trained, again)
         if ranks.first():
             with ranks.alone():
                 trained = settled_run(trained)

@@ -83,7 +83,7 @@ def train(
         ConfigError: the data has no users and items for the retriever, or an option does not exist.
         RunError: `source` has another model, or the training cannot fit in memory.
     """
-    refuse_undistributed(config)
+    refuse_undistributed(config, stage)
     start = Start.of(source, config, stage)
     start.check(config, dataset, stage)
     if stage != "retrieval":

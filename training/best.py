@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..base.errors import RunError
 from ..base.files import sync
+from .engines.pieces import Pieces
 
 IN_MEMORY = 1 << 30
 """Bytes of the largest weights and moments that are kept in memory."""
@@ -58,6 +59,15 @@ class Best:
         sync(file)
         # The file before stays until a checkpoint names this one: killed in between, a resumed training needs it.
         self._tensors, self._file = {}, file
+
+    def cut(self, pieces: Pieces) -> None:
+        """Hold from here on what lies in this process alone, where tables lie in pieces."""
+        if not pieces:
+            return
+        kept = {group: pieces.cut(self.group(group)) for group in ("best", "best_optimizer")}
+        self._lasting = None  # a checkpoint of pieces holds the best epoch's as well
+        if kept["best"]:
+            self.keep(kept)
 
     def group(self, name: str) -> dict[str, Tensor]:
         """The tensors of a group, read back where they are on disk."""

@@ -1,6 +1,6 @@
 """Checkpoints on disk: whole or absent, whatever moment the process is killed at.
 
-A checkpoint is a folder `checkpoint-<serial>` with `tensors.safetensors` and `state.json`. It is written under another
+A checkpoint is a folder `checkpoint-<serial>` with safetensors and `state.json`. It is written under another
 name, forced to disk and renamed; the rename is the moment it begins to exist. Nothing in it is code: no pickle.
 """
 
@@ -19,13 +19,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..base import ranks
 from ..base.device import CPU
 from ..base.errors import RunError
 from ..base.files import sync
+from .engines.pieces import load_pieces, numbers_among, save_pieces
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+TENSORS = "tensors.safetensors"
+"""All tensors of a checkpoint that one process wrote; one of several pieces has a file for each, named otherwise."""
 
 
 @dataclass
@@ -35,10 +39,12 @@ class Snapshot:
     Attributes:
         tensors: by slash-separated name.
         state: anything JSON can say.
+        in_pieces: whether tensors are parts of which other processes hold the rest (`engines.pieces`).
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
+    in_pieces: bool = False
 
     def add(self, group: str, tensors: Mapping[str, Tensor]) -> None:
         """Put tensors under `group/`."""
@@ -79,7 +85,8 @@ class Checkpointer:
         return sorted(self.folder.glob("checkpoint-*"), key=_serial)
 
     def save(self, snapshot: Snapshot) -> Path:
-        """Write a checkpoint, then remove the ones beyond `keep` and the remains of killed writes.
+        """Write a checkpoint, then remove the ones beyond `keep` and the remains of killed writes; one in pieces is
+        written by all processes together.
 
         Args:
             snapshot: what to keep.
@@ -87,24 +94,36 @@ class Checkpointer:
         Returns:
             The checkpoint's folder.
         """
-        from safetensors.torch import save_file  # here, so that a training without checkpoints needs no such package
-
+        writes = not snapshot.in_pieces or ranks.first()
         self.folder.mkdir(parents=True, exist_ok=True)
         serial = max(map(_serial, self._found()), default=0) + 1
+        if snapshot.in_pieces:
+            serial = int(ranks.agreed({"serial": serial})["serial"])
         partial, final = self.folder / f"partial-{serial}", self.folder / f"checkpoint-{serial}"
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir()
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in snapshot.tensors.items()}
-        save_file(_unshared(tensors), partial / "tensors.safetensors")
+        if writes:
+            if partial.exists():
+                shutil.rmtree(partial)
+            partial.mkdir()
         document = {"format": FORMAT, "fingerprint": self.fingerprint, **snapshot.state}
-        (partial / "state.json").write_text(json.dumps(document))
-        for path in (partial / "tensors.safetensors", partial / "state.json", partial):
-            sync(path)
-        partial.rename(final)
-        sync(self.folder)
+        if snapshot.in_pieces:
+            ranks.wait()
+            save_pieces(snapshot.tensors, partial)
+            document["numbers"] = numbers_among(snapshot.tensors)
+        else:
+            from safetensors.torch import save_file  # here: a training without checkpoints needs no such package
+
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in snapshot.tensors.items()}
+            save_file(_unshared(tensors), partial / TENSORS)
+        if writes:
+            (partial / "state.json").write_text(json.dumps(document))
+            for path in (*partial.iterdir(), partial):
+                sync(path)
+            partial.rename(final)
+            sync(self.folder)
+        if snapshot.in_pieces:
+            ranks.wait()
         self._own = [*self._own, final][-self.keep :]
-        for path in [*self._found(), *self.folder.glob("partial-*")]:
+        for path in [*self._found(), *self.folder.glob("partial-*")] if writes else []:
             if path not in self._own:
                 _remove(path)
         return final
@@ -122,8 +141,9 @@ class Checkpointer:
         for path in reversed(self._own):
             try:
                 state = json.loads((path / "state.json").read_text())
-                tensors = load_file(path / "tensors.safetensors")
-            except (OSError, ValueError, SafetensorError) as error:
+                whole = (path / TENSORS).exists()
+                tensors = load_file(path / TENSORS) if whole else load_pieces(path, state["numbers"])
+            except (OSError, ValueError, KeyError, SafetensorError) as error:
                 log.warning("checkpoint %s is damaged (%s); trying the one before", path, error)
                 damaged.append(path.name)
                 continue

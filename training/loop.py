@@ -23,10 +23,12 @@ from ..base.device import CPU, device_of
 from ..base.errors import ConfigError, RunError
 from ..base.settings import Settings
 from ..data.loader import Loader
+from ..nn.embedding import named_rows, take_rows_named
 from .best import Best
 from .callbacks import Callbacks, Started
 from .checkpoint import Checkpointer, Snapshot, capture_rng, restore_rng
 from .compiled import compiled_dense
+from .engines.pieces import Pieces, pieces_of, spreads
 from .log import Record, Totals, TrainingLog
 from .optim import Optimizer
 from .progress import TrainingBar
@@ -89,7 +91,7 @@ def fit(
     """Train `optimizer.model`; afterwards it holds the best epoch's weights, or the last one's without a metric.
 
     Several processes (`base.ranks`) take their steps together, and the first one's metrics decide for all; it alone
-    writes checkpoints and keeps the best epoch.
+    writes checkpoints and keeps the best epoch, unless the tables lie in pieces (`engines.pieces`).
 
     The optimiser then holds the state of that epoch too, if it keeps one (`OptimConfig.keep_state`).
 
@@ -126,12 +128,12 @@ def fit(
     model = optimizer.model
     device = CPU if runtime is None else runtime.device
     optimizer.to(device)
-    ranks.agree(model)
     drawn_from = {name: m.generator for name, m in model.named_modules() if _has_generator(m)}
-    best = Best(None if checkpointer is None or not ranks.first() else checkpointer.folder)
+    keeps = ranks.first() or spreads(runtime)
+    best = Best(None if checkpointer is None or not keeps else checkpointer.folder)
     training = _Training(loader, optimizer, {**drawn_from, **(generators or {})}, memories or {}, device, best)
     if checkpointer is not None and (snapshot := checkpointer.load()) is not None:
-        training.restore(snapshot)
+        training.restore(snapshot, keeps)
         log.info("%s: resumed after %d steps", description, optimizer.steps)
     history = training.history
     watching = Callbacks(() if runtime is None or not ranks.first() else runtime.callbacks)
@@ -140,28 +142,30 @@ def fit(
     mode = model.training
     dense = nullcontext() if runtime is None or not runtime.compiled else compiled_dense(model)
     try:
-        with dense, TrainingBar(description, options.epochs * len(loader), shown=ranks.first()) as bar:
-            while loader.epoch < options.epochs and not history.stopped_early:
-                model.train()
-                _run_epoch(training, prepare, step, backward or _plain_backward, checkpointer, runtime, bar, watching)
-                record = training.close_epoch()
-                if evaluate is not None:
-                    with evaluation_mode(model):
-                        record.update(ranks.agreed(evaluate()))
-                if describe is not None:
-                    with evaluation_mode(model):
-                        history.details.append(dict(describe()))
-                if options.metric:
-                    training.judge(record, options)
-                log.info("%s: %s", description, " ".join(f"{name} {value:.6g}" for name, value in record.items()))
-                training.save(checkpointer)
-                best.forget_older()
-                watching.epoch(record)
-        if best:
-            model.load_state_dict(best.group("best"))
-            if state := best.group("best_optimizer"):
-                optimizer.load_state_dict(state)
-        ranks.agree(model)
+        with pieces_of(optimizer, runtime) as training.pieces:
+            best.cut(training.pieces)
+            ranks.agree(model)
+            with dense, TrainingBar(description, options.epochs * len(loader), shown=ranks.first()) as bar:
+                while loader.epoch < options.epochs and not history.stopped_early:
+                    model.train()
+                    _run_epoch(
+                        training, prepare, step, backward or _plain_backward, checkpointer, runtime, bar, watching
+                    )
+                    record = training.close_epoch()
+                    if evaluate is not None:
+                        with evaluation_mode(model):
+                            record.update(ranks.agreed(evaluate()))
+                    if describe is not None:
+                        with evaluation_mode(model):
+                            history.details.append(dict(describe()))
+                    if options.metric:
+                        training.judge(record, options)
+                    log.info("%s: %s", description, " ".join(f"{name} {value:.6g}" for name, value in record.items()))
+                    training.save(checkpointer)
+                    best.forget_older()
+                    watching.epoch(record)
+            training.take_best()
+            ranks.agree(model)
     finally:
         model.train(mode)
         best.close()
@@ -210,8 +214,32 @@ class _Training:
         self.model = optimizer.model
         self.generators = generators
         self.memories = memories
+        self.pieces = Pieces()
         self.history = TrainingLog()
         self.totals = Totals()
+
+    def weights(self) -> dict[str, Tensor]:
+        """What this process holds of the model, vocabulary by vocabulary; not copies."""
+        return named_rows(self.model) | {name: piece.own for name, piece in self.pieces.weights.items()}
+
+    def moments(self) -> dict[str, Tensor]:
+        """What this process holds of the optimiser's state; copies, but for pieces."""
+        return self.optimizer.state_dict() | {name: piece.own for name, piece in self.pieces.slots.items()}
+
+    def take_best(self) -> None:
+        """Put the best epoch's weights back, and the optimiser's state where it is kept."""
+        if not self.best:
+            return
+        for own, kept in ((self.pieces.weights, self.best.group("best")), (self.pieces.slots, self._best_moments())):
+            for name, piece in own.items():
+                if name in kept:
+                    piece.own.copy_(kept[name])
+        take_rows_named(self.model, self.best.group("best"))
+        if state := self._best_moments():
+            self.optimizer.load_state_dict(state)
+
+    def _best_moments(self) -> dict[str, Tensor]:
+        return self.best.group("best_optimizer")
 
     def close_epoch(self) -> Record:
         """Append the record of the epoch that just ended and start the next one's sums."""
@@ -231,22 +259,23 @@ class _Training:
         if math.isnan(value):
             log.warning("%s is NaN after epoch %d, which is not taken as the best", options.metric, record["epoch"])
         better = self.history.judge(value, greater_is_better=options.upwards, patience=options.patience)
-        if better and ranks.first():
-            state = self.optimizer.state_dict() if self.optimizer.config.keep_state else {}
-            self.best.keep({"best": self.model.state_dict(), "best_optimizer": state})
+        if better and (ranks.first() or self.pieces):
+            state = self.moments() if self.optimizer.config.keep_state else {}
+            self.best.keep({"best": self.weights(), "best_optimizer": state})
 
     def save(self, checkpointer: Checkpointer | None) -> None:
-        """Write a checkpoint where there is a place for it; the replicas of other processes are equal."""
-        if checkpointer is not None and ranks.first():
+        """Write a checkpoint where there is a place for it; replicas are equal, and pieces are written together."""
+        if checkpointer is not None and (ranks.first() or self.pieces):
             checkpointer.save(self.snapshot())
 
     def snapshot(self) -> Snapshot:
         """The whole training, between two steps."""
-        snapshot = Snapshot()
-        snapshot.add("model", self.model.state_dict())
-        snapshot.add("optimizer", self.optimizer.state_dict())
-        for group in ("best", "best_optimizer"):
-            snapshot.add(group, self.best.in_memory(group))
+        snapshot = Snapshot(in_pieces=bool(self.pieces))
+        kept = self.best.group if self.pieces else self.best.in_memory
+        groups = {"model": self.weights(), "optimizer": self.moments()}
+        groups |= {group: kept(group) for group in ("best", "best_optimizer")}
+        for group, tensors in groups.items():
+            snapshot.add(group, self.pieces.to_save(tensors) if self.pieces else tensors)
         for name, memory in self.memories.items():
             snapshot.add(f"memory/{name}", memory.state_dict())
         rng = capture_rng(self.generators, self.device)
@@ -255,16 +284,21 @@ class _Training:
             "loader": self.loader.state(),
             "history": asdict(self.history),
             "totals": self.totals.state(),
-            "best": self.best.state(),
+            "best": self.best.state() if not self.pieces else {"serial": 0, "file": None},
             "rng": rng.state,
         }
         return snapshot
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Continue where `snapshot` was taken."""
+    def restore(self, snapshot: Snapshot, keeps: bool) -> None:
+        """Continue where `snapshot` was taken, by whatever number of processes.
+
+        Args:
+            snapshot: whole tensors.
+            keeps: whether this process keeps the best epoch.
+        """
         weights, state = snapshot.group("model"), snapshot.state
         found = {name: list(tensor.shape) for name, tensor in weights.items()}
-        expected = {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()}
+        expected = {name: list(tensor.shape) for name, tensor in named_rows(self.model).items()}
         differing = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         if differing:
             name = differing[0]
@@ -273,9 +307,9 @@ class _Training:
                 f"{found.get(name, 'absent')} there and {expected.get(name, 'absent')} here; start without --resume"
             )
         self.loader.restore(state["loader"])
-        self.model.load_state_dict(weights)
+        take_rows_named(self.model, weights)
         self.optimizer.load_state_dict(snapshot.group("optimizer"))
-        if ranks.first():
+        if keeps:
             kept = {group: snapshot.group(group) for group in ("best", "best_optimizer")}
             self.best.restore(state.get("best", {"serial": 0, "file": None}), kept)
         for name, memory in self.memories.items():

@@ -143,6 +143,9 @@ class Optimizer:
         table_lr = self.config.lr if self.config.table_lr is None else self.config.table_lr
         for table, found in gradients:
             table.update(found, table_lr * factor)
+        for optimizer in self.tables.values():
+            if optimizer.table.spread is not None:
+                optimizer.table.spread.update(table_lr * factor)
         self.steps += 1
 
     def _clip(self, tables: list[RowGradient]) -> None:

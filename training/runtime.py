@@ -20,12 +20,14 @@ from ..base.device import CPU, device_name, pick_device
 from ..base.settings import Settings
 from ..nn.precision import bf16_is_fast, reduced_matmul
 from .callbacks import Callback
+from .engines.pieces import Shard
 
 log = logging.getLogger(__name__)
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 KEPT_BYTES = 1 << 30
 Precision = Literal["float32", "tf32", "bf16"]
+Engine = Literal["local", "torchrec"]
 
 
 class RuntimeConfig(Settings):
@@ -48,6 +50,13 @@ class RuntimeConfig(Settings):
     """Processes that train one model together, each with its share of every batch; batch sizes stay what they are, for
     the whole step. The result is that of one process up to the order of sums, but for dropout, which every process
     draws for its own rows. `recsys train --processes N` sets it and starts them."""
+    engine: Engine = "local"
+    """How several processes hold the embedding tables: every process whole ones (`local`), or each a piece of the large
+    vocabularies, by TorchRec (`torchrec`; `make torchrec`). One process alone needs no engine."""
+    shard: Shard = "auto"
+    """`torchrec`: a vocabulary lies by rows in all processes, or whole in one of them. `auto`: by rows."""
+    shard_from: int = Field(default=10_000, ge=3)
+    """`torchrec`: rows of the smallest vocabulary that is divided; smaller ones lie whole in every process."""
     compile: Literal["off", "dense"] = "off"
     """`dense`: experts, towers and perceptrons are compiled when a training begins, which takes tens of seconds; meant
     for long trainings on a GPU. Sums are then rounded otherwise."""
@@ -81,6 +90,9 @@ class Runtime:
         device: where the training runs.
         compiled: whether the dense parts of a model are compiled for its training.
         callbacks: that look on.
+        engine: how several processes hold the embedding tables.
+        shard: how `torchrec` divides a vocabulary,
+        shard_from: of at least so many rows.
     """
 
     threads: int
@@ -88,6 +100,9 @@ class Runtime:
     device: torch.device = CPU
     compiled: bool = False
     callbacks: tuple[Callback, ...] = ()
+    engine: Engine = "local"
+    shard: Shard = "auto"
+    shard_from: int = 10_000
 
     @property
     def reduced(self) -> bool:
@@ -143,10 +158,17 @@ def _decided(config: RuntimeConfig, seed: int) -> Runtime:
     if config.threads > 0:
         torch.set_num_threads(config.threads)
     elif ranks.world() > 1:  # the processes of a machine share its cores
-        beside = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world()))
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // beside))
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks.beside()))
     where = pick_device(config.device)
-    runtime = Runtime(torch.get_num_threads(), config.precision, where, config.compile == "dense")
+    runtime = Runtime(
+        torch.get_num_threads(),
+        config.precision,
+        where,
+        config.compile == "dense",
+        engine=config.engine,
+        shard=config.shard,
+        shard_from=config.shard_from,
+    )
     if config.deterministic and runtime.device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)

@@ -168,7 +168,11 @@ class TableOptimizer:
             self.slots = {"mean": _zeros(weight), "square": _zeros(weight), "steps": _zeros(weight[:, 0])}
         else:
             self.slots = {"square": _zeros(weight[:, 0])}
-        self._sum = RowSum(weight.shape[0], table.still_rows)
+        self.meet_rows()
+
+    def meet_rows(self) -> None:
+        """Know the rows that the table has now, and those that stay still."""
+        self._sum = RowSum(self.table.weight.shape[0], self.table.still_rows)
 
     def gradient(self) -> RowGradient | None:
         """The table's gradient, duplicates summed, padding and frozen rows left out; None without one."""
@@ -224,7 +228,7 @@ class TableOptimizer:
     def state(self) -> dict[str, Tensor]:
         """Per-row state as `vocabulary/slot` -> [V_v, ...]: rows are found again when other vocabularies grow."""
         found = {}
-        for vocabulary, start in self.table.offsets.items():
+        for vocabulary, start in self.table.held.items():
             stop = start + self.table.sizes[vocabulary]
             for slot, values in self.slots.items():
                 found[f"{vocabulary}/{slot}"] = values[start:stop].clone()
@@ -240,7 +244,7 @@ class TableOptimizer:
         Raises:
             RunError: the state does not fit the table.
         """
-        for vocabulary, start in self.table.offsets.items():
+        for vocabulary, start in self.table.held.items():
             size = self.table.sizes[vocabulary]
             for slot, values in self.slots.items():
                 saved = state.get(f"{vocabulary}/{slot}", values.new_empty(0, *values.shape[1:]))

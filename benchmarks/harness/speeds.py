@@ -219,6 +219,46 @@ def _loader(record: Json) -> str:
     return markdown_table([f"{record['events']:,} events", "this version", "the version beside it"], rows)
 
 
+def _processes(record: Json) -> str:
+    rows = [
+        [
+            name,
+            count,
+            f"{one['wall_ms']:.1f}",
+            f"{one['cpu_ms']:.1f}",
+            f"{one['bytes'] / 1e6:.2f}",
+            f"{one['speed_up']:.2f}",
+            f"{one['bound']:.2f}",
+        ]
+        for name, by_count in record["rows"].items()
+        for count, one in by_count.items()
+    ]
+    heads = ["step", "processes", "ms", "CPU ms of the busiest", "MB sent by each", "gain", "gain if nothing waited"]
+    return markdown_table(heads, rows)
+
+
+def _pieces(record: Json) -> str:
+    rows = [
+        [name, one["failed"], "", "", "", ""]
+        if "failed" in one
+        else [
+            name,
+            f"{one['wall_ms']:.1f}",
+            f"{one['cpu_ms']:.1f}",
+            f"{one['bytes'] / 1e6:.2f}",
+            f"{one['memory'] / 1e9:.2f}",
+            f"{one['loss_apart']:.0e}",
+        ]
+        for name, one in record["ways"].items()
+    ]
+    asked = record["asked"]
+    budget = f", and no process may take more than {asked['budget']}" if asked["budget"] else ""
+    size = f"{asked['rows']:,} rows of {asked['width']}, {asked['bytes'] / 1e9:.2f} GB with its sums"
+    note = f"\n\nThe table: {size}{budget}."
+    heads = ["", "ms a step", "CPU ms of the busiest", "MB sent by each", "GB a process", "losses apart from the first"]
+    return markdown_table(heads, rows) + note
+
+
 SPEED: Mapping[str, tuple[str, Callable[[Json], str]]] = {
     "train_throughput": ("Training MMoE on Census-Income", _training),
     "two_tower_throughput": ("Training towers on MovieLens-1M, beside torch-rechub's DSSM example", _towers),
@@ -231,6 +271,8 @@ SPEED: Mapping[str, tuple[str, Callable[[Json], str]]] = {
     "index_recall_latency": ("An index of 1,000,000 vectors", _index),
     "table_step": ("A step of 20 tables of 1,000,000 x 16, batch 4,096", _tables),
     "step_scaling": ("A training step as the vocabularies grow", _scaling),
+    "processes": ("A training step in one process and in two", _processes),
+    "pieces": ("A step of a large table, whole in every process and in pieces", _pieces),
     "whole_run": ("A log from end to end, one epoch of each stage", _whole_run),
     "evaluation_speed": ("Exact evaluation, beside a bare matrix product and top-k", _evaluation),
 }

@@ -31,6 +31,10 @@ def train(
         Path | None,
         typer.Option("--data", metavar="DIR", help="Train on what `recsys data build` wrote, and read no table."),
     ] = None,
+    engine: Annotated[
+        Literal["local", "torchrec"] | None,
+        typer.Option("--engine", help="How N processes hold the tables: whole ones, or pieces (runtime.engine)."),
+    ] = None,
     processes: Annotated[
         int | None,
         typer.Option("--processes", metavar="N", min=1, help="Train in N processes; by default runtime.processes."),
@@ -54,16 +58,19 @@ def train(
 
     settings = [*(set_ or []), *(['final.rows="all"'] if final else [])]
     settings += [f"runtime.processes={processes}"] if processes is not None else []
+    settings += [f'runtime.engine="{engine}"'] if engine is not None else []
     meant = open_config(config, settings)[0]
     folder = run or RUNS / meant.name
     warm = find_run(source) if source else None
 
     from ... import api
     from ...base import ranks
+    from ...pipeline.processes import refuse_together
     from ...training.engines.joining import invited, joined, restarted
     from ...training.runtime import keep_memory
 
     if meant.runtime.processes > 1 and not invited():
+        refuse_together(meant, stage)
         raise typer.Exit(run_in_processes(context.obj, meant.runtime.processes, restarts))
     keep_memory()
     with joined():

@@ -220,6 +220,8 @@ class TwoTower(nn.Module):
         self.layout = layout
         width = config.dim
         self.table = EmbeddingTable(layout.sizes, width, config.init_std, layout.shared)
+        columns = [*layout.item.categorical, *layout.user.categorical, *layout.events]
+        self.table.know_bags([*layout.item.bags, *layout.user.bags], columns)
         self.item_content = ContentSum(layout.item, self.table, config.field_gate)
         has_user = bool(layout.user.categorical or layout.user.bags or layout.user.vectors)
         self.user_content = ContentSum(layout.user, self.table, config.field_gate) if has_user else None

@@ -17,6 +17,7 @@ from recsys.artifacts.folder import RunWriter
 from recsys.artifacts.names import EVALUATION
 from recsys.base.finding import Finding
 from recsys.base.package import install_hint
+from recsys.base.pairs import torchrec_finding
 from recsys.cli.health import environment, run_health
 
 GOOD: dict[str, Any] = {
@@ -135,3 +136,29 @@ def test_a_missing_package_is_a_problem(tmp_path: Path, monkeypatch: pytest.Monk
             "is not installed, expected no-such-package>=2; run `pip install 'no-such-package>=2'`",
         )
     ]
+
+
+@pytest.mark.parametrize(
+    ("torch_version", "fbgemm", "torchrec", "level", "sentence"),
+    [
+        ("2.13.0+cpu", None, None, "note", "FBGEMM absent, TorchRec absent; needed only for runtime.engine"),
+        ("2.13.0+cpu", "1.8.0", "1.8.0", "ok", "torch 2.13.0+cpu, FBGEMM 1.8.0, TorchRec 1.8.0 fit together"),
+        ("2.13.0", "1.9.0", "1.8.0", "warning", "torch 2.13 with FBGEMM 1.8.0 and TorchRec 1.8.0 is: run `make torch"),
+        ("2.14.0", "1.8.0", "1.8.0", "warning", "were not tried together"),
+        ("2.13.0", "1.8.0", None, "warning", "TorchRec absent were not tried together"),
+    ],
+)
+def test_packages_that_fit_only_together_are_named_with_the_mend(
+    torch_version: str, fbgemm: str | None, torchrec: str | None, level: str, sentence: str, monkeypatch: Any
+) -> None:
+    versions = {"torch": torch_version, "fbgemm-gpu-cpu": fbgemm, "fbgemm-gpu": None, "torchrec": torchrec}
+    monkeypatch.setattr("recsys.base.pairs.installed", lambda name: versions.get(name, "1.0"))
+    found = torchrec_finding()
+    assert (found.level, found.about) == (level, "torchrec")
+    assert sentence in found.sentence
+
+
+def test_torchrec_without_what_it_imports_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"torch": "2.13.0", "fbgemm-gpu-cpu": "1.8.0", "torchrec": "1.8.0", "pyvers": None}
+    monkeypatch.setattr("recsys.base.pairs.installed", lambda name: versions.get(name, "1.0"))
+    assert "TorchRec 1.8.0, without pyvers: run `make torchrec`" in torchrec_finding().sentence

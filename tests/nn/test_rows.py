@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from recsys.nn import rows as rows_module
 from recsys.nn.embedding import EmbeddingTable
-from recsys.nn.rows import new_matrix, put_rows, take_rows
+from recsys.nn.rows import matrices_on_disk, new_matrix, put_rows, rest_on_disk, take_rows
 
 
 @pytest.mark.parametrize("dim", [1, 3, 4, 16, 33])
@@ -41,6 +44,24 @@ def test_a_new_matrix_follows_the_default_device_and_type() -> None:
     with torch.device("meta"):
         assert new_matrix(3, 2).device.type == "meta"
         assert EmbeddingTable({"item": 5}, 2).weight.device.type == "meta"
+
+
+def test_a_large_matrix_on_disk_holds_what_one_in_memory_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "SMALL", 100)
+    torch.manual_seed(5)
+    expected = EmbeddingTable({"item": 60}, 3, 0.02).weight
+    torch.manual_seed(5)
+    with matrices_on_disk(tmp_path):
+        table = EmbeddingTable({"item": 60}, 3, 0.02)
+        small = new_matrix(10, 10)
+    rest_on_disk(small.fill_(1.0))  # is in memory, and stays as it is
+    rest_on_disk(table.weight.detach())
+    assert torch.equal(table.weight, expected)
+    assert small.sum() == 100
+    table.write("item", torch.tensor([7]), torch.ones(1, 3))
+    rest_on_disk(table.weight.detach())
+    assert table.weight[7].tolist() == [1.0, 1.0, 1.0]
+    assert list(tmp_path.iterdir()) == []  # nothing is left to clear away
 
 
 @pytest.mark.parametrize("rows", [3, 100_003])

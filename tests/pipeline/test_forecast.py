@@ -15,7 +15,7 @@ from recsys.cli.main import main
 from recsys.configs.run import RunConfig
 from recsys.funnel.folder import load_run
 from recsys.nn.embedding import EmbeddingTable
-from recsys.pipeline.forecast import Forecast, Remedy, forecast
+from recsys.pipeline.forecast import Forecast, Lying, Remedy, Table, forecast
 from recsys.pipeline.train import train
 from recsys.ranking.train import build_training
 from recsys.report.values import gigabytes
@@ -134,3 +134,13 @@ def test_data_check_tells_memory_and_minutes(tiny_run: TinyRun, capsys: pytest.C
 def test_free_memory_is_some_of_it_or_unknown() -> None:
     found = free_memory()
     assert found is None or 0 <= found < 1 << 50
+
+
+def test_pieces_take_their_share_of_each_machine() -> None:
+    def table(lying: Lying) -> Table:
+        return Table("ranking", {"user": 1000, "item": 10}, 4, "rowwise_adagrad", 1, lying)
+
+    alone, whole = table(Lying()).bytes(), table(Lying(processes=2)).bytes()
+    assert whole == 2 * alone
+    assert table(Lying(processes=2, pieces=2, smallest=100)).bytes() == (1000 + 2 * 10) * 5 * 4
+    assert table(Lying(processes=2, pieces=8, smallest=100)).bytes() == (250 + 2 * 10) * 5 * 4

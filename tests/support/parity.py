@@ -39,7 +39,7 @@ class _Recorded:
         return terms
 
 
-def towers(keys: dict[str, Any], steps: int) -> Found:
+def towers(keys: dict[str, Any], steps: int, runtime: Runtime | None = None) -> Found:
     """The towers of the shop with these keys of `[retrieval]`."""
     tower = {"dim": 8, "dropout": 0.0, "history": {"encoder": "mean", "dropout": 0.0}, **keys.get("tower", {})}
     given = {"negatives": 8, "tokens": 60, **keys, "tower": tower}
@@ -48,7 +48,8 @@ def towers(keys: dict[str, Any], steps: int) -> Found:
     step = RetrievalStep(training.model, training.data, config, 0, False, training.exposures)
     recorded = _Recorded(step)
     epochs = -(-steps // len(training.loader))
-    fit(recorded, training.loader, training.optimizer, FitOptions(epochs=epochs), prepare=step.prepare)
+    options = FitOptions(epochs=epochs)
+    fit(recorded, training.loader, training.optimizer, options, prepare=step.prepare, runtime=runtime)
     return {"losses": torch.stack(recorded.losses), **training.model.state_dict()}
 
 
@@ -72,7 +73,9 @@ def requests(dataset: Dataset, width: int = 6) -> RequestSet:
     )
 
 
-def ranker(keys: dict[str, Any], steps: int, *, select: bool = False, tasks: bool = True) -> Found:
+def ranker(
+    keys: dict[str, Any], steps: int, runtime: Runtime | None = None, *, select: bool = False, tasks: bool = True
+) -> Found:
     """A ranker of the shop with these keys of `[ranking]`, with requests beside the rows, or with requests alone.
 
     A softmax does not hear what is added to all of its scores, so that the biases of `select` have no gradient but the
@@ -87,24 +90,32 @@ def ranker(keys: dict[str, Any], steps: int, *, select: bool = False, tasks: boo
     plain = [feature.model_dump() for feature in shop.config().features if feature.kind != "sequence"]
     dataset = shop.dataset("time") if tasks else shop.dataset("time", tasks=[], counts=[], features=plain)
     asked = requests(dataset) if select else None
-    training = build_training(dataset, config, Runtime(1), 0, asked)
+    training = build_training(dataset, config, runtime or Runtime(1), 0, asked)
     fitted = training.held.fitted if tasks else None
     step = RankingStep(
         training.model, training.ranker, training.balance, config.loss, config.select, fitted, training.optimizer, 0
     )
     recorded = _Recorded(step)
     options = FitOptions(epochs=-(-steps // len(training.loader)))
-    fit(recorded, training.loader, training.optimizer, options, prepare=step.prepare, backward=step.backward)
+    fit(
+        recorded,
+        training.loader,
+        training.optimizer,
+        options,
+        prepare=step.prepare,
+        backward=step.backward,
+        runtime=runtime,
+    )
     return {"losses": torch.stack(recorded.losses), **training.optimizer.model.state_dict()}
 
 
-def all_of(cases: dict[str, tuple[str, dict[str, Any]]], steps: int) -> Found:
+def all_of(cases: dict[str, tuple[str, dict[str, Any]]], steps: int, runtime: Runtime | None = None) -> Found:
     """Every case, its tensors under its name."""
     found: Found = {}
     for name, (kind, keys) in cases.items():
         torch.manual_seed(0)
         asked = {"select": kind != "rows", "tasks": kind != "requests"}
-        made = towers(keys, steps) if kind == "towers" else ranker(keys, steps, **asked)
+        made = towers(keys, steps, runtime) if kind == "towers" else ranker(keys, steps, runtime, **asked)
         found |= {f"{name}: {key}": tensor for key, tensor in made.items()}
     return found
 
