@@ -184,11 +184,11 @@ def _joined(shards: Sequence[Mapping[str, AnyArray]], users: Sequence[I64], conf
     """
     own = [_pointers(arrays, len(rows)) for arrays, rows in zip(shards, users, strict=True)]
     whole: dict[str, I64] = {}
-    for axis in own[0]:
+    for kind in own[0]:
         lengths = np.zeros(sum(map(len, users)), dtype=np.int64)
         for starts, rows in zip(own, users, strict=True):
-            lengths[rows] = np.diff(starts[axis])
-        whole[axis] = offsets(lengths)
+            lengths[rows] = np.diff(starts[kind])
+        whole[kind] = offsets(lengths)
     shelf, found = Shelf(mapped=True), Arrays()
     for name, one in shards[0].items():
         if name == OWN:

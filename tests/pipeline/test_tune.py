@@ -28,6 +28,7 @@ from recsys.data.split import Part
 from recsys.pipeline import tune as tuning
 from recsys.pipeline.auto import auto
 from recsys.pipeline.encoded import encode
+from recsys.pipeline.train import train
 from recsys.pipeline.tune import tune
 from recsys.pipeline.validation import judged
 from recsys.tests.support.nonempty import nonempty
@@ -164,14 +165,14 @@ def test_processes_that_share_a_search_and_one_that_was_cut_off_find_what_one_fi
     alone = shared_search(config, tmp_path / "alone", tiny_run.world)
     for found in nonempty(together(shared_search, config, tmp_path / "shared", tiny_run.world)):
         assert torch.equal(found["told"], alone["told"])
-    trains, calls = tuning.train, 0
+    calls = 0
 
     def cut_off(*arguments: Any, **keys: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 2:
             raise KeyboardInterrupt
-        return trains(*arguments, **keys)
+        return train(*arguments, **keys)
 
     with monkeypatch.context() as patch:
         patch.setattr(tuning, "train", cut_off)
