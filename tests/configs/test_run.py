@@ -11,8 +11,7 @@ from pydantic import Field, model_validator
 import recsys
 from recsys.base.errors import ConfigError
 from recsys.base.settings import OneOf, Settings
-from recsys.configs.file import dump_toml, load_settings, parse_override, read_extended, recipe_names
-from recsys.configs.packaged import FOLDER
+from recsys.configs.file import dump_toml, load_settings, parse_override, read_extended
 from recsys.configs.retired import RETIRED
 from recsys.configs.run import RunConfig, config_hash, load_config, load_kept_config, write_config
 from recsys.tests.support.nonempty import nonempty
@@ -280,21 +279,6 @@ def test_of_several_files_a_later_one_goes_on_top_and_the_file_itself_above_all(
     (tmp_path / "top.toml").write_text('extends = ["one.toml", "two.toml"]\nc = 3\n')
     found = read_extended(tmp_path / "top.toml", Settings)[0]
     assert found == {"a": 1, "b": 2, "c": 3, "t": {"x": 1, "y": 2}}
-
-
-@pytest.mark.parametrize("name", recipe_names())
-def test_a_recipe_is_one_word_on_top_of_any_configuration(tmp_path: Path, name: str) -> None:
-    demo = (FOLDER / "demo.toml").as_posix()
-    (tmp_path / "top.toml").write_text(f'extends = ["{demo}", "recipe:{name}"]\n[retrieval.fit]\nepochs = 3\n')
-    retrieval = load_config(tmp_path / "top.toml").retrieval
-    assert retrieval.fit.epochs == 3
-    tower = retrieval.tower
-    assert tower.history.encoder == {"gsasrec": "sasrec"}.get(name, name)
-    assert (tower.history.hidden, tower.user_output, tower.event_features) == (tower.dim, False, ())
-    shipped = load_config(FOLDER / f"movielens-1m-{name}.toml").retrieval
-    assert shipped.tower.item_features == ("item_id",)
-    assert shipped.tower.history == tower.history
-    assert shipped.optim == retrieval.optim
 
 
 @pytest.mark.parametrize("by_command", [False, True])
