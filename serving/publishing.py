@@ -88,19 +88,19 @@ class Publishing:
         source = self.options.runs[name]
         source = source if folder is None else beside(source, folder)
         with self._alone():
-            async with self.changing:
-                started = time.monotonic()
-                try:
-                    version = await asyncio.to_thread(self.shelf.keep, source, self.options.rules)
-                    if version.name != self.versions[name].name:
-                        await self._try(name, version)
+            started = time.monotonic()
+            try:
+                version = await asyncio.to_thread(self.shelf.keep, source, self.options.rules)
+                if version.name != self.versions[name].name:
+                    await self._try(name, version)  # it takes a while, in which workers may begin again
+                    async with self.changing:
                         await self._switch(name, version)
-                except RecsysError as error:
-                    self.shelf.forget_others()  # a whole run may come under the same name
-                    self.metrics.count("reloads_total", "refused")
-                    log.error("version refused: %s", error, extra={"fields": {"run": name}})
-                    raise ProblemError("refused", str(error)) from None
-                return self._published(name, started)
+            except RecsysError as error:
+                self.shelf.forget_others()  # a whole run may come under the same name
+                self.metrics.count("reloads_total", "refused")
+                log.error("version refused: %s", error, extra={"fields": {"run": name}})
+                raise ProblemError("refused", str(error)) from None
+            return self._published(name, started)
 
     async def roll_back(self, name: str) -> Message:
         """Serve the version before, and never take up the present one by itself again.
