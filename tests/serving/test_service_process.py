@@ -26,6 +26,7 @@ from recsys.tests.support.service_process import ServiceProcess, running
 from recsys.tests.support.tiny import TinyRun
 
 PLANTED = "planted-4711"
+pytestmark = pytest.mark.slow  # a supervisor, two workers, and a process for every trial of a version
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,14 @@ def folder(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny run as ONNX, its tables in int8."""
     out = tmp_path_factory.mktemp("export") / "shop"
     assert main(["export", "--run", str(tiny_run.folder), "--format", "onnx", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def programs(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny run as torch programs. Copy the folder before changing it."""
+    out = tmp_path_factory.mktemp("programs") / "plain"
+    assert "same_items" not in recsys.export(tiny_run.folder, out, "torch")
     return out
 
 
@@ -135,7 +144,7 @@ def test_candidates_by_id_are_the_runs_columns(exported: Exported, rec: Recommen
         exported.rank(exported.encode("query", [{}]) | inputs)
 
 
-def test_tables_in_fewer_bytes_say_what_they_cost(tiny_run: TinyRun, tmp_path: Path) -> None:
+def test_tables_in_fewer_bytes_say_what_they_cost(tiny_run: TinyRun, programs: Path, tmp_path: Path) -> None:
     out = tmp_path / "light"
     rec = recsys.load(tiny_run.folder)
     before = rec.funnel.recommend(["7"], 5).scores
@@ -146,16 +155,14 @@ def test_tables_in_fewer_bytes_say_what_they_cost(tiny_run: TinyRun, tmp_path: P
         assert abs(values["as_trained"] - values["int8"]) < 0.02
     about = json.loads((out / "io.json").read_text())
     assert about["table_dtype"] == "int8"
-    plain = recsys.export(rec, tmp_path / "plain", "torch")
-    assert "same_items" not in plain
-    sizes = [sum(f.stat().st_size for f in one.glob("*tower.safetensors")) for one in (out, tmp_path / "plain")]
+    sizes = [sum(f.stat().st_size for f in one.glob("*tower.safetensors")) for one in (out, programs)]
     assert sizes[0] < sizes[1]
     assert np.array_equal(rec.funnel.recommend(["7"], 5).scores, before)  # the run itself is as it was
 
 
-def test_a_folder_is_replaced_as_a_whole_or_refused(tiny_run: TinyRun, tmp_path: Path) -> None:
+def test_a_folder_is_replaced_as_a_whole_or_refused(tiny_run: TinyRun, programs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    recsys.export(tiny_run.folder, out, "torch")
+    shutil.copytree(programs, out)
     (out / "stale.txt").write_text("of the export before")
     recsys.export(tiny_run.folder, out, "torch")
     assert not (out / "stale.txt").exists()

@@ -135,15 +135,20 @@ def window(toy: Toy, length: int, events: int, width: int) -> tuple[Windows, tor
     ("encoder", "keys"),
     [
         ("mean", {"similarity": "cosine"}),
-        ("decayed_mean", {"interests": 3}),
         ("lstm", {"field_gate": {"kind": "vector"}}),
-        ("dupn", {"item_hidden": (6,)}),
         ("transformer", {"activation": "tanh"}),
-        ("sasrec", {}),
-        ("esasrec", {}),
         ("gru4rec", {"item_bias": False}),
-        ("bert4rec", {}),
         ("hstu", {"similarity": "cosine"}),
+        *(
+            pytest.param(encoder, keys, marks=pytest.mark.exhaustive)
+            for encoder, keys in (
+                ("decayed_mean", {"interests": 3}),
+                ("dupn", {"item_hidden": (6,)}),
+                ("sasrec", {}),
+                ("esasrec", {}),
+                ("bert4rec", {}),
+            )
+        ),
     ],
 )
 def test_towers_with_every_encoder(toy: Toy, tmp_path: Path, encoder: str, keys: dict[str, Any]) -> None:
