@@ -151,8 +151,8 @@ def _published(section: Table, published: Table, recipe: str, reasons: dict[Plac
     if not recipe:
         return section
     given = published["retrieval"]
-    if not section["fit"].get("metric", "auto"):
-        given = merged(given, {"fit": {"patience": 0}})
+    if not section["fit"].get("metric", "auto"):  # nothing would end a training of hundreds of epochs
+        given = merged(given, {"fit": {**section["fit"], "patience": 0}})
     for key in ("dim", "user_features", "event_features"):
         reasons.pop(("retrieval", "tower", key), None)
     reasons["retrieval",] = f"{recipe} as published, with all item features: recsys models {recipe}"

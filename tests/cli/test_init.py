@@ -63,6 +63,8 @@ def test_a_recipe_is_written_into_the_file(world: Path, tmp_path: Path, capsys: 
     assert config.retrieval.tower.history.encoder == "hstu"
     assert config.retrieval.tower.dim == published["tower"]["dim"]
     assert config.retrieval.positive == "click"
+    fit = config.retrieval.fit  # too few rows to stop by: not the epochs of the recipe
+    assert (fit.metric, fit.epochs, fit.patience) == ("", 20, 0)
     capsys.readouterr()
     assert main([*arguments(world, tmp_path / "other.toml"), "--recipe", "hstuu"]) == 2
     assert 'no recipe "hstuu"; there are: bert4rec' in capsys.readouterr().err
