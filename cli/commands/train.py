@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from ...base.errors import ConfigError
+from ..on_ray import run_on_ray
 from ..options import ConfigArgument, SetOption
 from ..processes import run_in_processes
 
@@ -40,7 +42,8 @@ def train(
         typer.Option("--processes", metavar="N", min=1, help="Train in N processes; by default runtime.processes."),
     ] = None,
     launcher: Annotated[
-        Literal["torchrun"], typer.Option("--launcher", help="What starts the processes: torch's own launcher.")
+        Literal["torchrun", "ray"],
+        typer.Option("--launcher", help="What starts the processes: torch's own launcher here, or a Ray cluster."),
     ] = "torchrun",
     restarts: Annotated[
         int,
@@ -71,7 +74,14 @@ def train(
 
     if meant.runtime.processes > 1 and not invited():
         refuse_together(meant, stage)
-        raise typer.Exit(run_in_processes(context.obj, meant.runtime.processes, restarts))
+        if launcher == "torchrun":
+            raise typer.Exit(run_in_processes(context.obj, meant.runtime.processes, restarts))
+        code = run_on_ray(context.obj, meant.runtime.processes, restarts, folder.with_name(f".{folder.name}.ray"))
+        if not code:
+            typer.echo(str(folder))
+        raise typer.Exit(code)
+    if launcher == "ray" and not invited():
+        raise ConfigError("--launcher ray starts several processes; say how many with --processes N")
     keep_memory()
     with joined():
         resume = resume or restarted()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import recsys
+from recsys.cli.main import main
 from recsys.tests.support.tiny import TINY, TinyRun
 
 SHORT = ("retrieval.fit.epochs=1", "ranking.fit.epochs=1", "ensemble.seeds=1")
@@ -64,3 +65,14 @@ def test_our_launcher_tells_a_failure_once_and_does_not_repeat_it(tiny_run: Tiny
 def test_a_configuration_for_several_processes_does_not_train_in_one(tiny_run: TinyRun) -> None:
     with pytest.raises(recsys.ConfigError, match=r"runtime.processes = 2 needs that many processes"):
         recsys.train(config=tiny_run.config("runtime.processes=2"), run=tiny_run.world / "runs" / "never")
+
+
+def test_ray_is_for_several_processes_and_has_to_be_there(
+    tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", str(tiny_run.config_file), "--launcher", "ray"]
+    assert main(words) == 2
+    assert "say how many with --processes N" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main([*words, "--processes", "2"]) == 2
+    assert "--launcher ray needs the package Ray; run `pip install 'recsys-funnel[ray]'`" in capsys.readouterr().err

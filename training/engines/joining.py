@@ -1,6 +1,6 @@
 """Becoming one of several processes: joining them at the start, and ending with them, whoever fails.
 
-torch's launcher tells every process who it is in the environment. Whoever fails first says so in the store that the
+A launcher tells every process who it is in the environment. Whoever fails first says so in the store that the
 launcher keeps; the others find their connections closed, and end in silence. A person reads one sentence, not N.
 """
 
@@ -44,10 +44,12 @@ def joined() -> Iterator[None]:
         EndedWithOthersError: another process failed and has said why.
         LostProcessError: another process is gone.
     """
-    if not invited() or dist.is_initialized():
+    if not invited() or ranks.met:
         yield
         return
-    dist.init_process_group("gloo", timeout=PATIENCE)
+    given = dist.is_initialized()  # a launcher that makes the group itself, such as Ray's, also ends it
+    if not given:
+        dist.init_process_group("gloo", timeout=PATIENCE)
     ranks.met = True
     store = dist.distributed_c10d._get_default_store()
     failed = f"{FAILED}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
@@ -62,7 +64,8 @@ def joined() -> Iterator[None]:
             _end(store, failed, error)
 
     with ExitStack() as stack:
-        stack.callback(dist.destroy_process_group)
+        if not given:
+            stack.callback(dist.destroy_process_group)
         stack.push(ending)
         yield
 
