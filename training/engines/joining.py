@@ -44,7 +44,7 @@ def joined() -> Iterator[None]:
         EndedWithOthersError: another process failed and has said why.
         LostProcessError: another process is gone.
     """
-    if not invited() or ranks.met:
+    if not invited() or (ranks.met and dist.is_initialized()):
         yield
         return
     given = dist.is_initialized()  # a launcher that makes the group itself, such as Ray's, also ends it
