@@ -27,7 +27,7 @@ from ..base import ranks
 from ..base.errors import ConfigError, RecsysError, RunError
 from ..base.files import locked, waiting, write_whole
 from ..base.package import install_hint
-from ..base.tuned import Choice, Dimension
+from ..base.tuned import Dimension
 from ..configs.file import dump_table, flat
 from ..configs.final import FinalConfig
 from ..configs.run import RunConfig, config_hash, with_settings
@@ -41,6 +41,7 @@ from .encoded import encode
 from .processes import shared_dataset
 from .publish import train_run
 from .train import Stages, train
+from .trial_values import as_kept, from_kept, is_within, suggested
 from .validation import Judged, judged
 
 log = logging.getLogger(__name__)
@@ -154,9 +155,9 @@ class Search:
         """What the configuration says itself, for the first trial; without values outside the space."""
         said = flat(dump_table(self.config))
         inside = {
-            key: said[key] for key, dimension in self.space.items() if key in said and _within(dimension, said[key])
+            key: said[key] for key, dimension in self.space.items() if key in said and is_within(dimension, said[key])
         }
-        return {key: _told(self.space[key], value) for key, value in inside.items()}
+        return {key: as_kept(self.space[key], value) for key, value in inside.items()}
 
     def run_trials(self, wanted: int) -> None:
         """Try configurations until so many trials have ended, those of all processes counted."""
@@ -196,7 +197,7 @@ class Search:
                 heard.enqueue_trial(self.own_values())
             drawn = heard.ask()
             for key, dimension in self.space.items():
-                _suggested(drawn, key, dimension)
+                suggested(drawn, key, dimension)
             study.enqueue_trial(drawn.params, user_attrs={PLACE: place})
         return study.ask()
 
@@ -213,7 +214,7 @@ class Search:
         """One trial: its values, its training, its figure."""
         states = optuna().trial.TrialState
         started = time.perf_counter()
-        values = {key: _suggested(trial, key, dimension) for key, dimension in self.space.items()}
+        values = {key: suggested(trial, key, dimension) for key, dimension in self.space.items()}
         settings, place = as_settings(values), trial.user_attrs[PLACE]
         log.info("trial %d: %s", place, " ".join(settings) or "as configured")
         state, value = states.COMPLETE, None
@@ -239,7 +240,7 @@ class Search:
         for one in study.get_trials(deepcopy=False):
             if not one.state.is_finished() or one.user_attrs.get(KILLED):
                 continue
-            values = {key: _value(self.space[key], told) for key, told in one.params.items()}
+            values = {key: from_kept(self.space[key], told) for key, told in one.params.items()}
             trials.append(
                 {
                     "trial": one.user_attrs[PLACE],
@@ -381,31 +382,3 @@ def _settle(folder: Path, identity: Json) -> None:
 def as_settings(values: Mapping[str, Any]) -> list[str]:
     """Values by dotted key as `KEY=VALUE` texts."""
     return [f"{key}={json.dumps(value)}" for key, value in values.items()]
-
-
-def _within(dimension: Dimension, value: Any) -> bool:
-    if isinstance(dimension, Choice):
-        return value in dimension.values or (isinstance(value, list) and tuple(value) in dimension.values)
-    return isinstance(value, int | float) and dimension.low <= value <= dimension.high
-
-
-def _told(dimension: Dimension, value: Any) -> Any:
-    """A value as Optuna keeps it: lists as JSON."""
-    return json.dumps(value) if isinstance(dimension, Choice) and isinstance(value, list | tuple) else value
-
-
-def _value(dimension: Dimension, told: Any) -> Any:
-    """The reverse of `_told`."""
-    if not isinstance(dimension, Choice):
-        return told
-    return next(value for value in dimension.values if _told(dimension, value) == told)
-
-
-def _suggested(trial: Any, key: str, dimension: Dimension) -> Any:
-    """A value of the dimension for this trial."""
-    if isinstance(dimension, Choice):
-        return _value(dimension, trial.suggest_categorical(key, [_told(dimension, one) for one in dimension.values]))
-    if dimension.whole:
-        low, high = int(dimension.low), int(dimension.high)
-        return trial.suggest_int(key, low, high, log=dimension.log, step=int(dimension.step or 1))
-    return trial.suggest_float(key, dimension.low, dimension.high, log=dimension.log, step=dimension.step)
