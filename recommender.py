@@ -179,12 +179,10 @@ class Recommender(Keeping):
     ) -> ListReport:
         """What `recommend` answers to every user of the run, as a table on disk: in blocks, in bounded memory.
 
-        Threads are those of torch (`torch.set_num_threads`). When the process is killed, the same call goes on behind
-        what is finished; the table is there when all of it is, and until then the one before.
+        Threads are those of torch. Killed, the same call goes on; until the table is whole, the one before is there.
 
         Args:
-            out: one row per item. A file whose suffix is the format: `.parquet`, `.csv` or `.jsonl`; a folder of
-                Parquet files, by a `/` at its end or a name such as `day=2026-11-29`; or `sql:TABLE`.
+            out: `.parquet`, `.csv` or `.jsonl`, one row per item; `FOLDER/` or `day=2026-11-29`; or `sql:TABLE`.
             k: items per user.
             where: see `recommend`.
             database: of `sql:TABLE`: `duckdb:FILE`, an address of SQLAlchemy, or `env:NAME`.
@@ -195,7 +193,7 @@ class Recommender(Keeping):
         Raises:
             ConfigError: `out` is no such place, or see `recommend`.
             DataError: the database refuses.
-            RunError: another process writes the same file.
+            RunError: another process writes the same.
         """
         asked = None if users is None else ids_of(users)
         return write_lists(self.funnel, target_of(out, database), asked, k, self._allowed(where, allow, block))

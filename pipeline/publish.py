@@ -105,6 +105,8 @@ def _train_run(
     source = SourceRun.open(source_run) if source_run else None
     start = Start.of(source, config, stage)
     check_final(config, stage=stage, goes_on=source is not None)
+    if config.extensions:
+        log.info("with the extensions %s, which the run needs wherever it is opened", ", ".join(config.extensions))
     bad = BadRows(config.data.on_bad_rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     shared = path.with_name(f".{path.name}.data")

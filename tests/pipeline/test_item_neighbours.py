@@ -13,6 +13,7 @@ from recsys.funnel.export.predict import check
 from recsys.pipeline.publish import train_run
 from recsys.retrieval.towers.train import item_vectors
 from recsys.tests.support.days import Days
+from recsys.tests.support.nonempty import nonempty
 
 NEIGHBOURS = ("retrieval.tower.neighbours=3", "retrieval.fit.epochs=1", "ranking.fit.epochs=1")
 
@@ -26,7 +27,7 @@ def trained(days: Days, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 
 
 def test_a_run_with_neighbours_is_opened_and_continued(trained: tuple[Path, Path]) -> None:
-    for run in trained:
+    for run in nonempty(trained):
         retriever = recsys.load(run).trained.retriever
         assert retriever is not None
         assert (retriever.data.items.bags[-1] > 0).any()
