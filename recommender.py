@@ -187,8 +187,7 @@ class Recommender(Keeping):
             where: see `recommend`.
             database: of `sql:TABLE`: `duckdb:FILE`, an address of SQLAlchemy, or `env:NAME`.
             users: raw ids or `recsys.Subject`s; every user of the run when None.
-            allow: see `recommend`.
-            block: see `recommend`.
+            allow, block: see `recommend`.
 
         Raises:
             ConfigError: `out` is no such place, or see `recommend`.
