@@ -81,7 +81,8 @@ def trained(
         return {"loss": loss}
 
     def evaluate() -> dict[str, float]:
-        seen = model({**Log().columns, "label": Log().labels})
+        with torch.inference_mode():
+            seen = model({**Log().columns, "label": Log().labels})
         return {"apart": float(seen.abs().mean()), "second": -abs(loader.epoch - 2.0)}
 
     keeper = None if folder is None else Checkpointer(folder, every_steps=3, resume=resume, keep=20)

@@ -149,8 +149,8 @@ class _SpreadTable:
             numbers.append(rows[used] - self.starts[place])
             lengths.append(used.sum(1))
             shares.append(share[used])
-        with torch.no_grad():
-            found = self.bags.pooled(numbers, lengths, shares)
+        with _without_gradient():
+            found = self.bags.pooled(*([_plain(t) for t in tensors] for tensors in (numbers, lengths, shares)))
         if torch.is_grad_enabled():
             found.requires_grad_()
             self.summed.append((rows, share, found))
@@ -162,8 +162,8 @@ class _SpreadTable:
         learning = torch.is_grad_enabled()
         found: dict[str, Tensor] = {}
         for collection in self.collections:
-            with torch.no_grad():
-                fetched = collection.rows([parts[v] for v in collection.vocabularies])
+            with _without_gradient():
+                fetched = collection.rows([_plain(parts[v]) for v in collection.vocabularies])
             for v, rows in zip(collection.vocabularies, fetched, strict=True):
                 found[v] = rows.requires_grad_() if learning else rows
                 if learning and len(rows):
@@ -212,3 +212,17 @@ class _SpreadTable:
         optimizer.slots = slots
         optimizer.meet_rows()
         self._rest()
+
+
+@contextmanager
+def _without_gradient() -> Iterator[None]:
+    """No gradients inside, and no inference mode either: FBGEMM looks up on the CPU where autograd listens, and only
+    there.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """A tensor that was not made in inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor
