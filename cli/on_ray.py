@@ -41,7 +41,7 @@ def run_on_ray(arguments: Sequence[str], processes: int, restarts: int, kept: Pa
     """
     try:
         import ray
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
         from ray.train.torch import TorchConfig, TorchTrainer
     except ImportError as error:
         raise ConfigError(f"--launcher ray needs the package Ray; run {install_hint('ray')}") from error
@@ -63,7 +63,7 @@ def run_on_ray(arguments: Sequence[str], processes: int, restarts: int, kept: Pa
     try:
         trainer.fit()
         codes = [int(file.read_text()) for file in place.glob("code-*")]
-    except Exception as error:  # Ray names it otherwise from version to version
+    except TrainingFailedError as error:
         often = f", after {restarts} restarts" if restarts else ""
         raise RunError(
             f"a worker of {processes} was lost{often}; the checkpoints are whole: start again with --resume"

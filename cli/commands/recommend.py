@@ -157,8 +157,9 @@ def recommend(
             asked = asked or [None]
         if out is not None:
             users_asked = None if all_users else [Subject(user=asked[0], **brings)] if told else asked
-            named = {"database": database, "allow": allowed_ids, "block": blocked_ids}
-            lists = recommender.write_lists(out, k, where, users=users_asked, **named)
+            lists = recommender.write_lists(
+                out, k, where, users=users_asked, database=database, allow=allowed_ids, block=blocked_ids
+            )
             if speaks and json:
                 render.print_json(lists.to_json())
             elif speaks:
