@@ -47,8 +47,7 @@ def joined() -> Iterator[None]:
     if not invited() or (ranks.met and dist.is_initialized()):
         yield
         return
-    given = dist.is_initialized()  # a launcher that makes the group itself, such as Ray's, also ends it
-    if not given:
+    if not dist.is_initialized():  # some launchers make the group themselves, as Ray does
         dist.init_process_group("gloo", timeout=PATIENCE)
     ranks.met = True
     store = dist.distributed_c10d._get_default_store()
@@ -64,8 +63,7 @@ def joined() -> Iterator[None]:
             _end(store, failed, error)
 
     with ExitStack() as stack:
-        if not given:
-            stack.callback(dist.destroy_process_group)
+        stack.callback(dist.destroy_process_group)  # whoever waits for this process notices that it ends
         stack.push(ending)
         yield
 
