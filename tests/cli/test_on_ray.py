@@ -79,7 +79,7 @@ def test_a_killed_worker_is_made_up_for_and_the_run_is_that_of_torchrun(tiny_run
     out = training.stdout.read()
     assert training.wait() == 0, (out, said_by_workers)
     assert killed
-    assert out.splitlines() == ["runs/ray"]
+    assert out.splitlines()[-1] == "runs/ray"  # above it Ray tells of the worker that died
     run = recsys.load(tiny_run.world / "runs" / "ray")
     assert len(run.recommend([run.trained.dataset.user_ids[0]], k=3)) == 3
     assert weights(run.folder or Path()) == dict(nonempty(weights(tiny_run.world / "runs" / "torchrun").items()))
