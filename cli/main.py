@@ -198,7 +198,7 @@ def _run(arguments: list[str], debug: bool) -> int:
 def _fail(sentence: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"error: {sentence}", file=sys.stderr)  # noqa: T201
+    sys.stderr.write(f"error: {sentence}\n")  # Ray has a print of its own, which says it twice
     return code
 
 
