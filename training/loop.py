@@ -28,7 +28,8 @@ from .best import Best
 from .callbacks import Callbacks, Started
 from .checkpoint import Checkpointer, Snapshot, capture_rng, restore_rng
 from .compiled import compiled_dense
-from .engines.pieces import Pieces, pieces_of, spreads
+from .engines.choosing import pieces_of, spreads
+from .engines.pieces import Pieces
 from .log import Record, Totals, TrainingLog
 from .optim import Optimizer
 from .progress import TrainingBar

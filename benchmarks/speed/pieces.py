@@ -32,7 +32,7 @@ from recsys.base.memory import bytes_of
 from recsys.benchmarks.harness.provenance import write_speed
 from recsys.nn.embedding import EmbeddingTable
 from recsys.nn.rows import matrices_on_disk
-from recsys.training.engines.pieces import pieces_of
+from recsys.training.engines.choosing import pieces_of
 from recsys.training.optim import OptimConfig, Optimizer
 from recsys.training.runtime import Runtime
 

@@ -7,7 +7,6 @@ names that a checkpoint of one process has. So it is read by any number of proce
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -21,9 +20,6 @@ from ...nn.rows import new_matrix
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
-
-    from ..optim import Optimizer
-    from ..runtime import Runtime
 
 Shard = Literal["auto", "row_wise", "table_wise"]
 LARGE = 1 << 22
@@ -92,20 +88,6 @@ class Pieces:
 
     def _named(self, name: str) -> Piece | None:
         return self.weights.get(name) or self.slots.get(name)
-
-
-def spreads(runtime: Runtime | None) -> bool:
-    """Whether a training's large tables lie in pieces."""
-    return runtime is not None and runtime.engine == "torchrec" and ranks.world() > 1
-
-
-def pieces_of(optimizer: Optimizer, runtime: Runtime | None) -> AbstractContextManager[Pieces]:
-    """Inside, the large tables of a model lie in pieces, where the runtime's engine does that."""
-    if runtime is None or not spreads(runtime):
-        return nullcontext(Pieces())
-    from .spread import spread_tables
-
-    return spread_tables(optimizer, runtime.shard, runtime.shard_from)
 
 
 def save_pieces(tensors: Mapping[str, Tensor], folder: Path) -> None:

@@ -97,10 +97,10 @@ def test_pieces_are_resumed_bit_for_bit_by_as_many_and_cut_anew_by_others(
     for way in ("row_wise", "table_wise"):
         shutil.copytree(ways[0] / way, tmp_path / way)
     expected = state(of(ways[1], "left alone"))
-    for found in together(resumed, tmp_path / "row_wise", "row_wise"):
+    for found in nonempty(together(resumed, tmp_path / "row_wise", "row_wise")):
         assert apart(expected, found, 0.0) == {}
     chosen = state(trained(Runtime(1), metric="second"))  # the best epoch is in the checkpoint, and no other is better
-    for found in together(resumed, tmp_path / "table_wise", "row_wise", count=3):
+    for found in nonempty(together(resumed, tmp_path / "table_wise", "row_wise", count=3)):
         assert apart(chosen, found) == {}
 
 
