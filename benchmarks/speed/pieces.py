@@ -132,13 +132,15 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4_000_000)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--budget", default="", help="memory of a process for itself, such as 1.2GB")
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--folder", type=Path, help="on a disk with room for the tables; the system's by default")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     rows: dict[str, dict[str, Any]] = {}
     first: list[float] = []
     with tempfile.TemporaryDirectory(dir=arguments.folder) as place:
-        for way, (count, _) in WAYS.items():
+        for way in arguments.ways:
+            count = WAYS[way][0]
             try:
                 start_processes(worker, (count, Path(place), way, arguments), count, join=True, start_method="spawn")
             except ProcessRaisedException as error:
