@@ -48,7 +48,9 @@ def test_every_row_has_its_paper_and_summary_from_its_code() -> None:
     for row in models():
         assert row.summary
         assert row.paper or row.kind == "data source"
-        assert row.paper == paper_of(row.code) or row.name == "sample reweighting" or row.kind == "data source", row.name
+        assert row.paper == paper_of(row.code) or row.name == "sample reweighting" or row.kind == "data source", (
+            row.name
+        )
     assert len({(row.kind, row.name) for row in models()}) == len(models())
 
 

@@ -59,7 +59,7 @@ def test_text_of_the_data_is_no_markup(title: str, capsys: pytest.CaptureFixture
 
 def test_models_name_each_kind_once(capsys: pytest.CaptureFixture[str]) -> None:
     entries = [
-        {"kind": kind, "name": name, "summary": "A model.", "paper": "Ma 2018"}
+        {"kind": kind, "name": name, "summary": "A model.", "paper": "Ma 2018", "origin": ""}
         for kind, name in (("ranker", "mmoe"), ("ranker", "ple"), ("loss", "bce"))
     ]
     render.print_models(entries)

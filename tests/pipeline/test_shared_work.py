@@ -57,7 +57,7 @@ def test_two_processes_write_the_table_of_one_and_go_on_where_it_stopped(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("recsys.funnel.bulk.write_table", stopped)
+        patch.setattr("recsys.artifacts.targets.write_table", stopped)
         with pytest.raises(KeyboardInterrupt):
             listed(tiny_run.folder, shared[0])
     parts = tmp_path / ".shared.parquet.parts"
