@@ -6,6 +6,7 @@ names that a checkpoint of one process has. So it is read by any number of proce
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,7 +126,9 @@ def load_pieces(folder: Path, shapes: Mapping[str, Iterable[int]]) -> dict[str, 
         assert isinstance(held, TensorStorageMetadata)
         dtype = held.properties.dtype
         found[name] = new_matrix(*held.size) if dtype == torch.float32 else torch.empty(held.size, dtype=dtype)
-    load(found, storage_reader=reader, no_dist=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # as is meant
+        load(found, storage_reader=reader, no_dist=True)
     return {name: tensor.reshape(tuple(shapes[name])) if name in shapes else tensor for name, tensor in found.items()}
 
 
