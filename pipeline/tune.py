@@ -167,8 +167,7 @@ class Search:
             with contextlib.ExitStack() as held:
                 with waiting(self.folder):
                     self._take_back(study)
-                    # Read anew: what Optuna keeps of trials that others ran lacks the figures of their epochs.
-                    trials = [one for one in self.study().get_trials(deepcopy=False) if not one.user_attrs.get(KILLED)]
+                    trials = [one for one in study.get_trials(deepcopy=False) if not one.user_attrs.get(KILLED)]
                     place = self._next(trials, wanted)
                     if place == wanted:
                         return

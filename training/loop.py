@@ -130,14 +130,15 @@ def fit(
     device = CPU if runtime is None else runtime.device
     optimizer.to(device)
     drawn_from = {name: m.generator for name, m in model.named_modules() if _has_generator(m)}
-    keeps = ranks.first() or spreads(runtime)
+    leads = ranks.rank() == 0  # of those that train together: a process that trains alone keeps and tells, too
+    keeps = leads or spreads(runtime)
     best = Best(None if checkpointer is None or not keeps else checkpointer.folder)
     training = _Training(loader, optimizer, {**drawn_from, **(generators or {})}, memories or {}, device, best)
     if checkpointer is not None and (snapshot := checkpointer.load()) is not None:
         training.restore(snapshot, keeps)
         log.info("%s: resumed after %d steps", description, optimizer.steps)
     history = training.history
-    watching = Callbacks(() if runtime is None or not ranks.first() else runtime.callbacks)
+    watching = Callbacks(() if runtime is None or not leads else runtime.callbacks)
     begun = len(loader), optimizer.steps, options.metric, options.upwards
     watching.start(Started(stage, options.epochs, *begun))
     mode = model.training
@@ -260,13 +261,13 @@ class _Training:
         if math.isnan(value):
             log.warning("%s is NaN after epoch %d, which is not taken as the best", options.metric, record["epoch"])
         better = self.history.judge(value, greater_is_better=options.upwards, patience=options.patience)
-        if better and (ranks.first() or self.pieces):
+        if better and (ranks.rank() == 0 or self.pieces):
             state = self.moments() if self.optimizer.config.keep_state else {}
             self.best.keep({"best": self.weights(), "best_optimizer": state})
 
     def save(self, checkpointer: Checkpointer | None) -> None:
         """Write a checkpoint where there is a place for it; replicas are equal, and pieces are written together."""
-        if checkpointer is not None and (ranks.first() or self.pieces):
+        if checkpointer is not None and (ranks.rank() == 0 or self.pieces):
             checkpointer.save(self.snapshot())
 
     def snapshot(self) -> Snapshot:

@@ -158,9 +158,6 @@ def shared_search(config: recsys.RunConfig, run: Path, world: Path) -> Found:
     return {"told": torch.frombuffer(bytearray(json.dumps(told(account)).encode()), dtype=torch.uint8)}
 
 
-@pytest.mark.xfail(
-    strict=False, reason="now and then a process reads another's trials without their epochs, and prunes"
-)
 def test_processes_that_share_a_search_and_one_that_was_cut_off_find_what_one_finds(
     tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
