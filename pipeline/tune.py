@@ -333,15 +333,14 @@ def tune(
         if not ranks.first():
             return account
         write_whole(folder / PAGE, tuning_page(account, f"{config.name}: {len(account['trials'])} trials"))
-        try:
-            with locked(folder / LOCKS / "best", create=True):
-                settled = with_settings(config, as_settings(account["best"]["settings"]))
-                _publish(settled, run, stage, base, tables, account)
-        except RunError as error:
-            if not _being_published(folder):
-                raise
-            log.info("another process publishes the best trial (%s)", error)
-            return account
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(locked(folder / LOCKS / "best", create=True))
+            except RunError as error:
+                log.info("another process publishes the best trial (%s)", error)
+                return account
+            settled = with_settings(config, as_settings(account["best"]["settings"]))
+            _publish(settled, run, stage, base, tables, account)
     return {**account, "run": str(run)}
 
 
@@ -354,14 +353,6 @@ def _publish(
         train_run(config, run, stage=stage, base=base, tables=tables)
     with open_run(run).add_files() as staging:
         (staging / TUNING).write_text(json.dumps(account, indent=1), encoding="utf-8")
-
-
-def _being_published(folder: Path) -> bool:
-    try:
-        with locked(folder / LOCKS / "best"):
-            return False
-    except RunError:
-        return True
 
 
 def _settle(folder: Path, identity: Json) -> None:

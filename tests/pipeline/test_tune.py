@@ -20,6 +20,7 @@ import recsys
 from recsys.artifacts.folder import open_run
 from recsys.artifacts.names import TUNING
 from recsys.base.errors import ConfigError, RunError
+from recsys.base.files import locked
 from recsys.base.tuned import Choice, Range
 from recsys.cli.main import main
 from recsys.configs.space import declared_space, read_space
@@ -83,6 +84,22 @@ def test_called_again_it_goes_on_and_repeats_nothing(
     again = search(tiny_run, run, trials=4)
     assert told(again)[:2] == told(first)
     assert told(again) == told(found[1])  # in two calls or in one
+
+
+def test_what_another_process_publishes_is_left_to_it(
+    tiny_run: TinyRun, found: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when it has just ended: nobody holds the lock any more when one would look for who held it."""
+
+    def held(folder: Path, create: bool = False) -> Any:
+        if folder.name == "best":
+            raise RunError("another process is writing it")
+        return locked(folder, create)
+
+    monkeypatch.setattr(tuning, "locked", held)
+    account = search(tiny_run, found[0])
+    assert told(account) == told(found[1])
+    assert "run" not in account
 
 
 def test_the_test_part_is_not_opened(tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

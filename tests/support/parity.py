@@ -25,6 +25,10 @@ from recsys.training.runtime import Runtime
 
 Found = dict[str, Tensor]
 
+OPTIM = {"eps": 1e-4}
+"""A larger `eps` than is trained with: some gradients are nothing but the rounding of sums (a softmax does not hear
+what is added to all of its scores, a gate of nine events hardly moves at first), and Adam makes whole steps of them."""
+
 
 class _Recorded:
     """A step whose losses are kept."""
@@ -42,7 +46,7 @@ class _Recorded:
 def towers(keys: dict[str, Any], steps: int, runtime: Runtime | None = None) -> Found:
     """The towers of the shop with these keys of `[retrieval]`."""
     tower = {"dim": 8, "dropout": 0.0, "history": {"encoder": "mean", "dropout": 0.0}, **keys.get("tower", {})}
-    given = {"negatives": 8, "tokens": 60, **keys, "tower": tower}
+    given = {"negatives": 8, "tokens": 60, "optim": OPTIM, **keys, "tower": tower}
     config = RetrievalConfig.model_validate({**given, "positive": "click" if keys.get("loss") == "exposures" else ""})
     training = build_towers(Shop().dataset("time" if config.loss == "exposures" else "leave_last"), config, 0)
     step = RetrievalStep(training.model, training.data, config, 0, False, training.exposures)
@@ -76,15 +80,10 @@ def requests(dataset: Dataset, width: int = 6) -> RequestSet:
 def ranker(
     keys: dict[str, Any], steps: int, runtime: Runtime | None = None, *, select: bool = False, tasks: bool = True
 ) -> Found:
-    """A ranker of the shop with these keys of `[ranking]`, with requests beside the rows, or with requests alone.
-
-    A softmax does not hear what is added to all of its scores, so that the biases of `select` have no gradient but the
-    rounding of sums; a larger `eps` keeps Adam from making steps of it.
-    """
+    """A ranker of the shop with these keys of `[ranking]`, with requests beside the rows, or with requests alone."""
     model = {"dropout": 0.0, **keys.get("model", {})}
-    optim = {"eps": 1e-4 if select else 1e-8}
     asks = {"dropout": 0.0, "requests_per_step": 5}
-    given = {"batch_size": 32, "optim": optim, **keys, "model": model, "select": asks}
+    given = {"batch_size": 32, "optim": OPTIM, **keys, "model": model, "select": asks}
     config = RankingConfig.model_validate(given)
     shop = Shop()
     plain = [feature.model_dump() for feature in shop.config().features if feature.kind != "sequence"]
