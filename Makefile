@@ -1,9 +1,10 @@
 # Everything runs in .venv; a second run skips what is done. PYTHON=/path/to/python picks another interpreter.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do $$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12), (3, 13)))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
+SPREAD := --numprocesses auto --dist loadfile --no-loadscope-reorder
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup check test exhaustive torchrec dist demo bench docs clean
+.PHONY: help setup check test coverage exhaustive torchrec dist demo bench docs clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -11,8 +12,10 @@ help: ## List the targets
 setup: .venv/dev.stamp ## Make .venv with the pinned packages, test tools included
 check: .venv/dev.stamp .typecheck/recsys ## Format, lint, spelling and strict types
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/typos && cd .typecheck && ../$(BIN)/mypy --config-file ../pyproject.toml -p recsys
-test: check ## Everything in check, then the whole test suite, a worker a core, with the share of lines it reaches
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --cov --cov-report= && $(BIN)/coverage report --format=total | sed 's/.*/&% of the lines of the library are reached by the tests/'
+test: check ## Everything in check, then the whole test suite, a worker a core
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(SPREAD)
+coverage: .venv/dev.stamp ## The suite once more, a third slower, with the share of lines it reaches
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(SPREAD) --cov --cov-report= && $(BIN)/coverage report --format=total | sed 's/.*/&% of the lines of the library are reached by the tests/'
 exhaustive: .venv/dev.stamp ## The tests that make test leaves out: the same properties over more kinds and more draws
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto -m exhaustive
 torchrec: .venv-torchrec/torchrec.stamp ## Make .venv-torchrec, where runtime.engine = "torchrec" works, and run its tests there
