@@ -2,9 +2,10 @@
 
     python benchmarks/serving/load.py --run runs/demo --seconds 10 --out docs/results/serving-load.json
 
-wrk (Debian's package) asks for users drawn from the run, on the cores that serve, with 1 and with 16 connections; the
-bare HTTP is `/healthz` of the same service. The bare loop validates, answers and writes the same requests without
-HTTP, alone and in blocks of 16, on one thread as a worker does.
+wrk (Debian's package) asks for users drawn from the run, on the cores that serve, with 1 and with 16 connections, and
+with 16 that pause between their requests so that the service does about four fifths of what it can; the bare HTTP is
+`/healthz` of the same service. The bare loop validates, answers and writes the same requests without HTTP, alone and
+in blocks of 16, on one thread as a worker does.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from recsys.live.requests import Request, parsed
 
 SCRIPT = """
 local users = {%s}
+local pause = %f
 local at = 0
+if pause > 0 then delay = function() return math.floor(2 * pause * math.random() + 0.5) end end
 wrk.method = "POST"
 wrk.headers["content-type"] = "application/json"
 request = function()
@@ -37,6 +40,8 @@ request = function()
   return wrk.format(nil, nil, nil, '{"user": "' .. users[at] .. '", "k": 10}')
 end
 """
+PACED = 0.8
+"""Share of the requests a second that the service can do, at which its latency is looked at."""
 UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 
@@ -91,8 +96,8 @@ def main() -> int:
         data = shop.trained.dataset
         found["items"] = data.num_catalogue
         users = [str(data.user_ids[row]) for row in range(0, data.num_users, max(1, data.num_users // 1000))]
-        script = Path(folder) / "ask.lua"
-        script.write_text(SCRIPT % ", ".join(json.dumps(user) for user in users))
+        script, asked = Path(folder) / "ask.lua", ", ".join(json.dumps(user) for user in users)
+        script.write_text(SCRIPT % (asked, 0))
         shop.funnel.warm_up(recorded=True)
         for block in (1, 16):
             found[f"bare loop, blocks of {block}"] = bare_loop(shop, users, block, told.seconds)
@@ -104,6 +109,12 @@ def main() -> int:
             for connections in (1, 16):
                 place = f"{service.address}/v1/recommend"
                 found[f"{connections} connections"] = wrk(place, connections, told.seconds, script)
+            most = found[
+                "16 connections"
+            ]  # the pause in milliseconds, that the answer is waited for is a part of a turn
+            pause = 1e3 * 16 / (PACED * most["requests_per_second"]) - PACED * most["p50_ms"]
+            script.write_text(SCRIPT % (asked, pause))
+            found["16 connections, paced"] = wrk(place, 16, told.seconds, script)
             found["bare HTTP, 16 connections"] = wrk(f"{service.address}/healthz", 16, told.seconds, None)
     record(told.out, "load", vars(told), found)
     return 0
