@@ -4,18 +4,50 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
 
+from .accepting import Accepting
 from .app import create_app
 from .protocol import BoundedProtocol
 from .service import Service
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which leaves the signals of its process to whoever runs it."""
+    """uvicorn's server, which leaves the signals of its process to whoever runs it, and connections to whoever has few.
+
+    Args:
+        config: of uvicorn.
+        service: that is served.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self.service = service
+        self._accepting: list[Accepting] = []
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """See `uvicorn.Server`."""
+        await super().startup([])
+        config, state, metrics = self.config, self.server_state, self.service.metrics
+        loop = asyncio.get_running_loop()
+
+        def protocol() -> asyncio.Protocol:
+            made = config.http_protocol_class
+            return made(config=config, server_state=state, app_state=self.lifespan.state, _loop=loop)  # type: ignore[call-arg]
+
+        for one in sockets or ():
+            mine, others = self.service.connections, lambda: metrics.least_of_others("connections")
+            self._accepting.append(Accepting(one, protocol, config.ssl, mine, others))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See `uvicorn.Server`."""
+        for one in self._accepting:
+            one.close()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -47,6 +79,16 @@ def server_of(service: Service, certificate: Path | None = None, private_key: Pa
         header_bytes = config.limits.header_bytes
         read_seconds = config.read_seconds
 
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            """See `asyncio.Protocol`."""
+            super().connection_made(transport)
+            service.metrics.set("connections", service.connections())
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            """See `asyncio.Protocol`."""
+            super().connection_lost(exc)
+            service.metrics.set("connections", service.connections())
+
     server = Server(
         uvicorn.Config(
             create_app(service),
@@ -61,10 +103,11 @@ def server_of(service: Service, certificate: Path | None = None, private_key: Pa
             timeout_graceful_shutdown=config.finish_seconds,
             proxy_headers=bool(config.proxies),
             forwarded_allow_ips=list(config.proxies),
-            backlog=2048,
             ssl_certfile=certificate,
             ssl_keyfile=private_key,
-        )
+        ),
+        service,
     )
     service.connections = lambda: len(server.server_state.connections)
+    service.metrics.set("connections", 0)  # the worker before this one had some
     return server

@@ -71,6 +71,7 @@ def series_of(paths: Sequence[str], runs: Sequence[str]) -> tuple[Series, ...]:
             BUCKETS,
         ),
         Series("batch_size", "histogram", "Requests answered as one block.", {}, SIZES),
+        Series("connections", "gauge", "Open connections.", {}),
         Series("queue_depth", "gauge", "Requests that wait.", {}),
         Series("queue_rejected_total", "counter", "Requests refused because too many waited.", {}),
         Series("abandoned_total", "counter", "Requests whose connection ended before the answer.", {}),
@@ -142,6 +143,14 @@ class Metrics:
     def value(self, name: str, *labels: str) -> float:
         """The sum of a counter over all workers."""
         return float(self._rows[:, self._at[(name, *labels)]].sum())
+
+    def least_of_others(self, name: str) -> float:
+        """The smallest value of a gauge in the rows of the other workers, not of the supervisor, whose row is the last.
+
+        Infinite where there is no other one.
+        """
+        values = self._rows[:-1, self._at[(name,)]]
+        return min((float(value) for row, value in enumerate(values) if row != self.row), default=float("inf"))
 
     def text(self, more: Sequence[str] = ()) -> str:
         """Everything in Prometheus's text format; labels that never occurred are left out.

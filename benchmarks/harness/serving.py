@@ -31,8 +31,9 @@ def serving_section(found: Json) -> str:
         for name, one in values.items()
         if name not in wide and not (isinstance(one, list) and not one)
     ]
+    size = f", {values['items']:,} items" if "items" in values else ""
     parts = [
-        f"## {TITLES[found['trial']]}",
+        f"## {TITLES[found['trial']]}{size}",
         f"{settings}; {found['machine']}, commit {found['commit']}, {found['date']}.",
         f"```sh\n{found['command']}\n```",
         markdown_table(["", *map(_words, columns)], rows) if rows else "",
