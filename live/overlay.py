@@ -230,6 +230,6 @@ def overlay_of(funnel: Funnel, log: StateLog) -> Overlay:
         if log.last and np.isfinite(newest):
             logger.warning("the run was trained on no export of this log: events up to %.0f count as known", newest)
         found = Overlay(funnel, log, since=newest)
-    while found.position < log.last:
-        found.catch_up()
+    while rows := log.read_after(found.position, READ):  # not up to `log.last`, whose row may have been trimmed
+        found.apply(rows)
     return found

@@ -110,9 +110,9 @@ class SqliteLog(StateLog):
             found = []
             cursor = written.cursor()
             for one in values:
-                cursor.execute(
-                    "INSERT INTO log(kind, body, user, item, time, received, id) VALUES (?, ?, ?, ?, ?, ?, ?) "
-                    "ON CONFLICT(id) DO NOTHING",
+                cursor.execute(  # ON CONFLICT DO NOTHING would use up a position for nothing
+                    "INSERT INTO log(kind, body, user, item, time, received, id) "
+                    "SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 WHERE NOT EXISTS (SELECT 1 FROM log WHERE id = ?7)",
                     one,
                 )
                 found.append(DUPLICATE if cursor.rowcount < 1 else int(cursor.lastrowid or 0))

@@ -53,6 +53,18 @@ def test_what_is_told_to_one_is_in_the_next_answer_of_another(trained: recsys.Re
     assert again.position == writer.position
 
 
+def test_a_state_is_opened_whose_last_rows_went_or_never_were(trained: recsys.Recommender, tmp_path: Path) -> None:
+    """It once waited for them for ever, and with it a worker that was started again."""
+    first = opened(trained, tmp_path)
+    event = click("u0", "i5", id="once")
+    first.add_events([event])
+    first.add_events([event])
+    assert opened(trained, tmp_path).position == first.position
+    log = SqliteLog(tmp_path, "process")
+    assert log.trim(log.last, received=float("inf")) == 1
+    assert opened(trained, tmp_path).ask({"user": "u0", "k": 3}).items
+
+
 def test_the_first_click_of_a_stranger_lifts_him_to_the_history_rung(rec: recsys.Recommender) -> None:
     assert rec.answer("nobody", 5).rungs == (Rung.POPULAR,)
     rec.add_events([click("nobody", "i3")])

@@ -80,6 +80,8 @@ def test_a_repeated_id_is_kept_once(log: StateLog) -> None:
     assert again[0] == DUPLICATE
     assert again[1] > first[1] > first[0] > 0
     assert bodies(log) == ["a", "b", "c"]
+    assert log.append([event("a"), event("c")]) == [DUPLICATE, DUPLICATE]
+    assert log.last == again[1]  # a reader waits for no row that never was
 
 
 def test_an_id_of_a_row_that_went_is_new_and_its_position_is_never_given_again(log: StateLog) -> None:
