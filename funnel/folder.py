@@ -22,6 +22,7 @@ from ..artifacts.names import (
     SCHEMA_NOTES,
     WARM_START,
 )
+from ..base.arrays import AnyArray
 from ..base.device import kept_device, pick_device
 from ..base.errors import RunError
 from ..configs.run import RunConfig, config_hash, load_kept_config, write_config
@@ -228,28 +229,36 @@ def _load_texts(run: Run, model: nn.Module) -> None:
 
 
 def _load_retriever(run: Run, config: RunConfig, dataset: Dataset, with_index: bool, device: str | None) -> Retriever:
-    from safetensors.numpy import load_file
-
     data = TowerData.of(dataset, config.retrieval.tower, config.retrieval.positive, config.retrieval.seen)
     model = build_tower_members(data, config.retrieval.tower, config.seed, config.ensemble.seeds)
     settle_tables(model, config.retrieval.tower.table_dtype)
     load_weights(model, run.file(TOWERS))
     companions: dict[str, Baseline] = {}
     for name in companion_names(config, dataset):
-        loaded = baseline_from_state(load_file(run.file(companion_file(name))))
+        loaded = baseline_from_state(mapped_arrays(run.file(companion_file(name))))
         any(loaded.adopt(other) for other in companions.values())  # as they were fitted: what is equal is held once
         companions[name] = loaded
     index = None
     if with_index and run.has_directory(INDEX):
         where = index_device(config.index.device, data.num_items) if device is None else pick_device(device)
         index = load_index(run.directory(INDEX), dim=model.width, device=where)
-    vectors = np.load(run.file(VECTORS), allow_pickle=False)
+    vectors = np.load(run.file(VECTORS), mmap_mode="c", allow_pickle=False)
     if vectors.shape != (data.num_items, model.width):
         raise RunError(
             f"{run.file(VECTORS)} holds vectors of shape {list(vectors.shape)}, "
             f"expected {[data.num_items, model.width]}; train the run again"
         )
     return assemble_retriever(config, model, data, companions, index, vectors)
+
+
+def mapped_arrays(file: Path) -> dict[str, AnyArray]:
+    """Arrays of a safetensors file, mapped: processes that answer from the same run share their pages.
+
+    They may be written, in this process's memory alone. The reader for NumPy copies; that for torch maps.
+    """
+    from safetensors.torch import load_file
+
+    return {name: tensor.numpy() for name, tensor in load_file(file).items()}
 
 
 def _load_optimizers(run: Run) -> dict[Stage, Mapping[str, Tensor]]:

@@ -12,6 +12,7 @@ from typing import Any
 from ..artifacts.folder import Run, open_run
 from ..artifacts.manifest import read_run_manifest
 from ..base.errors import RecsysError, RunError
+from ..base.memory import give_back
 from ..configs.rules import load_rules
 from ..funnel.folder import load_run
 from ..funnel.funnel import Funnel
@@ -59,6 +60,7 @@ def load_answering(
     for request in stored_requests(answering, WARMING):  # alone and together, with all that the first answer sets up
         answering.answer([request])
     answering.answer(stored_requests(answering, WARMING))
+    give_back()
     return answering
 
 

@@ -12,17 +12,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from recsys.artifacts.folder import open_run
 from recsys.base.errors import ConfigError
+from recsys.base.files import sync
 from recsys.cli.main import main
-from recsys.funnel.folder import load_run
+from recsys.funnel.folder import load_run, mapped_arrays
 from recsys.funnel.funnel import Funnel
 from recsys.funnel.ladder import POPULAR, Rung
 from recsys.pipeline.index import build_run_index
 from recsys.pipeline.publish import train_run
 from recsys.retrieval.index.bitmap import Bitmap
 from recsys.retrieval.retriever import Retriever
+from recsys.serving.metrics import private_bytes
 from recsys.tests.support.nonempty import nonempty
 from recsys.tests.support.tiny import TinyRun
 
@@ -101,6 +104,18 @@ def funnels(served: Served) -> dict[str, Funnel]:
 
 def ids(answer: dict[str, Any]) -> list[str]:
     return [item["item"] for item in answer["items"]]
+
+
+def test_what_a_run_holds_is_mapped_and_not_read_into_every_process(tmp_path: Path) -> None:
+    file, large = tmp_path / "a.safetensors", np.arange(6_000_000, dtype=np.float64)
+    save_file({"large": large}, file)
+    sync(file)  # pages that are still to be written count as private
+    before = private_bytes()
+    found = mapped_arrays(file)["large"]
+    assert np.array_equal(found, large)
+    assert private_bytes() - before < large.nbytes / 4
+    found[0] = 7.0
+    assert mapped_arrays(file)["large"][0] == 0.0
 
 
 def test_every_answer_says_what_it_rests_on(served: Served, funnels: dict[str, Funnel]) -> None:
