@@ -72,19 +72,19 @@ def _refuse_unspread(config: RunConfig, stage: str) -> None:
     found = torchrec_finding()
     if found.level != "ok":
         raise ConfigError(f'runtime.engine = "torchrec": {found.sentence}')
+    wanted: list[str] = []
     for name, section in (("retrieval", config.retrieval), ("ranking", config.ranking)):
         if stage not in (name, "all"):
             continue
-        optim, needed = section.optim, f'runtime.engine = "torchrec" needs {name}.optim.'
+        optim, key = section.optim, f"{name}.optim"
         if optim.table_optimizer != "rowwise_adagrad":
-            raise ConfigError(f'{needed}table_optimizer = "rowwise_adagrad", and it is "{optim.table_optimizer}"')
-        if optim.clip_norm > 0:
-            raise ConfigError(
-                f"{needed}clip_norm = 0, and it is {optim.clip_norm:g}: no process knows the norm of rows that are "
-                "summed where they lie"
-            )
+            wanted.append(f'{key}.table_optimizer = "rowwise_adagrad" (it is "{optim.table_optimizer}")')
+        if optim.clip_norm > 0:  # no process knows the norm of rows that are summed where they lie
+            wanted.append(f"{key}.clip_norm = 0 (it is {optim.clip_norm:g})")
         if optim.table_weight_decay > 0:
-            raise ConfigError(f"{needed}table_weight_decay = 0, and it is {optim.table_weight_decay:g}")
+            wanted.append(f"{key}.table_weight_decay = 0 (it is {optim.table_weight_decay:g})")
+    if wanted:
+        raise ConfigError(f'runtime.engine = "torchrec" needs {", ".join(wanted)}')
 
 
 def tables_on_disk(config: RunConfig, folder: Path) -> AbstractContextManager[None]:

@@ -55,10 +55,11 @@ class Front:
                     message["headers"].append((b"connection", b"close"))
             else:
                 size += len(message.get("body", b""))
+                if not message.get("more_body", False):  # before it leaves: who has an answer finds it in the metrics
+                    self._noted(scope, status, size, time.perf_counter() - started)
             await send(message)
 
         await self.app(scope, receive, sending)
-        self._noted(scope, status, size, time.perf_counter() - started)
 
     def _noted(self, scope: Mapping[str, Any], status: int, size: int, seconds: float) -> None:
         path = getattr(scope.get("route"), "path", OTHER)

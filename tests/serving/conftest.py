@@ -29,7 +29,7 @@ def service(shop: Recommender) -> Service:
     """It as a service, with a second run beside it."""
     version = shop.ask({"user": "1"}).run["version"]
     runs = {name: Answering(shop.funnel, name, version) for name in ("main", "other")}
-    paths = ("/v1/recommend", "/v1/similar")
+    paths = ("/v1/recommend", "/v1/similar", "/healthz")
     return Service(Runs(runs), ServeConfig(read_seconds=0.5), Metrics(series_of(paths, list(runs))))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import time
@@ -11,9 +12,11 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.types import Message
 
 from recsys.live.requests import ScoreRequest, SimilarRequest
 from recsys.recommender import Recommender
+from recsys.serving.app import create_app
 from recsys.serving.problems import KINDS, MEDIA_TYPE
 from recsys.serving.service import Service
 from recsys.tests.support.nonempty import nonempty
@@ -195,6 +198,25 @@ KEYS = ("user", "k", "history", "features", "context", "where", "allow", "exclud
 def test_any_json_is_answered_or_refused(client: httpx.Client, asked: dict[str, Any]) -> None:
     response = client.post("/v1/recommend", content=json.dumps(asked).encode("utf-8", "replace"), headers=JSON)
     assert response.status_code in (200, 400, 404, 422), response.text
+
+
+def test_who_has_an_answer_finds_it_in_the_metrics(service: Service) -> None:
+    def answered() -> float:
+        return service.metrics.value("requests_total", "/healthz", "200")
+
+    counted: list[float] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            counted.append(answered())
+
+    before = answered()
+    scope = {"type": "http", "method": "GET", "path": "/healthz", "headers": [], "query_string": b""}
+    asyncio.run(create_app(service)(scope, receive, send))
+    assert counted == [before + 1] == [answered()]
 
 
 def test_a_request_whose_client_is_gone_leaves_the_queue(client: httpx.Client, service: Service) -> None:
