@@ -8,6 +8,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -109,7 +110,7 @@ class Metrics:
     def __init__(self, series: Sequence[Series], rows: int = 1, row: int = 0, file: int | None = None) -> None:
         self.series, self.row = tuple(series), row
         self._at: dict[tuple[str, ...], int] = {}
-        self._buckets = {one.name: np.array(one.buckets) for one in series if one.buckets}
+        self._buckets = {one.name: one.buckets for one in series if one.buckets}
         size = 0
         for one in series:
             for values in product(*one.labels.values()):
@@ -137,7 +138,7 @@ class Metrics:
         at = self._at.get((name, *labels))
         if at is not None:
             buckets = self._buckets[name]
-            self._mine[at + int(np.searchsorted(buckets, value))] += 1.0
+            self._mine[at + bisect_left(buckets, value)] += 1.0
             self._mine[at + len(buckets) + 1] += value
 
     def value(self, name: str, *labels: str) -> float:

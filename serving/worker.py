@@ -19,6 +19,7 @@ import torch
 import uvloop
 
 from ..base.errors import RecsysError
+from ..base.memory import keep_memory
 from ..live.answering import Answering
 from ..live.log import LogUnavailableError, StateLog, open_log
 from ..live.teller import Teller
@@ -36,6 +37,8 @@ from .service import Published, Service
 
 LIMIT = 1 << 20
 """Bytes of a line between supervisor and worker."""
+KEPT_BYTES = 64 << 20
+"""Memory that a worker keeps for its next answers; blocks of 16 requests take some 10 MB."""
 
 
 class Worker:
@@ -198,6 +201,7 @@ def main() -> int:
     """Run a worker."""
     log_json_lines()
     torch.set_num_threads(1)
+    keep_memory(KEPT_BYTES)
     listener, channel, metrics = (int(text) for text in sys.argv[1:4])
     return uvloop.run(work(listener, channel, metrics))
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from pydantic import Field, model_validator
 
 from ..base import ranks
 from ..base.device import CPU, device_name, pick_device
+from ..base.memory import keep_memory
 from ..base.settings import Settings
 from ..nn.precision import bf16_is_fast, reduced_matmul
 from .callbacks import Callback
@@ -24,8 +24,6 @@ from .engines.pieces import Shard
 
 log = logging.getLogger(__name__)
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-KEPT_BYTES = 1 << 30
 Precision = Literal["float32", "tf32", "bf16"]
 Engine = Literal["local", "torchrec"]
 
@@ -180,23 +178,6 @@ def _decided(config: RuntimeConfig, seed: int) -> Runtime:
         )
     log.info("runtime: %s, %d threads, %s, seed %d", device_name(where), runtime.threads, runtime.precision, seed)
     return runtime
-
-
-def keep_memory() -> None:
-    """Ask the C library to keep freed blocks of megabytes instead of returning each to the system at once.
-
-    This is a setting of the whole process, so only programs that own theirs make it (the command line, benchmarks).
-
-    A training step frees and takes the same large buffers again and again; given back, every one of them is zeroed
-    page by page by the kernel before it can be used again (a tenth of a retriever's step, measured). Does nothing
-    where the library has no such knob. Compiled kernels, on the other hand, are kept for the last 64 shapes only.
-    """
-    with suppress(OSError, AttributeError, TypeError):  # Windows has no C library to name by None, macOS no mallopt
-        library = ctypes.CDLL(None)
-        library.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
-        library.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
-    # Batches of histories have ever new shapes, and the CPU library keeps a compiled kernel of megabytes for each.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
 def seed_everything(seed: int) -> None:

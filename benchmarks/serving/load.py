@@ -25,6 +25,7 @@ import torch
 
 import recsys
 from recsys.base.errors import RecsysError
+from recsys.base.memory import keep_memory
 from recsys.benchmarks.serving.trial import options, record, service_on_copy
 from recsys.live.requests import Request, parsed
 
@@ -92,6 +93,7 @@ def main() -> int:
         return 1
     found: dict[str, Any] = {}
     torch.set_num_threads(1)
+    keep_memory()
     with recsys.load(told.run) as shop, tempfile.TemporaryDirectory() as folder:
         data = shop.trained.dataset
         found["items"] = data.num_catalogue

@@ -36,10 +36,10 @@ def demo(
     from ...artifacts.manifest import MANIFEST
     from ...artifacts.names import EVALUATION, INDEX
     from ...base.errors import ConfigError
+    from ...base.memory import keep_memory
     from ...configs.run import config_hash, load_config
     from ...report.evaluation import evaluation_blocks
     from ...report.report import Report
-    from ...training.runtime import keep_memory
     from .. import render
     from ..world import write_world
 

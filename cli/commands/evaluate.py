@@ -129,7 +129,7 @@ def _folds(
         raise ConfigError("each fold trains before it measures; with --folds, --stage is retrieval, ranking or all")
 
     from ... import api
-    from ...training.runtime import keep_memory
+    from ...base.memory import keep_memory
 
     keep_memory()
     trained: Literal["retrieval", "ranking", "all"]

@@ -139,11 +139,13 @@ def recommend(
     folder = find_run(run)
 
     from ... import api
+    from ...base.memory import keep_memory
     from ...data.subject import Subject
     from ...live.requests import Request
     from .. import render
     from ..records import read_records
 
+    keep_memory()
     with shared_work(invocation.obj, processes) as speaks:
         recommender = api.load(folder, rules, device)
         brings: dict[str, Any] = {}

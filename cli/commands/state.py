@@ -102,7 +102,7 @@ def refresh(
     folder = find_run(run)
 
     from ... import api
-    from ...training.runtime import keep_memory
+    from ...base.memory import keep_memory
 
     keep_memory()
     with tempfile.TemporaryDirectory() as scratch:

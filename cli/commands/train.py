@@ -68,9 +68,9 @@ def train(
 
     from ... import api
     from ...base import ranks
+    from ...base.memory import keep_memory
     from ...pipeline.processes import refuse_together
     from ...training.engines.joining import invited, joined, restarted
-    from ...training.runtime import keep_memory
 
     if meant.runtime.processes > 1 and not invited():
         refuse_together(meant, stage)

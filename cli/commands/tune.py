@@ -59,8 +59,8 @@ def tune(
     settled, base = open_config(config, set_ or [])
     wanted = None if space is None else read_space(space)
 
+    from ...base.memory import keep_memory
     from ...pipeline.tune import tune as search
-    from ...training.runtime import keep_memory
 
     keep_memory()
     place = _place(run, f"{settled.name}-tuned")
@@ -87,8 +87,8 @@ def auto(
 
     settled, base = open_config(config, set_ or [])
 
+    from ...base.memory import keep_memory
     from ...pipeline.auto import auto as attempt
-    from ...training.runtime import keep_memory
 
     keep_memory()
     place = _place(run, f"{settled.name}-auto")
