@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from ..artifacts.folder import Run, RunWriter
@@ -44,6 +45,7 @@ from .run import Stage, TrainedRun, assemble_retriever, companion_names
 
 TOWERS = "retrieval/model.safetensors"
 VECTORS = "retrieval/item_vectors.npy"
+CONTENT = "retrieval/item_content.npy"
 RANKER = "ranking/model.safetensors"
 TREES = "ranking/trees"
 CALIBRATORS = "ranking/calibrators.json"
@@ -193,6 +195,8 @@ def _save_retriever(retriever: Retriever, folder: Path) -> None:
 
     save_weights(retriever.model, folder / TOWERS)
     np.save(folder / VECTORS, retriever.item_vectors)
+    if not retriever.model.vectors_hold_content:
+        np.save(folder / CONTENT, retriever.content.numpy())
     for name, companion in retriever.companions.items():
         arrays = {key: np.ascontiguousarray(values) for key, values in companion.state().items()}
         save_file(arrays, folder / companion_file(name))
@@ -248,7 +252,10 @@ def _load_retriever(run: Run, config: RunConfig, dataset: Dataset, with_index: b
             f"{run.file(VECTORS)} holds vectors of shape {list(vectors.shape)}, "
             f"expected {[data.num_items, model.width]}; train the run again"
         )
-    return assemble_retriever(config, model, data, companions, index, vectors)
+    content = (
+        torch.from_numpy(np.load(run.file(CONTENT), mmap_mode="c", allow_pickle=False)) if CONTENT in run else None
+    )
+    return assemble_retriever(config, model, data, companions, index, vectors, content)
 
 
 def mapped_arrays(file: Path) -> dict[str, AnyArray]:

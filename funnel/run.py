@@ -93,11 +93,12 @@ def assemble_retriever(
     companions: Mapping[str, Baseline],
     index: CandidateIndex | None = None,
     vectors: F32 | None = None,
+    content: Tensor | None = None,
 ) -> Retriever:
     """The first stage as the configuration wants it, of trained parts."""
     section = config.retrieval
     scorers = usable_scorers(config, companions)
-    return Retriever(model, data, companions, section.proposers, scorers, index, section.places, vectors)
+    return Retriever(model, data, companions, section.proposers, scorers, index, section.places, vectors, content)
 
 
 def companion_names(config: RunConfig, dataset: Dataset) -> tuple[str, ...]:

@@ -93,6 +93,7 @@ class Retriever:
         index: searches the item vectors; the exact product when None (training, before an index exists).
         quotas: places of each proposer among the candidates; None merges by reciprocal rank (see `merge`).
         vectors: float32 [N, width] of all items, as `model` makes them; computed when None.
+        content: float32 [N, D] of all items, what histories are made of; computed when it is needed where None.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Retriever:
         index: CandidateIndex | None = None,
         quotas: Mapping[str, int] | None = None,
         vectors: F32 | None = None,
+        content: Tensor | None = None,
     ) -> None:
         self.model = model
         self.data = data
@@ -115,6 +117,8 @@ class Retriever:
         self.quotas = quotas
         self.item_vectors = item_vectors(model, data) if vectors is None else vectors
         self._prepared: Opinions | None = None
+        if content is not None:
+            self.content = content
         for name in (*proposers, *scorers):
             if name != TOWER and name not in companions:
                 raise ConfigError(f'no retriever is called "{name}"; there are: {", ".join((TOWER, *companions))}')
@@ -140,7 +144,7 @@ class Retriever:
             segments: `[retrieval] segments`.
         """
         other = copy.copy(self)
-        other._content = self._content
+        other.content = self.content
         other._finite = self._finite
         other._passes = self._passes
         other._unpopular = self._unpopular  # of the training's events, which the other does not see
@@ -166,10 +170,10 @@ class Retriever:
     def queries(self, users: I64, moment: int) -> F32:
         """Query vectors of users at a moment, [B, width]."""
         ends = self.data.ends(moment)[users]
-        return query_vectors(self.model, self.data, users, ends, self._content, self._passes)
+        return query_vectors(self.model, self.data, users, ends, self.content, self._passes)
 
     @cached_property
-    def _content(self) -> Tensor:
+    def content(self) -> Tensor:
         """What histories are made of, float [N, D]: made once for the whole catalogue."""
         return item_contents(self.model, self.data, self.item_vectors)
 
@@ -259,7 +263,7 @@ class Retriever:
             content = self.model.embed_content(chosen.to(device))
             self.item_vectors[rows] = to_host(self.model.item_vectors(chosen.to(device), content))
         if not self.model.vectors_hold_content:
-            self._content[at] = content.cpu()
+            self.content[at] = content.cpu()
 
     @cached_property
     def _unpopular(self) -> F32:

@@ -21,7 +21,6 @@ from ...ranking.probabilities import task_probabilities
 from ...ranking.requests import RequestBatch, request_batch
 from ...ranking.trees.forest import written_parts
 from ...retrieval.retriever import Retriever
-from ...retrieval.towers.train import item_contents
 from ...retrieval.towers.two_tower import Windows
 from ..ranked import effective_blend
 from ..run import TrainedRun
@@ -104,13 +103,7 @@ class Parts:
         """A user's window as it is now, of the longest length, and the content of its items."""
         data = self._retriever.data
         windows = data.window(user, int(data.ends(NOW)[user]), data.max_length)
-        return windows, self._content[windows.items]
-
-    @cached_property
-    def _content(self) -> Tensor:
-        """Of all items, float [N, D]."""
-        retriever = self._retriever
-        return item_contents(retriever.model, retriever.data, retriever.item_vectors)
+        return windows, self._retriever.content[windows.items]
 
     def _request(self, count: int, user: int = 0) -> RequestBatch:
         """A user's best candidates of the towers, as a request; logged rows of a run that only ranks."""
@@ -168,7 +161,7 @@ class Parts:
         if self._towers is None:
             return
         np.save(folder / "item_vectors.npy", np.asarray(self._retriever.item_vectors), allow_pickle=False)
-        np.save(folder / "item_content.npy", self._content.numpy(), allow_pickle=False)
+        np.save(folder / "item_content.npy", self._retriever.content.numpy(), allow_pickle=False)
         if self.ranker is None:
             return
         size = self.dataset.num_catalogue

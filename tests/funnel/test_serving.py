@@ -18,13 +18,17 @@ from recsys.artifacts.folder import open_run
 from recsys.base.errors import ConfigError
 from recsys.base.files import sync
 from recsys.cli.main import main
-from recsys.funnel.folder import load_run, mapped_arrays
+from recsys.funnel.folder import CONTENT, load_run, mapped_arrays, save_run
 from recsys.funnel.funnel import Funnel
 from recsys.funnel.ladder import POPULAR, Rung
+from recsys.funnel.run import assemble_retriever
 from recsys.pipeline.index import build_run_index
 from recsys.pipeline.publish import train_run
 from recsys.retrieval.index.bitmap import Bitmap
 from recsys.retrieval.retriever import Retriever
+from recsys.retrieval.towers.ensemble import build_tower_members
+from recsys.retrieval.towers.train import item_contents
+from recsys.retrieval.towers.windows import TowerData
 from recsys.serving.metrics import private_bytes
 from recsys.tests.support.nonempty import nonempty
 from recsys.tests.support.tiny import TinyRun
@@ -116,6 +120,23 @@ def test_what_a_run_holds_is_mapped_and_not_read_into_every_process(tmp_path: Pa
     assert private_bytes() - before < large.nbytes / 4
     found[0] = 7.0
     assert mapped_arrays(file)["large"][0] == 0.0
+
+
+def test_content_that_is_no_part_of_the_vectors_is_kept_beside_them(tiny_run: TinyRun, tmp_path: Path) -> None:
+    config = tiny_run.config('retrieval.tower.similarity="cosine"')
+    trained = load_run(open_run(tiny_run.folder))
+    assert trained.retriever is not None
+    tower, companions = config.retrieval.tower, trained.retriever.companions
+    data = TowerData.of(trained.dataset, tower, "click")
+    model = build_tower_members(data, tower, 5, 1)
+    retriever = assemble_retriever(config, model, data, companions)
+    save_run(replace(trained, config=config, retriever=retriever), tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    found = load_run(run).retriever
+    assert found is not None
+    assert np.array_equal(np.load(run.file(CONTENT), allow_pickle=False), found.content)
+    assert torch.equal(found.content, item_contents(found.model, found.data, found.item_vectors))
+    assert not torch.equal(found.content, torch.from_numpy(found.item_vectors))
 
 
 def test_every_answer_says_what_it_rests_on(served: Served, funnels: dict[str, Funnel]) -> None:
