@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recsys.benchmarks.harness.books import markdown_table
@@ -17,6 +17,15 @@ TITLES = {
     "keys": "Keys that begin rightly, and others, in time",
 }
 """Trial -> heading of its section."""
+
+
+def serving_sections(trials: Sequence[Json]) -> list[str]:
+    """The records of trials as markdown, in the order of the titles, and then of the catalogue's size."""
+    places = list(TITLES)
+    return [
+        serving_section(one)
+        for one in sorted(trials, key=lambda one: (places.index(one["trial"]), one["found"].get("items", 0)))
+    ]
 
 
 def serving_section(found: Json) -> str:

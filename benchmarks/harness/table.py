@@ -16,7 +16,7 @@ from recsys.benchmarks.harness.books import BASELINES, book_section, chosen, mar
 from recsys.benchmarks.harness.forest import draw_all
 from recsys.benchmarks.harness.provenance import RESULTS, Json
 from recsys.benchmarks.harness.recorded import folds_section, run_section
-from recsys.benchmarks.harness.serving import serving_section
+from recsys.benchmarks.harness.serving import serving_sections
 from recsys.benchmarks.harness.speeds import speed_section
 
 WRITTEN = "Written by `python benchmarks/harness/table.py` from the JSON files beside it."
@@ -132,6 +132,7 @@ def main() -> None:
     folder: Path = options.parse_args().folder
     books: dict[str, Json] = {}
     singles: dict[str, list[str]] = {page: [] for page in PAGES}
+    trials: list[Json] = []
     for file in sorted(folder.glob("*.json")):
         found = json.loads(file.read_text(encoding="utf-8"))
         if "variants" in found:
@@ -139,11 +140,12 @@ def main() -> None:
         elif "benchmark" in found:
             singles["speed"].append(speed_section(found))
         elif "trial" in found:
-            singles["service"].append(serving_section(found))
+            trials.append(found)
         elif "folds" in found:
             singles[page_of(file.stem)].append(folds_section(file.stem.removeprefix("folds-"), found))
         else:
             singles[page_of(file.stem)].append(run_section(file.stem.removeprefix("run-"), found))
+    singles["service"] = serving_sections(trials)
     pages = []
     for page, (title, _) in PAGES.items():
         on_it = [book for name, book in books.items() if page_of(name) == page]
