@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from ...base import ranks
@@ -24,6 +25,7 @@ PATIENCE = datetime.timedelta(days=7)
 """How long a process waits for another one: the first may read a log or fit baselines for hours. One that ends closes
 its connections, which the others notice at once."""
 FAILED = "recsys/failed"
+STARTS = "TORCHELASTIC_RESTART_COUNT"
 
 
 def invited() -> bool:
@@ -32,8 +34,11 @@ def invited() -> bool:
 
 
 def restarted() -> bool:
-    """Whether a launcher started these processes again after one was lost."""
-    return invited() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    """Whether a launcher started these processes again after one was lost; for use inside `joined`.
+
+    All say the same: of several machines, only that which lost a process counts it as a start.
+    """
+    return invited() and bool(ranks.summed(torch.tensor([float(os.environ.get(STARTS, "0"))])) > 0)
 
 
 @contextmanager
@@ -48,10 +53,10 @@ def joined() -> Iterator[None]:
         yield
         return
     if not dist.is_initialized():  # some launchers make the group themselves, as Ray does
-        dist.init_process_group("gloo", timeout=PATIENCE)
+        _meet()
     ranks.met = True
     store = dist.distributed_c10d._get_default_store()
-    failed = f"{FAILED}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    failed = f"{FAILED}/{os.environ.get(STARTS, '0')}"
     logger = logging.getLogger("recsys")
     before = logger.level
     if not ranks.first():
@@ -66,6 +71,28 @@ def joined() -> Iterator[None]:
         stack.callback(dist.destroy_process_group)  # whoever waits for this process notices that it ends
         stack.push(ending)
         yield
+
+
+def _meet() -> None:
+    """Make the group.
+
+    torch's launcher keeps one store for all starts (https://github.com/pytorch/pytorch/issues/135712), and a process
+    would wait at the address of a dead one. So each start has a name of its own there. Several machines do not agree
+    which start it is: they need a store for each, which a variable of torch's gives them.
+    """
+    told = os.environ
+    if told.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        dist.init_process_group("gloo", timeout=PATIENCE)
+        return
+    store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE))
+    if told.get("GROUP_WORLD_SIZE", "1") == "1":
+        store = dist.PrefixStore(f"start-{told.get(STARTS, '0')}", store)
+    elif rank == 0 and told.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        log.warning(
+            "after a lost process, machines may wait for one another without an end; start torchrun with "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"
+        )
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=PATIENCE)
 
 
 def _end(store: Any, failed: str, error: Exception) -> None:
