@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from ...base import ranks
 from ...base.errors import EndedWithOthersError, LostProcessError
@@ -84,9 +85,9 @@ def _meet() -> None:
     if told.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         dist.init_process_group("gloo", timeout=PATIENCE)
         return
-    store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE))
+    store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
     if told.get("GROUP_WORLD_SIZE", "1") == "1":
-        store = dist.PrefixStore(f"start-{told.get(STARTS, '0')}", store)
+        store = dist.PrefixStore(f"start-{told.get(STARTS, '0')}", store)  # type: ignore[attr-defined]
     elif rank == 0 and told.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
         log.warning(
             "after a lost process, machines may wait for one another without an end; start torchrun with "
