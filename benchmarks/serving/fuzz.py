@@ -1,5 +1,7 @@
 """Random requests: from the document, from mutated good ones, and raw bytes; no 5xx, no hang, the next one answered.
 
+A 504 is right where the request itself gave the service less time than an answer takes.
+
 python benchmarks/serving/fuzz.py --run runs/demo --requests 100000 --seconds 3600 --out docs/results/serving-fuzz.json
 """
 
@@ -117,7 +119,7 @@ def main() -> int:
                     problem = status[0] != "2" and response.headers["content-type"] != "application/problem+json"
                     if problem:
                         wrong.append(f"{path} {status} is no problem: {response.text[:200]}")
-                if status.startswith("5"):
+                if status.startswith("5") and not (status == "504" and b"timeout_ms" in sent):
                     wrong.append(f"{status}: {sent[:200]!r}")
             alive = client.post("/v1/recommend", json={"user": "1"}).status_code
     found = {"statuses": dict(statuses), "wrong": len(wrong), "first_wrong": wrong[:10], "answers_after": alive}
