@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from ...base.arrays import F64
@@ -134,6 +133,8 @@ def worst_case_weights(products: F64, c: float) -> F64:
         products: `g_i . g_j`, [T, T].
         c: radius of the ball around the mean gradient, as a share of its length.
     """
+    from scipy.optimize import minimize  # a tenth of the time in which a worker of a service starts
+
     count = len(products)
     scale = max(float(np.trace(products)) / count, 1e-30)
     inner = products / scale

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from ...base.arrays import F32, Floats
@@ -230,6 +229,8 @@ def _labelled(dataset: Dataset, rows: Tensor, table: F32, column: int, task: Tas
 
 def _grow_select(model: RequestForest, held: Held, grown: _Grown) -> None:
     """Give the model the trees of `select`, and the scale at which its softmax fits best."""
+    from scipy.optimize import minimize_scalar  # as in `balance.surgery`
+
     assert held.fitted is not None
     rng = np.random.default_rng(grown.settings.requests)
     sets = [_drawn(one, grown.settings, rng) for one in (held.fitted, held.asked or held.fitted.take(np.empty(0, int)))]
