@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
+import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ..artifacts.folder import Run, open_run
 from ..artifacts.manifest import read_run_manifest
@@ -103,9 +105,17 @@ def _items(answer: Answer | RecsysError) -> Sequence[str]:
     return [item["item"] for item in answer.items]
 
 
-def main() -> None:
-    """`python -m recsys.serving.loading`: the trial of a version in a process of its own; JSON in, JSON out."""
-    told: dict[str, Any] = json.loads(sys.stdin.read())
+def main(told: dict[str, Any], answer: int) -> int:
+    """The trial of a version, in a process of its own.
+
+    Args:
+        told: what is tried, against what.
+        answer: descriptor of a socket, for the result as JSON.
+
+    Returns:
+        The exit code.
+    """
+    torch.set_num_threads(1)
     rules = Path(told["rules"]) if told["rules"] else None
     try:
         open_run(Path(told["folder"]))  # every hash, once
@@ -117,8 +127,6 @@ def main() -> None:
     except (ValueError, KeyError, IndexError, RuntimeError, OSError, AssertionError) as error:
         place = where(error)
         found = {"ok": False, "why": f"it fails with {place['error']} at {place['at']}; train the run again"}
-    sys.stdout.write(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main()
+    with socket.socket(fileno=answer) as said:
+        said.sendall(json.dumps(found).encode())
+    return 0

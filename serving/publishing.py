@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import sys
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,18 +17,11 @@ from ..base.errors import RecsysError, RunError
 from .channel import Channel, GoneError, Message
 from .logs import log
 from .metrics import Metrics
+from .nursery import Descriptor, Nursery
 from .options import Options
 from .problems import ProblemError
 from .versions import Shelf, Version, beside
 
-ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "NUMEXPR_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",
-}
-"""Environment of a process that computes on one thread."""
 PREPARE_SECONDS = 600.0
 """In which a worker must have prepared a version."""
 
@@ -42,12 +34,19 @@ class Publishing:
         shelf: where files stay.
         metrics: counts what is published and refused.
         workers: gives the channels of the workers that are ready.
+        nursery: starts the trial of a version.
     """
 
     def __init__(
-        self, options: Options, shelf: Shelf, metrics: Metrics, workers: Callable[[], Sequence[Channel]]
+        self,
+        options: Options,
+        shelf: Shelf,
+        metrics: Metrics,
+        workers: Callable[[], Sequence[Channel]],
+        nursery: Nursery,
     ) -> None:
         self.options, self.shelf, self.metrics, self._workers = options, shelf, metrics, workers
+        self._nursery = nursery
         self.versions: dict[str, Version] = {}
         self.before: dict[str, Version | None] = {}
         self.changing = asyncio.Lock()
@@ -150,17 +149,14 @@ class Publishing:
             "rules": str(self.options.rules) if self.options.rules else "",
             "requests": gate.requests,
         }
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "recsys.serving.loading",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, **ONE_THREAD},
-        )
-        out, _ = await process.communicate(json.dumps(told).encode())
-        if process.returncode or not out:
-            raise RunError(f"the trial of version {version.name} ended with code {process.returncode}")
+        ours, theirs = socket.socketpair()
+        with contextlib.closing(theirs):
+            child = await self._nursery.start("loading", told, Descriptor(theirs.fileno()))
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        out = await reader.read()
+        writer.close()
+        if await child.wait() or not out:
+            raise RunError(f"the trial of version {version.name} ended with code {child.returncode}")
         found = json.loads(out)
         if not found["ok"]:
             raise RunError(found["why"])

@@ -9,7 +9,6 @@ import os
 import secrets
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -23,10 +22,11 @@ from .channel import Channel, Message
 from .housekeeping import Housekeeping
 from .logs import log
 from .metrics import Metrics, series_of, shared_block
+from .nursery import Child, Descriptor, Nursery
 from .options import Options
 from .paths import PATHS
 from .problems import ProblemError
-from .publishing import ONE_THREAD, Publishing
+from .publishing import Publishing
 from .split import MAIN
 from .versions import PASSING, Shelf, forget_dead
 
@@ -41,7 +41,7 @@ class WorkerProcess:
 
     def __init__(self, index: int) -> None:
         self.index = index
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: Child | None = None
         self.channel: Channel | None = None
         self.ready = asyncio.Event()
         self.why = ""
@@ -75,7 +75,8 @@ class Supervisor:
         series = series_of(PATHS, list(options.runs))
         self._block = shared_block(series, options.workers + 1)
         self.metrics = Metrics(series, options.workers + 1, options.workers, self._block)
-        self.publishing = Publishing(options, self.shelf, self.metrics, self._channels)
+        self.nursery = Nursery()
+        self.publishing = Publishing(options, self.shelf, self.metrics, self._channels, self.nursery)
 
     async def run(self) -> int:
         """Serve.
@@ -153,18 +154,9 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         one.ready.clear()
         one.started, one.why = time.monotonic(), ""
-        fds = (listener.fileno(), theirs.fileno(), self._block)
+        handed = (Descriptor(number) for number in (listener.fileno(), theirs.fileno(), self._block))
         with contextlib.closing(theirs):
-            one.process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "recsys.serving.worker",
-                *(str(fd) for fd in fds),
-                pass_fds=fds,
-                stdin=asyncio.subprocess.DEVNULL,
-                start_new_session=True,  # an interrupt of the terminal is for the supervisor alone
-                env={**os.environ, **ONE_THREAD},
-            )
+            one.process = await self.nursery.start("worker", *handed)
         reader, writer = await asyncio.open_unix_connection(sock=ours, limit=1 << 20)
         told = {
             "index": one.index,

@@ -1,7 +1,4 @@
-"""One worker process: a loop thread for HTTP, an engine thread for answers, and an ear for the supervisor.
-
-`python -m recsys.serving.worker SOCKET CHANNEL METRICS`: descriptors that the supervisor made.
-"""
+"""One worker process: a loop thread for HTTP, an engine thread for answers, and an ear for the supervisor."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import contextlib
 import json
 import signal
 import socket
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -197,14 +193,18 @@ async def work(listener: int, channel: int, metrics: int) -> int:
     return 0
 
 
-def main() -> int:
-    """Run a worker."""
+def main(listener: int, channel: int, metrics: int) -> int:
+    """Run a worker.
+
+    Args:
+        listener: descriptor of the listening socket that all workers share.
+        channel: of the socket to the supervisor.
+        metrics: of the block of all workers' numbers.
+
+    Returns:
+        The exit code.
+    """
     log_json_lines()
     torch.set_num_threads(1)
     keep_memory(KEPT_BYTES)
-    listener, channel, metrics = (int(text) for text in sys.argv[1:4])
     return uvloop.run(work(listener, channel, metrics))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

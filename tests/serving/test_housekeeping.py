@@ -16,6 +16,7 @@ from recsys.live.log.base import row_id
 from recsys.serving.config import RetentionConfig
 from recsys.serving.housekeeping import Housekeeping, trim
 from recsys.serving.metrics import Metrics, series_of
+from recsys.serving.nursery import Nursery
 from recsys.serving.options import Options
 from recsys.serving.publishing import Publishing
 from recsys.serving.versions import Shelf
@@ -81,7 +82,7 @@ def test_the_least_that_any_version_knows_decides(tiny_run: TinyRun, tmp_path: P
             with open_run(places[name]).add_files() as staging:
                 (staging / LOG).write_text(json.dumps({"log": "ours", "last": last}))
     options = Options(runs={"main": places["a"]})
-    publishing = Publishing(options, Shelf(tmp_path / "versions", False), Metrics(series_of((), ())), list)
+    publishing = Publishing(options, Shelf(tmp_path / "versions", False), Metrics(series_of((), ())), list, Nursery())
     kept = {name: publishing.shelf.keep(place) for name, place in places.items()}
     publishing.versions, publishing.before = {"main": kept["a"]}, {"main": None}
     assert (publishing.known("ours"), publishing.known("another")) == (7, 0)

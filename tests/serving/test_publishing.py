@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from recsys.serving.metrics import Metrics, series_of
+from recsys.serving.nursery import Nursery
 from recsys.serving.options import Options
 from recsys.serving.publishing import Publishing
 from recsys.serving.versions import Shelf, Version
@@ -28,7 +29,7 @@ def test_a_worker_may_begin_while_a_version_is_tried_but_not_while_it_is_changed
     monkeypatch.setattr(Publishing, "_switch", switched)
     monkeypatch.setattr(Shelf, "keep", lambda *_: Version("new", tmp_path))
     shelf, metrics = Shelf(tmp_path / "shelf", lasting=True), Metrics(series_of((), ["main"]))
-    publishing = Publishing(Options(runs={"main": tmp_path}), shelf, metrics, list)
+    publishing = Publishing(Options(runs={"main": tmp_path}), shelf, metrics, list, Nursery())
     publishing.versions["main"], publishing.before["main"] = Version("old", tmp_path), None
     asyncio.run(publishing.publish("main"))
     assert held == [("tried", False), ("changed", True)]

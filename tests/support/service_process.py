@@ -72,8 +72,13 @@ class ServiceProcess:
     @property
     def workers(self) -> list[int]:
         """Process numbers of the workers."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [int(child) for child in children]
+        found: list[int] = []
+        for child in _children(self.process.pid):  # one of them is the parent of all others
+            for one in _children(child):
+                with contextlib.suppress(OSError):
+                    if Path(f"/proc/{one}/comm").read_text() == "recsys-worker\n":
+                        found.append(one)
+        return found
 
     def end(self) -> int:
         """SIGTERM, and the exit code."""
@@ -81,6 +86,15 @@ class ServiceProcess:
         code = self.process.wait(60)
         self._reading.join(10)
         return code
+
+
+def _children(process: int) -> list[int]:
+    """Children of a process, whichever of its threads started them."""
+    found: list[int] = []
+    for file in Path(f"/proc/{process}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += [int(child) for child in file.read_text().split()]
+    return found
 
 
 @contextlib.contextmanager
