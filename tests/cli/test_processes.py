@@ -70,7 +70,9 @@ def test_all_that_an_engine_needs_is_said_at_once(tiny_run: TinyRun, monkeypatch
     monkeypatch.setattr(processes, "torchrec_finding", lambda: Finding("ok", "torchrec", "found"))
     engine = 'runtime.engine="torchrec"'
     with pytest.raises(recsys.ConfigError) as refused:
-        processes.refuse_together(tiny_run.config(engine, "ranking.optim.table_weight_decay=0.1"))
+        processes.refuse_together(
+            tiny_run.config(engine, "ranking.optim.table_weight_decay=0.1", "ranking.optim.clip_norm=2")
+        )
     for stage, key in product(("retrieval", "ranking"), ("table_optimizer", "clip_norm")):
         assert f"{stage}.optim.{key} = " in str(refused.value)
     assert "ranking.optim.table_weight_decay = 0 (it is 0.1)" in str(refused.value)
