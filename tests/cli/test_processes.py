@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from itertools import product
 from pathlib import Path
 
 import pytest
 
 import recsys
-from recsys.base.finding import Finding
 from recsys.base.pairs import torchrec_finding
 from recsys.cli.main import main
-from recsys.pipeline import processes
 from recsys.tests.support.tiny import TINY, TinyRun
 
 SHORT = ("retrieval.fit.epochs=1", "ranking.fit.epochs=1", "ensemble.seeds=1")
@@ -64,19 +61,6 @@ def test_a_run_trained_in_pieces_is_an_ordinary_one(tiny_run: TinyRun) -> None:
     assert (finished.returncode, finished.stdout) == (0, "runs/pieces\n"), finished.stderr
     run = recsys.load(tiny_run.world / "runs" / "pieces")
     assert len(run.recommend([run.trained.dataset.user_ids[0]], k=3)) == 3
-
-
-def test_all_that_an_engine_needs_is_said_at_once(tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "torchrec_finding", lambda: Finding("ok", "torchrec", "found"))
-    engine = 'runtime.engine="torchrec"'
-    with pytest.raises(recsys.ConfigError) as refused:
-        processes.refuse_together(
-            tiny_run.config(engine, "ranking.optim.table_weight_decay=0.1", "ranking.optim.clip_norm=2")
-        )
-    for stage, key in product(("retrieval", "ranking"), ("table_optimizer", "clip_norm")):
-        assert f"{stage}.optim.{key} = " in str(refused.value)
-    assert "ranking.optim.table_weight_decay = 0 (it is 0.1)" in str(refused.value)
-    processes.refuse_together(tiny_run.config(engine, *ADAGRAD))
 
 
 @pytest.mark.exhaustive  # ours in the next test, an outer one here

@@ -34,14 +34,15 @@ def packages(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("packages")
 def test_tables_in_pieces_ask_for_what_they_can_do() -> None:
     refuse_together(config(*PIECES))
-    for setting, sentence in {
-        'retrieval.optim.table_optimizer="adam"': 'retrieval.optim.table_optimizer = "rowwise_adagrad"',
-        "ranking.optim.clip_norm=1": "ranking.optim.clip_norm = 0, and it is 1",
-        "ranking.optim.table_weight_decay=0.1": "ranking.optim.table_weight_decay = 0, and it is 0.1",
-    }.items():
+    asked = {
+        'retrieval.optim.table_optimizer="adam"': 'retrieval.optim.table_optimizer = "rowwise_adagrad" (it is "adam")',
+        "ranking.optim.clip_norm=1": "ranking.optim.clip_norm = 0 (it is 1)",
+        "ranking.optim.table_weight_decay=0.1": "ranking.optim.table_weight_decay = 0 (it is 0.1)",
+    }
+    for settings in (*((one,) for one in asked), tuple(asked)):  # one at a time, and all at once
         with pytest.raises(ConfigError) as refused:
-            refuse_together(config(*PIECES, setting))
-        assert sentence in str(refused.value)
+            refuse_together(config(*PIECES, *settings))
+        assert str(refused.value) == f'runtime.engine = "torchrec" needs {", ".join(asked[one] for one in settings)}'
 
 
 @pytest.mark.usefixtures("packages")
