@@ -87,7 +87,6 @@ class Nursery:
     """Starts children, one after the other."""
 
     def __init__(self) -> None:
-        os.environ.update(ONE_THREAD)
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([f"{__package__}.{name}" for name in IMPORTED])
         self._starting = asyncio.Lock()
@@ -101,6 +100,7 @@ class Nursery:
         """
         process = self._context.Process(target=_begin, args=(module, *arguments), daemon=True)
         async with self._starting:
+            os.environ.update(ONE_THREAD)  # for the process of the imports; this one computes nothing
             await asyncio.to_thread(process.start)  # the first one waits for the imports
         return Child(process)
 

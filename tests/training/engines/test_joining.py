@@ -15,7 +15,6 @@ import torch.distributed as dist
 import recsys
 
 MEET = """
-
 from recsys.base import ranks
 from recsys.training.engines.joining import joined, restarted
 
@@ -58,7 +57,7 @@ def test_a_start_reads_nothing_that_an_earlier_one_left() -> None:
         try:
             while held(store) == before:  # the second comes when the first has told its address and looks for it
                 with suppress(subprocess.TimeoutExpired):
-                    processes[0].wait(timeout=0.02)
+                    raise AssertionError(f"the first one ended with code {processes[0].wait(timeout=0.02)}")
             processes.append(start(store.port, 1, count))
             said = [process.communicate(timeout=SECONDS)[0].strip() for process in processes]
         finally:
