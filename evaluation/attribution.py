@@ -105,7 +105,9 @@ def funnel_metrics(trace: FunnelTrace, *, num_items: int, config: EvaluationConf
 
     Returns:
         End-to-end metrics of the final lists (`ndcg@10`, ...); `oracle_ndcg@10`, a perfect ranker on these candidates;
-        with truth scores `oracle_retrieval_ndcg@10`, a perfect retriever with this ranker; `retrievers`, recall of each
+        with truth scores `oracle_retrieval_ndcg@10`, a perfect retriever with this ranker; without filters
+        `first_stage_ndcg@10`, the best retriever's list as it is, and `headroom_taken`, how much of the way from there
+        to the oracle the later stages go; `retrievers`, recall of each
         and of their union; with `proposed`, `sources`, what each of them contributes (`sources.source_metrics`);
         `ranker`, its AUC, GAUC and NDCG among the candidates; `gap` = 1 - NDCG and `stages`, each with `ceiling`,
         `loss` (they sum to the gap), `share` of the gap and `recall` of the relevant items it leaves; and `verdict`,
@@ -135,6 +137,8 @@ def funnel_metrics(trace: FunnelTrace, *, num_items: int, config: EvaluationConf
             ceilings[stage], recalls[stage] = ideal_ndcg(count, truth.lengths[users], k), count / relevant
     oracle = list(ceilings.values())[-1]
     out |= with_intervals([f"oracle_ndcg@{k}"], boot.means(oracle[:, None]), boot)
+    if not trace.filters:
+        out |= _headroom(trace, final.values[f"ndcg@{k}"], oracle, boot, k)
     last = "ranking"
     if trace.scores is not None and trace.candidates is not None:
         by_score = _ranks_by_score(trace, trace.candidates, trace.scores, users=users, whole=False)
@@ -177,6 +181,19 @@ def verdict(report: Json, k: int) -> str:
             f"a perfect retriever with this ranker {perfect:.3f})"
         )
     return text + "."
+
+
+def _headroom(trace: FunnelTrace, delivered: F64, oracle: F64, boot: UserBootstrap, k: int) -> Json:
+    """The best retriever's own order, and the share of the way from it to a perfect one that the later stages go."""
+    padded = [
+        np.pad(rows, ((0, 0), (0, max(k - rows.shape[1], 0))), constant_values=-1) for rows in trace.retrieved.values()
+    ]
+    alone = [list_metrics(rows, trace.truth, [k], ["ndcg"]).values[f"ndcg@{k}"] for rows in padded]
+    first = max(alone, key=lambda values: float(values.mean()))
+    samples = boot.means(np.stack([first, delivered, oracle], axis=1))
+    taken = ratio(samples[:, 1:2] - samples[:, :1], samples[:, 2:] - samples[:, :1])
+    names = [f"first_stage_ndcg@{k}", "headroom_taken"]
+    return with_intervals(names, np.concatenate([samples[:, :1], taken], axis=1), boot)
 
 
 def _survivors(trace: FunnelTrace) -> dict[str, Bool]:

@@ -130,12 +130,24 @@ def item_slices(
     k: int,
     config: EvaluationConfig | None = None,
 ) -> list[Slice]:
-    """Which relevant items are found: the share of them in the first k places, by a column of items.
+    """Which relevant items are found, by columns of items: [N], such as `popularity_buckets`; see `target_slices`."""
+    of_targets = {column: taken(values, truth.items) for column, values in columns.items()}
+    return target_slices(ranked, truth, of_targets, k, config)
+
+
+def target_slices(
+    ranked: Ints,
+    truth: Ragged,
+    columns: Mapping[str, Column],
+    k: int,
+    config: EvaluationConfig | None = None,
+) -> list[Slice]:
+    """Which relevant items are found: the share of them in the first k places, by a column of these items.
 
     Args:
         ranked: int [U, >= k], item rows best first; -1 pads a short list.
-        truth: relevant items of each user, each named once.
-        columns: column name -> [N], one value per item, such as `popularity_buckets`.
+        truth: relevant items of each user, each named once; E in all.
+        columns: column name -> [E], one value per entry of the truth, such as `pause_buckets`.
         k: cut-off.
         config: draws, level, and how many values get a slice of their own.
     """
@@ -149,7 +161,9 @@ def item_slices(
     boot, owner = bootstrap_of(len(truth), config), truth.users
     slices: list[Slice] = []
     for column, values in columns.items():
-        parts = _parts(column, taken(values, truth.items), config.max_slices)
+        if len(values) != len(truth.items):
+            raise DataError(f"column '{column}' has {len(values)} values for {len(truth.items)} relevant items")
+        parts = _parts(column, values, config.max_slices)
         user, group, num = owner[parts.entry], parts.group, len(parts.names)
         count = boot.grouped_sums(group, user, np.ones(len(user)), num)
         samples = ratio(boot.grouped_sums(group, user, hit[parts.entry], num), count)
@@ -277,6 +291,17 @@ def activity_buckets(lengths: Ints) -> NDArray[np.str_]:
     middle = int(np.median(old)) if len(old) else 0
     names = np.array(["new (no history)", f"light (1 to {middle})", f"heavy (more than {middle})"])
     return names[np.where(lengths == 0, 0, np.where(lengths <= middle, 1, 2))]
+
+
+def pause_buckets(seconds: Floats) -> NDArray[np.str_]:
+    """Events by the time since the one before: most hits of a log come in the same sitting, and are worth least.
+
+    Args:
+        seconds: float [n]; NaN or infinite where nothing is known to come before.
+    """
+    names = np.array(["same second", "within an hour", "later than an hour", "no event before"])
+    bounds = np.array([1.0, 3600.0])
+    return names[np.where(np.isfinite(seconds), np.searchsorted(bounds, seconds, side="left"), len(names) - 1)]
 
 
 def popularity_buckets(counts: Ints, head: float = 0.5, middle: float = 0.4) -> NDArray[np.str_]:

@@ -32,7 +32,7 @@ from .leaks import refuse_leaks
 from .next_items import next_item_figures
 from .off_policy import has_propensities, off_policy_report
 from .run_account import blend_account, example_lists, gate_account, protocol, training_account
-from .run_slices import ITEMS, USERS, list_slices, task_slices
+from .run_slices import ITEMS, PAUSE, USERS, list_slices, task_slices
 from .slice_columns import SliceColumn, slice_columns
 from .stage_metrics import cutoffs, index_figures, ranking_figures, remember, retrieval_figures
 from .trace import Bench
@@ -215,10 +215,11 @@ def _slices(slices: list[Slice], chosen: Sequence[SliceColumn]) -> Json:
     """All slices, the worst ones of the metrics that a slice is judged by, and what a reader looks at first."""
     names = dict.fromkeys(one.metric for one in slices)
     judged = [name for name in names if name.startswith(("ndcg@", "item_recall@")) or name.endswith((" auc", " rmse"))]
+    first = [USERS, ITEMS, *({PAUSE} & {one.column for one in slices})]
     return {
         "slices": [one.to_json() for metric in judged for one in worst_slices(slices, metric)],
         "all_slices": [one.to_json() for one in slices],
-        "sliced_by": {"metrics": judged, "columns": [USERS, ITEMS, *(column.name for column in chosen)]},
+        "sliced_by": {"metrics": judged, "columns": [*first, *(column.name for column in chosen)]},
     }
 
 

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..base.arrays import I64, AnyArray, Ints
+from ..base.arrays import F64, I64, AnyArray, Ints
+from ..base.ragged import Ragged, locate, spans
 from ..data.dataset import Dataset
+from ..data.history import History
 from ..data.split import Part
 from ..evaluation.metrics.lists import UserMetrics
 from ..evaluation.slices import (
@@ -16,9 +18,11 @@ from ..evaluation.slices import (
     activity_buckets,
     history_buckets,
     item_slices,
+    pause_buckets,
     popularity_buckets,
     row_slices,
     taken,
+    target_slices,
     user_slices,
     value_slices,
 )
@@ -29,6 +33,8 @@ MAX_SLICED_COLUMNS = 5
 """Context columns that rows are sliced by without being asked for, the last declared first."""
 USERS, ITEMS = "activity", "popularity"
 """Columns that every evaluation has: new, light and heavy users; head, middle and tail items."""
+PAUSE = "since the last event"
+"""Column of the items to be found, where the log has times and its split follows them: how long their user paused."""
 
 
 def list_slices(bench: Bench, final: Ints, metrics: UserMetrics, chosen: Sequence[SliceColumn] = ()) -> list[Slice]:
@@ -53,7 +59,16 @@ def list_slices(bench: Bench, final: Ints, metrics: UserMetrics, chosen: Sequenc
     by_item: dict[str, Column] = {ITEMS: popularity_buckets(_item_counts(bench))}
     by_item |= {one.name: one.values for one in chosen if one.side == "item"}
     k = min(config.list_k, final.shape[1])
-    return [*user_slices(metrics, by_user, config), *item_slices(final, truth, by_item, k, config)]
+    slices = [*user_slices(metrics, by_user, config), *item_slices(final, truth, by_item, k, config)]
+    if has_pauses(dataset):
+        paused = pause_buckets(pauses(bench.retriever.data.history, users, truth, bench.part))
+        slices += target_slices(final, truth, {PAUSE: paused}, k, config)
+    return slices
+
+
+def has_pauses(dataset: Dataset) -> bool:
+    """Whether it can be told how long a user paused before an event of a later part."""
+    return bool(dataset.config.time) and dataset.config.split.kind in ("time", "leave_last")
 
 
 def task_slices(bench: Bench, values: dict[str, AnyArray], chosen: Sequence[SliceColumn] = ()) -> list[Slice]:
@@ -108,6 +123,31 @@ def _row_columns(bench: Bench, rows: I64) -> dict[str, Column]:
     if dataset.config.item:
         columns[ITEMS] = popularity_buckets(_item_counts(bench))[dataset.events.items[rows]]
     return columns
+
+
+def pauses(history: History, users: I64, truth: Ragged, part: Part) -> F64:
+    """Seconds from each user's last event before a part to the first one of each item to be found in it.
+
+    Args:
+        history: the positive events.
+        users: int64 [B] user rows.
+        truth: items to be found, per user; E in all.
+        part: in which they are.
+
+    Returns:
+        float64 [E]; infinite where nothing is known before the part.
+    """
+    ends = history.ends(part)[users]
+    later = history.ends(Part(part + 1))[users] if part < Part.TEST else history.ptr[1:][users]
+    positions, ptr = spans(ends, later - ends)
+    owner = np.repeat(np.arange(len(users)), np.diff(ptr))
+    at = locate(truth, owner, history.items[positions])
+    known = ends > history.ptr[:-1][users]
+    last = np.where(known, history.times[np.maximum(ends - 1, 0)], -np.inf)
+    found = np.full(len(truth.items), np.nan)
+    wanted = np.flatnonzero(at >= 0)[::-1]  # backwards, so that the first event of an item is the one that stays
+    found[at[wanted]] = history.times[positions[wanted]] - last[owner[wanted]]
+    return found
 
 
 def _training_rows(dataset: Dataset) -> I64:

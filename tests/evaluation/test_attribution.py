@@ -87,6 +87,23 @@ def test_stages_by_hand() -> None:
     assert found["verdict"].startswith("Of the 0.807 of NDCG@3 that is missing, 0.500 (62%) is lost in retrieval")
 
 
+def test_the_headroom_is_what_a_perfect_order_adds_to_the_best_retrievers_own() -> None:
+    # user 0 wants 1, user 1 wants 3. "a" has 1 in third and 3 in second place, "b" finds nothing.
+    trace = FunnelTrace(
+        truth=Ragged.from_lists([[1], [3]]),
+        retrieved={"b": np.array([[7], [8]]), "a": np.array([[4, 2, 1], [5, 3, 6]])},
+        candidates=np.array([[4, 2, 1, 7], [5, 3, 6, 8]]),
+        final=np.array([[1, 4, 2], [5, 3, 6]]),
+    )
+    found = funnel_metrics(trace, num_items=10, config=EvaluationConfig(list_k=3, draws=0))
+    second, third = 1 / np.log2(3), 1 / np.log2(4)
+    assert found["first_stage_ndcg@3"] == pytest.approx((third + second) / 2)
+    assert found["headroom_taken"] == pytest.approx((1 - third) / (2 - third - second))
+    as_retrieved = funnel_metrics(replace(trace, final=trace.retrieved["a"]), num_items=10, config=CONFIG)
+    assert as_retrieved["headroom_taken"] == 0
+    assert "headroom_taken" not in funnel_metrics(replace(trace, filters=True), num_items=10)
+
+
 def test_candidates_that_lack_retrieved_items_need_filters_to_have_lost_them() -> None:
     trace = FunnelTrace(
         truth=Ragged.from_lists([[1, 2]]),

@@ -19,9 +19,11 @@ from recsys.evaluation.slices import (
     buckets,
     history_buckets,
     item_slices,
+    pause_buckets,
     popularity_buckets,
     quarters,
     row_slices,
+    target_slices,
     user_slices,
     value_slices,
     worst_slices,
@@ -51,6 +53,22 @@ def test_user_slices_equal_the_metric_of_those_users_and_weigh_back_to_the_whole
     whole = metrics.means()["recall@10"]
     assert sum(one.share * one.estimate for one in found) == pytest.approx(whole)
     assert sum(one.cost for one in found) == pytest.approx(0, abs=1e-12)
+
+
+def test_pauses_are_parted_at_the_second_and_the_hour_and_weigh_back_to_the_whole() -> None:
+    seconds = np.array([0.0, 1.0, 2.0, 3600.0, 3601.0, 1e9, np.nan, np.inf])
+    names = ["same second"] * 2 + ["within an hour"] * 2 + ["later than an hour"] * 2 + ["no event before"] * 2
+    assert pause_buckets(seconds).tolist() == names
+    ranked, truth = lists(3)
+    pauses = pause_buckets(np.random.default_rng(4).choice(seconds, len(truth.items)))
+    found = {one.value: one for one in target_slices(ranked, truth, {"pause": pauses}, 10, CONFIG)}
+    hit = np.array([item in ranked[user] for user, item in zip(truth.users, truth.items, strict=True)])
+    assert {value: one.estimate for value, one in found.items()} == {
+        value: pytest.approx(hit[pauses == value].mean()) for value in set(names)
+    }
+    assert sum(one.share * (one.estimate or 0.0) for one in found.values()) == pytest.approx(hit.mean())
+    with pytest.raises(DataError, match="relevant items"):
+        target_slices(ranked, truth, {"pause": pauses[1:]}, 10, CONFIG)
 
 
 def test_item_slices_are_recall_of_those_items() -> None:

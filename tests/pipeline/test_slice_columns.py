@@ -9,13 +9,17 @@ import pytest
 
 from recsys.artifacts.folder import open_run
 from recsys.base.errors import ConfigError
+from recsys.base.ragged import Ragged
 from recsys.data.dataset import Dataset
+from recsys.data.history import History
 from recsys.data.split import Part
-from recsys.evaluation.slices import Several
+from recsys.evaluation.slices import Several, pause_buckets
 from recsys.funnel.folder import load_run
 from recsys.funnel.run import TrainedRun
 from recsys.pipeline.evaluate import evaluate
+from recsys.pipeline.run_slices import PAUSE, pauses
 from recsys.pipeline.slice_columns import slice_columns
+from recsys.pipeline.trace import Bench
 from recsys.tests.support.nonempty import nonempty
 from recsys.tests.support.tiny import TinyRun
 
@@ -63,7 +67,7 @@ def test_a_column_the_run_lacks_is_refused_with_the_nearest_name(dataset: Datase
 
 def test_a_chosen_column_is_measured_for_lists_and_rows(trained: TrainedRun) -> None:
     result = evaluate(trained, slices=["region"]).result
-    assert result["sliced_by"]["columns"] == ["activity", "popularity", "region"]
+    assert result["sliced_by"]["columns"] == ["activity", "popularity", PAUSE, "region"]
     dataset = trained.dataset
     (column,) = slice_columns(dataset, ["region"])
     assert not isinstance(column.values, Several)
@@ -78,6 +82,39 @@ def test_a_chosen_column_is_measured_for_lists_and_rows(trained: TrainedRun) -> 
     assert {"activity", "history", "region"} <= shown
     tiers = {entry["value"] for entry in result["all_slices"] if entry["metric"].startswith("item_recall@")}
     assert {"head", "middle", "tail"} <= tiers
+
+
+def test_what_is_to_be_found_is_parted_by_how_long_its_user_paused(trained: TrainedRun) -> None:
+    assert trained.retriever is not None
+    history = trained.retriever.data.history
+    expected: dict[tuple[int, int], float] = {}
+    for user in range(history.num_users):
+        own = slice(history.ptr[user], history.ptr[user + 1])
+        items, times, parts = history.items[own].tolist(), history.times[own], history.parts[own]
+        known = items[: int((parts < Part.TEST).sum())]
+        last = times[len(known) - 1] if known else -np.inf
+        for item, moment in zip(items[len(known) :], times[len(known) :].tolist(), strict=True):
+            if item not in known:
+                expected.setdefault((user, item), moment - last)
+    users, _, truth = Bench(trained, Part.TEST, 5).asked
+    pairs = zip(users[truth.users].tolist(), truth.items.tolist(), strict=True)
+    assert dict(zip(pairs, pauses(history, users, truth, Part.TEST).tolist(), strict=True)) == expected
+    names, counts = np.unique(pause_buckets(np.array(list(expected.values()))), return_counts=True)
+    found = {
+        entry["value"]: entry["size"]
+        for entry in evaluate(trained, "retrieval").result["all_slices"]
+        if entry["column"] == PAUSE
+    }
+    assert len(found) > 1
+    assert found == dict(zip(names.tolist(), counts.tolist(), strict=True))
+
+
+def test_the_pause_before_an_item_is_that_before_its_first_event() -> None:
+    users, items = np.array([0, 0, 0, 0, 1]), np.array([7, 5, 6, 5, 5])
+    parts = np.array([Part.TRAIN, Part.TEST, Part.TEST, Part.TEST, Part.TEST], dtype=np.int8)
+    history = History.build(users, items, np.array([10.0, 12, 50, 90, 20]), parts, np.ones(5, dtype=bool), 2)
+    found = pauses(history, np.array([0, 1]), Ragged.from_lists([[5, 6], [5]]), Part.TEST)
+    assert found.tolist() == [2.0, 40.0, np.inf]
 
 
 def test_the_towers_alone_are_sliced_too(trained: TrainedRun) -> None:
