@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -45,6 +46,7 @@ MANY, DEAD = 20_000, 0.2
 """Changed rows, and share of rows that are dead, from which on a new run should be published."""
 
 Columns = Mapping[str, str | None]
+Codes = tuple[int, ...]
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -100,9 +102,14 @@ class LiveCatalogue:
         return row if row >= 0 else self.run.dataset.item_ids.find(item)
 
     def apply(self, rows: Sequence[LogRow]) -> bool:
-        """Take in puts and deletes, in order; whether the funnel is another object than before."""
+        """Take in puts and deletes, in order; whether the funnel is another object than before.
+
+        The ids of new items begin where those of the run's items stand that are like them now, so new items and changed
+        ones are taken in by turns.
+        """
         self.written = self.written[:0]
-        told: dict[str, Columns] = {}
+        turns: list[dict[str, Columns]] = []
+        met, of_run = set[str](), False
         lives: dict[str, bool] = {}
         for row in rows:
             if row.kind == "item_delete":
@@ -110,13 +117,19 @@ class LiveCatalogue:
                 continue
             body = json.loads(row.body)
             columns = body["columns"]
-            known = row.item in told or row.item in self.told or 0 <= self._row_of(row.item) < self._size
-            if columns or not known:
-                told[row.item] = columns
+            own = 0 <= self._row_of(row.item) < self._size
+            if columns or not (own or row.item in met or row.item in self.told):
+                if not turns or own != of_run:
+                    turns.append({})
+                    of_run = own
+                turns[-1][row.item] = columns
+                met.add(row.item)
             lives[row.item] = body.get("available", True)
-        told, values = self._encoded(told)
-        grown = self._make_room(told)
-        self._write(told, values)
+        grown = False
+        for turn in turns:
+            told, values = self._encoded(turn)
+            grown |= self._make_room(told)
+            self._write(told, values)
         for item, alive in lives.items():
             at = self._row_of(item)
             if 0 <= at < len(self.living) and (at < self._size or item in self.told):
@@ -126,6 +139,47 @@ class LiveCatalogue:
             self._warned = True
             logger.warning("%d items changed since the run was trained: publish a new run", self.changed)
         return grown
+
+    def decisive(self, rows: Sequence[LogRow]) -> list[bool]:
+        """Of each put and delete, in order, whether later events of its item are read otherwise than earlier ones.
+
+        They are where it becomes an item by it, or gets another code of a count key; else nobody can tell which came
+        first.
+        """
+        names = self._count_keys
+        told = [json.loads(row.body)["columns"] if row.kind == "item_put" else {} for row in rows]
+        places = [place for place, columns in enumerate(told) if columns]
+        after: dict[int, Codes] = {}
+        if names and places:
+            try:
+                found = encode_items(self.run.dataset, [self._named(rows[at].item, told[at]) for at in places]).keys
+            except RecsysError:  # one by one it may be clear; that they are told in turn is always right
+                return [row.kind == "item_put" for row in rows]
+            after = dict(zip(places, zip(*(found[name].tolist() for name in names), strict=True), strict=True))
+        now: dict[str, Codes | None] = {}
+        decides = []
+        for place, row in enumerate(rows):
+            if row.kind != "item_put":
+                decides.append(False)
+                continue
+            before = now[row.item] if row.item in now else self._codes(row.item)
+            now[row.item] = after.get(place, before or ())
+            decides.append(before is None or now[row.item] != before)
+        return decides
+
+    @cached_property
+    def _count_keys(self) -> list[str]:
+        """Count keys that are columns of items."""
+        config = self.run.dataset.config
+        keys = {name: config.feature(name) for name in self.run.dataset.encoders.keys}
+        return [name for name, spec in keys.items() if spec.side == "item" and spec.source != config.item]
+
+    def _codes(self, item: str) -> Codes | None:
+        """An item's codes of these keys; None where it is none of the catalogue."""
+        row, data = self._row_of(item), self.dataset
+        if row < 0 or data.listed(np.array([row]))[0] < 0:
+            return None
+        return tuple(int(data.key_codes[name][row]) for name in self._count_keys)
 
     @property
     def _size(self) -> int:
@@ -201,7 +255,8 @@ class LiveCatalogue:
         self.told.update(told)
         data, retriever = self.funnel.dataset, self.funnel.retriever
         assert isinstance(data, RoomyDataset)
-        rows = self.written = np.array([self._row_of(item) for item in told], dtype=np.int64)
+        rows = np.array([self._row_of(item) for item in told], dtype=np.int64)
+        self.written = np.concatenate([self.written, rows])
         block = self._with_ids(found, rows, list(told))
         data.write(rows.tolist(), list(told), block, found)
         for row in rows.tolist():
