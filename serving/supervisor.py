@@ -9,7 +9,6 @@ import os
 import secrets
 import signal
 import socket
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -32,8 +31,8 @@ from .versions import PASSING, Shelf, forget_dead
 
 START_SECONDS = 600.0
 """In which a worker must be ready."""
-STEADY_SECONDS = 30.0
-"""A worker that lived so long is started again at once."""
+PAUSE_SECONDS, MOST_SECONDS = 0.1, 10.0
+"""Before a worker is started again: after one that had been ready, and after many that never were."""
 
 
 class WorkerProcess:
@@ -45,7 +44,6 @@ class WorkerProcess:
         self.channel: Channel | None = None
         self.ready = asyncio.Event()
         self.why = ""
-        self.started = 0.0
         self.memory = 0.0
 
 
@@ -153,7 +151,7 @@ class Supervisor:
         options = self.options
         ours, theirs = socket.socketpair()
         one.ready.clear()
-        one.started, one.why = time.monotonic(), ""
+        one.why = ""
         handed = (Descriptor(number) for number in (listener.fileno(), theirs.fileno(), self._block))
         with contextlib.closing(theirs):
             one.process = await self.nursery.start("worker", *handed)
@@ -183,16 +181,16 @@ class Supervisor:
         self.metrics.set("workers", sum(other.ready.is_set() for other in self.processes))
 
     async def _keep_alive(self, one: WorkerProcess, listener: socket.socket) -> None:
-        """Start a worker again whenever it ends, later and later where it does not live long."""
-        pause = 0.1
+        """Start a worker again whenever it ends, later and later where it ends before it is ready."""
+        pause = PAUSE_SECONDS
         while not self._stop.is_set():
             assert one.process is not None
             await one.process.wait()
+            answered = one.ready.is_set()
             one.ready.clear()
             if self._stop.is_set():
                 return
-            lived = time.monotonic() - one.started
-            pause = 0.1 if lived > STEADY_SECONDS else min(2 * pause, 10.0)
+            pause = pause_before_start(pause, answered)
             log.warning("worker ended", extra={"fields": {"worker": one.index, "code": one.process.returncode}})
             self.metrics.count("worker_restarts_total")
             await asyncio.sleep(pause)
@@ -266,6 +264,16 @@ class Supervisor:
 
         server = await asyncio.start_server(tell, "127.0.0.1", port, limit=16 << 10)
         await server.serve_forever()
+
+
+def pause_before_start(former: float, answered: bool) -> float:
+    """Seconds to wait where a worker has ended: a moment where it had been ready, longer each time where it had not.
+
+    Args:
+        former: the pause before that worker.
+        answered: whether it had been ready.
+    """
+    return PAUSE_SECONDS if answered else min(2 * former, MOST_SECONDS)
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -76,6 +76,13 @@ def tell(teller: Teller, events: Sequence[Any]) -> None:
         teller.events(events[start : start + BATCH])
 
 
+def tell_changes(teller: Teller, events: Sequence[Any], every: int = 50) -> None:
+    """Hand events in, and after each so many of them that an item of theirs is sold out, or is there again."""
+    for start in range(0, len(events), every):
+        teller.events(events[start : start + every])
+        teller.items([{"item": events[start]["item"], "available": bool(start // every % 2)}])
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser()
@@ -98,6 +105,11 @@ def main() -> None:
             live = Overlay(funnel, log)
             wall, own = timed(lambda: live.catch_up(limit=len(events)))
             found["catch_up"] = {"rows_per_s": len(events) / wall, "cpu_us_per_row": 1e6 * own / len(events)}
+            with SqliteLog(Path(folder) / "changes", "process") as other:
+                tell_changes(Teller(other, funnel.dataset), events)
+                among = Overlay(Funnel(funnel.trained), other)
+                wall, own = timed(lambda: among.catch_up(limit=2 * len(events)))
+            found["catch_up_among_changes"] = {"rows_per_s": among.position / wall}
             found["bytes_per_event"] = live.nbytes / len(events)
             found["nothing_new_us"] = 1e6 * timed(partial(caught_up, live, 1000))[0] / 1000
             log.append(rows)

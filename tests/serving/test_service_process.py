@@ -21,6 +21,7 @@ from recsys.cli.main import main
 from recsys.pipeline.index import build_run_index
 from recsys.pipeline.publish import train_run
 from recsys.serving.keys import SCOPES, add_key
+from recsys.serving.supervisor import MOST_SECONDS, PAUSE_SECONDS, pause_before_start
 from recsys.tests.support.nonempty import nonempty
 from recsys.tests.support.service_process import ServiceProcess, running
 from recsys.tests.support.tiny import TinyRun
@@ -333,6 +334,15 @@ def test_a_killed_worker_is_started_again(
         asked = {"json": {"user": "new-3", "allow": ["brand-new"], "k": 1}, "headers": having(keys, "read")}
         answer = httpx.post(f"{service.address}/v1/recommend", timeout=60, **asked).json()  # type: ignore[arg-type]
         assert (answer["rung"], answer["items"][0]["item"]) == ("history", "brand-new")
+
+
+def test_who_had_been_ready_is_started_at_once_and_who_never_is_later_and_later() -> None:
+    pauses = [PAUSE_SECONDS]
+    for _ in range(12):
+        pauses.append(pause_before_start(pauses[-1], answered=False))
+    assert pauses[:3] == [0.1, 0.2, 0.4]
+    assert pauses[-1] == MOST_SECONDS
+    assert pause_before_start(pauses[-1], answered=True) == PAUSE_SECONDS
 
 
 def test_the_end_fails_no_request(both: tuple[ServiceProcess, httpx.Client], keys: dict[str, str]) -> None:
