@@ -31,7 +31,7 @@ def config_of(text: str) -> dict[str, Any]:
     """A whole configuration with what is shown in it."""
     shown = tomllib.loads(text)
     data = {"events": "events.csv", "user": "user_id", "item": "video_id", "time": "time"} | shown.get("data", {})
-    features = [{"name": "user_id", "side": "user"}, {"name": "video_id", "side": "item"}]
+    features: list[dict[str, Any]] = [{"name": "user_id", "side": "user"}, {"name": "video_id", "side": "item"}]
     features += [{"name": "author_id", "side": "item"}, {"name": "rating", "side": "context", "after_event": True}]
     tasks = data.get("tasks", [{"name": "click"}])
     return {"name": "shown", **shown, "data": data | {"features": features, "tasks": tasks}}
@@ -44,7 +44,8 @@ def test_every_snippet_is_a_configuration_that_changes_something(kind: str, text
     default = RunConfig.model_validate({"name": "plain", "data": told["data"]}).model_dump()
     unchanged = []
     for path, _ in nonempty(leaves({name: told[name] for name in tomllib.loads(text) if name != "data"})):
-        given, before = config, default
+        given: Any = config
+        before: Any = default
         for key in path:
             given, before = given[key], before.get(key) if isinstance(before, dict) else None
         if given == before:
