@@ -177,6 +177,18 @@ def _whole_run(record: Json) -> str:
     return markdown_table([f"{record['events']:,} events", "minutes", "CPU minutes", "peak, GiB"], rows)
 
 
+def _killed(record: Json) -> str:
+    trials = record["trials"]
+    counted = {
+        "trainings of two processes": len(trials),
+        "of which one process was killed": sum(one["killed"] for one in trials),
+        "that went on from a checkpoint": sum(bool(one["resumed"]) for one in trials),
+        "that ended with the weights of an undisturbed one, bit for bit": sum(one["same_weights"] for one in trials),
+        "whose run folder was absent or whole all the while": sum(one["whole_or_absent"] for one in trials),
+    }
+    return markdown_table(["", "count"], [[what, str(count)] for what, count in counted.items()])
+
+
 def _tables(record: Json) -> str:
     rows = [
         [name, *(f"{times[key]:.1f}" for key in ("wall_ms", "cpu_ms", "least_ms"))]
@@ -273,6 +285,7 @@ SPEED: Mapping[str, tuple[str, Callable[[Json], str]]] = {
     "step_scaling": ("A training step as the vocabularies grow", _scaling),
     "processes": ("A training step in one process and in two", _processes),
     "pieces": ("A step of a large table, whole in every process and in pieces", _pieces),
+    "killed_workers": ("Trainings of which a process was killed", _killed),
     "whole_run": ("A log from end to end, one epoch of each stage", _whole_run),
     "evaluation_speed": ("Exact evaluation, beside a bare matrix product and top-k", _evaluation),
 }
