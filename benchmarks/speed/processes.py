@@ -4,7 +4,7 @@ The embedded world, its towers (full softmax) and its ranker (MMoE with `select`
 time is the median of the steps; CPU time is that of the busiest process, which other work on the machine hardly moves.
 The bound is what N processes would gain if nothing waited: CPU time of a step alone over that of the busiest of N.
 
-    python benchmarks/speed/processes.py --out docs/results/processes.json
+    python benchmarks/speed/processes.py --items 5000 --out docs/results/processes.json
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ from recsys.benchmarks.harness.provenance import ROOT, write_speed
 from recsys.configs.run import RunConfig, load_config
 from recsys.data.dataset import Dataset
 from recsys.data.reading.tables import BadRows
+from recsys.data.split import Part
 from recsys.data.world.simulate import SimulateConfig, simulate
 from recsys.pipeline.encoded import encode
 from recsys.ranking.step import RankingStep
 from recsys.ranking.train import build_training
 from recsys.retrieval.towers.step import RetrievalStep
 from recsys.retrieval.towers.train import build_towers
+from recsys.retrieval.towers.windows import WindowLoader
 from recsys.training.runtime import Runtime
 
 WARM_UP, STEPS = 5, 40
@@ -49,9 +51,10 @@ def prepared(world: Path) -> tuple[Dataset, RunConfig]:
 def stage(name: str, size: int, dataset: Dataset, config: RunConfig) -> tuple[Any, Any, Any]:
     """Loader, step and optimiser of a stage; batches of `size`."""
     if name == "towers":
-        section = config.retrieval.model_copy(update={"tokens": size})
+        section = config.retrieval
         towers = build_towers(dataset, section, 0)
-        return towers.loader, RetrievalStep(towers.model, towers.data, section, 0, False), towers.optimizer
+        loader = WindowLoader(towers.data, Part.VALID, size, 0)  # a training takes smaller batches of so small a world
+        return loader, RetrievalStep(towers.model, towers.data, section, 0, False), towers.optimizer
     ranking = config.ranking.model_copy(update={"batch_size": size})
     one = build_training(dataset, ranking, Runtime(1), 0)
     step = RankingStep(one.model, one.ranker, one.balance, ranking.loss, ranking.select, None, one.optimizer, 0)
@@ -106,12 +109,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--users", type=int, default=2_000)
+    parser.add_argument("--items", type=int, default=1_000)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     rows: dict[str, dict[str, dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as place:
         folder, world = Path(place), Path(place) / "world"
-        simulate(SimulateConfig(users=arguments.users, items=1_000, sessions=6 * arguments.users, seed=0), world)
+        simulate(
+            SimulateConfig(users=arguments.users, items=arguments.items, sessions=6 * arguments.users, seed=0), world
+        )
         (world / "demo.toml").write_text((ROOT / "configs" / "demo.toml").read_text())
         for count in arguments.processes:
             start_processes(worker, (count, folder, world), count, join=True, start_method="spawn")
