@@ -107,8 +107,8 @@ def funnel_metrics(trace: FunnelTrace, *, num_items: int, config: EvaluationConf
         End-to-end metrics of the final lists (`ndcg@10`, ...); `oracle_ndcg@10`, a perfect ranker on these candidates;
         with truth scores `oracle_retrieval_ndcg@10`, a perfect retriever with this ranker; without filters
         `first_stage_ndcg@10`, the best retriever's list as it is, and `headroom_taken`, how much of the way from there
-        to the oracle the later stages go; `retrievers`, recall of each
-        and of their union; with `proposed`, `sources`, what each of them contributes (`sources.source_metrics`);
+        to the oracle the later stages go; `retrievers`, recall of each and of their union; with `proposed`, `sources`,
+        what each of them contributes (`sources.source_metrics`);
         `ranker`, its AUC, GAUC and NDCG among the candidates; `gap` = 1 - NDCG and `stages`, each with `ceiling`,
         `loss` (they sum to the gap), `share` of the gap and `recall` of the relevant items it leaves; and `verdict`,
         one sentence. Rates have an interval in `_ci`.

@@ -123,18 +123,6 @@ def user_slices(
     return slices
 
 
-def item_slices(
-    ranked: Ints,
-    truth: Ragged,
-    columns: Mapping[str, Column],
-    k: int,
-    config: EvaluationConfig | None = None,
-) -> list[Slice]:
-    """Which relevant items are found, by columns of items: [N], such as `popularity_buckets`; see `target_slices`."""
-    of_targets = {column: taken(values, truth.items) for column, values in columns.items()}
-    return target_slices(ranked, truth, of_targets, k, config)
-
-
 def target_slices(
     ranked: Ints,
     truth: Ragged,
@@ -147,7 +135,8 @@ def target_slices(
     Args:
         ranked: int [U, >= k], item rows best first; -1 pads a short list.
         truth: relevant items of each user, each named once; E in all.
-        columns: column name -> [E], one value per entry of the truth, such as `pause_buckets`.
+        columns: column name -> [E], one value per entry of the truth, such as `pause_buckets`, or what its
+            item has, such as `popularity_buckets` (`taken`).
         k: cut-off.
         config: draws, level, and how many values get a slice of their own.
     """

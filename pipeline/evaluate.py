@@ -215,7 +215,7 @@ def _slices(slices: list[Slice], chosen: Sequence[SliceColumn]) -> Json:
     """All slices, the worst ones of the metrics that a slice is judged by, and what a reader looks at first."""
     names = dict.fromkeys(one.metric for one in slices)
     judged = [name for name in names if name.startswith(("ndcg@", "item_recall@")) or name.endswith((" auc", " rmse"))]
-    first = [USERS, ITEMS, *({PAUSE} & {one.column for one in slices})]
+    first = [USERS, ITEMS, *([PAUSE] if any(one.column == PAUSE for one in slices) else ())]
     return {
         "slices": [one.to_json() for metric in judged for one in worst_slices(slices, metric)],
         "all_slices": [one.to_json() for one in slices],

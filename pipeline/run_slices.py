@@ -17,7 +17,6 @@ from ..evaluation.slices import (
     Slice,
     activity_buckets,
     history_buckets,
-    item_slices,
     pause_buckets,
     popularity_buckets,
     row_slices,
@@ -58,12 +57,11 @@ def list_slices(bench: Bench, final: Ints, metrics: UserMetrics, chosen: Sequenc
     by_user |= {one.name: taken(one.values, users) for one in chosen if one.side == "user"}
     by_item: dict[str, Column] = {ITEMS: popularity_buckets(_item_counts(bench))}
     by_item |= {one.name: one.values for one in chosen if one.side == "item"}
-    k = min(config.list_k, final.shape[1])
-    slices = [*user_slices(metrics, by_user, config), *item_slices(final, truth, by_item, k, config)]
+    by_target = {name: taken(values, truth.items) for name, values in by_item.items()}
     if has_pauses(dataset):
-        paused = pause_buckets(pauses(bench.retriever.data.history, users, truth, bench.part))
-        slices += target_slices(final, truth, {PAUSE: paused}, k, config)
-    return slices
+        by_target[PAUSE] = pause_buckets(pauses(bench.retriever.data.history, users, truth, bench.part))
+    k = min(config.list_k, final.shape[1])
+    return [*user_slices(metrics, by_user, config), *target_slices(final, truth, by_target, k, config)]
 
 
 def has_pauses(dataset: Dataset) -> bool:

@@ -18,11 +18,11 @@ from recsys.evaluation.slices import (
     activity_buckets,
     buckets,
     history_buckets,
-    item_slices,
     pause_buckets,
     popularity_buckets,
     quarters,
     row_slices,
+    taken,
     target_slices,
     user_slices,
     value_slices,
@@ -71,11 +71,12 @@ def test_pauses_are_parted_at_the_second_and_the_hour_and_weigh_back_to_the_whol
         target_slices(ranked, truth, {"pause": pauses[1:]}, 10, CONFIG)
 
 
-def test_item_slices_are_recall_of_those_items() -> None:
+def test_slices_by_item_are_recall_of_those_items() -> None:
     ranked, truth = lists(1)
     counts = np.random.default_rng(0).integers(0, 60, 50)
     found = {
-        one.value: one for one in item_slices(ranked, truth, {"popularity": popularity_buckets(counts)}, 10, CONFIG)
+        one.value: one
+        for one in target_slices(ranked, truth, {"popularity": popularity_buckets(counts)[truth.items]}, 10, CONFIG)
     }
     kind = popularity_buckets(counts)
     for value, one in nonempty(found.items()):
@@ -163,7 +164,7 @@ def test_an_entry_of_several_values_is_in_the_slice_of_each() -> None:
     ranked, truth = lists(2)
     genres = Ragged.from_lists([[0, 1] if item % 2 else [] if item % 3 else [2] for item in range(50)])
     column = Several(("comedy", "drama", "noir"), genres)
-    found = {one.value: one for one in item_slices(ranked, truth, {"genres": column}, 10, CONFIG)}
+    found = {one.value: one for one in target_slices(ranked, truth, {"genres": taken(column, truth.items)}, 10, CONFIG)}
     assert found.keys() == {"comedy", "drama", "noir", NONE}
     of_value = {"comedy": 0, "drama": 1, "noir": 2}
     for value, one in nonempty(found.items()):
@@ -179,7 +180,7 @@ def test_an_entry_of_several_values_is_in_the_slice_of_each() -> None:
     both = Several(
         ("comedy", "drama", "noir"), Ragged.from_lists([[0, 1, 2] if item < 40 else [2] for item in range(50)])
     )
-    rare = {one.value: one for one in item_slices(ranked, truth, {"genres": both}, 10, few)}
+    rare = {one.value: one for one in target_slices(ranked, truth, {"genres": taken(both, truth.items)}, 10, few)}
     assert rare["noir"].size == len(truth.items)
     assert rare[OTHER].size == (truth.items < 40).sum()  # an item with two rare values is in it once
 
@@ -214,7 +215,7 @@ def test_a_column_needs_a_value_for_the_last_user() -> None:
 
 def test_nobody_and_nothing_have_no_slices() -> None:
     ranked, empty = lists(users=3)[0], Ragged.from_lists([[], [], []])
-    assert item_slices(ranked, empty, {"c": np.zeros(50)}, 10, CONFIG) == []
+    assert target_slices(ranked, empty, {"c": np.zeros(0)}, 10, CONFIG) == []
     assert user_slices(list_metrics(ranked, empty, [10]), {"c": np.zeros(3)}, CONFIG) == []
     assert row_slices(np.empty(0), np.empty(0), np.empty(0), {"c": np.empty(0)}, CONFIG) == []
 
