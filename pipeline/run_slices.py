@@ -32,7 +32,7 @@ MAX_SLICED_COLUMNS = 5
 """Context columns that rows are sliced by without being asked for, the last declared first."""
 USERS, ITEMS = "activity", "popularity"
 """Columns that every evaluation has: new, light and heavy users; head, middle and tail items."""
-PAUSE = "since the last event"
+PAUSE = "pause"
 """Column of the items to be found, where the log has times and its split follows them: how long their user paused."""
 
 
