@@ -30,10 +30,13 @@ from pydantic import Field, model_validator
 from ...base.arrays import F32, F64, I64, Bool, Floats
 from ...base.errors import DataError
 from ...base.files import write_whole
+from ...base.memory import available_memory
 from ...base.settings import Settings
 from .latents import DAY, START, Crowd, Shelf, f32, make_items, make_users
 
 FORMAT = 1
+BLOCK = 4_000_000
+"""Pairs of a user and an item that are worked on at once."""
 _HOUR = 3_600
 
 
@@ -119,7 +122,17 @@ class _Slates:
 
 
 def build_world(config: SimulateConfig) -> World:
-    """Make the world in memory; the same config gives the same world."""
+    """Make the world in memory; the same config gives the same world.
+
+    Raises:
+        DataError: the truth, two matrices of a number for every user and item, does not fit into memory.
+    """
+    need, free = 8 * config.users * config.items, available_memory()
+    if need > free:
+        raise DataError(
+            f"the truth of {config.users:,} users and {config.items:,} items takes {need / 1e9:.1f} GB of memory, and "
+            f"{free / 1e9:.1f} GB are free; give fewer users or items"
+        )
     rng = np.random.default_rng(config.seed)
     items = make_items(rng, config.items, config.days)
     users = make_users(rng, config.users, config.drift, config.missing)
@@ -205,7 +218,7 @@ def _fill_slates(
     blur = rng.normal(0, 0.6, users.first.shape)
     shown = np.empty((len(user), config.slate), dtype=np.int64)
     propensity = np.empty((len(user), config.slate))
-    block = max(1, 4_000_000 // config.items)
+    block = max(1, BLOCK // config.items)
     for low in range(0, len(user), block):
         rows = slice(low, low + block)
         there = items.published <= start[rows, None]
@@ -258,20 +271,33 @@ def _observe(config: SimulateConfig, users: Crowd, items: Shelf, slates: _Slates
         "dwell_seconds": dwell,
     }
     events = pa.table({name: values[order] for name, values in columns.items()})
-    everyone, everything = np.arange(config.users)[:, None], np.arange(config.items)[None, :]
-    end = np.full((1, 1), START + config.days * DAY)
-    final = _liking(users, items, users.last @ items.vectors.T, everyone, everything, end)
-    bought = _wanting(users, items, users.want @ items.vectors.T, everyone, everything)
+    p_click_at_end, p_conversion_at_end = _at_the_end(config, users, items, click_bias, conversion_bias)
     truth = Truth(
         user_ids=np.arange(1, config.users + 1),
         item_ids=np.arange(1, config.items + 1),
-        p_click=f32(_sigmoid(final + click_bias)),
-        p_conversion=f32(_sigmoid(bought + conversion_bias)),
+        p_click=p_click_at_end,
+        p_conversion=p_conversion_at_end,
         examination=examination,
         event_p_click=f32(p_click[order]),
         event_p_conversion=f32(p_conversion[order]),
     )
     return World(config, events, users.table, items.table, truth)
+
+
+def _at_the_end(
+    config: SimulateConfig, users: Crowd, items: Shelf, click_bias: float, conversion_bias: float
+) -> tuple[F32, F32]:
+    """`[U, N]` probability of a click, and of a conversion given a click, when the log ends."""
+    p_click, p_conversion = (np.empty((config.users, config.items), dtype=np.float32) for _ in range(2))
+    end, everything = np.full((1, 1), START + config.days * DAY), np.arange(config.items)[None, :]
+    block = max(1, BLOCK // config.items)
+    for low in range(0, config.users, block):
+        some = np.arange(low, min(low + block, config.users))
+        liking = _liking(users, items, users.last[some] @ items.vectors.T, some[:, None], everything, end)
+        wanting = _wanting(users, items, users.want[some] @ items.vectors.T, some[:, None], everything)
+        p_click[some] = _sigmoid(liking + click_bias)
+        p_conversion[some] = _sigmoid(wanting + conversion_bias)
+    return p_click, p_conversion
 
 
 def _taste(config: SimulateConfig, users: Crowd, user: I64, when: I64) -> F32:

@@ -12,6 +12,7 @@ from scipy.stats import rankdata
 
 from recsys.base.errors import DataError
 from recsys.data.reading.readers import read_tables
+from recsys.data.world import simulate as simulate_module
 from recsys.data.world.simulate import SimulateConfig, World, build_world, is_world, load_truth, simulate
 
 SMALL = SimulateConfig(users=60, items=80, sessions=300, slate=5, days=6)
@@ -244,3 +245,18 @@ def test_an_incomplete_truth_is_refused(tmp_path: Path) -> None:
 def test_impossible_worlds_are_refused(change: dict[str, int], sentence: str) -> None:
     with pytest.raises(ValidationError, match=sentence):
         SimulateConfig(**{**SMALL.model_dump(), **change})
+
+
+def test_a_world_whose_truth_memory_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulate_module, "available_memory", lambda: 8 * 20 * 60 - 1)
+    with pytest.raises(DataError, match="the truth of 20 users and 60 items takes"):
+        build_world(SimulateConfig(users=20, items=60, sessions=40, slate=5))
+
+
+def test_the_truth_does_not_depend_on_how_many_users_are_worked_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SimulateConfig(users=20, items=60, sessions=40, slate=5)
+    whole = build_world(config).truth
+    monkeypatch.setattr(simulate_module, "BLOCK", 7 * 60)
+    parts = build_world(config).truth
+    np.testing.assert_allclose(parts.p_click, whole.p_click, rtol=1e-5)
+    np.testing.assert_allclose(parts.p_conversion, whole.p_conversion, rtol=1e-5)
