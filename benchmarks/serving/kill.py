@@ -25,6 +25,9 @@ from recsys.benchmarks.serving.telling import Telling, binary_task, kept
 from recsys.benchmarks.serving.trial import options, record, service_on_copy
 from recsys.tests.support.service_process import ServiceProcess
 
+SAID = 50
+"""Kills after which the trial says how far it is."""
+
 
 def answered(address: str, version: str, seconds: float) -> float:
     """Seconds until the service answers by this version.
@@ -79,6 +82,8 @@ def main() -> int:
                     for worker in workers if kind == "workers" else workers[:1]:
                         os.kill(worker, signal.SIGKILL)
                 waits.append(answered(service.address, version, 60.0))
+                if len(waits) % SAID == 0:
+                    print(f"{len(waits)} kills in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
             stop.set()
             telling.join()
             if service is not first:
