@@ -22,7 +22,7 @@ from ..data.reading.exported import LOG_KEY
 from ..data.reading.keys import raw_label
 from ..data.reading.tables import BadRows
 from ..data.schema import DataConfig
-from .log.base import LogRow, StateLog
+from .log.base import LogRow, StateLog, bodies
 
 READ = 100_000
 """Rows of the log read at once."""
@@ -102,9 +102,9 @@ def folded_events(rows: Sequence[LogRow], config: DataConfig) -> pa.Table:
 
     Text stands as it was told; times are UTC to the millisecond.
     """
-    bodies = [json.loads(row.body) for row in rows]
-    columns: list[dict[str, str | None]] = [body["columns"] for body in bodies]
-    first, targets = _targets(rows, bodies)
+    said = bodies(rows)
+    columns: list[dict[str, str | None]] = [body["columns"] for body in said]
+    first, targets = _targets(rows, said)
     reader = EventReader(config)
     for source, taken in _joined(reader, columns, targets).items():
         for row, other in taken:
@@ -124,11 +124,11 @@ def folded_events(rows: Sequence[LogRow], config: DataConfig) -> pa.Table:
     return pa.table(table | {name: pa.array([columns[row].get(name) for row in first], pa.string()) for name in names})
 
 
-def _targets(rows: Sequence[LogRow], bodies: Sequence[Mapping[str, Any]]) -> tuple[list[int], I64]:
+def _targets(rows: Sequence[LogRow], said: Sequence[Mapping[str, Any]]) -> tuple[list[int], I64]:
     """Rows that stand for themselves, and for each row the one that it joins, itself where it joins none: int64 [R]."""
     exposures: dict[tuple[str, int], int] = {}
     targets = np.arange(len(rows))
-    for place, (row, body) in enumerate(zip(rows, bodies, strict=True)):
+    for place, (row, body) in enumerate(zip(rows, said, strict=True)):
         if "exposure" in body:
             targets[place] = exposures.setdefault((row.user, body["exposure"]), place)
     return np.flatnonzero(targets == np.arange(len(rows))).tolist(), targets

@@ -18,6 +18,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..base.arrays import F64
+from ..base.memory import uncollected
 from ..data.dataset import NOW
 from ..data.live import LiveDataset
 from ..funnel.funnel import Funnel
@@ -25,7 +26,7 @@ from ..funnel.ladder import Ladder
 from ..retrieval.index.bitmap import Bitmap
 from ..retrieval.seen import Seen, SeenConfig
 from .catalogue import LiveCatalogue
-from .log.base import LogRow, LogUnavailableError, StateLog
+from .log.base import LogRow, LogUnavailableError, StateLog, bodies
 
 logger = logging.getLogger(__name__)
 
@@ -209,13 +210,13 @@ class Overlay:
         rows = [row for row in rows if row.time > self.since]
         if not rows:
             return
-        bodies = [json.loads(row.body) for row in rows]
+        said = bodies(rows)
         self.dataset.live.add(
             [row.user for row in rows],
             [row.item for row in rows],
             np.array([row.time for row in rows]),
-            [body["columns"] for body in bodies],
-            [body.get("exposure", 0) for body in bodies],
+            [body["columns"] for body in said],
+            [body.get("exposure", 0) for body in said],
         )
 
     def _change(self, row: LogRow) -> None:
@@ -260,6 +261,7 @@ def overlay_of(funnel: Funnel, log: StateLog) -> Overlay:
         if log.last and np.isfinite(newest):
             logger.warning("the run was trained on no export of this log: events up to %.0f count as known", newest)
         found = Overlay(funnel, log, since=newest)
-    while rows := log.read_after(found.position, READ):  # not up to `log.last`, whose row may have been trimmed
-        found.apply(rows)
+    with uncollected():
+        while rows := log.read_after(found.position, READ):  # not up to `log.last`, whose row may have been trimmed
+            found.apply(rows)
     return found

@@ -1,4 +1,4 @@
-"""What live state costs: durable events a second, catching up, memory an event, and a request with the overlay.
+"""What live state costs: durable events a second, catching up, a start, memory an event, a request with the overlay.
 
     python -m recsys.benchmarks.serving.live_state RUN [--events 20000]
 
@@ -25,7 +25,7 @@ from recsys.data.encoding.told_events import EventReader
 from recsys.funnel.folder import load_run
 from recsys.funnel.funnel import Funnel
 from recsys.live.log import Durability, SqliteLog
-from recsys.live.overlay import Overlay
+from recsys.live.overlay import Overlay, overlay_of
 from recsys.live.teller import Teller
 from recsys.live.told import event_rows
 
@@ -105,6 +105,8 @@ def main() -> None:
             live = Overlay(funnel, log)
             wall, own = timed(lambda: live.catch_up(limit=len(events)))
             found["catch_up"] = {"rows_per_s": len(events) / wall, "cpu_us_per_row": 1e6 * own / len(events)}
+            wall, own = timed(partial(overlay_of, Funnel(funnel.trained), log))
+            found["start"] = {"rows_per_s": len(events) / wall, "cpu_us_per_row": 1e6 * own / len(events)}
             with SqliteLog(Path(folder) / "changes", "process") as other:
                 tell_changes(Teller(other, funnel.dataset), events)
                 among = Overlay(Funnel(funnel.trained), other)

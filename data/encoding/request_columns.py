@@ -290,8 +290,10 @@ def told_columns(
 
 
 def table_of_texts(names: Sequence[str], rows: Sequence[Mapping[str, str | None]]) -> pa.Table:
-    """Rows as a table of text."""
-    return pa.table({name: pa.array([row.get(name) for row in rows], pa.string()) for name in dict.fromkeys(names)})
+    """Rows as a table of text; a column that no row names is empty without a look at each."""
+    named, empty = set[str]().union(*rows), pa.nulls(len(rows), pa.string())
+    columns = ((name, [row.get(name) for row in rows] if name in named else None) for name in dict.fromkeys(names))
+    return pa.table({name: empty if texts is None else pa.array(texts, pa.string()) for name, texts in columns})
 
 
 def origin_of(name: str, rows: int) -> Origin:

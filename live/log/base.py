@@ -7,14 +7,14 @@ none, and once `append` has returned they are there, for every reader.
 
 from __future__ import annotations
 
+import json
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from ..errors import UnavailableError
 
@@ -30,8 +30,7 @@ class LogUnavailableError(UnavailableError):
     """The log cannot be written or read now; reading from what is known goes on, and a later try may succeed."""
 
 
-@dataclass(frozen=True, slots=True)
-class LogRow:
+class LogRow(NamedTuple):
     """One thing that happened.
 
     Attributes:
@@ -53,6 +52,11 @@ class LogRow:
     received: float = 0.0
     id: bytes = b""
     position: int = 0
+
+
+def bodies(rows: Sequence[LogRow]) -> list[dict[str, Any]]:
+    """What rows say beyond their attributes; read as one text, as a call for each takes three times as long."""
+    return list(json.loads(b"[" + b",".join([row.body for row in rows]) + b"]"))
 
 
 def row_id(*parts: str) -> bytes:

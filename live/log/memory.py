@@ -6,7 +6,6 @@ import secrets
 import threading
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from .base import DUPLICATE, LogRow, LogUnavailableError, StateLog, new_id, stale
@@ -33,7 +32,7 @@ class MemoryLog(StateLog):
             return DUPLICATE
         self._last += 1
         self._ids.add(row.id)
-        self._rows.append(replace(row, position=self._last))
+        self._rows.append(row._replace(position=self._last))
         return self._last
 
     def read_after(self, position: int, limit: int) -> list[LogRow]:

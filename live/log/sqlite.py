@@ -166,7 +166,7 @@ class SqliteLog(StateLog):
     def read_after(self, position: int, limit: int) -> list[LogRow]:
         """See `StateLog.read_after`."""
         asked = f"SELECT {COLUMNS} FROM log WHERE position > ? ORDER BY position LIMIT ?"
-        return [LogRow(*row) for row in self._read(asked, position, limit)]
+        return [LogRow._make(row) for row in self._read(asked, position, limit)]
 
     def _read(self, asked: str, *values: object) -> list[Any]:
         try:

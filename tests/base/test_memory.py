@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,17 @@ def test_a_system_without_these_files_still_says_something(tmp_path: Path, monke
     monkeypatch.setattr(memory, "GROUP", tmp_path)
     monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
     assert memory.available_memory() > 1 << 20
+
+
+def test_the_collector_rests_and_then_is_as_it_was() -> None:
+    with pytest.raises(ValueError, match="within"), memory.uncollected():
+        assert not gc.isenabled()
+        raise ValueError("within")
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with memory.uncollected():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from itertools import count, pairwise
 from pathlib import Path
 
@@ -61,7 +60,7 @@ def bodies(log: StateLog, position: int = 0, limit: int = 1000) -> list[str]:
 def test_what_is_appended_is_read_back_in_order(log: StateLog) -> None:
     rows = [event("a"), event("b", kind="item_put", user="", item="7")]
     positions = log.append(rows)
-    assert log.read_after(0, 10) == [replace(row, position=p) for row, p in zip(rows, positions, strict=True)]
+    assert log.read_after(0, 10) == [row._replace(position=p) for row, p in zip(rows, positions, strict=True)]
     assert positions == sorted(set(positions))
     assert log.last == positions[-1]
     assert bodies(log, positions[0]) == ["b"]
