@@ -17,7 +17,8 @@ def run_section(name: str, run: Json) -> str:
     about = ", ".join(
         f"{key} {protocol[key]}" for key in ("split", "positive", "test_rows", "users", "items") if key in protocol
     )
-    changed = run["command"].replace("--set data.path=", "").count("--set ")
+    told = run["command"].replace("--set data.path=", "")
+    changed = "--set " in told or "--processes " in told
     parts = [
         f"## The run {name}" if changed else f"## The configuration {name}, as it is shipped",
         f"One run of the command line: {about}; intervals {protocol['intervals']}.",
