@@ -53,9 +53,12 @@ def refuse_together(config: RunConfig, stage: str = "all") -> None:
             f'ranking.balance.kind = "{config.ranking.balance.kind}" needs every task\'s whole gradient, of which '
             "several processes have a part each; train in one process, or take static, schedule or uncertainty"
         )
-    if config.ranking.model.kind == "trees" or config.ranking.trees.enabled:
+    ranking = config.ranking
+    teach = ranking.distil.share > 0 and ranking.distil.by == "trees"
+    if ranking.model.kind == "trees" or ranking.trees.enabled or teach:
         raise ConfigError(
-            "boosted trees are fitted in one process; train in one, or leave ranking.trees and the kind trees out"
+            "boosted trees are fitted in one process; train in one, or leave ranking.trees, the kind trees and "
+            'ranking.distil.by = "trees" out'
         )
     if config.runtime.device != "cpu":
         raise ConfigError(

@@ -1,16 +1,18 @@
-"""Learning from single-task models: a ranker for all tasks whose training labels are partly what they predict.
+"""Learning from teachers: a ranker for all tasks whose training labels are partly what single-task models predict.
 
 A network that shares its layers between tasks can be worse at some of them than a network for that task alone (the
 see-saw of Tang et al., RecSys 2020). Here the networks for one task each, trained first and averaged over several
 seeds, become its teachers: with share s every training label y turns into `(1 - s) y + s p`, p the teachers' mean
 prediction (distillation, Hinton et al., arXiv 1503.02531, section 2, at temperature 1; of single-task teachers into a
-multi-task student, Clark et al., arXiv 1907.04829). Validation and test labels stay what they are.
+multi-task student, Clark et al., arXiv 1907.04829). Boosted trees teach likewise. Validation and test labels stay what
+they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -28,13 +30,16 @@ Predictions = Mapping[str, Floats]
 class DistilConfig(Settings):
     """Whether single-task models are trained first, to teach."""
 
-    share: float = Field(default=0.0, ge=0, le=0.5)
-    """Share of the teachers' prediction in a training label; 0 trains no teachers. At most half, so that a label still
-    says what happened."""
+    share: float = Field(default=0.0, ge=0, le=0.9)
+    """Share of the teachers' prediction in a training label; 0 trains no teachers. Networks have seen the labels they
+    predict, so half is enough of theirs; of trees, which have not, 0.9."""
+    by: Literal["networks", "trees"] = "networks"
+    """Who teaches. `networks`: single-task ones. `trees`: boosted trees, grown as `[ranking.trees]` says; each training
+    row is predicted by trees of the other four fifths. For tables where trees see more than networks do."""
     teachers: int = Field(default=3, ge=1)
-    """Single-task models per task, which differ in their seed; training them takes this many times as long, or more."""
+    """Teachers per task, which differ in their seed; training them takes this many times as long, or more."""
     hidden: tuple[int, ...] = (256,)
-    """Widths of their layers between input and tower; input, towers and dropout are the ranker's own."""
+    """Of networks, widths of the layers between input and tower; input, towers and dropout are the ranker's own."""
 
 
 def taught(dataset: Dataset, rows: Tensor, teachers: Sequence[Predictions], share: float) -> Dataset:

@@ -53,6 +53,8 @@ def check_trees(config: RankingConfig, *, goes_on: bool, last_fit: bool) -> None
     Raises:
         ConfigError: LightGBM is missing, or a key has no meaning for trees.
     """
+    if config.distil.share > 0 and config.distil.by == "trees":
+        lightgbm()
     if not grows_trees(config):
         return
     lightgbm()
@@ -100,13 +102,13 @@ def grow(
     model, forest = build_forest(settings, dataset.layout, tasks, features, config.select)
     started = time.perf_counter()
     rows = {Part.TRAIN: dataset.rows(Part.TRAIN), Part.VALID: held.rows}
-    grown = _Grown(settings, seed, threads)
+    grown = Grower(settings, seed, threads)
     if tasks:
         tables = {part: forest.columns.of_rows(dataset, chosen) for part, chosen in rows.items()}
         for column, task in enumerate(tasks):
-            sets = [_labelled(dataset, rows[part], tables[part], column, task, config) for part in rows]
+            sets = [labelled(dataset, rows[part], tables[part], column, task, config) for part in rows]
             if len(sets[0][1]):
-                about = _objective(task)
+                about = objective(task)
                 forest.trees[task.name] = grown.trees(
                     task.name, sets[0], sets[1], about, forest.columns.categories, forest.columns.names
                 )
@@ -125,7 +127,7 @@ def grow(
     return model, forest, history
 
 
-class _Grown:
+class Grower:
     """Grows trees of one setting, and remembers how many and what they read.
 
     Args:
@@ -208,14 +210,14 @@ class _Grown:
         return booster(found.model_to_string(num_iteration=best))
 
 
-def _objective(task: TaskSpec) -> dict[str, Any]:
+def objective(task: TaskSpec) -> dict[str, Any]:
     """LightGBM's name of the task's loss and of the figure that stops it."""
     if task.kind == "binary":
         return {"objective": "binary", "metric": "binary_logloss"}
     return {"objective": "regression", "metric": "l2"}
 
 
-def _labelled(dataset: Dataset, rows: Tensor, table: F32, column: int, task: TaskSpec, config: RankingConfig) -> Data:
+def labelled(dataset: Dataset, rows: Tensor, table: F32, column: int, task: TaskSpec, config: RankingConfig) -> Data:
     """The rows of a task's sample space that weigh something."""
     events, chosen = dataset.events, rows.numpy()
     weights = events.weights_of(column)[chosen]
@@ -227,7 +229,7 @@ def _labelled(dataset: Dataset, rows: Tensor, table: F32, column: int, task: Tas
     return table if inside.all() else table[inside], labels, None if (weights == 1.0).all() else weights
 
 
-def _grow_select(model: RequestForest, held: Held, grown: _Grown) -> None:
+def _grow_select(model: RequestForest, held: Held, grown: Grower) -> None:
     """Give the model the trees of `select`, and the scale at which its softmax fits best."""
     from scipy.optimize import minimize_scalar  # as in `balance.surgery`
 

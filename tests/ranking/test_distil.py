@@ -19,6 +19,8 @@ from recsys.ranking.config import RankingConfig
 from recsys.ranking.distil import taught
 from recsys.ranking.scoring import score_rows
 from recsys.ranking.train import train_ranker
+from recsys.ranking.trees.settings import BesideConfig
+from recsys.ranking.trees.teach import out_of_fold
 from recsys.tests.support.tiny import TinyRun
 from recsys.training.runtime import Runtime
 
@@ -102,3 +104,31 @@ def test_a_share_trains_teachers_and_changes_the_student(dataset: Dataset, caplo
     assert not np.allclose(logits[0], logits[2])
     labels = dataset.events.labels[rows.numpy(), 0].astype(np.float64)
     assert logloss(labels, 1 / (1 + np.exp(-logits[2].astype(np.float64)))) < np.log(2)
+
+
+def test_trees_teach_rows_that_they_did_not_grow_on(dataset: Dataset) -> None:
+    """What a row's own label is never reaches what is said of it, and reaches what is said of others."""
+    config = ranking(share=0.9, by="trees").model_copy(update={"trees": BesideConfig(rounds=5, min_rows=5)})
+    rows = dataset.rows(Part.TRAIN).numpy()
+    said = out_of_fold(dataset, config, 0, 1)["click"]
+    labels = dataset.events.labels.copy()
+    column = dataset.task_names.index("click")
+    labels[rows[0], column] = 1 - labels[rows[0], column]
+    other = replace(dataset, events=replace(dataset.events, labels=labels))
+    changed = out_of_fold(other, config, 0, 1)["click"]
+    assert changed[0] == said[0]
+    assert (changed != said).any()
+
+
+def test_trees_that_teach_make_a_student_of_their_opinion(dataset: Dataset, caplog: pytest.LogCaptureFixture) -> None:
+    settings = BesideConfig(rounds=20, min_rows=5)
+    config = ranking(epochs=4, share=0.9, by="trees", teachers=1).model_copy(update={"trees": settings})
+    alone = ranking(epochs=4)
+    with caplog.at_level("INFO"):
+        student, plain = (train_ranker(dataset, one, RUNTIME, 1).ranker for one in (config, alone))
+    assert "teachers: boosted trees, 1 times five folds" in caplog.messages
+    rows = dataset.rows(Part.TRAIN)
+    trees = torch.sigmoid(torch.from_numpy(out_of_fold(dataset, config, 1, 1)["click"]))
+    said = (torch.sigmoid(torch.from_numpy(score_rows(one, dataset, rows)["click"])) for one in (student, plain))
+    near, far = (float((one - trees).square().mean()) for one in said)
+    assert near < 0.5 * far
