@@ -213,11 +213,23 @@ def _weights() -> dict[str, Variant]:
 def _cures() -> dict[str, Variant]:
     """Arrangements against the see-saw that are no architecture."""
     group, found = "balances and distillation", {}
-    for kind in ("uncertainty", "gradnorm", "pcgrad"):
+    for kind in ("uncertainty", "gradnorm", "pcgrad", "cagrad"):
         found[f"shared_bottom_{kind}"] = Variant(
             group, f"{kind} balance", bottom, balance={"kind": kind}, matched=False
         )
         found[f"ple_{kind}"] = Variant(group, f"{kind} balance", ple, balance={"kind": kind})
+    found["shared_bottom_metabalance"] = Variant(
+        group,
+        "MetaBalance towards the click",
+        bottom,
+        balance={"kind": "metabalance", "target": "click"},
+        matched=False,
+        needs="rare",
+    )
+    for key, value in {"focal": 2.0, "difficulty": 1.0}.items():
+        loss: Table = {"loss": {key: value}}
+        about = {"focal": "focal loss, exponent 2", "difficulty": "SuperLoss, difficulty 1"}[key]
+        found[f"shared_bottom_{key}"] = Variant(group, about, bottom, matched=False, train=loss)
     about = "training labels half what the single-task models of all seeds predict together"
     found["shared_bottom_distilled"] = Variant(group, about, bottom, matched=False, distil=0.5)
     gated = about + ", GemNN's gate"
