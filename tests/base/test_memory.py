@@ -33,9 +33,8 @@ def test_a_system_without_these_files_still_says_something(tmp_path: Path, monke
 
 
 def test_the_collector_rests_and_then_is_as_it_was() -> None:
-    with pytest.raises(ValueError, match="within"), memory.uncollected():
+    with memory.uncollected():
         assert not gc.isenabled()
-        raise ValueError("within")
     assert gc.isenabled()
     gc.disable()
     try:
@@ -44,3 +43,13 @@ def test_the_collector_rests_and_then_is_as_it_was() -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def fail() -> None:
+    raise ValueError("within")
+
+
+def test_a_failure_does_not_leave_the_collector_off() -> None:
+    with pytest.raises(ValueError, match="within"), memory.uncollected():
+        fail()
+    assert gc.isenabled()
