@@ -4,7 +4,8 @@
 
 wrk (Debian's package) asks for users drawn from the run, on the cores that serve, with 1 and with 16 connections, and
 with 16 that pause between their requests so that the service does about four fifths of what it can; the bare HTTP is
-`/healthz` of the same service. The bare loop validates, answers and writes the same requests without HTTP, alone and
+`/healthz` of the same service. Then events are told in batches of 100 while the service is read at half of what it can
+do. The bare loop validates, answers and writes the same requests without HTTP, alone and
 in blocks of 16, on one thread as a worker does.
 """
 
@@ -17,15 +18,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import orjson
 import torch
 
 import recsys
 from recsys.base.errors import RecsysError
 from recsys.base.memory import keep_memory
+from recsys.benchmarks.serving.telling import binary_task
 from recsys.benchmarks.serving.trial import options, record, service_on_copy
 from recsys.live.requests import Request, parsed
 
@@ -43,6 +47,10 @@ end
 """
 PACED = 0.8
 """Share of the requests a second that the service can do, at which its latency is looked at."""
+READING = 0.5
+"""The same, while events are told."""
+BATCH = 100
+"""Events told at once."""
 UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 
@@ -69,6 +77,26 @@ def _told(words: str, out: str) -> tuple[str, ...]:
     if found is None:
         raise ValueError(f"wrk printed no {words}: {out}")
     return found.groups()
+
+
+def pause(most: dict[str, float], share: float) -> float:
+    """Milliseconds between the requests of one of 16 connections that make a share of what the service can do; that
+    the answer is waited for is a part of a turn.
+    """
+    return 1e3 * 16 / (share * most["requests_per_second"]) - share * most["p50_ms"]
+
+
+def tell(client: httpx.Client, task: str, users: list[str], seconds: float) -> float:
+    """Events a second that one client tells in batches, waiting until each batch is on the disk."""
+    started, count = time.monotonic(), 0
+    while (spent := time.monotonic() - started) < seconds:
+        events = [
+            {"user": users[(count + place) % len(users)], "item": str(1 + place), "labels": {task: 1}}
+            for place in range(BATCH)
+        ]
+        client.post("/v1/events", json={"events": events}).raise_for_status()
+        count += BATCH
+    return count / spent
 
 
 def bare_loop(shop: recsys.Recommender, users: list[str], block: int, seconds: float) -> dict[str, float]:
@@ -111,13 +139,19 @@ def main() -> int:
             for connections in (1, 16):
                 place = f"{service.address}/v1/recommend"
                 found[f"{connections} connections"] = wrk(place, connections, told.seconds, script)
-            most = found[
-                "16 connections"
-            ]  # the pause in milliseconds, that the answer is waited for is a part of a turn
-            pause = 1e3 * 16 / (PACED * most["requests_per_second"]) - PACED * most["p50_ms"]
-            script.write_text(SCRIPT % (asked, pause))
+            most = found["16 connections"]
+            script.write_text(SCRIPT % (asked, pause(most, PACED)))
             found["16 connections, paced"] = wrk(place, 16, told.seconds, script)
             found["bare HTTP, 16 connections"] = wrk(f"{service.address}/healthz", 16, told.seconds, None)
+        script.write_text(SCRIPT % (asked, pause(most, READING)))
+        state = ["--state", str(Path(folder) / "state")]
+        with (
+            service_on_copy(told.run, Path(folder) / "told", told.workers, *state) as (service, client),
+            ThreadPoolExecutor(1) as pool,
+        ):
+            reading = pool.submit(wrk, f"{service.address}/v1/recommend", 16, told.seconds, script)
+            found["durable_events_a_second"] = tell(client, binary_task(client), users, told.seconds)
+            found["16 connections, while events are told"] = reading.result()
     record(told.out, "load", vars(told), found)
     return 0
 
