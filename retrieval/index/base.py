@@ -101,6 +101,10 @@ class SearchPlan(BaseModel):
         return next((effort for fraction, effort in self.filtered if 0.9 * fraction <= reach), self.filtered[-1][1])
 
 
+NEAR, DEAR = 0.03, 5.0
+"""Share of the exact result that may be worth giving up, and how many times faster a search must be then."""
+
+
 class CurvePoint(BaseModel):
     """One measured point of the recall-latency curve."""
 
@@ -144,6 +148,22 @@ class IndexReport(BaseModel):
     curve: tuple[CurvePoint, ...]
     filtered: tuple[FilteredPoint, ...]
     warning: str | None = None
+
+    @property
+    def advice(self) -> str | None:
+        """Where the last hundredths of the recall cost several times what all before them do: the cheaper target."""
+        taken = next((point for point in self.curve if point.effort == self.effort), None)
+        if taken is None:
+            return None
+        near = [point for point in self.curve if taken.recall - NEAR <= point.recall < taken.recall]
+        least = min(near, key=lambda point: point.p50_ms, default=taken)
+        if taken.p50_ms < DEAR * least.p50_ms:
+            return None
+        target = math.floor(100 * least.recall) / 100
+        return (
+            f"a recall of {taken.recall:.3f} takes {taken.p50_ms:.2f} ms and one of {least.recall:.3f} takes "
+            f"{least.p50_ms:.2f} ms: with index.target_recall = {target:.2f} answers come sooner"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The report with the recall under its full name, `ann_recall@<k>`."""

@@ -130,6 +130,8 @@ def build_index(
     index.report = report
     if report.warning:
         logger.warning(report.warning)
+    elif report.advice:
+        logger.info(report.advice)
     return on_device(index, device), report
 
 

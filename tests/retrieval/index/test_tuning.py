@@ -9,6 +9,7 @@ import pytest
 from recsys.base.errors import ConfigError, RunError
 from recsys.retrieval.index import ExactIndex, FaissIndex, load_index
 from recsys.retrieval.index import tuning as index_tuning
+from recsys.retrieval.index.base import CurvePoint, IndexReport
 from recsys.retrieval.index.bench import recall_of
 from recsys.retrieval.index.families import Family
 from recsys.retrieval.index.tuning import IndexConfig, build_index
@@ -114,3 +115,42 @@ def test_the_report_names_its_recall_and_the_config_its_bounds() -> None:
         build_index(ITEMS, QUERIES[:0])
     with pytest.raises(ValueError, match="target_recall"):
         IndexConfig(target_recall=1.5)
+
+
+def report_of(*points: tuple[int, float, float]) -> IndexReport:
+    """A report whose last point was taken."""
+    curve = tuple(CurvePoint(effort={"nprobe": n}, recall=recall, p50_ms=ms) for n, recall, ms in points)
+    return IndexReport(
+        factory="IVF2048,SQ8",
+        size=1_000_000,
+        dim=64,
+        k=100,
+        queries=256,
+        target_recall=0.98,
+        ann_recall=points[-1][1],
+        effort=curve[-1].effort,
+        p50_ms=points[-1][2],
+        p99_ms=points[-1][2],
+        build_seconds=1.0,
+        file_bytes=1,
+        curve=curve,
+        filtered=(),
+    )
+
+
+def test_a_dear_target_names_the_cheaper_one() -> None:
+    advice = report_of((8, 0.7, 0.2), (24, 0.9617, 0.26), (48, 0.967, 0.54), (384, 0.985, 13.8)).advice
+    assert advice is not None
+    assert "index.target_recall = 0.96 " in advice
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [(8, 0.7, 0.2), (24, 0.96, 0.26), (96, 0.985, 0.9)],  # not that much slower
+        [(8, 0.7, 0.2), (24, 0.9, 0.26), (384, 0.985, 13.8)],  # what is cheaper finds too little
+        [(8, 0.99, 0.2)],
+    ],
+)
+def test_a_target_that_is_worth_its_price_needs_no_advice(points: list[tuple[int, float, float]]) -> None:
+    assert report_of(*points).advice is None
