@@ -125,6 +125,10 @@ def main() -> int:
     with recsys.load(told.run) as shop, tempfile.TemporaryDirectory() as folder:
         data = shop.trained.dataset
         found["items"] = data.num_catalogue
+        index = shop.funnel.retriever.index
+        measured = getattr(index, "report", None)
+        if measured is not None:
+            found["index"] = f"{measured.factory}, recall {measured.ann_recall:.3f}, asked for {measured.target_recall}"
         users = [str(data.user_ids[row]) for row in range(0, data.num_users, max(1, data.num_users // 1000))]
         script, asked = Path(folder) / "ask.lua", ", ".join(json.dumps(user) for user in users)
         script.write_text(SCRIPT % (asked, 0))
