@@ -273,7 +273,7 @@ def _trees(dataset: Dataset, config: RunConfig) -> Iterator[Holding]:
     """The rows that boosted trees grow on: as numbers, and as the bins of LightGBM, a byte each."""
     ranking = config.ranking
     settings = ranking.model if isinstance(ranking.model, TreesConfig) else ranking.trees
-    if isinstance(settings, TreesConfig) or ranking.trees.enabled:
+    if isinstance(settings, TreesConfig) or ranking.trees.enabled or ranking.distil.grows_trees:
         rows = int((dataset.events.parts != Part.PRIOR).sum()) if config.data.tasks else 0
         width = len(Columns.of(dataset.layout, settings).names)
         yield Holding("rows of the trees", rows * width * (FLOAT + 1), f"{rows:,} rows x {width} columns")

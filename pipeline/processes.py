@@ -54,8 +54,7 @@ def refuse_together(config: RunConfig, stage: str = "all") -> None:
             "several processes have a part each; train in one process, or take static, schedule or uncertainty"
         )
     ranking = config.ranking
-    teach = ranking.distil.share > 0 and ranking.distil.by == "trees"
-    if ranking.model.kind == "trees" or ranking.trees.enabled or teach:
+    if ranking.model.kind == "trees" or ranking.trees.enabled or ranking.distil.grows_trees:
         raise ConfigError(
             "boosted trees are fitted in one process; train in one, or leave ranking.trees, the kind trees and "
             'ranking.distil.by = "trees" out'

@@ -41,6 +41,11 @@ class DistilConfig(Settings):
     hidden: tuple[int, ...] = (256,)
     """Of networks, widths of the layers between input and tower; input, towers and dropout are the ranker's own."""
 
+    @property
+    def grows_trees(self) -> bool:
+        """Whether boosted trees are grown to teach."""
+        return self.share > 0 and self.by == "trees"
+
 
 def taught(dataset: Dataset, rows: Tensor, teachers: Sequence[Predictions], share: float) -> Dataset:
     """The same data with the teachers' mean prediction mixed into the labels of some rows.

@@ -36,7 +36,7 @@ from .ranker import Ranker, RankerConfig, build_ranker, ranker_class
 from .requests import SELECT, RequestRanker, RequestSet
 from .scoring import row_metrics, score_rows, select_metrics
 from .step import AskedRequests, LoggedRows, RankingStep
-from .trees.teach import out_of_fold
+from .trees.teach import FOLDS, out_of_fold
 
 log = logging.getLogger(__name__)
 
@@ -272,8 +272,8 @@ def train_ranker(
 def _taught(dataset: Dataset, config: RankingConfig, runtime: Runtime, seed: int) -> Dataset:
     """The data with labels partly predicted by teachers, trained here one after the other."""
     wanted = config.distil
-    if wanted.by == "trees":
-        log.info("teachers: boosted trees, %d times five folds", wanted.teachers)
+    if wanted.grows_trees:
+        log.info("teachers: boosted trees, %d times %d folds", wanted.teachers, FOLDS)
         of_trees = [out_of_fold(dataset, config, seed + place, runtime.threads) for place in range(wanted.teachers)]
         return taught(dataset, dataset.rows(Part.TRAIN), of_trees, wanted.share)
     shared = {name: getattr(config.model, name) for name in RankerConfig.model_fields if name != "kind"}

@@ -53,7 +53,7 @@ def check_trees(config: RankingConfig, *, goes_on: bool, last_fit: bool) -> None
     Raises:
         ConfigError: LightGBM is missing, or a key has no meaning for trees.
     """
-    if config.distil.share > 0 and config.distil.by == "trees":
+    if config.distil.grows_trees:
         lightgbm()
     if not grows_trees(config):
         return

@@ -2,7 +2,7 @@
 
 Trees have learned the labels of their own rows by heart, and what they say of those teaches little else. So the rows
 are parted into folds, and each fold is predicted by trees of the others; the network then learns what trees see of
-rows like these (distillation of trees: Ke et al., DeepGBM, KDD 2019, section 3.2, there of leaves).
+rows like these (networks that are distilled from trees: Ke et al., DeepGBM, KDD 2019, there from their leaves).
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def test_trees_that_teach_make_a_student_of_their_opinion(dataset: Dataset, capl
     alone = ranking(epochs=4)
     with caplog.at_level("INFO"):
         student, plain = (train_ranker(dataset, one, RUNTIME, 1).ranker for one in (config, alone))
-    assert "teachers: boosted trees, 1 times five folds" in caplog.messages
+    assert "teachers: boosted trees, 1 times 5 folds" in caplog.messages
     rows = dataset.rows(Part.TRAIN)
     trees = torch.sigmoid(torch.from_numpy(out_of_fold(dataset, config, 1, 1)["click"]))
     said = (torch.sigmoid(torch.from_numpy(score_rows(one, dataset, rows)["click"])) for one in (student, plain))
