@@ -19,11 +19,10 @@ from ..base.arrays import F64, Bool, Floats, Ints
 from ..base.errors import DataError
 from ..base.ragged import Ragged, contains, locate
 from .config import EvaluationConfig
-from .metrics.coverage import coverage, coverage_interval
 from .metrics.lists import ideal_ndcg, list_metrics, rank_metrics
 from .metrics.rows import user_auc
 from .retriever_worth import source_metrics
-from .summary import bootstrap_of, user_metrics_json, with_intervals
+from .summary import beyond_accuracy, bootstrap_of, user_metrics_json, with_intervals
 from .uncertainty.bootstrap import UserBootstrap, auc_samples, ratio
 
 Json = dict[str, Any]
@@ -95,20 +94,29 @@ class FunnelTrace:
             raise DataError(f"{len(self.truth_scores)} truth scores; pass one per truth item, with candidate scores")
 
 
-def funnel_metrics(trace: FunnelTrace, *, num_items: int, config: EvaluationConfig | None = None) -> Json:
+def funnel_metrics(
+    trace: FunnelTrace,
+    *,
+    num_items: int,
+    config: EvaluationConfig | None = None,
+    popularity: Ints | None = None,
+    item_vectors: Floats | None = None,
+) -> Json:
     """The funnel report.
 
     Args:
         trace: what the stages handed on.
         num_items: N, size of the catalogue.
         config: `list_k` is the cut-off; draws and level of the intervals.
+        popularity: int [N], training events of each item; adds `novelty@10` and `popularity@10` of the final lists.
+        item_vectors: float [N, D]; adds `diversity@10`.
 
     Returns:
-        End-to-end metrics of the final lists (`ndcg@10`, ...); `oracle_ndcg@10`, a perfect ranker on these candidates;
-        with truth scores `oracle_retrieval_ndcg@10`, a perfect retriever with this ranker; without filters
-        `first_stage_ndcg@10`, the best retriever's list as it is, and `headroom_taken`, how much of the way from there
-        to the oracle the later stages go; `retrievers`, recall of each and of their union; with `proposed`, `sources`,
-        what each of them contributes (`sources.source_metrics`);
+        End-to-end metrics of the final lists (`ndcg@10`, ..., `coverage@10`, ...); `oracle_ndcg@10`, a perfect ranker
+        on these candidates; with truth scores `oracle_retrieval_ndcg@10`, a perfect retriever with this ranker; without
+        filters `first_stage_ndcg@10`, the best retriever's list as it is, and `headroom_taken`, how much of the way
+        from there to the oracle the later stages go; `retrievers`, recall of each and of their union; with `proposed`,
+        `sources`, what each of them contributes (`sources.source_metrics`);
         `ranker`, its AUC, GAUC and NDCG among the candidates; `gap` = 1 - NDCG and `stages`, each with `ceiling`,
         `loss` (they sum to the gap), `share` of the gap and `recall` of the relevant items it leaves; and `verdict`,
         one sentence. Rates have an interval in `_ci`.
@@ -120,9 +128,9 @@ def funnel_metrics(trace: FunnelTrace, *, num_items: int, config: EvaluationConf
         raise DataError("the truth names an item twice for a user; pass truth.unique()")
     final = list_metrics(trace.final, truth, [k], ("hit", "recall", "ndcg", "mrr", "precision"))
     out: Json = user_metrics_json(final, config)
-    out[f"coverage@{k}"] = coverage(trace.final, num_items, k)
-    if config.draws:
-        out[f"coverage@{k}_ci"] = list(coverage_interval(trace.final, num_items, k, config.level))
+    out |= beyond_accuracy(
+        trace.final, [k], num_items=num_items, config=config, popularity=popularity, item_vectors=item_vectors
+    )
     if len(final.users) == 0:
         return out | {"stages": [], "verdict": "No user has a relevant item, so nothing can be said of the funnel."}
     users, boot = final.users, bootstrap_of(len(final.users), config)

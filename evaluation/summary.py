@@ -8,7 +8,7 @@ name, `ndcg@10_sampled@100`, and `combine` refuses to set it beside a full-ranki
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,6 +91,32 @@ def retrieval_metrics(
     if not ks:
         raise ConfigError(f"cut-offs {list(config.ks)} all exceed the lists of {ranked.shape[1]} items; lower one")
     out = user_metrics_json(list_metrics(ranked, truth, ks, LIST_METRICS), config)
+    out |= beyond_accuracy(
+        ranked, ks, num_items=num_items, config=config, popularity=popularity, item_vectors=item_vectors
+    )
+    return out if sampled is None else name_sample(out, sampled)
+
+
+def beyond_accuracy(
+    ranked: Ints,
+    ks: Sequence[int],
+    *,
+    num_items: int,
+    config: EvaluationConfig,
+    popularity: Ints | None = None,
+    item_vectors: Floats | None = None,
+) -> Json:
+    """What lists look like, whoever likes them; over all users. See `metrics.coverage`.
+
+    Args:
+        ranked: int [U, k], item rows best first; -1 pads a short list.
+        ks: cut-offs, none beyond k.
+        num_items: N, size of the catalogue.
+        config: draws and level of the intervals.
+        popularity: int [N], training events of each item; adds `novelty@k` and `popularity@k` (mean percentile).
+        item_vectors: float [N, D]; adds `diversity@k`.
+    """
+    out: Json = {}
     values: dict[str, F64] = {}
     for k in ks:
         out[f"coverage@{k}"] = coverage(ranked, num_items, k)
@@ -105,7 +131,7 @@ def retrieval_metrics(
     if values and len(ranked):
         boot = bootstrap_of(len(ranked), config)
         out |= with_intervals(list(values), boot.means(np.stack(list(values.values()), axis=1)), boot)
-    return out if sampled is None else name_sample(out, sampled)
+    return out
 
 
 def ranking_metrics(

@@ -170,7 +170,11 @@ def _measured(
     if trained.retriever is not None and stage in ("funnel", "all"):
         trace = bench.trace
         result["funnel"] = funnel_metrics(
-            trace, num_items=trained.dataset.num_catalogue, config=trained.config.evaluation
+            trace,
+            num_items=trained.dataset.num_catalogue,
+            config=trained.config.evaluation,
+            popularity=bench.popularity,
+            item_vectors=bench.retriever.item_vectors,
         )
         metrics = remember("funnel", trace.final, trace.truth, trained, values)
         sliced += list_slices(bench, trace.final, metrics, chosen)

@@ -26,14 +26,13 @@ def retrieval_figures(bench: Bench, values: dict[str, AnyArray]) -> tuple[Json, 
     """Metrics of each retriever's lists, and what is wrong with them; the values of every user go into `values`."""
     trained, (_, _, truth) = bench.trained, bench.asked
     config = trained.config.evaluation
-    popularity = bench.retriever.data.popularity(Part.VALID).numpy().astype(np.int64)
     reports = {
         name: retrieval_metrics(
             rows,
             truth,
             num_items=trained.dataset.num_catalogue,
             config=config,
-            popularity=popularity,
+            popularity=bench.popularity,
             item_vectors=bench.retriever.item_vectors,
         )
         for name, rows in bench.systems.items()

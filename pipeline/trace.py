@@ -54,6 +54,11 @@ class Bench:
         assert self.trained.asked is not None
         return self.trained.asked
 
+    @property
+    def popularity(self) -> I64:
+        """Training events of each item of the catalogue, int64 [N]."""
+        return self.retriever.data.popularity(Part.VALID).numpy().astype(np.int64)
+
     @cached_property
     def asked(self) -> tuple[I64, Ragged, Ragged]:
         """User rows [B], items seen before, and items to be found."""

@@ -8,7 +8,13 @@ from recsys.benchmarks.harness.books import markdown_table
 from recsys.benchmarks.harness.provenance import Json
 
 LISTS = ("recall@10", "ndcg@10", "recall@100")
+LOOKS = ("coverage@10", "novelty@10", "popularity@10", "diversity@10")
 ROWS = ("auc", "gauc", "logloss", "ece")
+
+LOOKS_SAY = (
+    "The lists themselves: share of the catalogue in anybody's, bits of surprise an item, mean percentile of "
+    "popularity, and 1 - cosine of the towers' vectors within a list."
+)
 
 
 def run_section(name: str, run: Json) -> str:
@@ -30,10 +36,18 @@ def run_section(name: str, run: Json) -> str:
         parts.append(
             markdown_table(["", *LISTS], [[source, *_cells(metrics, LISTS)] for source, metrics in rows.items()])
         )
+        parts.append(LOOKS_SAY)
+        parts.append(markdown_table(["", *LOOKS], [[source, *_bare(metrics)] for source, metrics in rows.items()]))
     tasks = run["ranking"]
     parts.append(markdown_table(["task", *ROWS], [[task, *_cells(metrics, ROWS)] for task, metrics in tasks.items()]))
     parts += [*protocol.get("notes", []), origin(run)]
     return "\n\n".join(parts)
+
+
+def _bare(metrics: Mapping[str, object]) -> list[str]:
+    """What lists look like, without intervals; "" where a record does not say."""
+    values = [metrics.get(name) for name in LOOKS]
+    return [f"{value:.3f}" if isinstance(value, float) else "" for value in values]
 
 
 def _cells(metrics: Mapping[str, object], names: tuple[str, ...]) -> list[str]:

@@ -14,6 +14,7 @@ from recsys.evaluation.attribution import FunnelTrace, funnel_metrics
 from recsys.evaluation.config import EvaluationConfig
 from recsys.evaluation.metrics.lists import list_metrics
 from recsys.evaluation.metrics.rows import auc, gauc
+from recsys.evaluation.summary import retrieval_metrics
 
 CONFIG = EvaluationConfig(list_k=5, draws=80)
 USERS, ITEMS, FETCHED = 120, 200, 30
@@ -222,3 +223,21 @@ def test_no_truth_is_said_and_bad_traces_are_refused() -> None:
     twice = FunnelTrace(truth=Ragged.from_lists([[0, 0]]), retrieved={"a": np.array([[1]])}, final=np.array([[1]]))
     with pytest.raises(DataError, match="names an item twice"):
         funnel_metrics(twice, num_items=3)
+
+
+def test_the_lists_delivered_are_described_as_any_retrievers_lists_are() -> None:
+    trace, rng, num_items = world(), np.random.default_rng(3), ITEMS
+    k = trace.final.shape[1]
+    described = {
+        "popularity": rng.integers(0, 50, num_items),
+        "item_vectors": rng.normal(size=(num_items, 4)),
+    }
+    config = EvaluationConfig(draws=50, ks=(k,), list_k=k)
+    funnel = funnel_metrics(trace, num_items=num_items, config=config, **described)
+    alike = retrieval_metrics(trace.final, trace.truth, num_items=num_items, config=config, **described)
+    for name in ("coverage", "gini", "novelty", "popularity", "diversity"):
+        assert funnel[f"{name}@{k}"] == alike[f"{name}@{k}"], name
+    rare = described | {"popularity": np.zeros(num_items, dtype=np.int64)}
+    assert funnel_metrics(trace, num_items=num_items, config=config, **rare)[f"novelty@{k}"] == pytest.approx(
+        np.log2(num_items)
+    )

@@ -93,8 +93,10 @@ def test_the_answer_has_the_keys_of_the_contract(result: dict[str, Any], asked: 
     assert result["ranking"].keys() == {"click", "conversion"}
     for task in result["ranking"].values():
         assert task.keys() >= {"auc", "gauc", "logloss", "ece", "positives", "rows"}
-    funnel = {"hit@5", "recall@5", "ndcg@5", "mrr@5", "coverage@5", "oracle_ndcg@5", "stages"}
-    assert result["funnel"].keys() >= funnel
+    funnel = {"hit@5", "recall@5", "ndcg@5", "mrr@5", "coverage@5", "oracle_ndcg@5", "headroom_taken", "stages"}
+    lists = {f"{name}@5" for name in ("coverage", "gini", "novelty", "popularity", "diversity")}
+    assert result["funnel"].keys() >= funnel | lists
+    assert all(figures.keys() >= lists for figures in result["retrieval"].values())
     json.dumps(result)
 
 
