@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
 Table = dict[str, Any]
 
-_TINY, _SMALL, _LARGE = 2_000, 50_000, 1_000_000
+_TINY, _SMALL, _MANY, _LARGE = 2_000, 50_000, 150_000, 1_000_000
 """Rows of the log that part one choice of sizes from the next."""
+_DRAWN, _WHOLE = 4_096, 30_000
+"""Negatives of the estimated softmax, which is written from twice as many items on; above the second number of them
+`auto` draws anyway."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,14 @@ def _retrieval(schema: InferredSchema, reasons: dict[Place, str]) -> Table:
     }
     reasons["retrieval", "tower", "dim"] = f"{schema.rows:,} events"
     reasons["retrieval", "tower", "user_features"] = "the history stands for the user; an id would be learned by heart"
+    if schema.rows >= _TINY:
+        section["tower"]["neighbours"] = 10
+        reasons["retrieval", "tower", "neighbours"] = "an item is placed by the company it keeps, too"
     section["fit"] = {"epochs": 20 if schema.rows < _TINY else 12 if schema.rows < _LARGE else 6}
+    if schema.rows >= _MANY and 2 * _DRAWN <= schema.num_items <= _WHOLE:
+        section |= {"loss": "estimated", "negatives": _DRAWN, "optim": {"table_lr": 0.008}}
+        section["fit"]["epochs"] = min(8, section["fit"]["epochs"])
+        reasons["retrieval", "loss"] = f"as good as the softmax over {schema.num_items:,} items, in a third of the time"
     if schema.rows < _TINY:
         section["fit"]["metric"] = ""
         reasons["retrieval", "fit", "metric"] = "too few rows to choose an epoch by: the last one's weights stay"
@@ -151,10 +161,13 @@ def _published(section: Table, published: Table, recipe: str, reasons: dict[Plac
     if not recipe:
         return section
     given = published["retrieval"]
+    section = {key: value for key, value in section.items() if key not in ("loss", "negatives", "optim")}
+    section["tower"] = {key: value for key, value in section["tower"].items() if key != "neighbours"}
     if not section["fit"].get("metric", "auto"):  # nothing would end a training of hundreds of epochs
         given = merged(given, {"fit": {**section["fit"], "patience": 0}})
-    for key in ("dim", "user_features", "event_features"):
+    for key in ("dim", "neighbours", "user_features", "event_features"):
         reasons.pop(("retrieval", "tower", key), None)
+    reasons.pop(("retrieval", "loss"), None)
     reasons["retrieval",] = f"{recipe} as published, with all item features: recsys models {recipe}"
     return merged(section, given)
 

@@ -46,6 +46,7 @@ from .run import Stage, TrainedRun, assemble_retriever, companion_names
 TOWERS = "retrieval/model.safetensors"
 VECTORS = "retrieval/item_vectors.npy"
 CONTENT = "retrieval/item_content.npy"
+NEIGHBOURS = "retrieval/item_neighbours.npy"
 RANKER = "ranking/model.safetensors"
 TREES = "ranking/trees"
 CALIBRATORS = "ranking/calibrators.json"
@@ -197,6 +198,8 @@ def _save_retriever(retriever: Retriever, folder: Path) -> None:
     np.save(folder / VECTORS, retriever.item_vectors)
     if not retriever.model.vectors_hold_content:
         np.save(folder / CONTENT, retriever.content.numpy())
+    if retriever.data.near is not None:
+        np.save(folder / NEIGHBOURS, retriever.data.near.numpy())
     for name, companion in retriever.companions.items():
         arrays = {key: np.ascontiguousarray(values) for key, values in companion.state().items()}
         save_file(arrays, folder / companion_file(name))
@@ -233,7 +236,8 @@ def _load_texts(run: Run, model: nn.Module) -> None:
 
 
 def _load_retriever(run: Run, config: RunConfig, dataset: Dataset, with_index: bool, device: str | None) -> Retriever:
-    data = TowerData.of(dataset, config.retrieval.tower, config.retrieval.positive, config.retrieval.seen)
+    near = _mapped(run, NEIGHBOURS)
+    data = TowerData.of(dataset, config.retrieval.tower, config.retrieval.positive, config.retrieval.seen, near)
     model = build_tower_members(data, config.retrieval.tower, config.seed, config.ensemble.seeds)
     settle_tables(model, config.retrieval.tower.table_dtype)
     load_weights(model, run.file(TOWERS))
@@ -252,10 +256,12 @@ def _load_retriever(run: Run, config: RunConfig, dataset: Dataset, with_index: b
             f"{run.file(VECTORS)} holds vectors of shape {list(vectors.shape)}, "
             f"expected {[data.num_items, model.width]}; train the run again"
         )
-    content = (
-        torch.from_numpy(np.load(run.file(CONTENT), mmap_mode="c", allow_pickle=False)) if CONTENT in run else None
-    )
-    return assemble_retriever(config, model, data, companions, index, vectors, content)
+    return assemble_retriever(config, model, data, companions, index, vectors, _mapped(run, CONTENT))
+
+
+def _mapped(run: Run, name: str) -> torch.Tensor | None:
+    """An array of a run, mapped; None where the run has none of that name."""
+    return torch.from_numpy(np.load(run.file(name), mmap_mode="c", allow_pickle=False)) if name in run else None
 
 
 def mapped_arrays(file: Path) -> dict[str, AnyArray]:

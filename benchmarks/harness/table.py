@@ -14,6 +14,7 @@ from recsys.base.errors import DataError
 from recsys.base.files import write_whole
 from recsys.benchmarks.harness.books import BASELINES, book_section, chosen, markdown_table, number
 from recsys.benchmarks.harness.forest import draw_all
+from recsys.benchmarks.harness.generic import generic_section, generic_summary, minutes_section
 from recsys.benchmarks.harness.provenance import RESULTS, Json
 from recsys.benchmarks.harness.recorded import folds_section, run_section
 from recsys.benchmarks.harness.serving import serving_sections
@@ -31,6 +32,8 @@ The best mean of a column is **bold**.
 That says nothing about whether the difference is more than luck: see the intervals.
 """
 PAGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "generic": ("One generic configuration on every log", ("generic-",)),
+    "minutes": ("What a training time buys", ("minutes-",)),
     "movielens-1m": ("MovieLens-1M", ("movielens",)),
     "movielens-100k": ("MovieLens-100K", ("ml-100k",)),
     "movielens-latest-small": ("MovieLens latest-small", ("ml-latest-small",)),
@@ -133,12 +136,17 @@ def main() -> None:
     books: dict[str, Json] = {}
     singles: dict[str, list[str]] = {page: [] for page in PAGES}
     trials: list[Json] = []
+    generic: list[Json] = []
     for file in sorted(folder.glob("*.json")):
         found = json.loads(file.read_text(encoding="utf-8"))
         if "variants" in found:
             books[file.stem] = {**found, "figures": [*found["figures"], *draw_all(found, folder)]}
         elif "benchmark" in found:
             singles["speed"].append(speed_section(found))
+        elif "generic" in found:
+            generic.append(found)
+        elif "minutes" in found:
+            singles["minutes"].append(minutes_section(found))
         elif "trial" in found:
             trials.append(found)
         elif "folds" in found:
@@ -146,6 +154,7 @@ def main() -> None:
         else:
             singles[page_of(file.stem)].append(run_section(file.stem.removeprefix("run-"), found))
     singles["service"] = serving_sections(trials)
+    singles["generic"] = [generic_summary(generic), *map(generic_section, generic)] if generic else []
     pages = []
     for page, (title, _) in PAGES.items():
         on_it = [book for name, book in books.items() if page_of(name) == page]

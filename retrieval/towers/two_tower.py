@@ -54,8 +54,7 @@ class TwoTowerConfig(Settings):
     """Item features the item tower reads; all of them when absent."""
     neighbours: int = Field(default=0, ge=0)
     """Items that an item's vector holds the mean of beside its own embedding: those with the most users in common, of
-    the training part (shrunk cosine, two common users at least). 0: none. For sparse data; they are counted anew when a
-    run is opened."""
+    the training part (shrunk cosine, two common users at least). 0: none. `recsys init` writes 10."""
     user_features: tuple[str, ...] | None = None
     """User features beside the history; all of them when absent, none when empty."""
     event_features: tuple[str, ...] = ("gap",)

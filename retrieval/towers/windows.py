@@ -65,6 +65,7 @@ class TowerData:
         properties: int64 [E, p] event features of every event of the history.
         max_length: most recent events a window holds.
         seen: what each user is not recommended again.
+        near: int64 [N, n] item rows of each item's neighbours, -1 where there are no more; None where none are read.
     """
 
     layout: TowerLayout
@@ -74,9 +75,17 @@ class TowerData:
     properties: Tensor
     max_length: int
     seen: Seen
+    near: Tensor | None = None
 
     @classmethod
-    def of(cls, dataset: Dataset, config: TwoTowerConfig, positive: str, seen: SeenConfig = TAKEN) -> TowerData:
+    def of(
+        cls,
+        dataset: Dataset,
+        config: TwoTowerConfig,
+        positive: str,
+        seen: SeenConfig = TAKEN,
+        near: Tensor | None = None,
+    ) -> TowerData:
         """Choose columns and positive events.
 
         Args:
@@ -84,6 +93,7 @@ class TowerData:
             config: which features the towers read.
             positive: binary task whose label 1 makes an event a positive; every event when empty.
             seen: what users are not recommended again.
+            near: the neighbours that the towers were trained with; counted in the training part when None.
 
         Raises:
             ConfigError: a feature or task that does not exist.
@@ -112,7 +122,10 @@ class TowerData:
         properties = _properties(dataset, history, config.event_features)
         catalogue = items.select(torch.arange(dataset.num_catalogue))
         if config.neighbours:
-            layout, catalogue = _with_neighbours(layout, catalogue, history, config.neighbours)
+            near = (
+                item_neighbours(history.before(Part.VALID), catalogue.rows, config.neighbours) if near is None else near
+            )
+            layout, catalogue = _with_neighbours(layout, catalogue, near)
         known = Seen.of(dataset, seen, history)
         return cls(
             layout=layout,
@@ -122,6 +135,7 @@ class TowerData:
             properties=properties,
             max_length=config.history.max_length,
             seen=known,
+            near=near,
         )
 
     def of_others(self, people: Dataset, config: TwoTowerConfig, positive: str) -> TowerData:
@@ -227,11 +241,10 @@ def _at(column: Tensor, positions: Tensor) -> Tensor:
     return there.index_select(0, positions)
 
 
-def _with_neighbours(layout: TowerLayout, items: Block, history: History, count: int) -> tuple[TowerLayout, Block]:
-    """A further column: the ids of each item's neighbours in the training part, which have the rows of the item id."""
+def _with_neighbours(layout: TowerLayout, items: Block, near: Tensor) -> tuple[TowerLayout, Block]:
+    """A further column: the ids of each item's neighbours, which have the rows of the item id."""
     if not layout.item_id:
         raise ConfigError("tower.neighbours needs the item id among the towers' item features; name it or set 0")
-    near = item_neighbours(history.before(Part.VALID), items.rows, count)
     codes = items.categorical[:, layout.item.categorical.index(layout.item_id)]
     bag = torch.where(near >= 0, codes[near.clamp(min=0)], 0)
     name = f"{layout.item_id}.neighbours"

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from recsys.base.errors import DataError
+from recsys.benchmarks.harness.generic import generic_section, generic_summary, mean_systems, minutes_section
 from recsys.benchmarks.harness.provenance import RESULTS
 from recsys.benchmarks.harness.recorded import run_section
 from recsys.benchmarks.harness.serving import serving_section
 from recsys.benchmarks.harness.speeds import SPEED
 from recsys.benchmarks.harness.table import PAGES, SUMMARY, page_of, render, render_summary
+from recsys.benchmarks.quality.minutes import front
 from recsys.tests.support.nonempty import nonempty
 
 
@@ -86,3 +88,49 @@ def test_a_run_is_a_section_with_its_command() -> None:
     assert "recsys train toy" in page
     assert "a note" in page
     assert "- [The configuration toy, as it is shipped](#the-configuration-toy-as-it-is-shipped)" in page
+
+
+def generic(**changed: float) -> dict[str, Any]:
+    figures = {"hit@10": 0.1, "ndcg@10": 0.05, "ndcg@10_ci": [0.04, 0.06], "recall@100": 0.2, "novelty@10": 9.0}
+    seed = {
+        "cpu_seconds": 60,
+        "protocol": {"split": "time", "intervals": "95%"},
+        "systems": {
+            "two_tower": figures,
+            "popularity": figures | {"ndcg@10": 0.02},
+            "ease": figures | {"ndcg@10": 0.03},
+            "funnel": figures | {"headroom_taken": 0.125} | changed,
+        },
+        "pauses": [{"value": "later than an hour", "metric": "item_recall@10", "estimate": 0.07, "size": 12}],
+        "ranking": {"like": {"auc": 0.75, "auc_ci": [0.7, 0.8]}},
+    }
+    return {"title": "Toy", "name": "", "command": "c", "machine": "m", "seeds": {"1": seed}}
+
+
+def test_the_generic_page_says_the_best_baseline_the_gap_and_the_cost() -> None:
+    page = generic_summary([generic()])
+    assert "| Toy | 0.0300 (`ease`) | 0.1000 / 0.0500 | 0.1000 / 0.0500 | 0.2000 | 0.125 | 60 | 1 |" in page
+    section = generic_section(generic())
+    assert "| **funnel** | 0.1000 | 0.0500 [0.040, 0.060] | 0.2000 |  | 9.000 |  |  |" in section
+    assert "later than an hour 0.070 (12 of the items to be found)" in section
+    assert "| like | 0.7500 [0.7000, 0.8000] |  |" in section
+
+
+def test_several_seeds_are_their_mean_and_deviation() -> None:
+    record = generic()
+    record["seeds"]["2"] = generic(**{"ndcg@10": 0.07})["seeds"]["1"]
+    assert mean_systems(record)["funnel"]["ndcg@10"] == pytest.approx(0.06)
+    assert "| **funnel** | 0.1000 | 0.0600 ± 0.0141 |" in generic_section(record)
+
+
+def test_a_row_is_on_the_front_if_nothing_is_better_in_less_time() -> None:
+    rows = {
+        "quick": {"cpu_seconds": 1.0, "ndcg@10": 0.1},
+        "beaten": {"cpu_seconds": 2.0, "ndcg@10": 0.05},
+        "slow": {"cpu_seconds": 9.0, "ndcg@10": 0.2},
+    }
+    assert front(rows) == ["quick", "slow"]
+    whole = {name: row | {"recall@10": 0.1, "recall@100": 0.2} for name, row in rows.items()}
+    record = {"title": "Toy", "minutes": "toy", "command": "c", "machine": "m", "seeds": [1], "front": ["quick"]}
+    section = minutes_section(record | {"rows": whole})
+    assert section.index("| **quick** | 1.0 |") < section.index("| beaten | 2.0 |") < section.index("| slow | 9.0 |")

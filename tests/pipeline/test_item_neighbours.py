@@ -34,6 +34,25 @@ def test_a_run_with_neighbours_is_opened_and_continued(trained: tuple[Path, Path
         np.testing.assert_allclose(item_vectors(retriever.model, retriever.data), retriever.item_vectors, atol=1e-6)
 
 
+def test_a_run_is_opened_with_the_neighbours_it_was_trained_with_and_counts_none(
+    trained: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = recsys.load(trained[0]).trained.retriever
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("neighbours are counted in a training alone")
+
+    monkeypatch.setattr("recsys.retrieval.towers.windows.item_neighbours", refuse)
+    opened = recsys.load(trained[0]).trained.retriever
+    assert counted is not None
+    assert opened is not None
+    before, now = counted.data.near, opened.data.near
+    assert before is not None
+    assert now is not None
+    assert now.shape == (opened.data.num_items, 3)
+    assert now.equal(before)
+
+
 @pytest.mark.exhaustive  # the networks without neighbours are exported in tests/funnel/export
 def test_a_run_with_neighbours_is_exported(trained: tuple[Path, Path], tmp_path: Path) -> None:
     assert main(["export", "--run", str(trained[1]), "--format", "onnx", "--out", str(tmp_path / "out")]) == 0
