@@ -30,6 +30,9 @@ def tuning_blocks(account: Json) -> list[Block]:
     metric, sign = str(account["metric"]), -1 if account["upwards"] else 1
     best = account["best"]
     found = f"trial {best['trial']} with {words(metric)} {scalar(best[metric])} on the validation part"
+    first = next((one[metric] for one in account["trials"] if one["trial"] == 0), None)
+    if best["trial"] != 0 and first is not None:
+        found += f"; the configuration as it is has {scalar(first)}"
     ordered = sorted(
         account["trials"], key=lambda one: (one[metric] is None, sign * (one[metric] or 0.0), one["trial"])
     )

@@ -37,7 +37,7 @@ from recsys.retrieval.towers.train import build_towers, fit_towers, requests, va
 from recsys.retrieval.towers.windows import TowerData
 from recsys.training.runtime import start_runtime
 
-FAST = "tower.user_features=[],tower.neighbours=10,loss=estimated,negatives=2048,optim.table_lr=0.01"
+FAST = "tower.user_features=[],tower.neighbours=10,loss=estimated,negatives=4096,optim.table_lr=0.006"
 WHOLE = "tower.user_features=[],tower.neighbours=10"
 TOWERS = {"towers, estimated softmax": FAST, "towers, whole softmax": WHOLE}
 """Row -> settings of `[retrieval]`."""

@@ -1,0 +1,47 @@
+"""What `recsys init` decides by the size of a log, and what a published recipe keeps of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from recsys.configs.inferred import InferredConfig, infer_config
+
+
+def inferred(rows: int, items: int, recipe: str = "") -> InferredConfig:
+    """The configuration of a drawn log in which every item has an event."""
+    rng = np.random.default_rng(rows)
+    taken = np.concatenate([np.arange(items), rng.integers(0, items, rows - items)])
+    table = pa.table(
+        {
+            "user": rng.integers(0, max(rows // 9, 5), rows).astype(str),
+            "item": taken.astype(str),
+            "time": np.sort(rng.integers(1_600_000_000, 1_700_000_000, rows)),
+        }
+    )
+    return infer_config(table, None, None, recipe=recipe)
+
+
+@pytest.mark.parametrize(
+    ("rows", "items", "loss"),
+    [(160_000, 9_000, "estimated"), (160_000, 5_000, "auto"), (100_000, 9_000, "auto"), (160_000, 40_000, "auto")],
+)
+def test_many_items_of_many_events_are_estimated_and_few_compared_whole(rows: int, items: int, loss: str) -> None:
+    section = inferred(rows, items).config().retrieval
+    assert section.loss == loss
+    assert section.tower.neighbours == 10
+    if loss == "estimated":
+        assert 2 * section.negatives <= items
+        assert section.optim.table_lr is not None
+        assert section.optim.table_lr > section.optim.lr
+
+
+def test_a_handful_of_rows_has_no_neighbours() -> None:
+    assert inferred(1_500, 60).config().retrieval.tower.neighbours == 0
+
+
+def test_a_recipe_is_as_published_whatever_the_size() -> None:
+    section = inferred(160_000, 9_000, "sasrec").config().retrieval
+    assert (section.loss, section.tower.neighbours, section.optim.table_lr) == ("bce", 0, None)
+    assert ("retrieval", "loss") not in inferred(160_000, 9_000, "sasrec").reasons
