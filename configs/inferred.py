@@ -23,9 +23,8 @@ Table = dict[str, Any]
 
 _TINY, _SMALL, _MANY, _LARGE = 2_000, 50_000, 150_000, 1_000_000
 """Rows of the log that part one choice of sizes from the next."""
-_DRAWN, _WHOLE = 4_096, 30_000
-"""Negatives of the estimated softmax, which is written from twice as many items on; above the second number of them
-`auto` draws anyway."""
+_WHOLE = 30_000
+"""Items above which `loss = "auto"` draws negatives anyway."""
 
 
 @dataclass(frozen=True)
@@ -146,13 +145,27 @@ def _retrieval(schema: InferredSchema, reasons: dict[Place, str]) -> Table:
         section["tower"]["neighbours"] = 10
         reasons["retrieval", "tower", "neighbours"] = "an item is placed by the company it keeps, too"
     section["fit"] = {"epochs": 20 if schema.rows < _TINY else 12 if schema.rows < _LARGE else 6}
-    if schema.rows >= _MANY and 2 * _DRAWN <= schema.num_items <= _WHOLE:
-        section |= {"loss": "estimated", "negatives": _DRAWN, "optim": {"table_lr": 0.004}}
-        reasons["retrieval", "loss"] = f"as good as the softmax over {schema.num_items:,} items, in half of the time"
+    if drawn := _drawn(schema.rows, schema.num_items):
+        negatives, rate = drawn
+        section |= {"loss": "estimated", "negatives": negatives, "optim": {"table_lr": rate}}
+        reasons["retrieval", "loss"] = f"the softmax over {schema.num_items:,} items in less time, and no worse"
     if schema.rows < _TINY:
         section["fit"]["metric"] = ""
         reasons["retrieval", "fit", "metric"] = "too few rows to choose an epoch by: the last one's weights stay"
     return section
+
+
+def _drawn(rows: int, num_items: int) -> tuple[int, float] | None:
+    """Negatives and the tables' rate of an estimated softmax; None where all items are compared, or `auto` draws.
+
+    With few rows an item is met too seldom for a faster rate (docs/experiments.md).
+    """
+    negatives = 4_096 if num_items >= 8_192 else 2_048
+    if rows < _MANY or not 1.5 * negatives <= num_items <= _WHOLE:
+        return None
+    if rows >= _LARGE:
+        return negatives, 0.01
+    return (negatives, 0.004) if num_items >= 8_192 else None
 
 
 def _published(section: Table, published: Table, recipe: str, reasons: dict[Place, str]) -> Table:

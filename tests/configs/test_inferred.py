@@ -32,9 +32,18 @@ def test_many_items_of_many_events_are_estimated_and_few_compared_whole(rows: in
     assert section.loss == loss
     assert section.tower.neighbours == 10
     if loss == "estimated":
-        assert 2 * section.negatives <= items
+        assert 1.5 * section.negatives <= items
         assert section.optim.table_lr is not None
         assert section.optim.table_lr > section.optim.lr
+
+
+def test_a_million_events_bear_a_faster_rate() -> None:
+    many, fewer = inferred(1_000_000, 4_000).config().retrieval, inferred(160_000, 9_000).config().retrieval
+    assert (many.loss, many.negatives) == ("estimated", 2_048)
+    assert many.optim.table_lr is not None
+    assert fewer.optim.table_lr is not None
+    assert many.optim.table_lr > fewer.optim.table_lr
+    assert inferred(1_000_000, 2_000).config().retrieval.loss == "auto"
 
 
 def test_a_handful_of_rows_has_no_neighbours() -> None:
