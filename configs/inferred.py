@@ -135,7 +135,7 @@ def _retrieval(schema: InferredSchema, reasons: dict[Place, str]) -> Table:
         section["num_candidates"] = candidates
         reasons["retrieval", "num_candidates"] = f"there are {schema.num_items:,} items"
     section["tower"] = {
-        "dim": 16 if schema.rows < _TINY else 32 if schema.rows < _SMALL else 64,
+        "dim": 16 if schema.rows < _TINY else 32 if schema.rows < _SMALL else 64 if schema.rows < _LARGE else 128,
         "user_features": described,
         "event_features": [*(["gap"] if schema.ordered else []), *past],
     }
