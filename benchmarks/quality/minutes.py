@@ -67,8 +67,10 @@ def classic(data: TowerData, name: str) -> Json:
     """A baseline of the library."""
     users, items, times = events_of(data)
     timed = bool(np.isfinite(times).all()) and times.size > 0
+    kind = BASELINES[name]
+    baseline = kind(kind.settings_class.model_validate({"max_items": data.num_items} if name == "ease" else {}))
     started = time.process_time()
-    fitted = BASELINES[name]().fit(users, items, times if timed else None, data.history.num_users, data.num_items)
+    fitted = baseline.fit(users, items, times if timed else None, data.history.num_users, data.num_items)
     seconds = time.process_time() - started
     asked, _, _ = requests(data, Part.VALID)
     past = Histories(data.history.between(data.history.ptr[:-1][asked], data.ends(Part.VALID)[asked]))
