@@ -32,6 +32,7 @@ MAX_SLICED_COLUMNS = 5
 """Context columns that rows are sliced by without being asked for, the last declared first."""
 USERS, ITEMS = "activity", "popularity"
 """Columns that every evaluation has: new, light and heavy users; head, middle and tail items."""
+HOUR = 3600.0
 PAUSE = "pause"
 """Column of the items to be found, where the log has times and its split follows them: how long their user paused."""
 
@@ -64,9 +65,16 @@ def list_slices(bench: Bench, final: Ints, metrics: UserMetrics, chosen: Sequenc
     return [*user_slices(metrics, by_user, config), *target_slices(final, truth, by_target, k, config)]
 
 
+def tells_hours(dataset: Dataset) -> bool:
+    """Whether the times of a log are hours and not a counter of each user's events: whether they span more than one."""
+    times = dataset.events.times
+    known = times[np.isfinite(times)]
+    return bool(dataset.config.time) and len(known) > 0 and float(known.max() - known.min()) > HOUR
+
+
 def has_pauses(dataset: Dataset) -> bool:
     """Whether it can be told how long a user paused before an event of a later part."""
-    return bool(dataset.config.time) and dataset.config.split.kind in ("time", "leave_last")
+    return dataset.config.split.kind in ("time", "leave_last") and tells_hours(dataset)
 
 
 def task_slices(bench: Bench, values: dict[str, AnyArray], chosen: Sequence[SliceColumn] = ()) -> list[Slice]:
@@ -109,7 +117,7 @@ def _row_columns(bench: Bench, rows: I64) -> dict[str, Column]:
         if vocabulary is not None and len(vocabulary) <= 4 * config.max_slices:
             codes = dataset.row_query.codes(column)[rows]
             columns[name] = np.array(vocabulary.names(codes.tolist()))
-    if dataset.config.time:
+    if tells_hours(dataset):
         columns["hour of day (UTC)"] = (dataset.events.times[rows] // 3600 % 24).astype(np.int64)
     lengths = _training_rows(dataset) if dataset.config.user else None
     if lengths is not None:

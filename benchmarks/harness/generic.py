@@ -81,8 +81,8 @@ def generic_section(record: Json) -> str:
         f"```\n{record['command']}\n```",
         markdown_table(["", *FIGURES.values()], rows),
     ]
-    if first["pauses"]:
-        found = {one["value"]: one for one in first["pauses"] if one["metric"].startswith("item_recall@")}
+    found = {one["value"]: one for one in first["pauses"] if one["metric"].startswith("item_recall@")}
+    if len(found) > 1:
         told = ", ".join(
             f"{value} {one['estimate']:.3f} ({one['size']:,} of the items to be found)" for value, one in found.items()
         )

@@ -101,7 +101,10 @@ def generic(**changed: float) -> dict[str, Any]:
             "ease": figures | {"ndcg@10": 0.03},
             "funnel": figures | {"headroom_taken": 0.125} | changed,
         },
-        "pauses": [{"value": "later than an hour", "metric": "item_recall@10", "estimate": 0.07, "size": 12}],
+        "pauses": [
+            {"value": pause, "metric": "item_recall@10", "estimate": 0.07, "size": 12}
+            for pause in ("later than an hour", "within an hour")
+        ],
         "ranking": {"like": {"auc": 0.75, "auc_ci": [0.7, 0.8]}},
     }
     return {"title": "Toy", "name": "", "command": "c", "machine": "m", "seeds": {"1": seed}}

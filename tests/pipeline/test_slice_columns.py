@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from recsys.evaluation.slices import Several, pause_buckets
 from recsys.funnel.folder import load_run
 from recsys.funnel.run import TrainedRun
 from recsys.pipeline.evaluate import evaluate
-from recsys.pipeline.run_slices import PAUSE, pauses
+from recsys.pipeline.run_slices import PAUSE, has_pauses, pauses
 from recsys.pipeline.slice_columns import slice_columns
 from recsys.pipeline.trace import Bench
 from recsys.tests.support.nonempty import nonempty
@@ -107,6 +108,13 @@ def test_what_is_to_be_found_is_parted_by_how_long_its_user_paused(trained: Trai
     }
     assert len(found) > 1
     assert found == dict(zip(names.tolist(), counts.tolist(), strict=True))
+
+
+def test_a_counter_of_events_is_no_time_to_pause_in(dataset: Dataset) -> None:
+    places = np.arange(len(dataset.events)) % 200
+    counted = replace(dataset, events=replace(dataset.events, times=places.astype(np.float64)))
+    assert has_pauses(dataset)
+    assert not has_pauses(counted)
 
 
 def test_the_pause_before_an_item_is_that_before_its_first_event() -> None:
