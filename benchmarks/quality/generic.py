@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -160,7 +161,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of the trainings (default: 1)")
     parser.add_argument("--threads", type=int, default=1, help="of one operation (default: %(default)s)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a change, kept in the record")
-    parser.add_argument("--name", default="", help="kept as generic-DATA-NAME; needed with --set")
+    parser.add_argument("--name", default="", help="of the changed row, in words; needed with --set")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
     if options.set and not options.name:
@@ -175,11 +176,12 @@ def main() -> None:
             figures = {name: round(one["ndcg@10"], 4) for name, one in found["systems"].items()}
             say(f"{data}, seed {seed}: {found['cpu_seconds']} CPU s, NDCG@10 {figures}")
         command = f"python benchmarks/quality/generic.py --data {data} --seeds {' '.join(map(str, options.seeds))}"
-        command += "".join(f" --set {one}" for one in options.set) + (f" --name {options.name}" if options.name else "")
+        command += "".join(f" --set {one}" for one in options.set)
+        command += f" --name {shlex.quote(options.name)}" if options.name else ""
         record = {"generic": data, "title": LOGS[data].title, "name": options.name, "command": command}
         record |= {**provenance(), "settings": [*LOGS[data].settings, *options.set], "seeds": seeds}
         write_whole(
-            options.out / f"generic-{'-'.join(filter(None, (data, options.name)))}.json",
+            options.out / f"generic-{'-'.join([data, *options.name.replace(',', '').split()])}.json",
             json.dumps(record, indent=1) + "\n",
         )
 
