@@ -26,6 +26,9 @@ _TINY, _SMALL, _MANY, _LARGE = 2_000, 50_000, 150_000, 1_000_000
 _WHOLE = 30_000
 """Items above which `loss = "auto"` draws negatives anyway."""
 
+_OURS = ("logit_adjustment", "loss", "negatives", "optim")
+"""Keys of `[retrieval]` that a published recipe takes the place of."""
+
 
 @dataclass(frozen=True)
 class InferredConfig:
@@ -145,6 +148,9 @@ def _retrieval(schema: InferredSchema, reasons: dict[Place, str]) -> Table:
         section["tower"]["neighbours"] = 10
         reasons["retrieval", "tower", "neighbours"] = "an item is placed by the company it keeps, too"
     section["fit"] = {"epochs": 20 if schema.rows < _TINY else 12 if schema.rows < _LARGE else 6}
+    if schema.rows >= _TINY:
+        section["logit_adjustment"] = "auto"
+        reasons["retrieval", "logit_adjustment"] = "how much popularity is added to the towers' scores, by validation"
     if drawn := _drawn(schema.rows, schema.num_items):
         negatives, rate = drawn
         section |= {"loss": "estimated", "negatives": negatives, "optim": {"table_lr": rate}}
@@ -173,13 +179,14 @@ def _published(section: Table, published: Table, recipe: str, reasons: dict[Plac
     if not recipe:
         return section
     given = published["retrieval"]
-    section = {key: value for key, value in section.items() if key not in ("loss", "negatives", "optim")}
+    section = {key: value for key, value in section.items() if key not in _OURS}
     section["tower"] = {key: value for key, value in section["tower"].items() if key != "neighbours"}
     if not section["fit"].get("metric", "auto"):  # nothing would end a training of hundreds of epochs
         given = merged(given, {"fit": {**section["fit"], "patience": 0}})
     for key in ("dim", "neighbours", "user_features", "event_features"):
         reasons.pop(("retrieval", "tower", key), None)
-    reasons.pop(("retrieval", "loss"), None)
+    for key in _OURS:
+        reasons.pop(("retrieval", key), None)
     reasons["retrieval",] = f"{recipe} as published, with all item features: recsys models {recipe}"
     return merged(section, given)
 

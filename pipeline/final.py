@@ -23,6 +23,7 @@ from ..data.split import Part
 from ..funnel.run import Stage, TrainedRun
 from ..ranking.ensemble import build_members
 from ..ranking.requests import RequestRanker
+from ..retrieval.towers.adjustment import ADJUSTMENT
 from ..training.runtime import Runtime, runtime_session
 from .continuation import Learned, take_weights
 from .evaluate import evaluate
@@ -100,7 +101,11 @@ def last_fit(chosen: TrainedRun, encode: Callable[[Dataset, Part], Dataset]) -> 
 def _retriever_again(run: TrainedRun, runtime: Runtime) -> TrainedRun:
     """With towers and baselines of the run's own data set, trained from fresh weights."""
     start = Start.of(None, run.config, "all")
-    retriever, trained = train_retriever(run.dataset, run.config, runtime, start, epochs=run.epochs["retrieval"])
+    records = run.training.get("retrieval", ())
+    tau = records[-1].get(ADJUSTMENT) if records else None
+    retriever, trained = train_retriever(
+        run.dataset, run.config, runtime, start, epochs=run.epochs["retrieval"], adjustment=tau
+    )
     return replace(run, retriever=retriever, optimizers=_with(run, "retrieval", trained))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -49,6 +49,11 @@ class TowerLossConfig(Settings):
     """How far ahead a state looks: it learns one of its next `horizon` events, drawn anew each time. 1, the next event,
     is right where the next event is asked for; where all of a later period is, as after a global time split, what
     comes next within a session says little, and some hundred are better."""
+
+    logit_adjustment: float | Literal["auto"] = 0.0
+    """Added to an item's score when training is over: so many times the logarithm of its share of the training events.
+    `auto`: from 0 to 1.5 by `fit.metric` on the validation part. Where a whole later period is asked for, towers that
+    learned the next event say too little of what is popular."""
 
     loss: str = AUTO
     """`in_batch`: softmax over the batch with log-q correction; `full_softmax`: over the whole catalogue; `estimated`:
