@@ -26,7 +26,7 @@ from .windows import TowerData
 
 ADJUSTMENT = "logit_adjustment"
 """What `auto` chose, in the record of a training's last epoch."""
-GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
+GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
 """What `auto` tries; of equals it takes the least."""
 
 

@@ -52,7 +52,7 @@ class TowerLossConfig(Settings):
 
     logit_adjustment: float | Literal["auto"] = 0.0
     """Added to an item's score when training is over: so many times the logarithm of its share of the training events.
-    `auto`: from 0 to 1.5 by `fit.metric` on the validation part. Where a whole later period is asked for, towers that
+    `auto`: from 0 to 5 by `fit.metric` on the validation part. Where a whole later period is asked for, towers that
     learned the next event say too little of what is popular."""
 
     loss: str = AUTO
