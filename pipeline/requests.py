@@ -6,7 +6,7 @@ import logging
 
 import numpy as np
 
-from ..base.arrays import Bool, Ints
+from ..base.arrays import I64, Bool, Ints
 from ..configs.run import RunConfig
 from ..data.dataset import Dataset
 from ..data.split import Part
@@ -35,14 +35,18 @@ def with_possible_select(config: RunConfig, retriever: Retriever) -> RunConfig:
 def select_requests(dataset: Dataset, retriever: Retriever, config: RunConfig) -> RequestSet:
     """Requests at the start of the validation part: the retriever's candidates, and the item the user went on to take.
 
-    A user who took several items makes a request of each, in which the others are no negatives.
+    A user who took several items makes a request of each, of `per_user` drawn ones where that is set; the others are no
+    negatives.
     """
     users, _, truth = requests(retriever.data, Part.VALID)
     owner = np.asarray(truth.users)
     items = np.asarray(truth.items)
-    limit = config.ranking.select.max_requests
-    if len(items) > limit:
-        sample = np.sort(np.random.default_rng(config.seed).choice(len(items), limit, replace=False))
+    section = config.ranking.select
+    if section.per_user:
+        sample = drawn_of_each(owner, section.per_user, config.seed)
+        owner, items = owner[sample], items[sample]
+    if len(items) > section.max_requests:
+        sample = np.sort(np.random.default_rng(config.seed).choice(len(items), section.max_requests, replace=False))
         owner, items = owner[sample], items[sample]
     needed, place = np.unique(owner, return_inverse=True)
     candidates = retriever.candidates(users[needed], Part.VALID, config.retrieval.num_candidates)
@@ -64,6 +68,15 @@ def select_requests(dataset: Dataset, retriever: Retriever, config: RunConfig) -
         prior=candidates.prior[place][selection],
         target=target[selection],
     )
+
+
+def drawn_of_each(owner: Ints, count: int, seed: int) -> I64:
+    """Places int64 of at most `count` entries of each owner, drawn without replacement, ascending."""
+    shuffled = np.random.default_rng(seed).permutation(len(owner))
+    grouped = shuffled[np.argsort(owner[shuffled], kind="stable")]
+    ordered = owner[grouped]
+    before = np.searchsorted(ordered, ordered)
+    return np.sort(grouped[np.arange(len(ordered)) - before < count])
 
 
 def _others(

@@ -47,6 +47,9 @@ class SelectConfig(Settings):
     layers away from the other tasks (docs/experiments.md)."""
     requests_per_step: int = Field(default=16, ge=1)
     """Requests beside each batch of logged rows."""
+    per_user: int = Field(default=0, ge=0)
+    """Requests drawn at most of one user, so that those who take hundreds of items do not decide what all get; 0: one
+    of every item taken."""
     max_requests: int = Field(default=50_000, ge=1)
     """Requests drawn at most from the validation part."""
     holdout: float = Field(default=0.15, gt=0, lt=1)

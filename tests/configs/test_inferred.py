@@ -54,3 +54,19 @@ def test_a_recipe_is_as_published_whatever_the_size() -> None:
     section = inferred(160_000, 9_000, "sasrec").config().retrieval
     assert (section.loss, section.tower.neighbours, section.optim.table_lr) == ("bce", 0, None)
     assert ("retrieval", "loss") not in inferred(160_000, 9_000, "sasrec").reasons
+
+
+def test_lists_that_are_judged_over_a_period_are_learned_user_by_user() -> None:
+    rng = np.random.default_rng(0)
+    rows, users = 6_000, 60
+    table = pa.table(
+        {
+            "user": rng.integers(0, users, rows).astype(str),
+            "item": rng.integers(0, 200, rows).astype(str),
+            "time": np.sort(rng.integers(1_600_000_000, 1_700_000_000, rows)),
+        }
+    )
+    config = infer_config(table, None, None).config()
+    assert config.data.split.kind == "time"
+    assert config.ranking.select.per_user == 10
+    assert config.retrieval.logit_adjustment == "auto"

@@ -15,8 +15,11 @@ from recsys.cli.main import main
 from recsys.data.dataset import NOW
 from recsys.data.split import Part
 from recsys.pipeline.evaluate import evaluate
+from recsys.pipeline.start import Start
+from recsys.pipeline.train import train_retriever
 from recsys.recommender import Recommender
 from recsys.tests.support.tiny import TINY, TinyRun
+from recsys.training.runtime import runtime_session
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +118,22 @@ def test_a_last_fit_that_would_not_be_one_is_refused(tiny_run: TinyRun, tmp_path
     with pytest.raises(ConfigError, match="a last fit begins anew and --from goes on"):
         recsys.train(config=tiny_run.config_file, settings=settings, source=tiny_run.folder)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_last_fit_adds_the_popularity_that_validation_chose(
+    tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added: list[float] = []
+    monkeypatch.setattr("recsys.pipeline.train.chosen_adjustment", lambda *_: 0.5)
+    monkeypatch.setattr("recsys.pipeline.train.adjust", lambda model, data, tau: added.append(tau))
+    settings = [*TINY, 'retrieval.logit_adjustment="auto"', 'final.rows="valid"']
+    trained = recsys.train(config=tiny_run.config_file, settings=settings).trained
+    assert added == [0.5, 0.5]
+    assert trained.training["retrieval"][-1]["logit_adjustment"] == 0.5
+    monkeypatch.setattr("recsys.pipeline.train.chosen_adjustment", lambda *_: pytest.fail("chosen a second time"))
+    added.clear()
+    plain = trained.config.model_copy(update={"final": trained.config.final.model_copy(update={"rows": "none"})})
+    start = Start.of(None, plain, "all")
+    with runtime_session(plain.runtime, plain.seed) as runtime:
+        train_retriever(trained.dataset, plain, runtime, start, epochs=(1,), adjustment=0.25)
+    assert added == [0.25]

@@ -30,7 +30,7 @@ from recsys.pipeline.companions import fit_companions
 from recsys.pipeline.evaluate import evaluate_run
 from recsys.pipeline.index import build_run_index
 from recsys.pipeline.publish import train_run
-from recsys.pipeline.requests import select_requests
+from recsys.pipeline.requests import drawn_of_each, select_requests
 from recsys.retrieval.towers.train import build_two_tower
 from recsys.retrieval.towers.windows import TowerData
 from recsys.tests.support.days import Days
@@ -356,3 +356,13 @@ def test_no_stage_of_a_run_that_cannot_have_it(tiny_run: TinyRun, tmp_path: Path
     with pytest.raises(RunError, match="has no retriever, so it cannot recommend"):
         _ = recsys.load(run).funnel
     assert recsys.load(run).evaluate()["ranking"]["rich"]["rows"] > 0  # slices by user and by item have nothing to say
+
+
+def test_of_a_user_with_many_items_only_some_are_requests() -> None:
+    owner = np.repeat([3, 1, 2], [50, 2, 7])
+    chosen = drawn_of_each(owner, 5, seed=1)
+    users, counts = np.unique(owner[chosen], return_counts=True)
+    assert dict(zip(users.tolist(), counts.tolist(), strict=True)) == {1: 2, 2: 5, 3: 5}
+    assert len(np.unique(chosen)) == len(chosen)
+    assert (np.diff(chosen) > 0).all()
+    assert not np.array_equal(chosen, drawn_of_each(owner, 5, seed=2))
