@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...base.arrays import F64
 from ...base.cited import cited
 from ...base.device import device_of
 from ...base.errors import ConfigError
@@ -26,6 +27,8 @@ from .windows import TowerData
 
 ADJUSTMENT = "logit_adjustment"
 """What `auto` chose, in the record of a training's last epoch."""
+SURE = 2.0
+"""Standard errors by which a tau must be better than none: what is within chance stays as it was trained."""
 GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
 """What `auto` tries; of equals it takes the least."""
 
@@ -46,7 +49,8 @@ def check_adjustment(config: RetrievalConfig) -> None:
 def chosen_adjustment(model: TwoTower, data: TowerData, config: RetrievalConfig) -> float:
     """The tau of a configuration; for `auto` the best of `GRID` by `fit.metric` on the validation part.
 
-    0 where there is no item id, and for `auto` where no metric chooses or nobody asks anything in validation.
+    0 where there is no item id, and for `auto` where no metric chooses, nobody asks anything in validation, or the best
+    is not surely better than 0 over the users.
 
     Args:
         model: trained towers, or several as one, not adjusted.
@@ -62,14 +66,15 @@ def chosen_adjustment(model: TwoTower, data: TowerData, config: RetrievalConfig)
     queries, items = query_vectors(model, data, users, data.ends(Part.VALID)[users]), item_vectors(model, data)
     shift = log_popularity(data)[_id_rows(data)].numpy().astype(np.float32)
     columns = list(_bias_columns(model))
-    found: dict[float, float] = {}
+    found: dict[float, F64] = {}
     for tau in GRID:
         moved = items.copy()
         moved[:, columns] += tau * shift[:, None]
         ranks = exact_ranks(queries, moved, truth, seen, device=device_of(model))
-        means = rank_metrics(ranks, truth.lengths, [10, 100], ("recall", "ndcg")).means()
-        found[tau] = float(means[metric] or 0.0)
-    return max(GRID, key=lambda tau: (found[tau], -tau))
+        found[tau] = rank_metrics(ranks, truth.lengths, [10, 100], ("recall", "ndcg")).values[metric]
+    best = max(GRID, key=lambda tau: (float(found[tau].mean()), -tau))
+    gains = found[best] - found[0.0]
+    return best if gains.mean() > SURE * gains.std() / len(gains) ** 0.5 else 0.0
 
 
 @cited("Menon et al. ICLR 2021 (logit adjustment after training, with the other sign)")

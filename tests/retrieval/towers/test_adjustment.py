@@ -62,6 +62,13 @@ def test_what_validation_says_is_taken(data: TowerData) -> None:
     assert chosen_adjustment(spoilt, data, CONFIG) == 0.0
 
 
+def test_a_gain_within_chance_is_none(data: TowerData, monkeypatch: pytest.MonkeyPatch) -> None:
+    blind = build_two_tower(data, CONFIG.tower, 1)
+    assert chosen_adjustment(blind, data, CONFIG) > 0
+    monkeypatch.setattr("recsys.retrieval.towers.adjustment.SURE", 1e6)  # nothing is as sure as that
+    assert chosen_adjustment(blind, data, CONFIG) == 0.0
+
+
 def test_a_number_is_taken_as_it_is_and_nothing_chooses_without_a_metric(data: TowerData) -> None:
     model = build_two_tower(data, CONFIG.tower, 1)
     fixed = RetrievalConfig.model_validate({"logit_adjustment": 0.3, "tower": {"dim": 8}})
