@@ -101,7 +101,8 @@ def infer_config(
     elif recipe:
         raise ConfigError(f"the recipe {recipe} is of retrieval, which needs a column of users and one of items")
     table["ranking"] = _ranking(schema, reasons)
-    if schema.unwanted and len(schema.unwanted) < len(schema.config.tasks):
+    retrieves = bool(schema.config.user and schema.config.item)  # then `select` alone orders, in which no task speaks
+    if schema.unwanted and len(schema.unwanted) < len(schema.config.tasks) and not retrieves:
         table["blend"] = {"weights": {t.name: float(t.name not in schema.unwanted) for t in schema.config.tasks}}
         reasons["blend",] = "tasks that speak against an item stay out of its score"
     return InferredConfig(table, schema.notes, reasons, schema)
