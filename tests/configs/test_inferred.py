@@ -70,3 +70,14 @@ def test_lists_that_are_judged_over_a_period_are_learned_user_by_user() -> None:
     assert config.data.split.kind == "time"
     assert config.ranking.select.per_user == 10
     assert config.retrieval.logit_adjustment == "auto"
+
+
+@pytest.mark.parametrize("retrieves", [True, False])
+def test_labels_that_speak_against_an_item_are_weighed_only_where_no_list_is_learned(retrieves: bool) -> None:
+    rng = np.random.default_rng(1)
+    columns = {"is_click": rng.integers(0, 2, 4_000), "is_hate": rng.integers(0, 2, 4_000)}
+    keys = {name: rng.integers(0, 150, 4_000).astype(str) for name in ("user", "item")}
+    time = {"time": np.sort(rng.integers(1_600_000_000, 1_700_000_000, 4_000))}
+    shown = infer_config(pa.table({**keys, **time, **columns}), user=None if retrieves else "")
+    assert shown.schema.unwanted == ("is_hate",)
+    assert ("blend" in shown.table) is not retrieves
