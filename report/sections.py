@@ -99,13 +99,8 @@ def retrieval_view(systems: Mapping[str, Json]) -> RetrievalView:
     ]
     first = next((name for name in names if name.startswith("ndcg@")), names[0] if names else None)
     headlines = [name for name in names if name.startswith("recall@")]
-    for kind in (
-        "ndcg@",
-        "mrr@",
-        "coverage@",
-        "novelty@",
-        "diversity@",
-    ):  # at their first cut-off; the others are one tap away
+    # At their first cut-off; the others are one tap away.
+    for kind in ("ndcg@", "mrr@", "coverage@", "novelty@", "diversity@"):
         headlines += [name for name in names if name.startswith(kind)][:1]
     bars = [
         (who, values[first], values.get(f"{first}_ci"))

@@ -2,7 +2,7 @@
 
 Protocol. Each log lies in a folder as plain tables. `recsys init` looks at them and writes a configuration; nothing is
 changed in it but the split of the MovieLens rows called "last item left out", which is the published protocol. `recsys
-train`, `build-index` and `evaluate` follow as typed. No setting was chosen for one set, and the test part is opened by
+train`, `build-index` and `evaluate` follow as typed. No setting hangs on the name of a log; the test part is opened by
 `evaluate` alone.
 
 Figures are full rankings of the whole catalogue. Intervals are 95 % over users drawn with replacement. CPU seconds are
