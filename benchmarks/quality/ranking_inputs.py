@@ -77,7 +77,8 @@ def _interactions() -> dict[str, Variant]:
         "masknet": "two mask blocks (MaskNet)",
     }
     for kind, what in about.items():
-        found[f"interaction_{kind}"] = Variant(group, what, bottom, input={"interaction": {"kind": kind}})
+        keys = {"ratio": 0.05} if kind == "masknet" else {}  # at the paper's ratios the masks alone are larger than all
+        found[f"interaction_{kind}"] = Variant(group, what, bottom, input={"interaction": {"kind": kind, **keys}})
     cross: Table = {"cross_layers": 2, "cross_rank": 32}
     found["interaction_cross"] = Variant(group, "two cross layers of rank 32 (DCN-V2)", bottom, input=cross)
     return found
