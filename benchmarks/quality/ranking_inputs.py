@@ -76,8 +76,10 @@ def _interactions() -> dict[str, Variant]:
         "autoint": "self-attention over fields (AutoInt)",
         "masknet": "two mask blocks (MaskNet)",
     }
+    # At the usual widths these two alone are larger than the whole shared bottom.
+    narrow: dict[str, Table] = {"masknet": {"ratio": 0.05}, "autoint": {"width": 8}}
     for kind, what in about.items():
-        keys = {"ratio": 0.05} if kind == "masknet" else {}  # at the paper's ratios the masks alone are larger than all
+        keys = narrow.get(kind, {})
         found[f"interaction_{kind}"] = Variant(group, what, bottom, input={"interaction": {"kind": kind, **keys}})
     cross: Table = {"cross_layers": 2, "cross_rank": 32}
     found["interaction_cross"] = Variant(group, "two cross layers of rank 32 (DCN-V2)", bottom, input=cross)
