@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..artifacts.names import EVALUATION
+from ..artifacts.names import CONFIG, EVALUATION
 from ..base.errors import RunError
 from ..base.finding import Finding, Level
 from ..base.package import DISTRIBUTION, PYTHONS, install_hint, package_version
@@ -76,7 +76,7 @@ def run_health(folder: Path) -> Iterator[Finding]:
         if name.endswith(".safetensors") and name.startswith(("retrieval/", "ranking/")):
             yield from _weights(name, run.file(name))
         elif name.endswith("vectors.npy"):
-            yield from _vectors(name, run.file(name))
+            yield from _vectors(name, run.file(name), run.file(CONFIG))
     if EVALUATION not in run:
         yield Finding("note", "quality", f"not evaluated yet; run `recsys evaluate --run {folder}`")
         return
@@ -149,16 +149,18 @@ def _weights(name: str, file: Path) -> Iterator[Finding]:
         yield Finding("ok", name, "all weights are finite")
 
 
-def _vectors(name: str, file: Path) -> Iterator[Finding]:
+def _vectors(name: str, file: Path, config: Path) -> Iterator[Finding]:
     import numpy as np
 
+    from ..configs.run import load_kept_config
     from ..evaluation.guards import embeddings_collapsed
 
     vectors = np.load(file, allow_pickle=False)
     if not np.isfinite(vectors).all():
         yield Finding("problem", name, "NaN or infinity among the vectors; train again with a lower learning rate")
         return
-    collapsed = embeddings_collapsed(vectors)
+    dim = load_kept_config(config).retrieval.tower.dim
+    collapsed = embeddings_collapsed(vectors[:, :dim])  # popularity's bias stands behind and makes nothing alike
     for fault in collapsed:
         yield replace(fault, about=name)
     if not collapsed:

@@ -121,6 +121,17 @@ class History:
             ends[part] = of_users[users[part]] + counted[moment[part]]
         return ends
 
+    def last_seen(self, users: Ints, ends: I64) -> F64:
+        """Time of the last event before each pointer, infinite where there is none or none is known: float64 [B].
+
+        Args:
+            users: int [B].
+            ends: int64 [B] pointers behind the events that are known.
+        """
+        known = ends > self.ptr[users]
+        times = self.times[np.where(known, ends - 1, 0)] if len(self.times) else np.zeros(len(ends))
+        return np.where(known & np.isfinite(times), times, np.inf)
+
     def ends_before(self, users: Ints, times: F64, limits: I64) -> I64:
         """Pointer behind the last event strictly earlier than each moment, never behind `limits`; int64 [B].
 

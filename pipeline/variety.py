@@ -70,7 +70,7 @@ def variety_curve(bench: Bench, column: str) -> Json:
         values = {
             f"ndcg@{k}": ndcg,
             "ndcg_lost": lost,
-            f"diversity@{k}": diversity(lists, retriever.item_vectors, k),
+            f"diversity@{k}": diversity(lists, retriever.likeness_vectors, k),
             f"entropy@{k}": value_entropy(lists, valued.codes, valued.num_values, k),
         }
         return {"kind": kind, "strength": strength} | with_intervals(
@@ -81,7 +81,7 @@ def variety_curve(bench: Bench, column: str) -> Json:
     tried = [(kind, strength) for kind in KINDS for strength in STRENGTHS]
     for kind, strength in track(tried, "variety", len(tried)):
         section = DiversityConfig(kind=kind, strength=strength, column=column if kind == "calibrated" else "")
-        rules = ListRules(RulesConfig(diversity=section), trained.dataset, retriever.item_vectors, bench.asked_at)
+        rules = ListRules(RulesConfig(diversity=section), trained.dataset, retriever.likeness_vectors, bench.asked_at)
         shown = by_rules(
             rows,
             scores,

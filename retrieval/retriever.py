@@ -15,14 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..base.arrays import F32, F64, I32, I64, Bool
+from ..base.arrays import F32, I32, I64, Bool
 from ..base.device import device_of, to_host
 from ..base.errors import ConfigError
 from ..base.ragged import Ragged
 from ..base.topk import topk_of_scores
 from ..data.batch import Block, SideLayout
 from ..data.dataset import NOW, Dataset
-from ..data.history import History
 from ..data.split import Part
 from ..training.loop import evaluation_mode
 from .baselines.base import Baseline, Histories
@@ -165,12 +164,19 @@ class Retriever:
         """Everything positive the users did before a moment."""
         history, ends = self.data.history, self.data.ends(moment)[users]
         seen = None if self.data.seen.is_history else self.data.seen.before(users, moment)
-        return Histories(history.until(users, ends), users, last_seen(history, users, ends, moment), seen)
+        # The time of the request itself is what an evaluation may not give away: it is that of the event to predict.
+        asked_at = np.full(len(users), np.inf) if moment == NOW else history.last_seen(users, ends)
+        return Histories(history.until(users, ends), users, asked_at, seen)
 
     def queries(self, users: I64, moment: int) -> F32:
         """Query vectors of users at a moment, [B, width]."""
         ends = self.data.ends(moment)[users]
         return query_vectors(self.model, self.data, users, ends, self.content, self._passes)
+
+    @property
+    def likeness_vectors(self) -> F32:
+        """Item vectors without the item bias, float32 [N, D], a view: what items are like, not how popular they are."""
+        return self.model.without_bias(self.item_vectors)
 
     @cached_property
     def content(self) -> Tensor:
@@ -385,13 +391,3 @@ class Retriever:
 def _columns(queries: F32) -> F32:
     """Query vectors [B, width] or [B, M, width] as columns [B, width, M]."""
     return queries[:, :, None] if queries.ndim == 2 else queries.transpose(0, 2, 1)
-
-
-def last_seen(history: History, users: I64, ends: I64, moment: int) -> F64:
-    """When requests are asked: at the user's last known event, infinite for `NOW` and for users without one; [B].
-
-    The time of the request itself is what an evaluation may not give away: it is the time of the event to predict.
-    """
-    known = (ends > history.ptr[users]) & (moment != NOW)
-    times = history.times[np.where(known, ends - 1, 0)] if len(history.times) else np.zeros(len(ends))
-    return np.where(known & np.isfinite(times), times, np.inf)

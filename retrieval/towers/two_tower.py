@@ -270,9 +270,13 @@ class TwoTower(nn.Module):
         """Width of the vectors that are compared: D, and one more for the item bias."""
         return self.config.dim + (self.bias is not None)
 
+    def without_bias(self, vectors: F32) -> F32:
+        """Item vectors [R, width] without the item bias, a view [R, D]."""
+        return vectors[:, : self.config.dim]
+
     def directions(self, vectors: F32) -> F32:
         """Item vectors [R, width] at length 1 and without the item bias: their products are cosines, [R, D]."""
-        own = vectors[:, : self.config.dim]
+        own = self.without_bias(vectors)
         return np.asarray(own / np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-12), dtype=np.float32)
 
     @property

@@ -14,11 +14,14 @@ import torch
 from safetensors.torch import save_file
 
 from recsys.artifacts.folder import RunWriter
-from recsys.artifacts.names import EVALUATION
+from recsys.artifacts.names import CONFIG, EVALUATION
 from recsys.base.finding import Finding
 from recsys.base.package import install_hint
 from recsys.base.pairs import torchrec_finding
 from recsys.cli.health import environment, run_health
+from recsys.configs.file import dump_toml
+from recsys.configs.run import RunConfig, with_settings
+from recsys.data.schema import DataConfig
 
 GOOD: dict[str, Any] = {
     "retrieval": {"two_tower": {"ndcg@10": 0.2}, "popularity": {"ndcg@10": 0.1}},
@@ -31,12 +34,16 @@ GOOD: dict[str, Any] = {
 
 def a_run(folder: Path, *, weight: float = 1.0, collapsed: bool = False, metrics: dict[str, Any] | None = None) -> Path:
     """A small run with one of everything the doctor looks at."""
-    vectors = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
+    vectors = np.random.default_rng(0).normal(size=(200, 9)).astype(np.float32)
+    vectors[:, -1] += 50  # the item bias, which makes no two items alike
     if collapsed:
         vectors = 0.01 * vectors + 1
+    config = RunConfig(name="small", data=DataConfig(events="events.csv", user="user", item="item"))
+    config = with_settings(config, ["retrieval.tower.dim=8"])
     with RunWriter(folder, seed=0, config_hash="") as writer:
         save_file({"w": torch.tensor([1.0, weight])}, writer.file("ranking/model.safetensors"))
         np.save(writer.file("retrieval/item_vectors.npy"), vectors)
+        writer.file(CONFIG).write_text(dump_toml(config))
         if metrics is not None:
             writer.file(EVALUATION).write_text(json.dumps(metrics))
     return folder

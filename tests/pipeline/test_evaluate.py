@@ -19,7 +19,7 @@ from recsys.funnel.folder import load_run
 from recsys.funnel.funnel import Funnel
 from recsys.funnel.run import TrainedRun
 from recsys.pipeline.compare import compare_runs
-from recsys.pipeline.evaluate import evaluate_run
+from recsys.pipeline.evaluate import evaluate, evaluate_run
 from recsys.pipeline.index import build_run_index
 from recsys.pipeline.publish import train_run
 from recsys.pipeline.trace import Bench
@@ -98,6 +98,19 @@ def test_the_answer_has_the_keys_of_the_contract(result: dict[str, Any], asked: 
     assert result["funnel"].keys() >= funnel | lists
     assert all(figures.keys() >= lists for figures in result["retrieval"].values())
     json.dumps(result)
+
+
+def test_what_makes_all_items_popular_makes_none_alike(result: dict[str, Any], folder: Path) -> None:
+    """An item bias is what `logit_adjustment` adds to: lists that it does not change are as diverse as before."""
+    trained = load_run(open_run(folder))
+    assert trained.retriever is not None
+    assert trained.retriever.item_vectors.shape[1] == trained.retriever.model.config.dim + 1
+    trained.retriever.item_vectors[:, -1] += 50.0
+    lifted = evaluate(trained).result
+    assert not any(finding["name"] == "embeddings_collapsed" for finding in lifted["findings"])
+    for name in ("popularity", "item_knn"):
+        found = [one["retrieval"][name]["diversity@5"] for one in (result, lifted)]
+        assert found[0] == pytest.approx(found[1], abs=1e-6)
 
 
 def test_every_rate_has_its_interval_beside_it_and_none_is_sampled(result: dict[str, Any]) -> None:

@@ -10,11 +10,9 @@ from safetensors.numpy import load_file, save_file
 
 from recsys.base.errors import DataError
 from recsys.base.ragged import Ragged
-from recsys.data.dataset import NOW
 from recsys.data.split import Part
 from recsys.retrieval.baselines import baseline_from_state, build_baseline
 from recsys.retrieval.baselines.base import Histories
-from recsys.retrieval.retriever import last_seen
 from recsys.tests.support.shop import Shop
 
 DAY = 86_400.0
@@ -71,9 +69,8 @@ def test_a_request_is_asked_when_its_user_was_last_seen(shop: Shop) -> None:
     history = shop.dataset("time").history("")
     users = np.arange(history.num_users)
     ends = history.ends(Part.TEST)
-    found = last_seen(history, users, ends, Part.TEST)
+    found = history.last_seen(users, ends)
     for user in users:
         known = history.times[history.ptr[user] : ends[user]]
         assert found[user] == (known[-1] if len(known) else np.inf)
     assert np.isfinite(found).any()
-    assert np.isinf(last_seen(history, users, history.ptr[1:], NOW)).all()
