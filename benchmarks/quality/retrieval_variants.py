@@ -157,7 +157,7 @@ def variants(smoke: bool = False) -> dict[str, Variant]:
     for name in ("decayed_mean", "lstm"):
         about = "retrained with the validation part, as many epochs"
         found[f"{name}+valid"] = Variant("retrained", about, tower=name, retrained=True)
-    for name in ("mean", "decayed_mean", "decayed_mean_ahead", "lstm"):
+    for name in ("mean", "decayed_mean", "decayed_mean_ahead", "lstm", "lstm_request"):
         for second, words in (("select", "listwise task alone"), ("full", "configured ranker and tasks")):
             title = f"funnel_{second}_{name}"
             found[title] = Variant("whole funnel", f"{words} over {name}", tower=name, second=second)
