@@ -26,7 +26,7 @@ _TINY, _SMALL, _MANY, _LARGE = 2_000, 50_000, 150_000, 1_000_000
 _WHOLE = 30_000
 """Items above which `loss = "auto"` draws negatives anyway."""
 
-_OURS = ("logit_adjustment", "loss", "negatives", "optim")
+_OURS = ("horizon", "logit_adjustment", "loss", "negatives", "optim")
 """Keys of `[retrieval]` that a published recipe takes the place of."""
 
 
@@ -152,6 +152,9 @@ def _retrieval(schema: InferredSchema, reasons: dict[Place, str]) -> Table:
     if schema.rows >= _TINY:
         section["logit_adjustment"] = "auto"
         reasons["retrieval", "logit_adjustment"] = "how much popularity is added to the towers' scores, by validation"
+        if data.split.kind == "time":
+            section["horizon"] = "auto"
+            reasons["retrieval", "horizon"] = "all that users take later is asked for, and not what comes next"
     if drawn := _drawn(schema.rows, schema.num_items):
         negatives, rate = drawn
         section |= {"loss": "estimated", "negatives": negatives, "optim": {"table_lr": rate}}

@@ -23,7 +23,7 @@ from ..data.split import Part
 from ..funnel.run import Stage, TrainedRun
 from ..ranking.ensemble import build_members
 from ..ranking.requests import RequestRanker
-from ..retrieval.towers.adjustment import ADJUSTMENT
+from ..retrieval.towers.adjustment import Adjustment
 from ..training.runtime import Runtime, runtime_session
 from .continuation import Learned, take_weights
 from .evaluate import evaluate
@@ -101,10 +101,13 @@ def last_fit(chosen: TrainedRun, encode: Callable[[Dataset, Part], Dataset]) -> 
 def _retriever_again(run: TrainedRun, runtime: Runtime) -> TrainedRun:
     """With towers and baselines of the run's own data set, trained from fresh weights."""
     start = Start.of(None, run.config, "all")
-    records = run.training.get("retrieval", ())
-    tau = records[-1].get(ADJUSTMENT) if records else None
+    records, config = run.training.get("retrieval", ()), run.config
+    if records and "horizon" in records[-1]:  # measured on what are training rows now
+        section = config.retrieval.model_copy(update={"horizon": records[-1]["horizon"]})
+        config = config.model_copy(update={"retrieval": section})
+    adjustment = Adjustment.of_record(records[-1]) if records else None
     retriever, trained = train_retriever(
-        run.dataset, run.config, runtime, start, epochs=run.epochs["retrieval"], adjustment=tau
+        run.dataset, config, runtime, start, epochs=run.epochs["retrieval"], adjustment=adjustment
     )
     return replace(run, retriever=retriever, optimizers=_with(run, "retrieval", trained))
 

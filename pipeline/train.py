@@ -31,8 +31,9 @@ from ..ranking.trees.fit import check_trees
 from ..ranking.trees.mixed import train_trees, with_trees
 from ..ranking.trees.settings import TreesConfig
 from ..retrieval.retriever import Retriever
-from ..retrieval.towers.adjustment import ADJUSTMENT, adjust, check_adjustment, chosen_adjustment
+from ..retrieval.towers.adjustment import Adjustment, adjust, check_adjustment, chosen_adjustment
 from ..retrieval.towers.ensemble import as_one as towers_as_one
+from ..retrieval.towers.horizon import horizon_of
 from ..retrieval.towers.train import RetrievalConfig, TowerTraining, build_towers, fit_towers
 from ..training.callbacks import Callback, Callbacks, Started
 from ..training.checkpoint import Checkpointer
@@ -157,7 +158,7 @@ def train_retriever(
     start: Start,
     checkpointer: Checkpoints = no_checkpoints,
     epochs: tuple[int, ...] = (),
-    adjustment: float | None = None,
+    adjustment: Adjustment | None = None,
 ) -> tuple[Retriever, Trained]:
     """The first stage: the towers of every seed, then the baselines.
 
@@ -168,7 +169,7 @@ def train_retriever(
         start: where the towers begin.
         checkpointer: see `train`.
         epochs: of each seed, trained without looking at a metric; those of the configuration when empty.
-        adjustment: tau that was chosen before (`towers.adjustment`); chosen now when None.
+        adjustment: of popularity, chosen before; chosen now when None.
     """
     check_adjustment(config.retrieval)
     unfitted_companions(config, dataset)  # a wrong name or option fails now, not after the training
@@ -186,12 +187,17 @@ def train_retriever(
     state = remember(first.optimizer, first.model) if single and config.retrieval.optim.keep_state else None
     companions = fit_companions(config, dataset, first.data)
     model = towers_as_one([training.model for training in members])
-    tau = chosen_adjustment(model, first.data, config.retrieval) if adjustment is None else adjustment
-    adjust(model, first.data, tau)
+    adjusted = chosen_adjustment(model, first.data, config.retrieval) if adjustment is None else adjustment
+    adjust(model, first.data, adjusted)
     records = histories[0].epochs()
+    if records and config.retrieval.horizon == "auto":
+        records[-1]["horizon"] = horizon_of(config.retrieval, first.data)
+        log.info("a state of the towers learned one of the next %d events", records[-1]["horizon"])
     if records and config.retrieval.logit_adjustment == "auto":
-        records[-1][ADJUSTMENT] = tau
-        log.info("%g times the logarithm of their popularity is added to the scores of items", tau)
+        records[-1] |= adjusted.to_record()
+        log.info("%g times the logarithm of their popularity is added to the scores of items", adjusted.tau)
+        if adjusted.empty_weight != 1:
+            log.info("to users without a history the biases of items weigh %g times as much", adjusted.empty_weight)
     retriever = assemble_retriever(config, model, first.data, companions)
     return retriever, Trained(records, state, report, tuple(one.chosen for one in histories))
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..data.batch import Block
 from ..retrieval.towers.batch import TowerBatch
+from ..retrieval.towers.inputs import Shown, Windows
 from ..retrieval.towers.objective import LOSSES, Compared, TowerLoss, TowerLossConfig
-from ..retrieval.towers.two_tower import Shown, Windows
 from .contract import Contract
 
 ITEMS, POSITIONS, WIDTH = 40, 12, 6

@@ -53,9 +53,10 @@ from recsys.data.split import Part
 from recsys.evaluation.metrics.lists import rank_metrics
 from recsys.nn.precision import bf16_is_fast
 from recsys.retrieval.towers.batch import TowerBatch
+from recsys.retrieval.towers.inputs import Windows
 from recsys.retrieval.towers.step import RetrievalStep
 from recsys.retrieval.towers.train import RetrievalConfig, build_two_tower, requests, validation_metrics
-from recsys.retrieval.towers.two_tower import TowerHistory, TwoTowerConfig, Windows
+from recsys.retrieval.towers.two_tower import TowerHistory, TwoTowerConfig
 from recsys.retrieval.towers.windows import TowerData, WindowLoader
 from recsys.training.loop import FitOptions, fit
 from recsys.training.optim import Optimizer

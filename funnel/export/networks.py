@@ -18,7 +18,8 @@ from torch.export import Dim, ExportedProgram
 from ...base.arrays import AnyArray
 from ...data.batch import Batch, Block, SideLayout
 from ...ranking.requests import RequestBatch, RequestRanker
-from ...retrieval.towers.two_tower import TwoTower, Windows
+from ...retrieval.towers.inputs import Windows
+from ...retrieval.towers.two_tower import TwoTower
 
 ROWS = "rows"
 """What a shape calls the number of candidates or items."""

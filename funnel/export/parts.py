@@ -21,7 +21,7 @@ from ...ranking.probabilities import task_probabilities
 from ...ranking.requests import RequestBatch, request_batch
 from ...ranking.trees.forest import written_parts
 from ...retrieval.retriever import Retriever
-from ...retrieval.towers.two_tower import Windows
+from ...retrieval.towers.inputs import Windows
 from ..ranked import effective_blend
 from ..run import TrainedRun
 from .networks import ItemNetwork, Network, RankerNetwork, UserNetwork, as_arrays

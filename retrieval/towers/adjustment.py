@@ -1,13 +1,15 @@
 """How much more of an item's popularity its score should hold than training put there.
 
 Towers that learn the next event know what is popular among next events. Where a whole later period is asked for, more
-of it may be right: `score(u, i) + tau log p(i)`, p the share of the training events. It is one number, added to the
-item biases when training is over, and the validation part chooses it.
+of it may be right: `score(u, i) + tau log p(i)`, p the share of the training events, which is added to the item biases
+when training is over. Of users without a history nothing else is known, and to them the biases may weigh more again:
+`q(u) . v(i) + w b(i)`. Both numbers are chosen on the validation part, each by the users it is for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,15 +24,38 @@ from ...data.split import Part
 from ...evaluation.metrics.lists import rank_metrics
 from .objective import AUTO
 from .train import RetrievalConfig, asks, item_vectors, query_vectors, requests
-from .two_tower import TwoTower
+from .two_tower import EMPTY_WEIGHT, TwoTower
 from .windows import TowerData
 
-ADJUSTMENT = "logit_adjustment"
-"""What `auto` chose, in the record of a training's last epoch."""
 SURE = 2.0
-"""Standard errors by which a tau must be better than none: what is within chance stays as it was trained."""
+"""Standard errors by which a change must be better than none: what is within chance stays as it was trained."""
 GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
-"""What `auto` tries; of equals it takes the least."""
+"""What `auto` tries as tau; of equals it takes the least."""
+WEIGHTS = (1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
+"""What `auto` tries as the weight of the biases for users without a history."""
+
+
+@dataclass(frozen=True)
+class Adjustment:
+    """What is done to trained scores.
+
+    Attributes:
+        tau: factor on the logarithm of an item's share of the training events.
+        empty_weight: of the item bias, for users without a history.
+    """
+
+    tau: float = 0.0
+    empty_weight: float = 1.0
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, float]) -> Adjustment | None:
+        """What a training's last epoch says was chosen; None where nothing was."""
+        tau = record.get("logit_adjustment")
+        return None if tau is None else cls(tau, record.get(EMPTY_WEIGHT, 1.0))
+
+    def to_record(self) -> dict[str, float]:
+        """See `of_record`."""
+        return {"logit_adjustment": self.tau, EMPTY_WEIGHT: self.empty_weight}
 
 
 def check_adjustment(config: RetrievalConfig) -> None:
@@ -46,11 +71,12 @@ def check_adjustment(config: RetrievalConfig) -> None:
         )
 
 
-def chosen_adjustment(model: TwoTower, data: TowerData, config: RetrievalConfig) -> float:
-    """The tau of a configuration; for `auto` the best of `GRID` by `fit.metric` on the validation part.
+def chosen_adjustment(model: TwoTower, data: TowerData, config: RetrievalConfig) -> Adjustment:
+    """What a configuration asks for; for `auto` the best of `GRID` and of `WEIGHTS` by `fit.metric` in validation.
 
-    0 where there is no item id, and for `auto` where no metric chooses, nobody asks anything in validation, or the best
-    is not surely better than 0 over the users.
+    None where there is no item id, and for `auto` where no metric chooses, nobody asks anything in validation, or the
+    best is not surely better over the users. Users with a history choose tau, where there are any, and the others the
+    weight that their answers then need.
 
     Args:
         model: trained towers, or several as one, not adjusted.
@@ -58,42 +84,56 @@ def chosen_adjustment(model: TwoTower, data: TowerData, config: RetrievalConfig)
         config: the `[retrieval]` section.
     """
     if config.logit_adjustment != AUTO:
-        return float(config.logit_adjustment) if model.bias is not None else 0.0
+        return Adjustment(float(config.logit_adjustment) if model.bias is not None else 0.0)
     metric = config.fit.metric
     if model.bias is None or not metric or not asks(data, Part.VALID):
-        return 0.0
+        return Adjustment()
     users, seen, truth = requests(data, Part.VALID)
-    queries, items = query_vectors(model, data, users, data.ends(Part.VALID)[users]), item_vectors(model, data)
+    ends = data.ends(Part.VALID)[users]
+    queries, items = query_vectors(model, data, users, ends), item_vectors(model, data)
     shift = log_popularity(data)[_id_rows(data)].numpy().astype(np.float32)
     columns = list(_bias_columns(model))
-    found: dict[float, F64] = {}
-    for tau in GRID:
-        moved = items.copy()
+
+    def measured(tau: float, weight: float) -> F64:
+        moved, asked = items.copy(), queries.copy()
         moved[:, columns] += tau * shift[:, None]
-        ranks = exact_ranks(queries, moved, truth, seen, device=device_of(model))
-        found[tau] = rank_metrics(ranks, truth.lengths, [10, 100], ("recall", "ndcg")).values[metric]
-    best = max(GRID, key=lambda tau: (float(found[tau].mean()), -tau))
-    gains = found[best] - found[0.0]
-    return best if gains.mean() > SURE * gains.std() / len(gains) ** 0.5 else 0.0
+        asked[..., columns] *= weight
+        ranks = exact_ranks(asked, moved, truth, seen, device=device_of(model))
+        return rank_metrics(ranks, truth.lengths, [10, 100], ("recall", "ndcg")).values[metric]
+
+    known = ends > data.history.ptr[users]
+    tau = _surely_best({tau: measured(tau, 1.0)[known if known.any() else ~known] for tau in GRID})
+    if known.all() or not known.any():
+        return Adjustment(tau)
+    return Adjustment(tau, _surely_best({weight: measured(tau, weight)[~known] for weight in WEIGHTS}))
+
+
+def _surely_best(found: Mapping[float, F64]) -> float:
+    """The change whose users have the best mean, or the first, which is none, where that gain is within chance."""
+    none = next(iter(found))
+    best = max(found, key=lambda change: (float(found[change].mean()), -change))
+    gains = found[best] - found[none]
+    return best if gains.mean() > SURE * gains.std() / len(gains) ** 0.5 else none
 
 
 @cited("Menon et al. ICLR 2021 (logit adjustment after training, with the other sign)")
-def adjust(model: TwoTower, data: TowerData, tau: float) -> None:
-    """Add tau log p to the item biases in place; of an ensemble to each member's, whose mean then moves by as much.
+def adjust(model: TwoTower, data: TowerData, by: Adjustment) -> None:
+    """Add tau log p to the item biases in place, and weigh them; of an ensemble each member's, whose mean moves alike.
 
     Args:
         model: trained towers, or several as one.
         data: whose training events are counted.
-        tau: 0 leaves all as it is.
+        by: tau 0 and weight 1 leave all as it is.
     """
-    if tau == 0.0:
-        return
-    shift = log_popularity(data)
+    shift = log_popularity(data) if by.tau else None
     with torch.no_grad():
         for member in _members(model):
-            assert member.bias is not None
-            rows = member.bias.rows_of(member.layout.item_id)
-            rows += (tau * shift).to(rows)[:, None]
+            if member.bias is None:
+                continue
+            member.empty_weight.fill_(by.empty_weight)
+            if shift is not None:
+                rows = member.bias.rows_of(member.layout.item_id)
+                rows += (by.tau * shift).to(rows)[:, None]
 
 
 def log_popularity(data: TowerData) -> Tensor:

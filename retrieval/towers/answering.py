@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from ...data.batch import Block
 from ...nn.recorded import Recorded
-from .two_tower import TwoTower, Windows
+from .inputs import Windows
+from .two_tower import TwoTower
 
 STEP = 16
 """Windows of a single user are padded to a multiple of so many events, so that few lengths occur. Nothing reads what

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...base import ranks
 from ...base.device import to_device
-from .two_tower import Shown, Windows
+from .inputs import Shown, Windows
 
 
 @dataclass(frozen=True, kw_only=True)

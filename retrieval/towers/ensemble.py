@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ...base.arrays import F32
 from ...data.batch import Block
+from .inputs import Windows
 from .train import build_two_tower
-from .two_tower import TwoTower, TwoTowerConfig, Windows
+from .two_tower import TwoTower, TwoTowerConfig
 from .windows import TowerData
 
 

@@ -17,7 +17,7 @@ from ...base.errors import ConfigError, DataError
 from ...data.dataset import Dataset
 from ...data.history import History
 from ...data.split import Part
-from .two_tower import Shown
+from .inputs import Shown
 
 
 @dataclass(frozen=True)

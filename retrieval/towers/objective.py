@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -45,10 +45,11 @@ POPULAR_LOSSES = ("sampled", "bpr_max", "top1_max")
 class TowerLossConfig(Settings):
     """What the towers learn to predict, and what the loss compares it with."""
 
-    horizon: int = Field(default=1, ge=1)
+    horizon: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     """How far ahead a state looks: it learns one of its next `horizon` events, drawn anew each time. 1, the next event,
     is right where the next event is asked for; where all of a later period is, as after a global time split, what
-    comes next within a session says little, and some hundred are better."""
+    comes next within a session says little. `auto`: as many as a user with a history takes on average in the validation
+    part, which is 1 where each user's last event is left out."""
 
     logit_adjustment: float | Literal["auto"] = 0.0
     """Added to an item's score when training is over: so many times the logarithm of its share of the training events.
@@ -114,8 +115,8 @@ class TowerLossConfig(Settings):
 
     @model_validator(mode="after")
     def _exposures_stand_alone(self) -> Self:
-        if self.learns_exposures and (self.horizon > 1 or self.hard_negatives):
-            given = "horizon" if self.horizon > 1 else "hard_negatives"
+        if self.learns_exposures and (self.horizon != 1 or self.hard_negatives):
+            given = "horizon" if self.horizon != 1 else "hard_negatives"
             raise ValueError(
                 f'loss = "{self.loss}" learns the labels of shown items and no next events; leave {given} at its '
                 "default"

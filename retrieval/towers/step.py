@@ -19,10 +19,12 @@ from ...data.split import Part
 from ...training.loop import Stateful
 from .batch import TowerBatch, shared_out
 from .exposures import Exposures
+from .horizon import events_ahead, horizon_of
+from .inputs import Windows
 from .losses import sampled_softmax_loss
 from .negatives import HardNegatives
 from .objective import LOSSES, Compared, TowerLossConfig
-from .two_tower import TwoTower, Windows
+from .two_tower import TwoTower
 from .windows import TowerData
 
 HIDES_THE_LAST = 1 / 11
@@ -67,6 +69,7 @@ class RetrievalStep:
         self.items = data.items.select(known).to(device)
         self.place = torch.zeros(data.num_items, dtype=torch.int64)
         self.place[known] = torch.arange(len(known))
+        self.horizon = horizon_of(config, data)
         self.kind = config.kind_for(data.num_items)
         self.loss = LOSSES[self.kind](config, counts[known] / counts.sum(), model.width, device)
         self.hard = HardNegatives(config.hard_negatives, config.hard_skip, seed) if config.hard_negatives else None
@@ -120,7 +123,7 @@ class RetrievalStep:
             target = hidden_or_first(windows, target)
         positions = target.flatten().nonzero()[:, 0]
         events = self.place[windows.items]
-        ahead = events_ahead(len(target), target.shape[1], self.config.horizon, self.generator)[target]  # [P] columns
+        ahead = events_ahead(len(target), target.shape[1], self.horizon, self.generator)[target]  # [P] columns
         learned = positions.div(target.shape[1], rounding_mode="floor"), ahead
         targets = events[learned]
         if self.loss.whole:
@@ -221,19 +224,6 @@ def _of_all(loss: Tensor, count: Tensor | int) -> Tensor:
     if ranks.world() == 1:
         return loss
     return ranks.whole_mean(loss * count, torch.as_tensor(count, dtype=loss.dtype, device=loss.device))
-
-
-def events_ahead(users: int, length: int, horizon: int, generator: torch.Generator) -> Tensor:
-    """Which event each state of a window learns to predict, int64 [U, L] columns.
-
-    The state before event t learns one of the events t ... t + horizon - 1, or of as many as the window still holds,
-    each as likely.
-    """
-    columns = torch.arange(length).expand(users, length)
-    if horizon == 1:
-        return columns
-    room = (length - columns).clamp(max=horizon)
-    return columns + (torch.rand(users, length, generator=generator) * room).long()
 
 
 def hidden_events(windows: Windows, share: float, generator: torch.Generator) -> Tensor:

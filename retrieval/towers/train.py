@@ -150,8 +150,8 @@ class RetrievalConfig(TowerLossConfig):
     @model_validator(mode="after")
     def _nothing_hidden_of_exposures(self) -> Self:
         name = self.tower.history.encoder
-        if name in ENCODERS and ENCODERS[name].fills and (self.horizon > 1 or self.learns_exposures):
-            given = "horizon" if self.horizon > 1 else f'loss = "{self.loss}"'
+        if name in ENCODERS and ENCODERS[name].fills and (self.horizon != 1 or self.learns_exposures):
+            given = "horizon" if self.horizon != 1 else f'loss = "{self.loss}"'
             raise ValueError(
                 f"the {name} encoder learns to fill in hidden events and has no use for {given}; leave it out"
             )

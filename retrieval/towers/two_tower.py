@@ -11,8 +11,7 @@ One pass over a window of a user's events trains every position: the state befor
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -22,11 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...base.arrays import F32
-from ...base.device import to_device
 from ...base.errors import ConfigError
 from ...base.settings import Settings
 from ...base.tuned import Choice, Range
-from ...data.batch import Block, SideLayout
+from ...data.batch import Block
 from ...data.vocabulary import UNKNOWN
 from ...nn.activation import HiddenGateKind, LayerActivation
 from ...nn.at_rest import TableDtype
@@ -35,6 +33,10 @@ from ...nn.gates import FieldGateConfig
 from ...nn.mlp import MLP, init_linear
 from ...nn.sequence import SequenceConfig, build_sequence_encoder
 from .content import ContentSum
+from .inputs import TowerLayout, Windows
+
+EMPTY_WEIGHT = "empty_weight"
+"""Weight of the item bias for users without a history; runs of earlier versions lack it, and mean 1."""
 
 
 class TowerHistory(SequenceConfig):
@@ -104,101 +106,6 @@ class TwoTowerConfig(Settings):
     `exposures` switch it on. It is the same for all items and changes no order."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TowerLayout:
-    """Columns the towers read.
-
-    Attributes:
-        item: chosen item columns.
-        user: chosen user columns.
-        events: vocabulary of each event feature.
-        sizes: rows of every vocabulary.
-        item_id: vocabulary of the item id, or "" when the tower does not read it.
-        shared: column -> the feature whose vocabulary it has too.
-        neighbours: the bag of item's that holds the ids of an item's neighbours, or "".
-    """
-
-    item: SideLayout
-    user: SideLayout
-    events: tuple[str, ...]
-    sizes: Mapping[str, int]
-    item_id: str
-    shared: Mapping[str, str] = field(default_factory=dict)
-    neighbours: str = ""
-
-
-@dataclass(frozen=True)
-class Shown:
-    """P logged exposures of the users of some windows.
-
-    Attributes:
-        window: int64 [P] window of each.
-        known: int64 [P] how many events of the window came before it.
-        items: int64 [P] item row.
-        labels: float32 [P] 0 or 1.
-        weights: float32 [P] training weight.
-    """
-
-    window: Tensor
-    known: Tensor
-    items: Tensor
-    labels: Tensor
-    weights: Tensor
-
-    def to(self, device: torch.device | str) -> Shown:
-        """A copy on `device`."""
-        return Shown(*(to_device(getattr(self, part.name), device) for part in fields(self)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Windows:
-    """Stretches of user histories, oldest event first, padded at the end.
-
-    Attributes:
-        users: user columns, B rows.
-        items: int64 [B, L] item rows, 0 where padded.
-        properties: int64 [B, L, p] vocabulary rows of the event features.
-        present: bool [B, L] where an event stands.
-        from_start: bool [B] whether the window begins with the user's first event.
-        times: float64 [B, L] seconds of the events; those of unknown time stand at the earliest known one.
-        to_learn: bool [B, L] events that are targets of a training; None where all are.
-        shown: exposures a training learns from; None where it learns from the events.
-        hidden: bool [B, L] events that are hidden and filled in; None where each state learns what comes next.
-    """
-
-    users: Block
-    items: Tensor
-    properties: Tensor
-    present: Tensor
-    from_start: Tensor
-    times: Tensor
-    to_learn: Tensor | None = None
-    shown: Shown | None = None
-    hidden: Tensor | None = None
-
-    @property
-    def lengths(self) -> Tensor:
-        """Events of each window, int64 [B]."""
-        return self.present.sum(1)
-
-    def to(self, device: torch.device | str) -> Windows:
-        """These windows on `device`: themselves where they are there."""
-        if self.items.device == torch.device(device):
-            return self
-        return replace(
-            self,
-            users=self.users.to(device),
-            items=to_device(self.items, device),
-            properties=to_device(self.properties, device),
-            present=to_device(self.present, device),
-            from_start=to_device(self.from_start, device),
-            times=to_device(self.times, device),
-            to_learn=None if self.to_learn is None else to_device(self.to_learn, device),
-            shown=None if self.shown is None else self.shown.to(device),
-            hidden=None if self.hidden is None else to_device(self.hidden, device),
-        )
-
-
 class TwoTower(nn.Module):
     """User tower and item tower over one stacked table.
 
@@ -212,6 +119,7 @@ class TwoTower(nn.Module):
 
     paper: ClassVar[str] = "Huang et al. CIKM 2013 (DSSM)"
     event_offsets: Tensor
+    empty_weight: Tensor
 
     def __init__(self, config: TwoTowerConfig, layout: TowerLayout) -> None:
         super().__init__()
@@ -231,6 +139,7 @@ class TwoTower(nn.Module):
             self.log_scale = nn.Parameter(torch.tensor(config.temperature).log().neg())
         elif layout.item_id and config.item_bias:
             self.bias = EmbeddingTable({layout.item_id: layout.sizes[layout.item_id]}, 1, 1e-6)
+            self.register_buffer(EMPTY_WEIGHT, torch.ones(()))
         self.register_buffer("event_offsets", self.table.offsets_of(layout.events), persistent=False)
         # DUPN lets event features steer the gates only; every other encoder adds them to the item's vector.
         self.separate = config.history.encoder == "dupn" and bool(layout.events)
@@ -342,8 +251,10 @@ class TwoTower(nn.Module):
         """What the encoder sees of the user beside the history."""
         return profile * self.config.dim**0.5 if profile is not None and self.encoder.query_width else None
 
-    def _finish(self, states: Tensor, profile: Tensor | None) -> Tensor:
-        """Encoder states [B, S, H] -> user vectors [B, S, width], or [B, S, M, width] of M > 1 interests."""
+    def _finish(self, states: Tensor, profile: Tensor | None, lengths: Tensor | None = None) -> Tensor:
+        """Encoder states [B, S, H] -> user vectors [B, S, width], or [B, S, M, width] of M > 1 interests; where the
+        `lengths` of the histories are given, the item bias weighs `empty_weight` for who has none.
+        """
         if profile is not None:
             # Scaled at each position, not once for all: the gradient then sums scaled terms. The other order rounds
             # otherwise and trains other weights from the same seed.
@@ -357,7 +268,11 @@ class TwoTower(nn.Module):
         vectors = self.norm(vectors)
         if self.log_scale is not None:
             return F.normalize(vectors, dim=-1)
-        return vectors if self.bias is None else torch.cat([vectors, torch.ones_like(vectors[..., :1])], dim=-1)
+        weights = torch.ones_like(vectors[..., :1])
+        if self.bias is not None and lengths is not None:
+            empty = (lengths == 0).view(-1, *[1] * (vectors.dim() - 1))
+            weights = torch.where(empty, self.empty_weight.to(weights), weights)
+        return vectors if self.bias is None else torch.cat([vectors, weights], dim=-1)
 
     def states_before(self, windows: Windows, history: Tensor) -> Tensor:
         """What the user tower says before every event of the windows: [B, L, width], or [B, L, M, width]; at hidden
@@ -392,4 +307,4 @@ class TwoTower(nn.Module):
         profile = self._profile(windows.users)
         query = self._query(profile)
         state = self.encoder.last(events, properties, windows.lengths, times=windows.times, query=query)
-        return self._finish(state.unsqueeze(1), profile)[:, 0]
+        return self._finish(state.unsqueeze(1), profile, windows.lengths)[:, 0]

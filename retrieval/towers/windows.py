@@ -21,8 +21,9 @@ from ...data.split import Part
 from ...data.vocabulary import UNKNOWN
 from ..seen import TAKEN, Seen, SeenConfig
 from .exposures import Exposures
+from .inputs import TowerLayout, Windows
 from .item_neighbours import item_neighbours
-from .two_tower import TowerLayout, TwoTowerConfig, Windows
+from .two_tower import TwoTowerConfig
 
 
 def choose(layout: SideLayout, block: Block, names: Sequence[str] | None) -> tuple[SideLayout, Block]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import recsys
 from recsys.base.errors import ConfigError, RunError
@@ -18,6 +19,8 @@ from recsys.pipeline.evaluate import evaluate
 from recsys.pipeline.start import Start
 from recsys.pipeline.train import train_retriever
 from recsys.recommender import Recommender
+from recsys.retrieval.towers.adjustment import Adjustment
+from recsys.retrieval.towers.horizon import events_ahead
 from recsys.tests.support.tiny import TINY, TinyRun
 from recsys.training.runtime import runtime_session
 
@@ -120,20 +123,30 @@ def test_a_last_fit_that_would_not_be_one_is_refused(tiny_run: TinyRun, tmp_path
     assert not (tmp_path / "run").exists()
 
 
-def test_a_last_fit_adds_the_popularity_that_validation_chose(
-    tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    added: list[float] = []
-    monkeypatch.setattr("recsys.pipeline.train.chosen_adjustment", lambda *_: 0.5)
-    monkeypatch.setattr("recsys.pipeline.train.adjust", lambda model, data, tau: added.append(tau))
-    settings = [*TINY, 'retrieval.logit_adjustment="auto"', 'final.rows="valid"']
-    trained = recsys.train(config=tiny_run.config_file, settings=settings).trained
-    assert added == [0.5, 0.5]
-    assert trained.training["retrieval"][-1]["logit_adjustment"] == 0.5
+def test_a_last_fit_takes_what_validation_chose(tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Popularity that is added and how far ahead the towers look: neither is measured on rows that are learned now."""
+    added: list[Adjustment] = []
+    looked: list[int] = []
+    found = Adjustment(0.5, 3.0)
+
+    def ahead(users: int, length: int, horizon: int, generator: torch.Generator) -> torch.Tensor:
+        looked.append(horizon)
+        return events_ahead(users, length, horizon, generator)
+
+    monkeypatch.setattr("recsys.pipeline.train.chosen_adjustment", lambda *_: found)
+    monkeypatch.setattr("recsys.pipeline.train.adjust", lambda model, data, by: added.append(by))
+    monkeypatch.setattr("recsys.retrieval.towers.step.events_ahead", ahead)
+    auto = ['retrieval.logit_adjustment="auto"', 'retrieval.horizon="auto"']
+    trained = recsys.train(config=tiny_run.config_file, settings=[*TINY, *auto, 'final.rows="valid"']).trained
+    assert added == [found, found]
+    record = trained.training["retrieval"][-1]
+    assert Adjustment.of_record(record) == found
+    assert record["horizon"] > 1
+    assert set(looked) == {record["horizon"]}
     monkeypatch.setattr("recsys.pipeline.train.chosen_adjustment", lambda *_: pytest.fail("chosen a second time"))
     added.clear()
     plain = trained.config.model_copy(update={"final": trained.config.final.model_copy(update={"rows": "none"})})
     start = Start.of(None, plain, "all")
     with runtime_session(plain.runtime, plain.seed) as runtime:
-        train_retriever(trained.dataset, plain, runtime, start, epochs=(1,), adjustment=0.25)
-    assert added == [0.25]
+        train_retriever(trained.dataset, plain, runtime, start, epochs=(1,), adjustment=Adjustment(0.25))
+    assert added == [Adjustment(0.25)]

@@ -19,7 +19,8 @@ from recsys.funnel.export.text import load_program, write_program
 from recsys.funnel.export.write import write_onnx
 from recsys.nn.sequence import ENCODERS
 from recsys.ranking.requests import SELECT, RequestBatch, RequestRanker, SelectConfig
-from recsys.retrieval.towers.two_tower import TowerLayout, TwoTower, TwoTowerConfig, Windows
+from recsys.retrieval.towers.inputs import TowerLayout, Windows
+from recsys.retrieval.towers.two_tower import TwoTower, TwoTowerConfig
 from recsys.testing.toy import TOY_TASKS, Toy
 from recsys.tests.support.nonempty import nonempty
 from recsys.tests.support.rankers import INTERACTIONS, KINDS

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from recsys.data.batch import SideLayout
 from recsys.nn.sequence import DUPNEncoder, PropertyGatedLSTM, SequenceConfig, build_sequence_encoder
 from recsys.nn.sequence.recurrent import masked_softmax
-from recsys.retrieval.towers.two_tower import TowerHistory, TowerLayout, TwoTower, TwoTowerConfig
+from recsys.retrieval.towers.inputs import TowerLayout
+from recsys.retrieval.towers.two_tower import TowerHistory, TwoTower, TwoTowerConfig
 from recsys.testing.toy import Toy
 
 B, L, DE, DP, H = 3, 9, 5, 4, 6

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,15 @@ import torch
 from recsys.artifacts.folder import open_run
 from recsys.base.errors import ConfigError
 from recsys.data.split import Part
-from recsys.funnel.folder import load_run
-from recsys.retrieval.towers.adjustment import GRID, adjust, check_adjustment, chosen_adjustment, log_popularity
+from recsys.funnel.folder import load_run, load_weights, save_tensors
+from recsys.retrieval.towers.adjustment import (
+    GRID,
+    Adjustment,
+    adjust,
+    check_adjustment,
+    chosen_adjustment,
+    log_popularity,
+)
 from recsys.retrieval.towers.ensemble import as_one
 from recsys.retrieval.towers.train import RetrievalConfig, build_two_tower, item_vectors, query_vectors, requests
 from recsys.retrieval.towers.two_tower import TwoTower
@@ -35,10 +44,56 @@ def scores(model: TwoTower, data: TowerData) -> np.ndarray:
 def test_every_score_moves_by_tau_log_p(data: TowerData, members: int) -> None:
     model = as_one([build_two_tower(data, CONFIG.tower, seed) for seed in range(members)])
     before = scores(model, data)
-    adjust(model, data, 0.75)
+    adjust(model, data, Adjustment(0.75))
     rows = data.items.categorical[:, data.layout.item.categorical.index(data.layout.item_id)]
     expected = 0.75 * log_popularity(data)[rows].numpy()
     np.testing.assert_allclose(scores(model, data) - before, np.broadcast_to(expected, before.shape), atol=1e-4)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_only_who_has_no_history_is_answered_by_weighed_biases(data: TowerData, members: int) -> None:
+    model = as_one([build_two_tower(data, CONFIG.tower, seed) for seed in range(members)]).eval()
+    adjust(model, data, Adjustment(0.75))
+    users = np.arange(len(data.history.ptr) - 1)
+    first, last = data.history.ptr[:-1], data.ends(Part.VALID)
+    known = last > first
+    assert known.any()
+
+    def answers(ends: np.ndarray) -> np.ndarray:
+        return query_vectors(model, data, users, ends) @ item_vectors(model, data).T
+
+    before = answers(first), answers(last)
+    adjust(model, data, Adjustment(0.0, 3.0))
+    np.testing.assert_array_equal(answers(last)[known], before[1][known])
+    rows = data.items.categorical[:, data.layout.item.categorical.index(data.layout.item_id)]
+    more = 2 * 0.75 * log_popularity(data)[rows].numpy()  # the biases weighed once and weigh three times now
+    np.testing.assert_allclose(answers(first) - before[0], np.broadcast_to(more, before[0].shape), atol=1e-3)
+
+
+def test_users_without_a_history_choose_their_weight_and_no_others(
+    data: TowerData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blind = build_two_tower(data, CONFIG.tower, 1)
+    assert chosen_adjustment(blind, data, CONFIG).empty_weight == 1.0  # all of the tiny world have a history
+    users, seen, truth = requests(data, Part.VALID)
+    begin, ends = data.history.ptr[users], data.ends(Part.VALID)
+    half = ends.copy()
+    half[users[::2]] = begin[::2]  # every other one is asked about before the first event
+    monkeypatch.setattr(TowerData, "ends", lambda self, moment: half)
+    monkeypatch.setattr("recsys.retrieval.towers.adjustment.requests", lambda *_: (users, seen, truth))
+    model = build_two_tower(data, CONFIG.tower, 1)
+    adjust(model, data, Adjustment(0.05))
+    chosen = chosen_adjustment(model, data, CONFIG)
+    assert chosen.empty_weight > 1
+
+
+def test_a_run_of_an_earlier_version_weighs_all_biases_alike(tiny_run: TinyRun, tmp_path: Path) -> None:
+    model = load_run(open_run(tiny_run.folder)).retriever.model
+    kept = {name: values for name, values in model.state_dict().items() if not name.endswith("empty_weight")}
+    assert len(kept) < len(model.state_dict())
+    save_tensors(kept, tmp_path / "towers.safetensors")
+    load_weights(model, tmp_path / "towers.safetensors")
+    assert model.empty_weight.item() == 1.0
 
 
 def test_popularity_is_that_of_the_training_part_alone(data: TowerData) -> None:
@@ -54,29 +109,29 @@ def test_popularity_is_that_of_the_training_part_alone(data: TowerData) -> None:
 
 def test_what_validation_says_is_taken(data: TowerData) -> None:
     blind = build_two_tower(data, CONFIG.tower, 1)  # knows nothing, so that popularity can only help it
-    chosen = chosen_adjustment(blind, data, CONFIG)
+    chosen = chosen_adjustment(blind, data, CONFIG).tau
     assert chosen > 0
     assert chosen in GRID
     spoilt = build_two_tower(data, CONFIG.tower, 1)
-    adjust(spoilt, data, 40.0)  # popularity alone decides already, and more of it changes no order
-    assert chosen_adjustment(spoilt, data, CONFIG) == 0.0
+    adjust(spoilt, data, Adjustment(40.0))  # popularity alone decides already, and more of it changes no order
+    assert chosen_adjustment(spoilt, data, CONFIG).tau == 0.0
 
 
 def test_a_gain_within_chance_is_none(data: TowerData, monkeypatch: pytest.MonkeyPatch) -> None:
     blind = build_two_tower(data, CONFIG.tower, 1)
-    assert chosen_adjustment(blind, data, CONFIG) > 0
+    assert chosen_adjustment(blind, data, CONFIG).tau > 0
     monkeypatch.setattr("recsys.retrieval.towers.adjustment.SURE", 1e6)  # nothing is as sure as that
-    assert chosen_adjustment(blind, data, CONFIG) == 0.0
+    assert chosen_adjustment(blind, data, CONFIG) == Adjustment()
 
 
 def test_a_number_is_taken_as_it_is_and_nothing_chooses_without_a_metric(data: TowerData) -> None:
     model = build_two_tower(data, CONFIG.tower, 1)
     fixed = RetrievalConfig.model_validate({"logit_adjustment": 0.3, "tower": {"dim": 8}})
-    assert chosen_adjustment(model, data, fixed) == 0.3
+    assert chosen_adjustment(model, data, fixed) == Adjustment(0.3)
     blind = RetrievalConfig.model_validate({"logit_adjustment": "auto", "tower": {"dim": 8}, "fit": {"metric": ""}})
-    assert chosen_adjustment(model, data, blind) == 0.0
+    assert chosen_adjustment(model, data, blind) == Adjustment()
     before = {name: values.clone() for name, values in model.state_dict().items()}
-    adjust(model, data, 0.0)
+    adjust(model, data, Adjustment())
     assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
 
 

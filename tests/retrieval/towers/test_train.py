@@ -19,8 +19,9 @@ from recsys.data.reading.readers import read_tables
 from recsys.data.schema import DataConfig
 from recsys.data.split import Part
 from recsys.funnel.folder import VECTORS, load_run
+from recsys.retrieval.towers.horizon import events_ahead, horizon_of
 from recsys.retrieval.towers.negatives import HardNegatives
-from recsys.retrieval.towers.step import RetrievalStep, events_ahead
+from recsys.retrieval.towers.step import RetrievalStep
 from recsys.retrieval.towers.train import (
     RetrievalConfig,
     build_two_tower,
@@ -350,6 +351,21 @@ def test_a_state_learns_events_ahead_of_it_and_none_behind(horizon: int) -> None
     if horizon == 4:
         shares = torch.bincount(ahead[:, 2] - 2, minlength=4) / 400
         assert torch.allclose(shares, torch.full((4,), 0.25), atol=0.08)
+
+
+def test_the_horizon_is_what_a_known_user_takes_in_the_validation_part(shop: Shop) -> None:
+    config = RetrievalConfig.model_validate({"horizon": "auto"})
+    for kind in ("time", "leave_last"):
+        data = TowerData.of(shop.dataset(kind), config.tower, "")
+        parts, owner = data.history.parts, np.repeat(np.arange(len(data.history.ptr) - 1), np.diff(data.history.ptr))
+        taken = [
+            int((parts[owner == user] == Part.VALID).sum())
+            for user in np.unique(owner)
+            if (parts[owner == user] < Part.VALID).any() and (parts[owner == user] == Part.VALID).any()
+        ]
+        assert horizon_of(config, data) == int(np.mean(taken))
+        assert (horizon_of(config, data) == 1) == (kind == "leave_last")
+    assert horizon_of(RetrievalConfig.model_validate({"horizon": 7}), data) == 7
 
 
 @pytest.mark.parametrize("loss", ["full_softmax", pytest.param("mixed", marks=pytest.mark.exhaustive)])

@@ -19,8 +19,9 @@ from recsys.data.split import Part
 from recsys.nn.activation import HiddenGate
 from recsys.nn.gates import FieldGate, FieldGateConfig
 from recsys.nn.sequence import ENCODERS, DUPNEncoder
+from recsys.retrieval.towers.inputs import Windows
 from recsys.retrieval.towers.train import build_two_tower, item_vectors, query_vectors
-from recsys.retrieval.towers.two_tower import TowerHistory, TwoTower, TwoTowerConfig, Windows
+from recsys.retrieval.towers.two_tower import TowerHistory, TwoTower, TwoTowerConfig
 from recsys.retrieval.towers.windows import TowerData
 from recsys.tests.support.shop import Shop
 

@@ -11,7 +11,8 @@ import torch
 from recsys.base.errors import ConfigError, DataError, RunError
 from recsys.data.dataset import NOW, Dataset
 from recsys.data.split import Part
-from recsys.retrieval.towers.two_tower import TowerHistory, TwoTowerConfig, Windows
+from recsys.retrieval.towers.inputs import Windows
+from recsys.retrieval.towers.two_tower import TowerHistory, TwoTowerConfig
 from recsys.retrieval.towers.windows import TowerData, WindowLoader, _cuts
 from recsys.tests.support.nonempty import nonempty
 from recsys.tests.support.shop import Shop
