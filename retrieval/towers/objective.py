@@ -53,8 +53,9 @@ class TowerLossConfig(Settings):
 
     logit_adjustment: float | Literal["auto"] = 0.0
     """Added to an item's score when training is over: so many times the logarithm of its share of the training events.
-    `auto`: from 0 to 5 by `fit.metric` on the validation part. Where a whole later period is asked for, towers that
-    learned the next event say too little of what is popular."""
+    `auto`: from 0 to 5 by `fit.metric` on the validation part, chosen by users with a history; for the others the item
+    bias is multiplied by up to 10. Where a whole later period is asked for, towers say too little of what is
+    popular."""
 
     loss: str = AUTO
     """`in_batch`: softmax over the batch with log-q correction; `full_softmax`: over the whole catalogue; `estimated`:
