@@ -45,6 +45,13 @@ def _user_side(record: Json) -> str:
     )
 
 
+def _inputs(record: Json) -> str:
+    return markdown_table(
+        ["the shared bottom reads", "500 candidates of one user, CPU ms", "1,024 rows forward and back, CPU ms"],
+        [[row["input"], f"{row['request_ms']:.1f}", f"{row['step_ms']:.0f}"] for row in record["rows"]],
+    )
+
+
 def _lists(record: Json) -> str:
     note = f"\n\n{record['note']}" if "note" in record else ""
     table = markdown_table(
@@ -275,6 +282,7 @@ SPEED: Mapping[str, tuple[str, Callable[[Json], str]]] = {
     "train_throughput": ("Training MMoE on Census-Income", _training),
     "two_tower_throughput": ("Training towers on MovieLens-1M, beside torch-rechub's DSSM example", _towers),
     "user_side_once": ("500 candidates for one user: the user side once, or written 500 times", _user_side),
+    "input_cost": ("What reading more costs a ranker: target attention and interaction layers", _inputs),
     "request_latency": ("One request in process: 200 candidates, one thread", _request),
     "data_build": ("Building a data set from Parquet, a fresh process", _build),
     "loader": ("Batches of logged rows and of history windows", _loader),
