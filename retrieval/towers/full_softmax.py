@@ -87,9 +87,14 @@ class _Products:
 def _padded(like: Tensor, rows: int, columns: int) -> Tensor:
     """Uninitialised `[rows, columns]` whose rows begin at multiples of 64 bytes: a product of such matrices takes up to
     half the time, with the same bits (measured).
+
+    What stands between two rows is 0: AMX takes bfloat16 by twos, so with an odd number of columns it reads one behind
+    the last and multiplies it by 0, and what nobody wrote there may be no number.
     """
     whole = LINE_BYTES // like.element_size()
-    return like.new_empty(rows, -(-columns // whole) * whole)[:, :columns]
+    padded = like.new_empty(rows, -(-columns // whole) * whole)
+    padded[:, columns:] = 0
+    return padded[:, :columns]
 
 
 def _aligned(matrix: Tensor) -> Tensor:

@@ -66,6 +66,25 @@ def test_a_learned_part_alone_can_want_gradients() -> None:
         torch.testing.assert_close(ours, expected)
 
 
+def test_what_stands_between_rows_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AMX reads one bfloat16 behind an odd last column and multiplies it by 0: what nobody wrote may be NaN."""
+    fresh = Tensor.new_empty
+
+    def spoilt(self: Tensor, *shape: int) -> Tensor:
+        return fresh(self, *shape).fill_(float("nan"))
+
+    monkeypatch.setattr(Tensor, "new_empty", spoilt)
+    user, items = vectors(600, 65).float(), vectors(1_003, 65, seed=1).float()
+    for reduced in (True, False):
+        loss = full_softmax_loss(user, items, torch.arange(600), reduced=reduced)
+        assert torch.isfinite(loss)
+        assert all(torch.isfinite(grad).all() for grad in grads(loss, user, items))
+    padded = full_softmax._padded(user, 3, 65)
+    between = padded.as_strided((3, padded.stride(0) - 65), (padded.stride(0), 1), 65)
+    assert between.shape[1] > 0
+    assert (between == 0).all()
+
+
 def test_huge_logits_and_empty_batches_stay_finite() -> None:
     user, items = (vectors(P, D) * 1e4), vectors(N, D)
     loss = full_softmax_loss(user, items, torch.arange(P) % N)
