@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..artifacts.names import CONFIG, EVALUATION
-from ..base.errors import RunError
+from ..base.errors import ConfigError, RunError
 from ..base.finding import Finding, Level
 from ..base.package import DISTRIBUTION, PYTHONS, install_hint, package_version
 from ..base.pairs import installed as installed_version
@@ -159,8 +159,13 @@ def _vectors(name: str, file: Path, config: Path) -> Iterator[Finding]:
     if not np.isfinite(vectors).all():
         yield Finding("problem", name, "NaN or infinity among the vectors; train again with a lower learning rate")
         return
-    dim = load_kept_config(config).retrieval.tower.dim
-    collapsed = embeddings_collapsed(vectors[:, :dim])  # popularity's bias stands behind and makes nothing alike
+    try:
+        kept = load_kept_config(config)
+    except ConfigError as error:
+        yield Finding("problem", "configuration", str(error))
+        return
+    parts = np.split(vectors, kept.ensemble.seeds, axis=1)  # a bias stands behind each member's, and makes none alike
+    collapsed = [fault for part in parts for fault in embeddings_collapsed(part[:, : kept.retrieval.tower.dim])]
     for fault in collapsed:
         yield replace(fault, about=name)
     if not collapsed:

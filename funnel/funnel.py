@@ -76,7 +76,7 @@ class Funnel:
         self.ladder = Ladder(self.dataset, self.retriever)
         self.explainer = Explainer(self.dataset, self.retriever)
         positive = self.retriever.data.history
-        self.rules = LastStage(trained.config.rules, self.dataset, self.retriever.likeness_vectors, positive)
+        self.rules = LastStage(trained.config.rules, self.dataset, self.retriever.likeness, positive)
         self.rules.at(time.time())  # rules that are wrong are refused before anybody asks
 
     def warm_up(self, recorded: bool = False) -> None:

@@ -174,7 +174,7 @@ def _measured(
             num_items=trained.dataset.num_catalogue,
             config=trained.config.evaluation,
             popularity=bench.popularity,
-            item_vectors=bench.retriever.likeness_vectors,
+            item_vectors=bench.retriever.likeness(),
         )
         metrics = remember("funnel", trace.final, trace.truth, trained, values)
         sliced += list_slices(bench, trace.final, metrics, chosen)

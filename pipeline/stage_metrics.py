@@ -33,12 +33,12 @@ def retrieval_figures(bench: Bench, values: dict[str, AnyArray]) -> tuple[Json, 
             num_items=trained.dataset.num_catalogue,
             config=config,
             popularity=bench.popularity,
-            item_vectors=bench.retriever.likeness_vectors,
+            item_vectors=bench.retriever.likeness(),
         )
         for name, rows in bench.systems.items()
     }
     metrics = {name: remember(name, rows, truth, trained, values) for name, rows in bench.systems.items()}
-    findings: list[Finding] = list(embeddings_collapsed(bench.retriever.likeness_vectors))
+    findings: list[Finding] = list(embeddings_collapsed(bench.retriever.likeness()))
     if "popularity" in metrics:
         deepest = max(cutoffs(config, bench.systems[TOWER]))
         findings += worse_than_popularity(metrics[TOWER], metrics["popularity"], f"recall@{deepest}", config)

@@ -106,6 +106,8 @@ class Start:
             report = take_up(training.model, training.optimizer, dataset, learned)
             log_report("retriever", self.source.name, report)
         training.restore_frozen()
+        if training.model.bias is not None:
+            training.model.empty_weight.fill_(1.0)  # chosen anew when the training is over
         return as_json(self.source.name, report)
 
     def ranker(self, training: RankerTraining, dataset: Dataset, retriever: Retriever | None) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def variety_curve(bench: Bench, column: str) -> Json:
     plain = by_score(rows, scores, k).rows
     base = list_metrics(plain, truth, [k], ("ndcg",))
     boot = bootstrap_of(len(users), config)
-    judged = np.full(len(users), np.nan)
+    judged, vectors = np.full(len(users), np.nan), retriever.likeness()
 
     def point(kind: str, strength: float, lists: I64) -> Json:
         metrics = list_metrics(lists, truth, [k], ("ndcg",))
@@ -70,7 +70,7 @@ def variety_curve(bench: Bench, column: str) -> Json:
         values = {
             f"ndcg@{k}": ndcg,
             "ndcg_lost": lost,
-            f"diversity@{k}": diversity(lists, retriever.likeness_vectors, k),
+            f"diversity@{k}": diversity(lists, vectors, k),
             f"entropy@{k}": value_entropy(lists, valued.codes, valued.num_values, k),
         }
         return {"kind": kind, "strength": strength} | with_intervals(
@@ -81,7 +81,7 @@ def variety_curve(bench: Bench, column: str) -> Json:
     tried = [(kind, strength) for kind in KINDS for strength in STRENGTHS]
     for kind, strength in track(tried, "variety", len(tried)):
         section = DiversityConfig(kind=kind, strength=strength, column=column if kind == "calibrated" else "")
-        rules = ListRules(RulesConfig(diversity=section), trained.dataset, retriever.likeness_vectors, bench.asked_at)
+        rules = ListRules(RulesConfig(diversity=section), trained.dataset, retriever.likeness, bench.asked_at)
         shown = by_rules(
             rows,
             scores,

@@ -173,10 +173,9 @@ class Retriever:
         ends = self.data.ends(moment)[users]
         return query_vectors(self.model, self.data, users, ends, self.content, self._passes)
 
-    @property
-    def likeness_vectors(self) -> F32:
-        """Item vectors without the item bias, float32 [N, D], a view: what items are like, not how popular they are."""
-        return self.model.without_bias(self.item_vectors)
+    def likeness(self, rows: I64 | slice = slice(None)) -> F32:
+        """Vectors of item rows without the item bias, float32 [n, D]: what items are like, not how popular they are."""
+        return self.model.without_bias(self.item_vectors[rows])
 
     @cached_property
     def content(self) -> Tensor:

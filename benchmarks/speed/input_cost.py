@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +104,9 @@ def main() -> None:
 
     for round_ in range(options.rounds + 1):
         for name, (length, _) in INPUTS.items():
-            ranker = rankers[name]
             taken = {
-                "request": cpu_ms(lambda r=ranker, b=requests[length]: answer(r, b)),
-                "step": cpu_ms(lambda r=ranker, b=batches[length]: step(r, b)),
+                "request": cpu_ms(partial(answer, rankers[name], requests[length])),
+                "step": cpu_ms(partial(step, rankers[name], batches[length])),
             }
             if round_:  # the first warms up
                 for kind, value in taken.items():

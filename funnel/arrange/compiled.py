@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +18,8 @@ from ...retrieval.filters import parse_filter
 from ...retrieval.index.bitmap import Bitmap
 from .personal import ITEM, Personal, Valued
 from .variety import DPP, MMR, Calibrated, Variety
+
+Likeness = Callable[[I64], F32]
 
 log = logging.getLogger(__name__)
 
@@ -45,16 +47,16 @@ class ListRules:
     Args:
         config: the rules.
         dataset: encoded data; conditions and columns are of its items.
-        vectors: float32 [N, D] item vectors that similarity is read from.
+        likeness: of item rows [n], float32 vectors [n, D] that similarity is read from.
         at: seconds since 1970; rules that hold for a time are judged by it.
 
     Raises:
         ConfigError: a condition is none, or a column or item is unknown.
     """
 
-    def __init__(self, config: RulesConfig, dataset: Dataset, vectors: F32, at: float) -> None:
+    def __init__(self, config: RulesConfig, dataset: Dataset, likeness: Likeness, at: float) -> None:
         self.config, self.size = config, dataset.num_catalogue
-        self._columns, self._vectors = dataset.item_columns, vectors
+        self._columns, self._likeness = dataset.item_columns, likeness
         self.allowed = self._allowed(dataset, at)
         self.pins = self._pinned(dataset, at)
         boosts = [rule for rule in config.boost if holds(rule, at)]
@@ -140,7 +142,7 @@ class ListRules:
             weights = 1.0 / np.maximum((codes < size).sum(1, keepdims=True), 1)
             wanted = np.bincount(codes.ravel(), np.broadcast_to(weights, codes.shape).ravel(), size + 1)[:size]
             return Calibrated(column.codes[rows], wanted / max(float(wanted.sum()), 1e-12), config.strength)
-        vectors = self._vectors[rows].astype(np.float64)
+        vectors = self._likeness(rows).astype(np.float64)
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return MMR(vectors, config.strength) if config.kind == "mmr" else DPP(vectors, config.strength)
 

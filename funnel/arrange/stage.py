@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from ...base.arrays import F32, F64, I64, Bool
+from ...base.arrays import F64, I64, Bool
 from ...base.ragged import Ragged
 from ...configs.rules import RulesConfig
 from ...data.dataset import Dataset
 from ...data.history import History
 from ...retrieval.index.bitmap import Bitmap
 from .arrange import Arranged, arrange
-from .compiled import ListRules, holds
+from .compiled import Likeness, ListRules, holds
 from .personal import Hidden
 
 _HOUR = 3_600.0
@@ -52,23 +52,23 @@ class LastStage:
     Args:
         config: the rules.
         dataset: encoded data.
-        vectors: float32 [N, D] item vectors.
+        likeness: of item rows [n], float32 vectors [n, D].
         positive: the positive events of its users.
 
     Raises:
         ConfigError: see `ListRules` and `Hidden`.
     """
 
-    def __init__(self, config: RulesConfig, dataset: Dataset, vectors: F32, positive: History) -> None:
+    def __init__(self, config: RulesConfig, dataset: Dataset, likeness: Likeness, positive: History) -> None:
         unread = any(rule.file for rule in config.block)  # of rules that were not read from a file
         self.config = config.with_files(Path()) if unread else config
-        self._dataset, self._vectors, self._positive = dataset, vectors, positive
+        self._dataset, self._likeness, self._positive = dataset, likeness, positive
         self._compiled: dict[tuple[object, ...], ListRules] = {}
         self._hidden = Hidden(config.hide, dataset, positive)
 
     def changed(self, config: RulesConfig) -> LastStage:
         """Another last stage of the same run, and before the same users."""
-        other = LastStage(config, self._dataset, self._vectors, self._positive)
+        other = LastStage(config, self._dataset, self._likeness, self._positive)
         other._hidden = self._hidden if config.hide == self.config.hide else other._hidden
         return other
 
@@ -94,7 +94,7 @@ class LastStage:
         key = (*(holds(rule, seconds) for rule in dated), hour)
         if key not in self._compiled:
             kept = dict(list(self._compiled.items())[1 - _KEPT :])  # a new dict: other threads read the old one
-            self._compiled = {**kept, key: ListRules(self.config, self._dataset, self._vectors, seconds)}
+            self._compiled = {**kept, key: ListRules(self.config, self._dataset, self._likeness, seconds)}
         return self._compiled[key]
 
     def barred(self, rules: ListRules | None, ids: Sequence[Any], rows: I64, moment: int) -> Ragged | None:

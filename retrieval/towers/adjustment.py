@@ -29,6 +29,8 @@ from .windows import TowerData
 
 SURE = 2.0
 """Standard errors by which a change must be better than none: what is within chance stays as it was trained."""
+FEWEST = 30
+"""Users below which a group chooses nothing: the spread of so few is not known."""
 GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
 """What `auto` tries as tau; of equals it takes the least."""
 WEIGHTS = (1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
@@ -74,9 +76,9 @@ def check_adjustment(config: RetrievalConfig) -> None:
 def chosen_adjustment(model: TwoTower, data: TowerData, config: RetrievalConfig) -> Adjustment:
     """What a configuration asks for; for `auto` the best of `GRID` and of `WEIGHTS` by `fit.metric` in validation.
 
-    None where there is no item id, and for `auto` where no metric chooses, nobody asks anything in validation, or the
-    best is not surely better over the users. Users with a history choose tau, where there are any, and the others the
-    weight that their answers then need.
+    No change where there is no item id, and for `auto` where no metric chooses, nobody asks anything in validation, or
+    the best is not surely better over the users. Users with a history choose tau, or all where these are too few, and
+    those without one the weight that their answers then need.
 
     Args:
         model: trained towers, or several as one, not adjusted.
@@ -94,7 +96,7 @@ def chosen_adjustment(model: TwoTower, data: TowerData, config: RetrievalConfig)
     shift = log_popularity(data)[_id_rows(data)].numpy().astype(np.float32)
     columns = list(_bias_columns(model))
 
-    def measured(tau: float, weight: float) -> F64:
+    def measured(tau: float, weight: float = 1.0) -> F64:
         moved, asked = items.copy(), queries.copy()
         moved[:, columns] += tau * shift[:, None]
         asked[..., columns] *= weight
@@ -102,8 +104,9 @@ def chosen_adjustment(model: TwoTower, data: TowerData, config: RetrievalConfig)
         return rank_metrics(ranks, truth.lengths, [10, 100], ("recall", "ndcg")).values[metric]
 
     known = ends > data.history.ptr[users]
-    tau = _surely_best({tau: measured(tau, 1.0)[known if known.any() else ~known] for tau in GRID})
-    if known.all() or not known.any():
+    asking = known if known.sum() >= FEWEST else np.ones_like(known)
+    tau = _surely_best({tau: measured(tau)[asking] for tau in GRID})
+    if (~known).sum() < FEWEST or not known.any():
         return Adjustment(tau)
     return Adjustment(tau, _surely_best({weight: measured(tau, weight)[~known] for weight in WEIGHTS}))
 
@@ -111,9 +114,11 @@ def chosen_adjustment(model: TwoTower, data: TowerData, config: RetrievalConfig)
 def _surely_best(found: Mapping[float, F64]) -> float:
     """The change whose users have the best mean, or the first, which is none, where that gain is within chance."""
     none = next(iter(found))
+    if len(found[none]) < FEWEST:
+        return none
     best = max(found, key=lambda change: (float(found[change].mean()), -change))
     gains = found[best] - found[none]
-    return best if gains.mean() > SURE * gains.std() / len(gains) ** 0.5 else none
+    return best if gains.mean() > SURE * gains.std(ddof=1) / len(gains) ** 0.5 else none
 
 
 @cited("Menon et al. ICLR 2021 (logit adjustment after training, with the other sign)")

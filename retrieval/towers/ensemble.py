@@ -58,6 +58,11 @@ class TowerEnsemble(TwoTower):
         parts = content.chunk(len(self.members), dim=1)
         return torch.cat([m.item_vectors(items, part) for m, part in zip(self.towers(), parts, strict=True)], dim=1)
 
+    def without_bias(self, vectors: F32) -> F32:
+        """Item vectors [R, width] -> [R, S * D], the members' side by side without their biases."""
+        parts = np.split(vectors, len(self.members), axis=1)
+        return np.concatenate([m.without_bias(part) for m, part in zip(self.towers(), parts, strict=True)], axis=1)
+
     def directions(self, vectors: F32) -> F32:
         """Item vectors [R, width] -> [R, S * D], whose products are the mean of the members' cosines."""
         parts = np.split(vectors, len(self.members), axis=1)

@@ -19,7 +19,7 @@ MOST = 200
 
 def horizon_of(config: TowerLossConfig, data: TowerData) -> int:
     """The horizon of a configuration; for `auto` what a user with a history takes on average in the validation part,
-    rounded down.
+    rounded down and `MOST` at most.
 
     That is 1 where each user's last event is left out, and where nobody with a history takes anything there.
 

@@ -49,13 +49,13 @@ class TowerLossConfig(Settings):
     """How far ahead a state looks: it learns one of its next `horizon` events, drawn anew each time. 1, the next event,
     is right where the next event is asked for; where all of a later period is, as after a global time split, what
     comes next within a session says little. `auto`: as many as a user with a history takes on average in the validation
-    part, which is 1 where each user's last event is left out."""
+    part, rounded down and 200 at most, which is 1 where each user's last event is left out."""
 
     logit_adjustment: float | Literal["auto"] = 0.0
     """Added to an item's score when training is over: so many times the logarithm of its share of the training events.
     `auto`: from 0 to 5 by `fit.metric` on the validation part, chosen by users with a history; for the others the item
     bias is multiplied by up to 10. Where a whole later period is asked for, towers say too little of what is
-    popular."""
+    popular. A training that goes on from a run begins with what was added there."""
 
     loss: str = AUTO
     """`in_batch`: softmax over the batch with log-q correction; `full_softmax`: over the whole catalogue; `estimated`:

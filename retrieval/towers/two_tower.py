@@ -180,7 +180,7 @@ class TwoTower(nn.Module):
         return self.config.dim + (self.bias is not None)
 
     def without_bias(self, vectors: F32) -> F32:
-        """Item vectors [R, width] without the item bias, a view [R, D]."""
+        """Item vectors [R, width] without the item bias, [R, D]."""
         return vectors[:, : self.config.dim]
 
     def directions(self, vectors: F32) -> F32:

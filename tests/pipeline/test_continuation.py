@@ -30,8 +30,10 @@ from recsys.pipeline.continuation import Learned, SourceRun, remember, take_up
 from recsys.pipeline.evaluate import evaluate_run
 from recsys.pipeline.index import build_run_index
 from recsys.pipeline.publish import train_run
+from recsys.pipeline.start import Start
 from recsys.ranking.train import build_model
-from recsys.retrieval.towers.train import build_two_tower
+from recsys.retrieval.towers.train import build_towers, build_two_tower
+from recsys.retrieval.towers.two_tower import TwoTower
 from recsys.retrieval.towers.windows import TowerData, WindowLoader
 from recsys.tests.support.days import Days
 from recsys.tests.support.nonempty import nonempty
@@ -84,6 +86,18 @@ def test_old_rows_and_their_moments_are_where_they_were(days: Days, stage: str) 
             key = f"dense/{prefix}{name}/exp_avg"
             assert torch.equal(optimizer.state_dict()[key], learned.state[key])
     assert optimizer.steps == 0
+
+
+def test_the_weight_of_popularity_is_chosen_anew(days: Days) -> None:
+    """What an earlier run chose for users without a history would else be multiplied into what is tried now."""
+    source, config = SourceRun.open(days.run), days.tiny.config()
+    learned = source.towers()
+    assert learned is not None
+    assert isinstance(learned.model, TwoTower)
+    learned.model.empty_weight.fill_(3.0)
+    training = build_towers(days.dataset(), config.retrieval, 77)
+    Start.of(source, config, "all").towers(training, days.dataset())
+    assert training.model.empty_weight.item() == 1.0
 
 
 def overlaps(dataset: Dataset, known: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

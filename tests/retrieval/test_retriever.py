@@ -65,6 +65,13 @@ def by_hand(found: Retriever, moment: int, k: int) -> list[list[int]]:
     return lists
 
 
+def test_requests_of_now_are_later_than_all_data(parts: Any) -> None:
+    found = retriever(parts)
+    asked = {moment: found.histories(USERS, moment).asked_at for moment in (Part.TEST, NOW)}
+    assert np.isinf(asked[NOW]).all()
+    assert np.isfinite(asked[Part.TEST]).any()
+
+
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
 @pytest.mark.parametrize("moment", [Part.VALID, Part.TEST, NOW])
 def test_the_towers_list_is_the_brute_force_top_k_of_what_is_unseen(parts: Any, similarity: str, moment: int) -> None:

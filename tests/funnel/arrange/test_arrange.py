@@ -33,7 +33,7 @@ def vectors(catalogue: Dataset) -> Any:
 
 
 def rules(catalogue: Dataset, vectors: Any, **sections: Any) -> ListRules:
-    return ListRules(RulesConfig.model_validate(sections), catalogue, vectors, NOW)
+    return ListRules(RulesConfig.model_validate(sections), catalogue, vectors.__getitem__, NOW)
 
 
 def request(rng: np.random.Generator, size: int, count: int) -> tuple[I64, F64]:

@@ -95,7 +95,7 @@ def test_dated_rules_are_compiled_when_they_begin_and_end(trained: TrainedRun) -
     assert trained.retriever is not None
     rules = RulesConfig.model_validate({"block": [{"items": [trained.dataset.item_ids[0]], "until": "2030-01-01"}]})
     history = trained.retriever.data.history
-    stage = LastStage(rules, trained.dataset, trained.retriever.item_vectors, history)
+    stage = LastStage(rules, trained.dataset, trained.retriever.likeness, history)
     before, after = stage.at(1.7e9), stage.at(2.0e9)
     assert before is not None
     assert before.allowed is not None

@@ -14,7 +14,9 @@ from recsys.data.split import Part
 from recsys.funnel.folder import load_run, load_weights, save_tensors
 from recsys.retrieval.towers.adjustment import (
     GRID,
+    WEIGHTS,
     Adjustment,
+    _surely_best,
     adjust,
     check_adjustment,
     chosen_adjustment,
@@ -70,6 +72,27 @@ def test_only_who_has_no_history_is_answered_by_weighed_biases(data: TowerData, 
     np.testing.assert_allclose(answers(first) - before[0], np.broadcast_to(more, before[0].shape), atol=1e-3)
 
 
+@pytest.mark.parametrize("members", [1, 2])
+def test_likeness_is_of_all_members_and_of_no_bias(data: TowerData, members: int) -> None:
+    model = as_one([build_two_tower(data, CONFIG.tower, seed) for seed in range(members)]).eval()
+    plain = model.without_bias(item_vectors(model, data))
+    assert plain.shape[1] == members * CONFIG.tower.dim
+    adjust(model, data, Adjustment(5.0, 3.0))
+    np.testing.assert_array_equal(model.without_bias(item_vectors(model, data)), plain)
+
+
+def test_few_users_decide_nothing(data: TowerData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One user has no spread, so that any gain would be sure."""
+    users, seen, truth = requests(data, Part.VALID)
+    begin, ends = data.history.ptr[users], data.ends(Part.VALID)
+    one = ends.copy()
+    one[users[0]] = begin[0]
+    monkeypatch.setattr(TowerData, "ends", lambda self, moment: one)
+    monkeypatch.setattr("recsys.retrieval.towers.adjustment.requests", lambda *_: (users, seen, truth))
+    assert chosen_adjustment(build_two_tower(data, CONFIG.tower, 1), data, CONFIG).empty_weight == 1.0
+    assert _surely_best({weight: np.array([0.1 * weight]) for weight in WEIGHTS}) == 1.0
+
+
 def test_users_without_a_history_choose_their_weight_and_no_others(
     data: TowerData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,6 +104,7 @@ def test_users_without_a_history_choose_their_weight_and_no_others(
     half[users[::2]] = begin[::2]  # every other one is asked about before the first event
     monkeypatch.setattr(TowerData, "ends", lambda self, moment: half)
     monkeypatch.setattr("recsys.retrieval.towers.adjustment.requests", lambda *_: (users, seen, truth))
+    monkeypatch.setattr("recsys.retrieval.towers.adjustment.FEWEST", 5)  # it is a tiny world
     model = build_two_tower(data, CONFIG.tower, 1)
     adjust(model, data, Adjustment(0.05))
     chosen = chosen_adjustment(model, data, CONFIG)

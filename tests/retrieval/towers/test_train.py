@@ -353,7 +353,9 @@ def test_a_state_learns_events_ahead_of_it_and_none_behind(horizon: int) -> None
         assert torch.allclose(shares, torch.full((4,), 0.25), atol=0.08)
 
 
-def test_the_horizon_is_what_a_known_user_takes_in_the_validation_part(shop: Shop) -> None:
+def test_the_horizon_is_what_a_known_user_takes_in_the_validation_part(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = RetrievalConfig.model_validate({"horizon": "auto"})
     for kind in ("time", "leave_last"):
         data = TowerData.of(shop.dataset(kind), config.tower, "")
@@ -366,6 +368,9 @@ def test_the_horizon_is_what_a_known_user_takes_in_the_validation_part(shop: Sho
         assert horizon_of(config, data) == int(np.mean(taken))
         assert (horizon_of(config, data) == 1) == (kind == "leave_last")
     assert horizon_of(RetrievalConfig.model_validate({"horizon": 7}), data) == 7
+    monkeypatch.setattr("recsys.retrieval.towers.horizon.MOST", 2)
+    data = TowerData.of(shop.dataset("time"), config.tower, "")
+    assert horizon_of(config, data) == 2  # users of the shop take more, and nobody looks as far as they might
 
 
 @pytest.mark.parametrize("loss", ["full_softmax", pytest.param("mixed", marks=pytest.mark.exhaustive)])
