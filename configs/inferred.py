@@ -26,7 +26,7 @@ _TINY, _SMALL, _MANY, _LARGE = 2_000, 50_000, 150_000, 1_000_000
 _WHOLE = 30_000
 """Items above which `loss = "auto"` draws negatives anyway."""
 
-_OURS = ("horizon", "logit_adjustment", "loss", "negatives", "optim")
+_OURS = ("horizon", "linear", "logit_adjustment", "loss", "negatives", "optim")
 """Keys of `[retrieval]` that a published recipe takes the place of."""
 
 
@@ -150,6 +150,8 @@ def _retrieval(schema: InferredSchema, reasons: dict[Place, str]) -> Table:
         reasons["retrieval", "tower", "neighbours"] = "an item is placed by the company it keeps, too"
     section["fit"] = {"epochs": 20 if schema.rows < _TINY else 12 if schema.rows < _LARGE else 6}
     if schema.rows >= _TINY:
+        section["linear"] = "auto"
+        reasons["retrieval", "linear"] = "how much of a linear model is added to the towers' scores, by validation"
         section["logit_adjustment"] = "auto"
         reasons["retrieval", "logit_adjustment"] = "how much popularity is added to the towers' scores, by validation"
         if data.split.kind == "time":

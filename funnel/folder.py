@@ -39,7 +39,7 @@ from ..retrieval.baselines.base import Baseline
 from ..retrieval.index import BuiltIndex, index_device, load_index
 from ..retrieval.retriever import Retriever
 from ..retrieval.towers.ensemble import build_tower_members
-from ..retrieval.towers.two_tower import EMPTY_WEIGHT
+from ..retrieval.towers.two_tower import EMPTY_WEIGHT, make_room
 from ..retrieval.towers.windows import TowerData
 from .at_rest import settle, settle_tables, wake_tables
 from .run import Stage, TrainedRun, assemble_retriever, companion_names
@@ -183,9 +183,11 @@ def load_weights(model: nn.Module, file: Path) -> None:
     """
     from safetensors.torch import load_file
 
+    kept = load_file(file)
+    make_room(model, kept)
     expected = model.state_dict()
     later = {name: value for name, value in expected.items() if name.rpartition(".")[2] == EMPTY_WEIGHT}
-    weights = {**later, **load_file(file)}  # a run of an earlier version means what a fresh model starts with
+    weights = {**later, **kept}  # a run of an earlier version means what a fresh model starts with
     if weights.keys() != expected.keys() or any(weights[n].shape != expected[n].shape for n in expected):
         odd = sorted(weights.keys() ^ expected.keys()) or [n for n in expected if weights[n].shape != expected[n].shape]
         raise RunError(f"{file} holds weights of another model (first difference: {odd[0]}); train the run again")

@@ -184,12 +184,12 @@ def forecast(dataset: Dataset, config: RunConfig, stage: Stages = "all") -> Fore
         tower = config.retrieval.tower
         sizes = _tower_sizes(dataset, config)
         copies = seeds * _copies(config.retrieval.fit.metric)
-        bias = tower.similarity == "dot"
+        longer = (tower.similarity == "dot") + (config.retrieval.linear_rank if config.retrieval.linear != 0 else 0)
         tables.append(Table("retrieval", sizes, tower.dim, config.retrieval.optim.table_optimizer, copies, lying))
-        vectors = dataset.num_catalogue * (tower.dim + bias) * FLOAT * seeds * lying.processes
+        vectors = dataset.num_catalogue * (tower.dim + longer) * FLOAT * seeds * lying.processes
         held += [
             _of_table(tables[-1]),
-            Holding("item vectors", vectors, f"{dataset.num_catalogue:,} x {tower.dim + bias}"),
+            Holding("item vectors", vectors, f"{dataset.num_catalogue:,} x {tower.dim + longer}"),
         ]
         held += _companions(dataset, config)
     if stage != "retrieval" and (config.data.tasks or two_stages):

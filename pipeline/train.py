@@ -188,13 +188,14 @@ def train_retriever(
     companions = fit_companions(config, dataset, first.data)
     model = towers_as_one([training.model for training in members])
     adjusted = chosen_adjustment(model, first.data, config.retrieval) if adjustment is None else adjustment
-    adjust(model, first.data, adjusted)
+    adjust(model, first.data, adjusted, config.retrieval.linear_rank)
     records = histories[0].epochs()
     if records and config.retrieval.horizon == "auto":
         records[-1]["horizon"] = horizon_of(config.retrieval, first.data)
         log.info("a state of the towers learned one of the next %d events", records[-1]["horizon"])
-    if records and config.retrieval.logit_adjustment == "auto":
+    if records and "auto" in (config.retrieval.logit_adjustment, config.retrieval.linear):
         records[-1] |= adjusted.to_record()
+        log.info("%g times a linear model of histories is added to the scores of items", adjusted.linear)
         log.info("%g times the logarithm of their popularity is added to the scores of items", adjusted.tau)
         if adjusted.empty_weight != 1:
             log.info("to users without a history the biases of items weigh %g times as much", adjusted.empty_weight)

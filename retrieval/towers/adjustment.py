@@ -1,28 +1,30 @@
-"""How much more of an item's popularity its score should hold than training put there.
+"""What is added to the towers' scores when their training is over: what goes together, and what is popular.
 
-Towers that learn the next event know what is popular among next events. Where a whole later period is asked for, more
-of it may be right: `score(u, i) + tau log p(i)`, p the share of the training events, which is added to the item biases
-when training is over. Of users without a history nothing else is known, and to them the biases may weigh more again:
-`q(u) . v(i) + w b(i)`. Both numbers are chosen on the validation part, each by the users it is for.
+Towers that learn the next event say what follows what. Where more is asked for than what comes next, more may be right:
+a linear model of whole histories (`puresvd`), and `tau log p(i)`, p the share of the training events, on the item
+biases. Of users without a history nothing else is known, and to them the biases may weigh more again: `q(u) . v(i) + w
+b(i)`. The three numbers are chosen on the validation part, each by the users it is for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...base.arrays import F64
+from ...base.arrays import F64, Bool
 from ...base.cited import cited
 from ...base.device import device_of
 from ...base.errors import ConfigError
 from ...base.topk import exact_ranks
 from ...data.split import Part
 from ...evaluation.metrics.lists import rank_metrics
+from .linear import Factors, LinearPart
 from .objective import AUTO
+from .puresvd import svd_factors
 from .train import RetrievalConfig, asks, item_vectors, query_vectors, requests
 from .two_tower import EMPTY_WEIGHT, TwoTower
 from .windows import TowerData
@@ -33,6 +35,8 @@ FEWEST = 30
 """Users below which a group chooses nothing: the spread of so few is not known."""
 GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
 """What `auto` tries as tau; of equals it takes the least."""
+LINEAR = (0.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+"""What `auto` tries as the weight of the linear part."""
 WEIGHTS = (1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 """What `auto` tries as the weight of the biases for users without a history."""
 
@@ -44,92 +48,139 @@ class Adjustment:
     Attributes:
         tau: factor on the logarithm of an item's share of the training events.
         empty_weight: of the item bias, for users without a history.
+        linear: weight of the linear part; 0 for none.
+        factors: of the linear part, where they are at hand.
     """
 
     tau: float = 0.0
     empty_weight: float = 1.0
+    linear: float = 0.0
+    factors: Factors | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of_record(cls, record: Mapping[str, float]) -> Adjustment | None:
         """What a training's last epoch says was chosen; None where nothing was."""
         tau = record.get("logit_adjustment")
-        return None if tau is None else cls(tau, record.get(EMPTY_WEIGHT, 1.0))
+        return None if tau is None else cls(tau, record.get(EMPTY_WEIGHT, 1.0), record.get("linear", 0.0))
 
     def to_record(self) -> dict[str, float]:
         """See `of_record`."""
-        return {"logit_adjustment": self.tau, EMPTY_WEIGHT: self.empty_weight}
+        return {"logit_adjustment": self.tau, EMPTY_WEIGHT: self.empty_weight, "linear": self.linear}
 
 
 def check_adjustment(config: RetrievalConfig) -> None:
-    """Refuse an adjustment of scores that have no item bias, before anything is trained.
+    """Refuse an adjustment of scores that cannot hold it, before anything is trained.
 
     Raises:
-        ConfigError: the towers have none.
+        ConfigError: the towers have no item bias, or compare directions.
     """
-    if config.logit_adjustment != 0 and not (config.tower.similarity == "dot" and config.tower.item_bias):
+    dot = config.tower.similarity == "dot"
+    if config.logit_adjustment != 0 and not (dot and config.tower.item_bias):
         raise ConfigError(
             "retrieval.logit_adjustment is added to the item bias, which these towers lack; set it to 0, or "
             'tower.similarity = "dot" and tower.item_bias = true'
         )
+    if config.linear != 0 and not dot:
+        raise ConfigError(
+            'retrieval.linear is added to products, and tower.similarity = "cosine" has directions alone; set it to 0, '
+            'or tower.similarity = "dot"'
+        )
 
 
 def chosen_adjustment(model: TwoTower, data: TowerData, config: RetrievalConfig) -> Adjustment:
-    """What a configuration asks for; for `auto` the best of `GRID` and of `WEIGHTS` by `fit.metric` in validation.
+    """What a configuration asks for; for `auto` the best of `LINEAR`, then of `GRID`, then of `WEIGHTS`, by
+    `fit.metric` in validation.
 
     No change where there is no item id, and for `auto` where no metric chooses, nobody asks anything in validation, or
-    the best is not surely better over the users. Users with a history choose tau, or all where these are too few, and
-    those without one the weight that their answers then need.
+    the best is not surely better over the users. Users with a history choose the linear part and tau, or all where
+    these are too few, and those without one the weight that their answers then need.
 
     Args:
         model: trained towers, or several as one, not adjusted.
         data: what they see.
         config: the `[retrieval]` section.
     """
-    if config.logit_adjustment != AUTO:
-        return Adjustment(float(config.logit_adjustment) if model.bias is not None else 0.0)
-    metric = config.fit.metric
-    if model.bias is None or not metric or not asks(data, Part.VALID):
-        return Adjustment()
-    users, seen, truth = requests(data, Part.VALID)
-    ends = data.ends(Part.VALID)[users]
-    queries, items = query_vectors(model, data, users, ends), item_vectors(model, data)
-    shift = log_popularity(data)[_id_rows(data)].numpy().astype(np.float32)
-    columns = list(_bias_columns(model))
-
-    def measured(tau: float, weight: float = 1.0) -> F64:
-        moved, asked = items.copy(), queries.copy()
-        moved[:, columns] += tau * shift[:, None]
-        asked[..., columns] *= weight
-        ranks = exact_ranks(asked, moved, truth, seen, device=device_of(model))
-        return rank_metrics(ranks, truth.lengths, [10, 100], ("recall", "ndcg")).values[metric]
-
-    known = ends > data.history.ptr[users]
+    biased = model.bias is not None
+    factors = svd_factors(data, config.linear_rank) if config.linear != 0 else None
+    found = Adjustment(
+        tau=0.0 if config.logit_adjustment == AUTO or not biased else float(config.logit_adjustment),
+        linear=0.0 if config.linear == AUTO or factors is None else float(config.linear),
+        factors=factors,
+    )
+    choices = {"linear": config.linear == AUTO and factors is not None}
+    choices |= {"tau": config.logit_adjustment == AUTO and biased}
+    if not (any(choices.values()) and config.fit.metric and asks(data, Part.VALID)):
+        return found
+    trial = _Trial(model, data, config.fit.metric, factors)
+    known, new = trial.known, ~trial.known
     asking = known if known.sum() >= FEWEST else np.ones_like(known)
-    tau = _surely_best({tau: measured(tau)[asking] for tau in GRID})
-    if (~known).sum() < FEWEST or not known.any():
-        return Adjustment(tau)
-    return Adjustment(tau, _surely_best({weight: measured(tau, weight)[~known] for weight in WEIGHTS}))
+    if choices["linear"]:
+        found = trial.best([replace(found, linear=weight) for weight in LINEAR], asking)
+    if choices["tau"]:
+        found = trial.best([replace(found, tau=tau) for tau in GRID], asking)
+        if new.sum() >= FEWEST and known.any():
+            found = trial.best([replace(found, empty_weight=weight) for weight in WEIGHTS], new)
+    return found
 
 
-def _surely_best(found: Mapping[float, F64]) -> float:
-    """The change whose users have the best mean, or the first, which is none, where that gain is within chance."""
-    none = next(iter(found))
-    if len(found[none]) < FEWEST:
-        return none
-    best = max(found, key=lambda change: (float(found[change].mean()), -change))
-    gains = found[best] - found[none]
-    return best if gains.mean() > SURE * gains.std(ddof=1) / len(gains) ** 0.5 else none
+class _Trial:
+    """Users of the validation part and all items as vectors, in which an adjustment is a matter of some columns.
+
+    Args:
+        model: trained towers, or several as one, not adjusted.
+        data: what they see.
+        metric: by which changes are judged.
+        factors: of a linear part, if there may be one.
+    """
+
+    def __init__(self, model: TwoTower, data: TowerData, metric: str, factors: Factors | None) -> None:
+        self.users, self.seen, self.truth = requests(data, Part.VALID)
+        self.metric, self.device = metric, device_of(model)
+        ends = data.ends(Part.VALID)[self.users]
+        self.known = ends > data.history.ptr[self.users]
+        _put_linear(model, factors, 1.0)
+        self.queries, self.items = query_vectors(model, data, self.users, ends), item_vectors(model, data)
+        self.linear, self.biases = _columns(model)
+        _put_linear(model, None)
+        self.shift = log_popularity(data)[_id_rows(data)].numpy().astype(np.float32) if self.biases else None
+
+    def best(self, changes: Sequence[Adjustment], asking: Bool) -> Adjustment:
+        """The change whose users have the best mean, or the first, where that gain is within chance."""
+        return changes[_surely_best([self._measured(change)[asking] for change in changes])]
+
+    def _measured(self, change: Adjustment) -> F64:
+        """The metric of each user, [B]."""
+        asked, moved = self.queries.copy(), self.items.copy()
+        asked[..., self.linear] *= change.linear
+        asked[..., self.biases] *= change.empty_weight
+        if self.shift is not None:
+            moved[:, self.biases] += change.tau * self.shift[:, None]
+        ranks = exact_ranks(asked, moved, self.truth, self.seen, device=self.device)
+        return rank_metrics(ranks, self.truth.lengths, [10, 100], ("recall", "ndcg")).values[self.metric]
+
+
+def _surely_best(found: Sequence[F64]) -> int:
+    """Which change has the best mean over its users, or 0, which is none, where that gain is within chance."""
+    if len(found[0]) < FEWEST:
+        return 0
+    best = int(np.argmax([values.mean() for values in found]))
+    gains = found[best] - found[0]
+    return best if gains.mean() > SURE * gains.std(ddof=1) / len(gains) ** 0.5 else 0
 
 
 @cited("Menon et al. ICLR 2021 (logit adjustment after training, with the other sign)")
-def adjust(model: TwoTower, data: TowerData, by: Adjustment) -> None:
-    """Add tau log p to the item biases in place, and weigh them; of an ensemble each member's, whose mean moves alike.
+def adjust(model: TwoTower, data: TowerData, by: Adjustment, rank: int = 0) -> None:
+    """Add tau log p to the item biases in place, weigh them, and give the towers their linear part; of an ensemble each
+    member, whose mean moves alike.
 
     Args:
         model: trained towers, or several as one.
         data: whose training events are counted.
-        by: tau 0 and weight 1 leave all as it is.
+        by: what `Adjustment()` says leaves all as it is.
+        rank: of the linear part, where `by` holds no factors.
     """
+    if by.linear:
+        _put_linear(model, by.factors or svd_factors(data, rank), by.linear)
     shift = log_popularity(data) if by.tau else None
     with torch.no_grad():
         for member in _members(model):
@@ -165,9 +216,19 @@ def _members(model: TwoTower) -> list[TwoTower]:
     return [model] if towers is None else list(towers())
 
 
-def _bias_columns(model: TwoTower) -> Iterator[int]:
-    """Where the biases stand in the vectors of the items: the last of each member."""
+def _put_linear(model: TwoTower, factors: Factors | None, weight: float = 0.0) -> None:
+    """Give each member a linear part, or take it away."""
+    for member in _members(model):
+        member.linear = None if factors is None else LinearPart.of(factors, weight).to(device_of(member))
+
+
+def _columns(model: TwoTower) -> tuple[list[int], list[int]]:
+    """Where the numbers of the linear part and the biases stand in the vectors: at the end of each member's."""
+    linear: list[int] = []
+    biases: list[int] = []
     end = 0
     for member in _members(model):
-        end += member.width
-        yield end - 1
+        begin, end = end + member.config.dim, end + member.width
+        linear += range(begin, begin + member.rank)
+        biases += range(begin + member.rank, end)
+    return linear, biases

@@ -33,7 +33,9 @@ class TowerEnsemble(TwoTower):
         first = members[0]
         self.config, self.layout = first.config, first.layout
         # What is asked of the towers' parts is answered by the first; they are its modules and not the ensemble's.
-        self.__dict__.update(table=first.table, user_content=first.user_content, bias=first.bias, log_scale=None)
+        self.__dict__.update(
+            table=first.table, user_content=first.user_content, bias=first.bias, log_scale=None, linear=None
+        )
 
     def towers(self) -> list[TwoTower]:
         """The members."""

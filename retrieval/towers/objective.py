@@ -57,6 +57,13 @@ class TowerLossConfig(Settings):
     bias is multiplied by up to 10. Where a whole later period is asked for, towers say too little of what is
     popular. A training that goes on from a run begins with what was added there."""
 
+    linear: float | Literal["auto"] = 0.0
+    """Weight of a linear model of whole histories (PureSVD, fitted when training is over), which is added to a user's
+    scores and makes vectors longer by `linear_rank`. `auto`: from 0 to 32 by `fit.metric` on the validation part, as
+    `logit_adjustment` and before it. It says what goes together where the network says what comes next; `dot` only."""
+    linear_rank: int = Field(default=64, ge=1)
+    """Rank of the linear model; less where users or items are fewer."""
+
     loss: str = AUTO
     """`in_batch`: softmax over the batch with log-q correction; `full_softmax`: over the whole catalogue; `estimated`:
     the same, its denominator estimated from `negatives` items, popular ones surely among them; `mixed`:

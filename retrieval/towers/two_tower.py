@@ -11,6 +11,7 @@ One pass over a window of a user's events trains every position: the state befor
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -34,6 +35,7 @@ from ...nn.mlp import MLP, init_linear
 from ...nn.sequence import SequenceConfig, build_sequence_encoder
 from .content import ContentSum
 from .inputs import TowerLayout, Windows
+from .linear import LinearPart
 
 EMPTY_WEIGHT = "empty_weight"
 """Weight of the item bias for users without a history; runs of earlier versions lack it, and mean 1."""
@@ -140,6 +142,8 @@ class TwoTower(nn.Module):
         elif layout.item_id and config.item_bias:
             self.bias = EmbeddingTable({layout.item_id: layout.sizes[layout.item_id]}, 1, 1e-6)
             self.register_buffer(EMPTY_WEIGHT, torch.ones(()))
+        self.linear: LinearPart | None = None
+        """The linear part, which is fitted beside the towers when their training is over."""
         self.register_buffer("event_offsets", self.table.offsets_of(layout.events), persistent=False)
         # DUPN lets event features steer the gates only; every other encoder adds them to the item's vector.
         self.separate = config.history.encoder == "dupn" and bool(layout.events)
@@ -176,22 +180,27 @@ class TwoTower(nn.Module):
 
     @property
     def width(self) -> int:
-        """Width of the vectors that are compared: D, and one more for the item bias."""
-        return self.config.dim + (self.bias is not None)
+        """Width of the vectors that are compared: D, the rank of a linear part, and one more for the item bias."""
+        return self.config.dim + self.rank + (self.bias is not None)
+
+    @property
+    def rank(self) -> int:
+        """R, numbers of the linear part; 0 where there is none."""
+        return 0 if self.linear is None else self.linear.rank
 
     def without_bias(self, vectors: F32) -> F32:
-        """Item vectors [R, width] without the item bias, [R, D]."""
+        """Item vectors [R, width] without the linear part and the item bias, [R, D]."""
         return vectors[:, : self.config.dim]
 
     def directions(self, vectors: F32) -> F32:
-        """Item vectors [R, width] at length 1 and without the item bias: their products are cosines, [R, D]."""
+        """Item vectors [R, width] at length 1, see `without_bias`: their products are cosines, [R, D]."""
         own = self.without_bias(vectors)
         return np.asarray(own / np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-12), dtype=np.float32)
 
     @property
     def vectors_hold_content(self) -> bool:
         """Whether the first D numbers of an item's vector are its content, as nothing comes between the two."""
-        return self.item_network is None and self.log_scale is None
+        return self.item_network is None and self.log_scale is None and self.linear is None
 
     @property
     def scale(self) -> Tensor | float:
@@ -218,22 +227,32 @@ class TwoTower(nn.Module):
         return content, self.item_vectors(items, content)
 
     def embed_content(self, items: Block) -> Tensor:
-        """Item columns of R items -> content [R, D]: what histories are made of, and what item vectors come from."""
+        """Item columns of R items -> content [R, D], or [R, D + rank] with what the items say to a linear part: what
+        histories are made of, and what item vectors come from.
+        """
         content: Tensor = self.item_content(items)
-        return content
+        return content if self.linear is None else torch.cat([content, self.linear.reads[self._ids(items)]], dim=1)
+
+    def _ids(self, items: Block) -> Tensor:
+        """Rows of the item ids, int64 [R]."""
+        return items.categorical[:, self.item_id_column]
 
     def item_vectors(self, items: Block, content: Tensor) -> Tensor:
-        """Content [R, D] of the same items -> vectors to compare or index, [R, width]."""
+        """Content of the same items, see `embed_content` -> vectors to compare or index, [R, width]."""
+        content = content[:, : self.config.dim]
         if self.item_network is not None:
             content = self._squashed(self.item_network(content * self.config.dim**0.5))
         if self.log_scale is not None:
             return F.normalize(content, dim=1)
-        if self.bias is None:
-            return content
-        return torch.cat([content, self.bias(items.categorical[:, self.item_id_column])], dim=1)
+        parts = [content]
+        if self.linear is not None:
+            parts.append(self.linear.writes[self._ids(items)])
+        if self.bias is not None:
+            parts.append(self.bias(self._ids(items)))
+        return torch.cat(parts, dim=1)
 
     def _events(self, windows: Windows, history: Tensor) -> tuple[Tensor, Tensor | None]:
-        events = history * self.config.dim**0.5  # [B, L, D]
+        events = history[..., : self.config.dim] * self.config.dim**0.5  # [B, L, D]
         if not self.layout.events:
             return events, None
         rows = windows.properties + self.event_offsets  # [B, L, p]
@@ -251,10 +270,8 @@ class TwoTower(nn.Module):
         """What the encoder sees of the user beside the history."""
         return profile * self.config.dim**0.5 if profile is not None and self.encoder.query_width else None
 
-    def _finish(self, states: Tensor, profile: Tensor | None, lengths: Tensor | None = None) -> Tensor:
-        """Encoder states [B, S, H] -> user vectors [B, S, width], or [B, S, M, width] of M > 1 interests; where the
-        `lengths` of the histories are given, the item bias weighs `empty_weight` for who has none.
-        """
+    def _vectors(self, states: Tensor, profile: Tensor | None) -> Tensor:
+        """Encoder states [B, S, H] -> what the network says of the users, [B, S, D], or [B, S, M, D] of interests."""
         if profile is not None:
             # Scaled at each position, not once for all: the gradient then sums scaled terms. The other order rounds
             # otherwise and trains other weights from the same seed.
@@ -266,13 +283,12 @@ class TwoTower(nn.Module):
         if self.config.interests > 1:
             vectors = vectors.unflatten(-1, (self.config.interests, self.config.dim))
         vectors = self.norm(vectors)
-        if self.log_scale is not None:
-            return F.normalize(vectors, dim=-1)
-        weights = torch.ones_like(vectors[..., :1])
-        if self.bias is not None and lengths is not None:
-            empty = (lengths == 0).view(-1, *[1] * (vectors.dim() - 1))
-            weights = torch.where(empty, self.empty_weight.to(weights), weights)
-        return vectors if self.bias is None else torch.cat([vectors, weights], dim=-1)
+        return vectors if self.log_scale is None else F.normalize(vectors, dim=-1)
+
+    def _finish(self, states: Tensor, profile: Tensor | None) -> Tensor:
+        """Encoder states [B, S, H] -> user vectors in training, [B, S, width], or [B, S, M, width] of M interests."""
+        vectors = self._vectors(states, profile)
+        return vectors if self.bias is None else torch.cat([vectors, torch.ones_like(vectors[..., :1])], dim=-1)
 
     def states_before(self, windows: Windows, history: Tensor) -> Tensor:
         """What the user tower says before every event of the windows: [B, L, width], or [B, L, M, width]; at hidden
@@ -307,4 +323,25 @@ class TwoTower(nn.Module):
         profile = self._profile(windows.users)
         query = self._query(profile)
         state = self.encoder.last(events, properties, windows.lengths, times=windows.times, query=query)
-        return self._finish(state.unsqueeze(1), profile, windows.lengths)[:, 0]
+        vectors = self._vectors(state.unsqueeze(1), profile)[:, 0]
+        parts = [vectors]
+        if self.linear is not None:
+            said = self.linear.of_users(history[..., self.config.dim :], windows.present)
+            parts.append(_beside(vectors, said))
+        if self.bias is not None:
+            weights = torch.where(windows.lengths == 0, self.empty_weight, 1.0).to(vectors)
+            parts.append(_beside(vectors, weights.unsqueeze(1)))
+        return torch.cat(parts, dim=-1)
+
+
+def make_room(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give towers, or each of several, a linear part as large as the kept one, whose numbers are yet to be loaded."""
+    for name, module in list(model.named_modules()):
+        reads = weights.get(f"{name}.linear.reads".lstrip("."))
+        if isinstance(module, TwoTower) and reads is not None:
+            module.linear = LinearPart(*reads.shape)
+
+
+def _beside(vectors: Tensor, numbers: Tensor) -> Tensor:
+    """Further numbers of users [B, K] for each of their vectors: as they are, or [B, M, K] of M interests."""
+    return numbers if vectors.dim() == 2 else numbers.unsqueeze(1).expand(-1, vectors.shape[1], -1)

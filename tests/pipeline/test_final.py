@@ -127,14 +127,14 @@ def test_a_last_fit_takes_what_validation_chose(tiny_run: TinyRun, monkeypatch: 
     """Popularity that is added and how far ahead the towers look: neither is measured on rows that are learned now."""
     added: list[Adjustment] = []
     looked: list[int] = []
-    found = Adjustment(0.5, 3.0)
+    found = Adjustment(0.5, 3.0, 8.0)
 
     def ahead(users: int, length: int, horizon: int, generator: torch.Generator) -> torch.Tensor:
         looked.append(horizon)
         return events_ahead(users, length, horizon, generator)
 
     monkeypatch.setattr("recsys.pipeline.train.chosen_adjustment", lambda *_: found)
-    monkeypatch.setattr("recsys.pipeline.train.adjust", lambda model, data, by: added.append(by))
+    monkeypatch.setattr("recsys.pipeline.train.adjust", lambda model, data, by, rank: added.append(by))
     monkeypatch.setattr("recsys.retrieval.towers.step.events_ahead", ahead)
     auto = ['retrieval.logit_adjustment="auto"', 'retrieval.horizon="auto"']
     trained = recsys.train(config=tiny_run.config_file, settings=[*TINY, *auto, 'final.rows="valid"']).trained

@@ -20,6 +20,7 @@ from recsys.funnel.export.write import write_onnx
 from recsys.nn.sequence import ENCODERS
 from recsys.ranking.requests import SELECT, RequestBatch, RequestRanker, SelectConfig
 from recsys.retrieval.towers.inputs import TowerLayout, Windows
+from recsys.retrieval.towers.linear import Factors, LinearPart
 from recsys.retrieval.towers.two_tower import TwoTower, TwoTowerConfig
 from recsys.testing.toy import TOY_TASKS, Toy
 from recsys.tests.support.nonempty import nonempty
@@ -130,6 +131,29 @@ def window(toy: Toy, length: int, events: int, width: int) -> tuple[Windows, tor
         times=times,
     )
     return windows, torch.randn(1, length, width, generator=generator)
+
+
+def test_towers_with_a_linear_part(toy: Toy, tmp_path: Path) -> None:
+    model = towers(toy, encoder="mean")
+    random = np.random.default_rng(1)
+    rows = model.layout.sizes["item"]
+    made = (random.standard_normal((rows, 3)).astype(np.float32) for _ in range(2))
+    model.linear = LinearPart.of(Factors(*made), 2.0)
+    of_user = UserNetwork(model, *window(toy, 70, 9, 8 + 3), model.layout.events)
+    for events in (0, 5, 70):
+        windows, content = window(toy, 70, events, 8 + 3)
+        with torch.inference_mode():
+            wanted = model.user_vectors(windows, content).numpy()
+        feed = as_arrays(of_user.network, of_user.tensors(windows, content))
+        for found in (in_onnxruntime(of_user.network, tmp_path, feed), in_torch(of_user.network, tmp_path, feed)):
+            np.testing.assert_allclose(found["user.vector"], wanted, rtol=1e-5, atol=1e-5)
+    of_items = ItemNetwork(model, toy.items(5))
+    block = toy.items(30, seed=3)
+    with torch.inference_mode():
+        content, vectors = model.embed_items(block)
+    found = in_onnxruntime(of_items.network, tmp_path, as_arrays(of_items.network, of_items.item.tensors(block)))
+    np.testing.assert_allclose(found["item.embedding"], vectors.numpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found["item.content"], content.numpy(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
