@@ -7,6 +7,7 @@ import logging
 import numpy as np
 
 from ..base.arrays import I64, Bool, Ints
+from ..base.ragged import Ragged
 from ..configs.run import RunConfig
 from ..data.dataset import Dataset
 from ..data.split import Part
@@ -33,32 +34,39 @@ def with_possible_select(config: RunConfig, retriever: Retriever) -> RunConfig:
 
 
 def select_requests(dataset: Dataset, retriever: Retriever, config: RunConfig) -> RequestSet:
-    """Requests at the start of the validation part: the retriever's candidates, and the item the user went on to take.
+    """Requests at the start of the validation part: the retriever's candidates, and what the user went on to take.
 
-    A user who took several items makes a request of each, of `per_user` drawn ones where that is set; the others are no
-    negatives.
+    A user makes one request of everything, or one of each item, of `per_user` drawn ones where that is set; what the
+    user took beside it is then no candidate. Users of whom the retriever found nothing count, with one request.
     """
     users, _, truth = requests(retriever.data, Part.VALID)
-    owner = np.asarray(truth.users)
-    items = np.asarray(truth.items)
     section = config.ranking.select
-    if section.per_user:
-        sample = drawn_of_each(owner, section.per_user, config.seed)
-        owner, items = owner[sample], items[sample]
-    if len(items) > section.max_requests:
-        sample = np.sort(np.random.default_rng(config.seed).choice(len(items), section.max_requests, replace=False))
-        owner, items = owner[sample], items[sample]
+    if section.targets == "all":
+        owner = np.arange(len(users))
+        wanted = truth.lengths
+    else:
+        owner = np.asarray(truth.users)
+        asked = np.arange(len(owner)) if not section.per_user else drawn_of_each(owner, section.per_user, config.seed)
+        owner = owner[asked]
+        wanted = np.ones(len(owner), dtype=np.int64)
+    chosen = np.arange(len(owner))
+    if len(owner) > section.max_requests:
+        chosen = np.sort(np.random.default_rng(config.seed).choice(len(owner), section.max_requests, replace=False))
+    owner, wanted = owner[chosen], wanted[chosen]
     needed, place = np.unique(owner, return_inverse=True)
     candidates = retriever.candidates(users[needed], Part.VALID, config.retrieval.num_candidates)
     rows = candidates.rows[place].copy()
-    match = rows == items[:, None]
-    target = np.where(match.any(1), match.argmax(1), -1)
-    rows[_others(rows, owner, items, truth.items, truth.users, retriever.data.num_items)] = -1
-    hits = np.flatnonzero(target >= 0)
+    own = _of_owner(rows, owner, truth, retriever.data.num_items)
+    if section.targets == "all":
+        taken = own
+    else:
+        taken = rows == np.asarray(truth.items)[asked][chosen][:, None]
+        rows[own & ~taken] = -1
+    hits = np.flatnonzero(taken.any(1))
     everyone = np.unique(place, return_index=True)[1]
-    misses = np.setdiff1d(everyone, hits)  # a user whose every item was missed still counts, as a request without one
+    misses = np.setdiff1d(everyone, hits)
     selection = np.sort(np.concatenate([hits, misses[~np.isin(place[misses], place[hits])]]))
-    log.info("%d requests, the retriever found the item in %d", len(selection), len(hits))
+    log.info("%d requests, the retriever found what was taken in %d", len(selection), len(hits))
     return RequestSet(
         dataset=dataset,
         moment=int(Part.VALID),
@@ -66,7 +74,8 @@ def select_requests(dataset: Dataset, retriever: Retriever, config: RunConfig) -
         rows=rows[selection],
         features=candidates.features[place][selection],
         prior=candidates.prior[place][selection],
-        target=target[selection],
+        taken=taken[selection],
+        wanted=wanted[selection],
     )
 
 
@@ -79,15 +88,7 @@ def drawn_of_each(owner: Ints, count: int, seed: int) -> I64:
     return np.sort(grouped[np.arange(len(ordered)) - before < count])
 
 
-def _others(
-    rows: Ints,
-    owner: Ints,
-    items: Ints,
-    truth_items: Ints,
-    truth_owner: Ints,
-    num_items: int,
-) -> Bool:
-    """Candidates [Q, C] that the request's user also took, other than the request's own item."""
-    known = np.unique(truth_owner * num_items + truth_items)
-    keys = owner[:, None] * num_items + rows
-    return np.asarray(np.isin(keys, known) & (rows >= 0) & (rows != items[:, None]))
+def _of_owner(rows: Ints, owner: Ints, truth: Ragged, num_items: int) -> Bool:
+    """Candidates [Q, C] that the request's user took."""
+    known = np.unique(np.asarray(truth.users) * num_items + np.asarray(truth.items))
+    return np.asarray(np.isin(owner[:, None] * num_items + rows, known) & (rows >= 0))

@@ -68,7 +68,7 @@ def _tensors(requests: RequestBatch) -> list[Tensor]:
     for block in (batch.query, batch.item):
         found += [block.categorical, block.numeric, *block.bags, *block.sequences, *block.vectors]
     assert batch.owner is not None
-    return [*found, batch.owner, requests.features, requests.prior, requests.target]
+    return [*found, batch.owner, requests.features, requests.prior, requests.taken]
 
 
 def _request(parts: tuple[int, ...], tensors: Iterator[Tensor]) -> RequestBatch:

@@ -107,7 +107,7 @@ def find_blend(
 def search_on_requests(
     probabilities: Mapping[str, Floats], requests: RequestSet, config: BlendConfig, seed: int
 ) -> FoundBlend:
-    """Weights that put the item taken high among the retriever's candidates.
+    """Weights that put what was taken high among the retriever's candidates.
 
     Args:
         probabilities: task -> float [Q, C], `select` among them.
@@ -118,7 +118,7 @@ def search_on_requests(
     present = requests.rows >= 0
 
     def objective(scores: Floats) -> float:
-        return request_ndcg(np.where(present, scores, -np.inf), requests.target)
+        return request_ndcg(np.where(present, scores, -np.inf), requests.taken, requests.wanted)
 
     return _search(probabilities, objective, f"ndcg@{TOP} of held-out requests", len(requests), config, seed)
 

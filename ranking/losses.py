@@ -282,27 +282,36 @@ def doubly_robust(error: Tensor, imputed: Tensor, observed: Tensor, propensity: 
 
 
 @cited("Cao et al. ICML 2007 (ListNet)")
-def listwise_loss(scores: Tensor, owner: Tensor, target_row: Tensor) -> Tensor:
-    """Softmax cross-entropy of each query's positive among its own candidates.
+def listwise_loss(scores: Tensor, owner: Tensor, taken: Tensor, queries: int) -> Tensor:
+    """Softmax cross-entropy of each query's positives, each among those of its candidates that are none.
 
-    `L = -mean_q log softmax(scores of q's candidates)[positive]`.
+    `L = mean_q mean_p -log(exp(s_p) / (exp(s_p) + sum over the negatives n of q of exp(s_n)))`, p the positives of q.
 
     Args:
         scores: [R] one per candidate row.
         owner: int64 [R] query of each row.
-        target_row: int64 [Q] row of the query's positive, -1 where it is not among the candidates.
+        taken: bool [R] whether the row is a positive of its query.
+        queries: Q.
 
     Returns:
-        Mean over the queries that have their positive, those of processes that train together included; 0 if none has.
+        Mean over the queries that have a positive, those of processes that train together included; 0 if none has.
     """
-    queries = target_row.shape[0]
-    highest = scores.detach().new_full((queries,), -torch.inf)
-    highest = highest.scatter_reduce(0, owner, scores.detach(), "amax")
-    present = target_row >= 0
-    shifted = torch.exp(scores - highest.index_select(0, owner))
-    mass = scores.new_zeros(queries).index_add(0, owner, shifted)
-    log_mass = torch.log(torch.where(present, mass, 1.0)) + torch.where(present, highest, 0.0)
-    losses = torch.where(present, log_mass - scores.index_select(0, target_row.clamp(min=0)), 0.0)
+    losses, present = query_losses(scores, owner, taken, queries)
     if ranks.world() > 1:
         return ranks.whole_mean(losses.sum(), present.sum())
     return losses.sum() / present.sum().clamp(min=1)
+
+
+def query_losses(scores: Tensor, owner: Tensor, taken: Tensor, queries: int) -> tuple[Tensor, Tensor]:
+    """The term of each query in `listwise_loss`, [Q], 0 of those without a positive; and bool [Q], who has any."""
+    lowest = torch.finfo(scores.dtype).min
+    highest = scores.new_full((queries,), lowest)  # of the negatives
+    highest = highest.scatter_reduce(0, owner, scores.detach().masked_fill(taken, lowest), "amax")
+    others = torch.exp((scores - highest.index_select(0, owner)).masked_fill(taken, -torch.inf))
+    mass = scores.new_zeros(queries).index_add(0, owner, others)
+    alone = mass == 0  # nothing to be told from: no loss
+    against = highest.masked_fill(alone, 0.0) + torch.log(mass.masked_fill(alone, 1.0))
+    behind = (against.index_select(0, owner) - scores).masked_fill(alone.index_select(0, owner), -torch.inf)
+    losses = F.softplus(behind).masked_fill(~taken, 0.0)
+    counts = scores.new_zeros(queries).index_add(0, owner, taken.to(scores))
+    return scores.new_zeros(queries).index_add(0, owner, losses) / counts.clamp(min=1), counts > 0

@@ -1,4 +1,4 @@
-"""The ranker's second kind of rows: whole requests, a list of retrieved candidates of which the user took one.
+"""The ranker's second kind of rows: whole requests, a list of retrieved candidates of which the user took some.
 
 Logged rows teach what happens to items that were shown. Requests teach which of the retriever's own candidates, most of
 them never shown, the user goes on to take. `select` is that task: its logit is the retriever's log-probability, plus a
@@ -8,13 +8,14 @@ tower of the ranker, plus a small network over the retrievers' opinions; its los
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..base.arrays import F32, I64
+from ..base.arrays import F32, I64, Bool
 from ..base.device import to_device
 from ..base.settings import Settings
 from ..base.tuned import Range
@@ -47,9 +48,13 @@ class SelectConfig(Settings):
     layers away from the other tasks (docs/experiments.md)."""
     requests_per_step: int = Field(default=16, ge=1)
     """Requests beside each batch of logged rows."""
+    targets: Literal["each", "all"] = "each"
+    """What a request asks for. `each`: one of the items its user took, and the others are no candidates; a user makes
+    as many requests. `all`: everything its user took, so that users weigh alike whatever they take, as in the figures
+    of lists; for splits in time, which `recsys init` writes."""
     per_user: int = Field(default=0, ge=0)
-    """Requests drawn at most of one user, so that those who take hundreds of items do not decide what all get; 0: one
-    of every item taken."""
+    """Of `each`: requests drawn at most of one user, so that those who take hundreds of items do not decide what all
+    get; 0: one of every item taken."""
     max_requests: int = Field(default=50_000, ge=1)
     """Requests drawn at most from the validation part."""
     holdout: float = Field(default=0.15, gt=0, lt=1)
@@ -64,19 +69,19 @@ class RequestBatch:
         batch: the candidates, without labels.
         features: float [R, F] opinions of the retrievers.
         prior: float [R] the retriever's log-probability, `PADDED` at pads.
-        target: int64 [Q] row of the item taken, -1 where the retriever missed it.
+        taken: bool [R] candidates that the request asks for; none where the retriever missed them.
     """
 
     batch: Batch
     features: Tensor
     prior: Tensor
-    target: Tensor
+    taken: Tensor
 
     def to(self, device: torch.device | str) -> RequestBatch:
         """These requests on `device`: themselves where they are there."""
         if self.prior.device == torch.device(device):
             return self
-        moved = (to_device(part, device) for part in (self.features, self.prior, self.target))
+        moved = (to_device(part, device) for part in (self.features, self.prior, self.taken))
         return RequestBatch(self.batch.to(device), *moved)
 
 
@@ -91,7 +96,8 @@ class RequestSet:
         rows: int64 [Q, C] candidate item rows, -1 pads.
         features: float32 [Q, C, F].
         prior: float32 [Q, C].
-        target: int64 [Q] column of the item taken, -1 where the retriever missed it.
+        taken: bool [Q, C] candidates that the request asks for.
+        wanted: int64 [Q] items that it asks for, those that the retriever missed included.
     """
 
     dataset: Dataset
@@ -100,10 +106,16 @@ class RequestSet:
     rows: I64
     features: F32
     prior: F32
-    target: I64
+    taken: Bool
+    wanted: I64
 
     def __len__(self) -> int:
         return len(self.users)
+
+    @property
+    def answered(self) -> Bool:
+        """Requests of which a candidate was taken, [Q]."""
+        return np.asarray(self.taken.any(axis=1))
 
     def take(self, chosen: I64) -> RequestSet:
         """Some of the requests."""
@@ -114,23 +126,21 @@ class RequestSet:
             rows=self.rows[chosen],
             features=self.features[chosen],
             prior=self.prior[chosen],
-            target=self.target[chosen],
+            taken=self.taken[chosen],
+            wanted=self.wanted[chosen],
         )
 
     def batch(self, requests: Tensor) -> RequestBatch:
         """Requests int64 [Q'] -> their candidates."""
         chosen = requests.numpy()
-        rows, width = self.rows[chosen], self.rows.shape[1]
-        target = torch.from_numpy(self.target[chosen])
-        offset = torch.arange(len(chosen)) * width
         return request_batch(
             self.dataset,
             self.moment,
             self.users[chosen],
-            rows,
+            self.rows[chosen],
             self.features[chosen],
             self.prior[chosen],
-            torch.where(target >= 0, target + offset, -1),
+            self.taken[chosen],
         )
 
 
@@ -141,7 +151,7 @@ def request_batch(
     rows: I64,
     features: F32,
     prior: F32,
-    target: Tensor | None = None,
+    taken: Bool | None = None,
 ) -> RequestBatch:
     """Candidates [Q, C] of requests as one batch; pads become item 0 with an impossible prior."""
     batch = dataset.candidates(users, np.maximum(rows, 0), moment)
@@ -150,7 +160,7 @@ def request_batch(
         batch,
         torch.from_numpy(np.ascontiguousarray(features.reshape(-1, features.shape[2]))),
         torch.from_numpy(flat_prior.reshape(-1)),
-        torch.full((len(users),), -1) if target is None else target,
+        torch.from_numpy((np.zeros(rows.shape, dtype=bool) if taken is None else taken).reshape(-1)),
     )
 
 
@@ -202,7 +212,7 @@ class RequestRanker(nn.Module):
         return {**logits, SELECT: select}
 
     def loss(self, requests: RequestBatch) -> Tensor:
-        """Mean cross-entropy of the item taken among its candidates; requests without it are left out."""
+        """Mean cross-entropy of what was taken among what was not; requests of which nothing was taken are left out."""
         owner = requests.batch.owner
         assert owner is not None
-        return listwise_loss(self(requests)[SELECT], owner, requests.target)
+        return listwise_loss(self(requests)[SELECT], owner, requests.taken, requests.batch.query.rows)

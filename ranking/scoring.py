@@ -6,15 +6,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..base.arrays import F32, I64, Floats
+from ..base.arrays import F32, I64, Bool, Floats
 from ..base.device import device_of, to_host
-from ..base.ragged import Ragged, offsets
+from ..base.ragged import Ragged
 from ..data.dataset import Dataset
 from ..evaluation.metrics.lists import rank_metrics
 from ..evaluation.metrics.regression import mae, r2, rmse, spearman
 from ..evaluation.metrics.rows import auc, gauc, logloss
 from ..training.loop import evaluation_mode
 from .labels import label_values
+from .losses import query_losses
 from .ranker import Ranker
 from .requests import SELECT, RequestSet
 
@@ -92,44 +93,39 @@ def select_metrics(model: nn.Module, requests: RequestSet) -> dict[str, float]:
     """How the requests' candidates are ordered by `select`.
 
     Returns:
-        `select_ndcg@10`, in which an item the retriever missed counts as not found; and `select_loss`, the softmax
-        cross-entropy of the item taken among its candidates, where it is among any: it hears every rank, and so tells
+        `select_ndcg@10`, in which what the retriever missed counts as not found; and `select_loss`, the softmax
+        cross-entropy of what was taken among what was not, where anything was found: it hears every rank, and so tells
         epochs apart with fewer requests.
     """
     scores = request_logits(model, requests)[SELECT]
     return {
-        f"select_ndcg@{TOP}": request_ndcg(scores, requests.target),
-        "select_loss": request_loss(scores, requests.target),
+        f"select_ndcg@{TOP}": request_ndcg(scores, requests.taken, requests.wanted),
+        "select_loss": request_loss(scores, requests.taken),
     }
 
 
-def request_loss(scores: Floats, target: I64) -> float:
-    """Mean softmax cross-entropy of the item taken; 0 where no request has it.
+def request_loss(scores: Floats, taken: Bool) -> float:
+    """Mean softmax cross-entropy of what was taken, see `losses.listwise_loss`; 0 where nothing was.
 
     Args:
         scores: float [Q, C], -inf at pads.
-        target: int64 [Q] column of the item taken, -1 where it is missing.
+        taken: bool [Q, C] candidates that the requests ask for.
     """
-    there = target >= 0
-    if not there.any():
-        return 0.0
-    known = scores[there].astype(np.float64)
-    top = known.max(1)
-    mass = np.log(np.exp(known - top[:, None]).sum(1)) + top
-    return float((mass - known[np.arange(len(known)), target[there]]).mean())
+    owner = torch.arange(len(scores)).repeat_interleave(scores.shape[1])
+    flat = torch.from_numpy(np.ascontiguousarray(scores, dtype=np.float64).reshape(-1))
+    losses, present = query_losses(flat, owner, torch.from_numpy(taken.reshape(-1)), len(scores))
+    return float(losses.sum() / present.sum().clamp(min=1))
 
 
-def request_ndcg(scores: Floats, target: I64) -> float:
-    """Mean NDCG@10 of the one item taken per request; an item the retriever missed counts as not found.
+def request_ndcg(scores: Floats, taken: Bool, wanted: I64) -> float:
+    """Mean NDCG@10 of what is asked for; what the retriever missed counts as not found.
 
     Args:
         scores: float [Q, C], -inf at pads; ties keep the order of the columns, as in service.
-        target: int64 [Q] column of the item taken, -1 where it is missing.
+        taken: bool [Q, C] candidates that the requests ask for.
+        wanted: int64 [Q] items that each asks for, those that are no candidates included.
     """
-    places = np.maximum(target, 0)[:, None]
-    own = np.take_along_axis(scores, places, axis=1)
-    before = np.arange(scores.shape[1]) < places
-    ranks = np.where(target >= 0, ((scores > own) | ((scores == own) & before)).sum(1) + 1, 0)
-    one = np.ones(len(ranks), dtype=np.int64)
-    found = rank_metrics(Ragged(ranks, offsets(one)), one, [TOP], ["ndcg"]).means()
+    order = np.argsort(-scores, axis=1, kind="stable")
+    owner, place = np.nonzero(np.take_along_axis(taken, order, axis=1))
+    found = rank_metrics(Ragged.from_pairs(owner, place + 1, len(scores)), wanted, [TOP], ["ndcg"]).means()
     return float(found[f"ndcg@{TOP}"] or 0.0)

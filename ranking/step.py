@@ -72,7 +72,7 @@ class AskedRequests:
         if len(own):
             return self.requests.batch(own)
         batch = self.requests.batch(chosen[:1])
-        return replace(batch, target=torch.full_like(batch.target, -1))
+        return replace(batch, taken=torch.zeros_like(batch.taken))
 
 
 class RankingStep:

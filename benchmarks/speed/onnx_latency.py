@@ -160,7 +160,7 @@ def each_request(requests: RequestBatch) -> list[RequestBatch]:
             query=batch.query.select(torch.tensor([query])), item=one.item, owner=torch.zeros_like(rows)
         )
         features, prior = requests.features[rows], requests.prior[rows]
-        found.append(RequestBatch(single, features, prior, requests.target[:1]))
+        found.append(RequestBatch(single, features, prior, requests.taken[rows]))
     return found
 
 

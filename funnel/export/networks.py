@@ -186,8 +186,8 @@ class RankerNetwork:
         if not self.selects:
             return tuple(model(batch).values())
         features, prior = left
-        target = torch.full((1,), -1, device=last.device)
-        return tuple(model(RequestBatch(batch, features, prior, target)).values())
+        taken = torch.zeros_like(prior, dtype=torch.bool)
+        return tuple(model(RequestBatch(batch, features, prior, taken)).values())
 
 
 class UserNetwork:

@@ -111,7 +111,10 @@ class Parts:
             rows = self.dataset.rows(Part.TRAIN)
             chosen = rows[torch.from_numpy(self._rng.integers(0, len(rows), count))]
             return RequestBatch(
-                self.dataset.batch(chosen), torch.empty(count, 0), torch.zeros(count), torch.tensor([-1])
+                self.dataset.batch(chosen),
+                torch.empty(count, 0),
+                torch.zeros(count),
+                torch.zeros(count, dtype=torch.bool),
             )
         users, retriever = np.array([user]), self._retriever
         histories, queries = retriever.histories(users, NOW), retriever.queries(users, NOW)

@@ -245,31 +245,33 @@ def _grow_select(model: RequestForest, held: Held, grown: Grower) -> None:
     groups, start = (tables[0][2], tables[1][2]), (tables[0][3], tables[1][3])
     categories = model.ranker.columns.categories
     model.select = grown.trees(SELECT, data[0], data[1], about, categories, model.names, groups, start)
-    if held.asked is None or not (held.asked.target >= 0).any():
+    if held.asked is None or not held.asked.taken.any():
         return
-    scores, target = request_logits(model, held.asked)[SELECT].astype(np.float64), held.asked.target
+    scores, taken = request_logits(model, held.asked)[SELECT].astype(np.float64), held.asked.taken
     bounds = tuple(np.log(SCALES))
-    found = minimize_scalar(lambda s: request_loss(np.exp(s) * scores, target), bounds=bounds, method="bounded")
+    found = minimize_scalar(lambda s: request_loss(np.exp(s) * scores, taken), bounds=bounds, method="bounded")
     model.scale = float(np.exp(found.x))
 
 
 def _drawn(requests: RequestSet, settings: TreeSettings, rng: np.random.Generator) -> RequestSet:
-    """Requests whose item was found, and some of their candidates, the item among them; in the retriever's order."""
-    found = np.flatnonzero(requests.target >= 0)
+    """Requests of which something was found, and some of their candidates, what was taken first; in the retriever's
+    order.
+    """
+    found = np.flatnonzero(requests.answered)
     if len(found) > settings.requests:
         found = np.sort(rng.choice(found, settings.requests, replace=False))
     chosen = requests.take(found)
     if chosen.rows.shape[1] <= settings.candidates:
         return chosen
     keys = np.where(chosen.rows >= 0, rng.random(chosen.rows.shape), 2.0)
-    keys[np.arange(len(keys)), chosen.target] = -1.0
+    keys[chosen.taken] -= 2.0
     places = np.sort(np.argpartition(keys, settings.candidates - 1, axis=1)[:, : settings.candidates], axis=1)
     return replace(
         chosen,
         rows=np.take_along_axis(chosen.rows, places, axis=1),
         features=np.take_along_axis(chosen.features, places[:, :, None], axis=1),
         prior=np.take_along_axis(chosen.prior, places, axis=1),
-        target=(places == chosen.target[:, None]).argmax(1),
+        taken=np.take_along_axis(chosen.taken, places, axis=1),
     )
 
 
@@ -281,5 +283,9 @@ def _of_requests(model: RequestForest, requests: RequestSet) -> tuple[F32, F32, 
         present = requests.rows[start : start + REQUESTS].reshape(-1) >= 0
         parts.append(model.table(batch)[0][present])
     present = requests.rows >= 0
-    labels = np.arange(requests.rows.shape[1]) == requests.target[:, None]
-    return np.concatenate(parts), labels[present].astype(np.float32), present.sum(1).tolist(), requests.prior[present]
+    return (
+        np.concatenate(parts),
+        requests.taken[present].astype(np.float32),
+        present.sum(1).tolist(),
+        requests.prior[present],
+    )

@@ -157,7 +157,7 @@ def with_trees(
     ranker.shares.update(best_shares(ranker, dataset, held))
     if isinstance(model, RequestMixed) and held.asked is not None and len(held.asked):
         apart = [request_logits(one, held.asked)[SELECT].astype(np.float64) for one in (model.network, model.forest)]
-        losses = [request_loss((1 - share) * apart[0] + share * apart[1], held.asked.target) for share in SHARES]
+        losses = [request_loss((1 - share) * apart[0] + share * apart[1], held.asked.taken) for share in SHARES]
         model.shares[SELECT] = float(SHARES[int(np.argmin(losses))])
     figures = row_metrics(ranker, dataset, held.rows) if dataset.config.tasks and len(held.rows) else {}
     if isinstance(model, RequestMixed) and held.asked is not None and len(held.asked):

@@ -140,8 +140,8 @@ def test_requests_step_as_on_the_cpu(toy: Toy) -> None:
         for seed in range(3):
             asked = toy.requests(5, 4, seed)
             opinions = torch.randn(20, 3, generator=torch.Generator().manual_seed(seed))
-            target = torch.tensor([2, -1, 11, 15])
-            requests = RequestBatch(asked, opinions, torch.zeros(20), target)
+            taken = torch.isin(torch.arange(20), torch.tensor([2, 11, 15]))
+            requests = RequestBatch(asked, opinions, torch.zeros(20), taken)
             batches.append(replace(step.prepare(toy.batch(16, seed)), asked=requests))
         assert all(isinstance(batch, StepBatch) for batch in batches)
         return Stage(optimizer, batches, step, step.backward)

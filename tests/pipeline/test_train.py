@@ -31,7 +31,7 @@ from recsys.pipeline.evaluate import evaluate_run
 from recsys.pipeline.index import build_run_index
 from recsys.pipeline.publish import train_run
 from recsys.pipeline.requests import drawn_of_each, select_requests
-from recsys.retrieval.towers.train import build_two_tower
+from recsys.retrieval.towers.train import build_two_tower, requests
 from recsys.retrieval.towers.windows import TowerData
 from recsys.tests.support.days import Days
 from recsys.tests.support.tiny import TinyRun
@@ -284,7 +284,7 @@ def test_changes_in_the_test_part_reach_no_training_request(tiny_run: TinyRun, t
         model = build_two_tower(data, config.retrieval.tower, 0)
         retriever = type(stages.retriever)(model, data, {})
         made.append(select_requests(dataset, retriever, config))
-    for name in ("users", "rows", "features", "prior", "target"):
+    for name in ("users", "rows", "features", "prior", "taken", "wanted"):
         assert np.array_equal(getattr(made[0], name), getattr(made[1], name)), name
 
 
@@ -310,15 +310,36 @@ def test_a_training_request_is_an_item_taken_among_candidates_not_taken(tiny_run
     asked = select_requests(stages.dataset, stages.retriever, stages.config)
     events = stages.dataset.events
     found = 0
-    for user, rows, target in zip(asked.users, asked.rows, asked.target, strict=True):
+    for user, rows, answer in zip(asked.users, asked.rows, asked.taken, strict=True):
         own = events.users == user
         taken = set(events.items[own & (events.parts == Part.VALID) & (events.labels[:, 0] > 0)].tolist())
         before = set(events.items[own & (events.parts < Part.VALID) & (events.labels[:, 0] > 0)].tolist())
         named = set(rows[rows >= 0].tolist())
         assert named.isdisjoint(before)
-        assert named & taken == ({int(rows[target])} if target >= 0 else set())
-        found += target >= 0
+        assert answer.sum() <= 1
+        assert named & taken == set(rows[answer].tolist())
+        found += int(answer.any())
     assert found > 10
+
+
+def test_a_request_may_ask_for_all_that_its_user_took(tiny_run: TinyRun) -> None:
+    stages = load_run(open_run(tiny_run.folder), with_index=False)
+    assert stages.retriever is not None
+    each = select_requests(stages.dataset, stages.retriever, stages.config)
+    asks = stages.config.ranking.select.model_copy(update={"targets": "all"})
+    ranking = stages.config.ranking.model_copy(update={"select": asks})
+    config = stages.config.model_copy(update={"ranking": ranking})
+    whole = select_requests(stages.dataset, stages.retriever, config)
+    assert len(np.unique(whole.users)) == len(whole)
+    assert set(whole.users.tolist()) == set(each.users.tolist())
+    users, _, truth = requests(stages.retriever.data, Part.VALID)
+    assert whole.wanted.tolist() == truth.lengths[np.searchsorted(users, whole.users)].tolist()
+    several = 0
+    for user, rows, answer in zip(whole.users, whole.rows, whole.taken, strict=True):
+        own = each.users == user
+        assert set(rows[answer].tolist()) == set(each.rows[own][each.taken[own]].tolist())
+        several += answer.sum() > 1
+    assert several > 3
 
 
 def test_an_index_needs_a_retriever_and_is_checked(tiny_run: TinyRun, tmp_path: Path) -> None:

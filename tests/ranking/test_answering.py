@@ -20,7 +20,7 @@ def requests(toy: Toy, seed: int, queries: int = 1) -> RequestBatch:
     rows = CANDIDATES * queries
     features = torch.randn(rows, OPINIONS, generator=generator)
     prior = torch.log_softmax(torch.randn(rows, generator=generator), 0)
-    return RequestBatch(toy.requests(CANDIDATES, queries, seed), features, prior, torch.full((queries,), -1))
+    return RequestBatch(toy.requests(CANDIDATES, queries, seed), features, prior, torch.zeros(rows, dtype=torch.bool))
 
 
 @every_kind

@@ -24,6 +24,7 @@ from recsys.ranking.requests import SELECT, RequestSet
 from recsys.ranking.scoring import request_logits, request_ndcg
 from recsys.ranking.train import TrainedRanker, train_ranker
 from recsys.tests.support.shop import Shop
+from recsys.tests.support.taken import taken_at
 from recsys.tests.support.tiny import TinyRun
 from recsys.training.runtime import Runtime
 
@@ -68,18 +69,33 @@ def requests(rows: Any, target: Any) -> RequestSet:
         rows=rows,
         features=empty,
         prior=np.zeros(rows.shape),
-        target=target,
+        taken=taken_at(target, rows.shape[1]),
+        wanted=np.ones(len(rows), dtype=np.int64),
     )
+
+
+def ndcg_of_one(scores: np.ndarray, target: np.ndarray) -> float:
+    """Of requests that ask for one item each."""
+    return request_ndcg(scores, taken_at(target, scores.shape[1]), np.ones(len(target), dtype=np.int64))
 
 
 def test_ndcg_of_requests_by_hand() -> None:
     scores = np.array([[0.9, 0.5, 0.7], [0.2, 0.2, 0.2], [0.1, 0.3, -np.inf], [0.4, 0.3, 0.2]])
     target = np.array([1, 1, 1, -1])  # third of three; second among equals, as lists keep their order; first; missed
     expected = np.mean([1 / np.log2(4), 1 / np.log2(3), 1.0, 0.0])
-    assert request_ndcg(scores, target) == pytest.approx(expected)
+    assert ndcg_of_one(scores, target) == pytest.approx(expected)
     long = -np.arange(12.0)[None, :]
-    assert request_ndcg(long, np.array([9])) == pytest.approx(1 / np.log2(11))
-    assert request_ndcg(long, np.array([10])) == 0.0
+    assert ndcg_of_one(long, np.array([9])) == pytest.approx(1 / np.log2(11))
+    assert ndcg_of_one(long, np.array([10])) == 0.0
+
+
+def test_ndcg_of_requests_that_ask_for_several_items() -> None:
+    scores = np.array([[0.9, 0.5, 0.7, 0.1]])
+    taken = np.array([[False, True, True, False]])
+    gains = 1 / np.log2([3, 4])  # second and third of the order
+    assert request_ndcg(scores, taken, np.array([2])) == pytest.approx(gains.sum() / (1 + 1 / np.log2(3)))
+    ideal = (1 / np.log2([2, 3, 4])).sum()  # a third item was no candidate
+    assert request_ndcg(scores, taken, np.array([3])) == pytest.approx(gains.sum() / ideal)
 
 
 def test_among_requests_the_search_finds_who_knows_and_forgets_the_pads() -> None:
@@ -96,7 +112,7 @@ def test_among_requests_the_search_finds_who_knows_and_forgets_the_pads() -> Non
     assert found.default == {SELECT: 1.0}
     assert found.cases == 80
     present = np.where(rows >= 0, blend(given, BlendConfig(weights=dict(found.weights))), -np.inf)
-    assert found.value == pytest.approx(request_ndcg(present, target))
+    assert found.value == pytest.approx(ndcg_of_one(present, target))
     assert found == search_on_requests(given, requests(rows, target), SEARCH, seed=3)
     assert FoundBlend(**found.to_json()) == found
 
@@ -133,7 +149,9 @@ def test_a_training_searches_on_requests_of_users_who_trained_nothing(world: tup
     assert set(found.weights) == {"click", "conversion", SELECT}
     given = task_probabilities(request_logits(trained.model, held), dataset.config.tasks, trained.calibrators)
     scores = blend(given, BlendConfig(weights=dict(found.weights)))
-    assert found.value == pytest.approx(request_ndcg(np.where(held.rows >= 0, scores, -np.inf), held.target))
+    assert found.value == pytest.approx(
+        request_ndcg(np.where(held.rows >= 0, scores, -np.inf), held.taken, held.wanted)
+    )
     assert found.value >= found.default_value
 
 

@@ -200,17 +200,39 @@ def test_listwise_is_the_softmax_within_each_query() -> None:
             for query, row in ((0, 2), (1, 8), (3, 6))
         ]
     ).mean()
-    found = listwise_loss(scores, owner, target)
+    found = listwise_loss(scores, owner, torch.isin(torch.arange(9), target), 4)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(*(torch.autograd.grad(value, scores)[0] for value in (found, expected)))
+
+
+def test_of_several_positives_each_is_told_from_the_negatives_alone() -> None:
+    scores = torch.randn(8, dtype=torch.float64, requires_grad=True)
+    owner = torch.tensor([0, 0, 1, 0, 1, 1, 0, 2])
+    taken = torch.tensor([True, False, True, True, False, False, False, True])  # query 2 has nothing to tell from
+    kept = {0: ((0, 3), (1, 6)), 1: ((2,), (4, 5))}
+    expected = torch.stack(
+        [
+            torch.stack([-torch.log_softmax(scores[[own, *others]], 0)[0] for own in positives]).mean()
+            for positives, others in kept.values()
+        ]
+    )
+    found = listwise_loss(scores, owner, taken, 3)
+    torch.testing.assert_close(found, expected.sum() / 3)
+    torch.testing.assert_close(*(torch.autograd.grad(value, scores)[0] for value in (found, expected.sum() / 3)))
+    far = torch.tensor([500.0, -900.0, -3000.0], requires_grad=True)
+    loss = listwise_loss(far, torch.zeros(3, dtype=torch.int64), torch.tensor([True, False, True]), 1)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(1050.0)
+    assert far.grad is not None
+    assert far.grad.isfinite().all()
 
 
 def test_listwise_survives_large_scores_and_no_positive() -> None:
     scores = torch.tensor([900.0, -900.0, 3.0], requires_grad=True)
     owner = torch.tensor([0, 0, 1])
-    found = listwise_loss(scores, owner, torch.tensor([1, -1, -1]))
+    found = listwise_loss(scores, owner, torch.tensor([False, True, False]), 3)
     assert float(found.detach()) == pytest.approx(1800.0)
-    nothing = listwise_loss(scores, owner, torch.tensor([-1, -1]))
+    nothing = listwise_loss(scores, owner, torch.zeros(3, dtype=torch.bool), 2)
     nothing.backward()
     assert float(nothing.detach()) == 0.0
     assert scores.grad is not None

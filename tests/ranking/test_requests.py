@@ -17,6 +17,7 @@ from recsys.ranking.scoring import request_logits, request_loss, select_metrics
 from recsys.ranking.step import LoggedRows
 from recsys.ranking.train import build_model
 from recsys.tests.support.shop import Shop
+from recsys.tests.support.taken import taken_at
 
 QUERIES, CANDIDATES, OPINIONS = 10, 7, 5
 
@@ -45,8 +46,14 @@ def asked(dataset: Dataset) -> RequestSet:
         rows=rows,
         features=features,
         prior=prior,
-        target=target,
+        taken=taken_at(target, CANDIDATES),
+        wanted=np.ones(QUERIES, dtype=np.int64),
     )
+
+
+def target_of(asked: RequestSet) -> np.ndarray:
+    """Column of the one item that each request took, -1 of none."""
+    return np.where(asked.answered, asked.taken.argmax(1), -1)
 
 
 def model(dataset: Dataset, *, tower: bool = True, tasks: bool = True, seed: int = 1) -> RequestRanker:
@@ -99,8 +106,8 @@ def test_the_loss_is_the_cross_entropy_of_the_item_taken(dataset: Dataset, asked
     with torch.no_grad():
         scores = found(asked.batch(torch.arange(QUERIES)))[SELECT].view(QUERIES, CANDIDATES).double()
         loss = found.loss(asked.batch(torch.arange(QUERIES)))
-    answered = [q for q in range(QUERIES) if asked.target[q] >= 0]
-    wanted = [-torch.log_softmax(scores[q], 0)[asked.target[q]] for q in answered]
+    answered = [q for q in range(QUERIES) if target_of(asked)[q] >= 0]
+    wanted = [-torch.log_softmax(scores[q], 0)[target_of(asked)[q]] for q in answered]
     assert len(wanted) == QUERIES - 1
     assert loss.item() == pytest.approx(torch.stack(wanted).mean().item(), abs=1e-5)
     missed = found.loss(asked.take(np.array([4])).batch(torch.arange(1)))
@@ -117,7 +124,7 @@ def test_requests_chosen_in_any_order_are_the_same_requests(dataset: Dataset, as
     assert torch.allclose(some, whole[chosen], atol=1e-5)
     assert torch.equal(taken, some)
     batch = asked.batch(chosen)
-    assert batch.target.tolist() == [3, CANDIDATES + 0, 2 * CANDIDATES + 1]
+    assert torch.nonzero(batch.taken).flatten().tolist() == [3, CANDIDATES + 0, 2 * CANDIDATES + 1]
     items = dataset.layout.item.categorical.index("item_id")
     rows = np.maximum(asked.rows[chosen.numpy()], 0).ravel()
     assert torch.equal(batch.batch.item.categorical[:, items], dataset.items.whole().categorical[rows, 0])
@@ -140,7 +147,8 @@ def test_serving_and_training_make_the_same_rows(dataset: Dataset, asked: Reques
     assert torch.equal(served.prior, trained.prior)
     assert torch.equal(served.features, trained.features)
     assert torch.equal(served.batch.item.categorical, trained.batch.item.categorical)
-    assert served.target.tolist() == [-1] * QUERIES
+    assert not served.taken.any()
+    assert served.taken.shape == served.prior.shape
 
 
 def test_logged_rows_have_no_label_for_select(dataset: Dataset) -> None:
@@ -158,7 +166,7 @@ def test_ndcg_of_select_counts_a_missed_item_as_not_found(dataset: Dataset, aske
     scores = request_logits(found, asked, block=3)[SELECT]
     assert np.allclose(scores, request_logits(found, asked)[SELECT], atol=1e-5)
     gains, losses = [], []
-    for row, target in zip(scores, asked.target, strict=True):
+    for row, target in zip(scores, target_of(asked), strict=True):
         rank = 1 + (row > row[target]).sum()
         gains.append(1 / np.log2(rank + 1) if target >= 0 else 0.0)
         losses += [np.log(np.exp(row - row[target]).sum())] if target >= 0 else []
@@ -166,7 +174,7 @@ def test_ndcg_of_select_counts_a_missed_item_as_not_found(dataset: Dataset, aske
     metrics = select_metrics(found, asked)
     assert metrics["select_ndcg@10"] == pytest.approx(np.mean(gains), abs=1e-6)
     assert metrics["select_loss"] == pytest.approx(np.mean(losses), abs=1e-5)
-    assert request_loss(scores, np.full_like(asked.target, -1)) == 0.0
+    assert request_loss(scores, np.zeros_like(asked.taken)) == 0.0
 
 
 def test_without_tasks_and_tower_only_the_retrievers_opinions_are_read(dataset: Dataset, asked: RequestSet) -> None:

@@ -83,15 +83,16 @@ def test_requests_of_held_out_users_never_train(world: tuple[Dataset, RequestSet
     config = ranking(holdout=0.3)
     held = held_out(dataset.num_users, 0.3, 0)[asked.users]
     assert 0 < held.sum() < len(held)
-    target, prior = asked.target.copy(), asked.prior.copy()
-    target[held] = 0
+    first = np.arange(asked.rows.shape[1]) == 0
+    taken, prior = asked.taken.copy(), asked.prior.copy()
+    taken[held] = first
     prior[held] = prior[held][:, ::-1]
     before = train((dataset, asked), config)
-    after = train((dataset, replace(asked, target=target, prior=prior)), config)
+    after = train((dataset, replace(asked, taken=taken, prior=prior)), config)
     assert same(before.model, after.model)
-    target = asked.target.copy()
-    target[~held] = 0
-    assert not same(before.model, train((dataset, replace(asked, target=target)), config).model)
+    taken = asked.taken.copy()
+    taken[~held] = first
+    assert not same(before.model, train((dataset, replace(asked, taken=taken)), config).model)
 
 
 @pytest.mark.parametrize(("metric", "key", "best"), [("auto", "select_loss", min), ("select_ndcg@10",) * 2 + (max,)])

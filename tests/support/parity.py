@@ -19,6 +19,7 @@ from recsys.ranking.train import build_training
 from recsys.retrieval.towers.step import RetrievalStep
 from recsys.retrieval.towers.train import RetrievalConfig, build_towers
 from recsys.tests.support.shop import Shop
+from recsys.tests.support.taken import taken_at
 from recsys.training.loop import FitOptions, fit
 from recsys.training.optim import OptimConfig, Optimizer
 from recsys.training.runtime import Runtime
@@ -73,7 +74,8 @@ def requests(dataset: Dataset, width: int = 6) -> RequestSet:
         rows=rows,
         features=features,
         prior=prior,
-        target=target,
+        taken=taken_at(target, width),
+        wanted=np.ones(len(users), dtype=np.int64),
     )
 
 

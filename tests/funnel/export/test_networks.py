@@ -72,7 +72,9 @@ def request(toy: Toy, candidates: int) -> RequestBatch:
     generator = torch.Generator().manual_seed(candidates)
     opinions = torch.randn(candidates, len(OPINIONS), generator=generator)
     prior = torch.randn(candidates, generator=generator)
-    return RequestBatch(toy.requests(candidates, seed=candidates), opinions, prior, torch.tensor([-1]))
+    return RequestBatch(
+        toy.requests(candidates, seed=candidates), opinions, prior, torch.zeros(candidates, dtype=torch.bool)
+    )
 
 
 @pytest.mark.parametrize(
@@ -96,7 +98,9 @@ def test_rankers_answer_any_number_of_candidates(toy: Toy, tmp_path: Path, kind:
 
 def test_a_ranker_without_requests_answers_rows_that_have_a_query_each(toy: Toy, tmp_path: Path) -> None:
     def rows(count: int) -> RequestBatch:
-        return RequestBatch(toy.batch(count, count), torch.empty(count, 0), torch.zeros(count), torch.tensor([-1]))
+        return RequestBatch(
+            toy.batch(count, count), torch.empty(count, 0), torch.zeros(count), torch.zeros(count, dtype=torch.bool)
+        )
 
     ranker = toy.ranker("shared_bottom", bottom_hidden=(8,)).eval()
     part = RankerNetwork(ranker, toy.layout.query, toy.layout.item, (), rows(5))

@@ -162,7 +162,7 @@ def test_a_forest_that_has_not_grown_keeps_the_order_of_the_retriever(toy: Toy) 
     forest = RequestForest(Forest(TreeSettings(), toy.layout, tasks), 2, SelectConfig())
     batch = toy.requests(candidates=4, queries=1)
     prior = torch.tensor([-3.0, -1.0, -2.0, PADDED])
-    told = forest(RequestBatch(batch, torch.zeros(4, 2), prior, torch.tensor([-1])))
+    told = forest(RequestBatch(batch, torch.zeros(4, 2), prior, torch.zeros(4, dtype=torch.bool)))
     assert told[SELECT].argsort(descending=True).tolist() == [1, 2, 0, 3]
     assert told["click"].tolist() == [0.0] * 4
 
