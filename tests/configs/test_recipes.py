@@ -14,7 +14,8 @@ from recsys.configs.run import load_config
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_is_one_word_on_top_of_any_configuration(tmp_path: Path, name: str) -> None:
     demo = (FOLDER / "demo.toml").as_posix()
-    below = f'extends = "{demo}"\n[retrieval]\nhorizon = "auto"\nlinear = "auto"\nlogit_adjustment = "auto"\n'  # as `recsys init` writes
+    auto = 'horizon = "auto"\nlinear = "auto"\nlogit_adjustment = "auto"\n'  # as `recsys init` writes
+    below = f'extends = "{demo}"\n[retrieval]\n{auto}'
     (tmp_path / "below.toml").write_text(below)
     (tmp_path / "top.toml").write_text(f'extends = ["below.toml", "recipe:{name}"]\n[retrieval.fit]\nepochs = 3\n')
     retrieval = load_config(tmp_path / "top.toml").retrieval
