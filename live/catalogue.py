@@ -35,6 +35,7 @@ from ..nn.embedding import EmbeddingTable, copy_beside_tables, tables_of
 from ..ranking.ensemble import build_members
 from ..retrieval.index.segments import SegmentedIndex
 from ..retrieval.towers.ensemble import build_tower_members
+from ..retrieval.towers.two_tower import take_linear
 from ..retrieval.towers.windows import choose
 from .log.base import LogRow
 
@@ -366,6 +367,7 @@ def _with_room(run: TrainedRun, spare: int, ids: Sequence[str]) -> TrainedRun:
     data = replace(old.data, layout=layout, items=items)
     seeds = config.seed, config.ensemble.seeds
     towers = _as_learned(build_tower_members(data, tower, *seeds), old.model)
+    take_linear(towers, old.model)
     empty = np.zeros((later, old.item_vectors.shape[1]), dtype=np.float32)
     vectors: F32 = np.concatenate([old.item_vectors, empty])
     retriever = assemble_retriever(config, towers, data, old.companions, old.index, vectors)

@@ -191,6 +191,7 @@ def forecast(dataset: Dataset, config: RunConfig, stage: Stages = "all") -> Fore
             _of_table(tables[-1]),
             Holding("item vectors", vectors, f"{dataset.num_catalogue:,} x {tower.dim + longer}"),
         ]
+        held += _linear(dataset, config)
         held += _companions(dataset, config)
     if stage != "retrieval" and (config.data.tasks or two_stages):
         held += _trees(dataset, config)
@@ -279,7 +280,20 @@ def _trees(dataset: Dataset, config: RunConfig) -> Iterator[Holding]:
         yield Holding("rows of the trees", rows * width * (FLOAT + 1), f"{rows:,} rows x {width} columns")
 
 
+def _linear(dataset: Dataset, config: RunConfig) -> Iterator[Holding]:
+    """The linear part, and the content of the items, which the vectors no longer hold."""
+    section = config.retrieval
+    if section.linear == 0:
+        return
+    items, seeds, rank = dataset.num_catalogue, config.ensemble.seeds, section.linear_rank
+    wide = 2 * rank + section.tower.dim + rank
+    yield Holding("linear part", items * wide * FLOAT * seeds, f"{items:,} x {wide}")
+
+
 def _remedies(tables: list[Table], held: list[Holding], dataset: Dataset, config: RunConfig) -> Iterator[Remedy]:
+    for one in held:
+        if one.name == "linear part":
+            yield Remedy("retrieval.linear = 0", one.bytes)
     for table in tables:
         key = "retrieval" if table.stage == "retrieval" else "ranking"
         if table.optimizer == "adam":

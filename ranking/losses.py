@@ -294,7 +294,7 @@ def listwise_loss(scores: Tensor, owner: Tensor, taken: Tensor, queries: int) ->
         queries: Q.
 
     Returns:
-        Mean over the queries that have a positive, those of processes that train together included; 0 if none has.
+        Mean over the queries that have both, those of processes that train together included; 0 if none has.
     """
     losses, present = query_losses(scores, owner, taken, queries)
     if ranks.world() > 1:
@@ -303,7 +303,7 @@ def listwise_loss(scores: Tensor, owner: Tensor, taken: Tensor, queries: int) ->
 
 
 def query_losses(scores: Tensor, owner: Tensor, taken: Tensor, queries: int) -> tuple[Tensor, Tensor]:
-    """The term of each query in `listwise_loss`, [Q], 0 of those without a positive; and bool [Q], who has any."""
+    """The term of each query in `listwise_loss`, [Q], and bool [Q], which have positives and negatives; 0 of others."""
     lowest = torch.finfo(scores.dtype).min
     highest = scores.new_full((queries,), lowest)  # of the negatives
     highest = highest.scatter_reduce(0, owner, scores.detach().masked_fill(taken, lowest), "amax")
@@ -314,4 +314,4 @@ def query_losses(scores: Tensor, owner: Tensor, taken: Tensor, queries: int) -> 
     behind = (against.index_select(0, owner) - scores).masked_fill(alone.index_select(0, owner), -torch.inf)
     losses = F.softplus(behind).masked_fill(~taken, 0.0)
     counts = scores.new_zeros(queries).index_add(0, owner, taken.to(scores))
-    return scores.new_zeros(queries).index_add(0, owner, losses) / counts.clamp(min=1), counts > 0
+    return scores.new_zeros(queries).index_add(0, owner, losses) / counts.clamp(min=1), (counts > 0) & ~alone

@@ -8,11 +8,11 @@ tower of the ranker, plus a small network over the retrievers' opinions; its los
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..base.arrays import F32, I64, Bool
@@ -59,6 +59,14 @@ class SelectConfig(Settings):
     """Requests drawn at most from the validation part."""
     holdout: float = Field(default=0.15, gt=0, lt=1)
     """Share of users whose validation rows are never trained on and choose the best epoch."""
+
+    @model_validator(mode="after")
+    def _nothing_drawn_of_all(self) -> Self:
+        if self.targets == "all" and self.per_user:
+            raise ValueError(
+                'targets = "all" is one request a user, of which per_user draws none; leave one of them out'
+            )
+        return self
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,7 @@ class Retriever:
 
     @cached_property
     def content(self) -> Tensor:
-        """What histories are made of, float [N, D]: made once for the whole catalogue."""
+        """What histories are made of, see `TwoTower.embed_content`: made once for the whole catalogue."""
         return item_contents(self.model, self.data, self.item_vectors)
 
     @cached_property

@@ -254,8 +254,8 @@ def _grow_select(model: RequestForest, held: Held, grown: Grower) -> None:
 
 
 def _drawn(requests: RequestSet, settings: TreeSettings, rng: np.random.Generator) -> RequestSet:
-    """Requests of which something was found, and some of their candidates, what was taken first; in the retriever's
-    order.
+    """Requests of which something was found, and some of their candidates in the retriever's order: what was taken, as
+    far as it is half of them, and others drawn.
     """
     found = np.flatnonzero(requests.answered)
     if len(found) > settings.requests:
@@ -263,8 +263,12 @@ def _drawn(requests: RequestSet, settings: TreeSettings, rng: np.random.Generato
     chosen = requests.take(found)
     if chosen.rows.shape[1] <= settings.candidates:
         return chosen
-    keys = np.where(chosen.rows >= 0, rng.random(chosen.rows.shape), 2.0)
-    keys[chosen.taken] -= 2.0
+    keys = np.where(chosen.rows >= 0, rng.random(chosen.rows.shape), 3.0)
+    wanted = np.where(chosen.taken, keys, np.inf)
+    most = settings.candidates // 2
+    kept = chosen.taken & (wanted <= np.sort(wanted, axis=1)[:, most - 1 : most])
+    keys[kept] -= 2.0
+    keys[chosen.taken & ~kept] += 1.0  # behind every other candidate, and before what pads
     places = np.sort(np.argpartition(keys, settings.candidates - 1, axis=1)[:, : settings.candidates], axis=1)
     return replace(
         chosen,

@@ -54,7 +54,7 @@ class TreeSettings(Settings):
     requests: int = Field(default=10_000, ge=1)
     """Requests that `select` is learned from, drawn where there are more."""
     candidates: int = Field(default=100, ge=2)
-    """Candidates of each: the item taken, and others drawn."""
+    """Candidates of each: what was taken, at most half of them, and others drawn."""
 
 
 class TreesConfig(RankerConfig, TreeSettings):

@@ -8,6 +8,7 @@ b(i)`. The three numbers are chosen on the validation part, each by the users it
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -28,6 +29,8 @@ from .puresvd import svd_factors
 from .train import RetrievalConfig, asks, item_vectors, query_vectors, requests
 from .two_tower import EMPTY_WEIGHT, TwoTower
 from .windows import TowerData
+
+log = logging.getLogger(__name__)
 
 SURE = 2.0
 """Standard errors by which a change must be better than none: what is within chance stays as it was trained."""
@@ -102,6 +105,8 @@ def chosen_adjustment(model: TwoTower, data: TowerData, config: RetrievalConfig)
     """
     biased = model.bias is not None
     factors = svd_factors(data, config.linear_rank) if config.linear != 0 else None
+    if config.linear != 0 and factors is None:
+        log.warning("there is no linear part: the towers read no item id, or too few users and items have met")
     found = Adjustment(
         tau=0.0 if config.logit_adjustment == AUTO or not biased else float(config.logit_adjustment),
         linear=0.0 if config.linear == AUTO or factors is None else float(config.linear),

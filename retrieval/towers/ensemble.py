@@ -52,11 +52,11 @@ class TowerEnsemble(TwoTower):
         return False
 
     def embed_content(self, items: Block) -> Tensor:
-        """Item columns of R items -> the members' content side by side, [R, S * D]."""
+        """Item columns of R items -> the members' content side by side, [R, S * D], or [R, S * (D + rank)]."""
         return torch.cat([member.embed_content(items) for member in self.towers()], dim=1)
 
     def item_vectors(self, items: Block, content: Tensor) -> Tensor:
-        """Content [R, S * D] of the same items -> vectors [R, width]."""
+        """Content of the same items, see `embed_content` -> vectors [R, width]."""
         parts = content.chunk(len(self.members), dim=1)
         return torch.cat([m.item_vectors(items, part) for m, part in zip(self.towers(), parts, strict=True)], dim=1)
 
@@ -72,7 +72,7 @@ class TowerEnsemble(TwoTower):
         return np.asarray(np.concatenate(unit, axis=1) / len(unit) ** 0.5, dtype=np.float32)
 
     def user_vectors(self, windows: Windows, history: Tensor) -> Tensor:
-        """Windows and the content of their items [B, L, S * D] -> vectors [B, width], whose products are means."""
+        """Windows and the content of their items -> vectors [B, width], whose products are means."""
         parts = history.chunk(len(self.members), dim=2)
         shares = [member.scale / len(self.members) for member in self.towers()]
         vectors = [m.user_vectors(windows, part) for m, part in zip(self.towers(), parts, strict=True)]

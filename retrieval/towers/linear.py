@@ -1,4 +1,4 @@
-"""A linear model of whole histories, as further numbers of the vectors of users and items.
+"""A linear model of histories as sets, as further numbers of the vectors of users and items.
 
 Who learns the next event learns what follows what; a linear model of sets says what goes together, whenever. Both are
 inner products, so their sum is one, and one index finds it.
@@ -51,6 +51,13 @@ class LinearPart(nn.Module):
         part.writes.copy_(torch.from_numpy(factors.writes))
         return part
 
+    def longer(self, rows: int) -> LinearPart:
+        """The same part over so many rows, of which those behind its own are zero."""
+        part = LinearPart(rows, self.rank).to(self.reads.device)
+        part.reads[: len(self.reads)] = self.reads
+        part.writes[: len(self.writes)] = self.writes
+        return part
+
     @property
     def rank(self) -> int:
         """R, by how many numbers the vectors are longer."""
@@ -58,7 +65,7 @@ class LinearPart(nn.Module):
 
     @staticmethod
     def of_users(events: Tensor, present: Tensor) -> Tensor:
-        """What the events of B windows say together, [B, R]; zero of none.
+        """What the events of B windows say together, [B, R]; zero of none. An item of two events is read twice.
 
         Args:
             events: [B, L, R] rows of `reads`.

@@ -58,11 +58,13 @@ class TowerLossConfig(Settings):
     popular. A training that goes on from a run begins with what was added there."""
 
     linear: float | Literal["auto"] = 0.0
-    """Weight of a linear model of whole histories (PureSVD, fitted when training is over), which is added to a user's
+    """Weight of a linear model of histories as sets (PureSVD, fitted when training is over), which is added to a user's
     scores and makes vectors longer by `linear_rank`. `auto`: from 0 to 32 by `fit.metric` on the validation part, as
-    `logit_adjustment` and before it. It says what goes together where the network says what comes next; `dot` only."""
+    `logit_adjustment` and before it. It says what goes together where the network says what comes next, of as many
+    events as `tower.history.max_length`; `dot` only."""
     linear_rank: int = Field(default=64, ge=1)
-    """Rank of the linear model; less where users or items are fewer."""
+    """Rank of the linear model; less where users, items or what they have in common are fewer. Its numbers are kept as
+    float32 whatever `tower.table_dtype` says."""
 
     loss: str = AUTO
     """`in_batch`: softmax over the batch with log-q correction; `full_softmax`: over the whole catalogue; `estimated`:

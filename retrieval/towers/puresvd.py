@@ -20,6 +20,9 @@ from .windows import TowerData
 EXPONENT = 0.25
 """a: how much less popular items say of a user, and how much more is said of them."""
 
+SMALL = 1e-6
+"""Share of the largest singular value below which one is none."""
+
 
 @cited("Cremonesi et al. RecSys 2010 (PureSVD); Nikolakopoulos et al. 2019 (EigenRec, the scaling of columns)")
 def svd_factors(data: TowerData, rank: int) -> Factors | None:
@@ -27,7 +30,7 @@ def svd_factors(data: TowerData, rank: int) -> Factors | None:
 
     Args:
         data: what the towers see.
-        rank: R; less where users or items are fewer.
+        rank: R; less where users, items or what they have in common are fewer.
     """
     from scipy.sparse import csr_array
     from scipy.sparse.linalg import svds
@@ -47,8 +50,9 @@ def svd_factors(data: TowerData, rank: int) -> Factors | None:
     popularity = np.asarray(matrix.sum(axis=0), dtype=np.float64)
     met_by_none, popularity = popularity == 0, np.maximum(popularity, 1.0)
     scaled = csr_array(matrix.astype(np.float64) * popularity[None, :] ** -EXPONENT)
-    start = np.random.default_rng(0).standard_normal(min(scaled.shape))  # else the vectors' signs hang on chance
-    items = svds(scaled, k=rank, v0=start)[2].T
+    draws = np.random.default_rng(0)  # else the vectors hang on chance
+    _, values, right = svds(scaled, k=rank, v0=draws.standard_normal(min(scaled.shape)), rng=draws)
+    items = right[values > SMALL * values.max()].T  # what is left has no direction of its own
     items[met_by_none] = 0.0  # and not nearly
     reads, writes = (items * popularity[:, None] ** power for power in (-EXPONENT, EXPONENT))
     return Factors(reads.astype(np.float32), writes.astype(np.float32))

@@ -175,7 +175,8 @@ def item_vectors(model: TwoTower, data: TowerData) -> F32:
 
 
 def item_contents(model: TwoTower, data: TowerData, vectors: F32) -> Tensor:
-    """Content of the whole catalogue, float [N, D] on the CPU: a part of the item vectors, where these are the content.
+    """Content of the whole catalogue, see `TwoTower.embed_content`, on the CPU: a part of the item vectors, where these
+    are the content.
 
     Args:
         model: the towers.

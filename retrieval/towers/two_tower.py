@@ -342,6 +342,18 @@ def make_room(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
             module.linear = LinearPart(*reads.shape)
 
 
+def take_linear(model: TwoTower, source: TwoTower) -> None:
+    """Give towers, or each of several, the linear part of others whose item ids are the first of theirs; the ids behind
+    those say nothing.
+    """
+    parts = [part.linear for part in source.modules() if isinstance(part, TwoTower) and part.linear is not None]
+    if not parts:
+        return
+    members = [part for part in model.modules() if isinstance(part, TwoTower) and "table" in part._modules]
+    for member, part in zip(members, parts, strict=True):
+        member.linear = part.longer(member.layout.sizes[member.layout.item_id])
+
+
 def _beside(vectors: Tensor, numbers: Tensor) -> Tensor:
     """Further numbers of users [B, K] for each of their vectors: as they are, or [B, M, K] of M interests."""
     return numbers if vectors.dim() == 2 else numbers.unsqueeze(1).expand(-1, vectors.shape[1], -1)

@@ -123,6 +123,34 @@ def test_an_untold_run_is_as_it_was(trained: recsys.Recommender) -> None:
     assert "n1" not in trained.trained.dataset.item_rows
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_items_come_to_towers_with_a_linear_part(trained: recsys.Recommender, frames: Frames, seeds: int) -> None:
+    """Known items keep their numbers, new ones have none."""
+    sections = ["retrieval.linear=8", "retrieval.linear_rank=4", f"ensemble.seeds={seeds}"]
+    run = recsys.train(*frames, config=trained.config, settings=sections)
+    before = run.funnel.recommend(USERS, 8)
+    assert run.trained.retriever is not None
+    width = run.trained.retriever.model.width
+    live, teller = overlay(run)
+    teller.items([{"item": "n1", **NEW}, {"item": "i4", **NEW}])
+    live.catch_up()
+    retriever = live.funnel.retriever
+    assert retriever.item_vectors.shape[1] == retriever.model.width == width
+    rows = [live.dataset.item_rows[name] for name in ("n1", "i5", "i4")]
+    linear = np.stack(np.split(retriever.item_vectors[rows], seeds, axis=1))[:, :, 8:12]
+    assert not linear[:, 0].any()
+    assert linear[:, 1].any()
+    assert linear[:, 2].any()
+    teller.deleted(["n1"])
+    untouched, told = overlay(run)
+    told.items([{"item": "n2", **NEW}])
+    told.deleted(["n2"])
+    untouched.catch_up()
+    after = untouched.funnel.recommend(USERS, 8)
+    assert np.array_equal(after.rows, before.rows)
+    np.testing.assert_allclose(after.scores, before.scores, atol=1e-6)
+
+
 @pytest.mark.parametrize("indexed", [False, True])
 def test_puts_and_deletes_and_filters_against_a_rebuilt_index(
     trained: recsys.Recommender, indexed: bool, monkeypatch: pytest.MonkeyPatch

@@ -217,8 +217,8 @@ def test_of_several_positives_each_is_told_from_the_negatives_alone() -> None:
         ]
     )
     found = listwise_loss(scores, owner, taken, 3)
-    torch.testing.assert_close(found, expected.sum() / 3)
-    torch.testing.assert_close(*(torch.autograd.grad(value, scores)[0] for value in (found, expected.sum() / 3)))
+    torch.testing.assert_close(found, expected.mean())
+    torch.testing.assert_close(*(torch.autograd.grad(value, scores)[0] for value in (found, expected.mean())))
     far = torch.tensor([500.0, -900.0, -3000.0], requires_grad=True)
     loss = listwise_loss(far, torch.zeros(3, dtype=torch.int64), torch.tensor([True, False, True]), 1)
     loss.backward()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from recsys.base.arrays import I64
 from recsys.base.errors import ConfigError
 from recsys.configs.run import RunConfig, load_config
 from recsys.data.schema import TaskSpec
+from recsys.data.split import Part
 from recsys.evaluation.metrics.rows import auc
 from recsys.funnel.folder import load_run
 from recsys.pipeline.evaluate import evaluate_run
@@ -23,10 +25,10 @@ from recsys.pipeline.requests import select_requests
 from recsys.ranking.config import RankingConfig
 from recsys.ranking.ensemble import build_members
 from recsys.ranking.held import divided
-from recsys.ranking.requests import PADDED, SELECT, RequestBatch, SelectConfig
+from recsys.ranking.requests import PADDED, SELECT, RequestBatch, RequestSet, SelectConfig
 from recsys.ranking.scoring import request_logits, score_rows
 from recsys.ranking.trees.columns import Columns
-from recsys.ranking.trees.fit import check_trees, grow
+from recsys.ranking.trees.fit import _drawn, check_trees, grow
 from recsys.ranking.trees.forest import Forest, RequestForest
 from recsys.ranking.trees.mixed import MixedRanker, RequestMixed
 from recsys.ranking.trees.settings import TreesConfig, TreeSettings
@@ -198,6 +200,34 @@ def test_without_lightgbm_one_sentence_says_what_to_install(tiny_run: TinyRun, m
     config = load_config(tiny_run.config_file, list(ALONE)).ranking
     with pytest.raises(ConfigError, match=r"need the package LightGBM; run `pip install 'recsys-funnel\[trees\]'`"):
         check_trees(config, goes_on=False, last_fit=False)
+
+
+def test_a_drawn_list_keeps_candidates_that_were_not_taken() -> None:
+    random = np.random.default_rng(0)
+    rows = random.integers(0, 900, (40, 300))
+    rows[:, 280:] = -1
+    taken = (random.random(rows.shape) < np.linspace(0.01, 0.9, 40)[:, None]) & (rows >= 0)
+    nothing: Any = None
+    asked = RequestSet(
+        dataset=nothing,
+        moment=int(Part.VALID),
+        users=np.arange(40),
+        rows=rows,
+        features=np.zeros((*rows.shape, 1), dtype=np.float32),
+        prior=np.broadcast_to(-np.arange(300, dtype=np.float32), rows.shape),
+        taken=taken,
+        wanted=taken.sum(1),
+    )
+    answered = np.flatnonzero(asked.answered)
+    drawn = _drawn(asked, TreeSettings(candidates=100), np.random.default_rng(1))
+    assert drawn.rows.shape[1] == 100
+    assert (drawn.rows >= 0).all()
+    expected = np.minimum(taken[answered].sum(1), 50)
+    others = (~taken & (rows >= 0))[answered].sum(1)
+    assert (
+        drawn.taken.sum(1).tolist() == np.maximum(expected, 100 - others).tolist()
+    )  # all else is taken only if need be
+    assert (np.diff(drawn.prior, axis=1) < 0).all()  # the retriever's order
 
 
 def test_a_network_and_trees_share_the_listwise_task(grown: Path) -> None:

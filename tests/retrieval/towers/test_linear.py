@@ -109,6 +109,27 @@ def test_factors_hear_of_the_training_part_alone(data: TowerData) -> None:
     assert not np.array_equal(factors.reads, other.reads)
 
 
+def test_no_direction_is_made_up(data: TowerData) -> None:
+    """Five groups that never mix have five directions, whatever rank is asked for; and twice the same ones."""
+    users, items = np.arange(60), np.arange(10)
+    ptr = np.arange(61) * 2
+    met = np.concatenate([(user % 5) * 2 + np.arange(2) for user in users])
+    none = np.zeros(120, dtype=np.int8)
+    history = replace(data.history, ptr=ptr, items=met, times=np.zeros(120), parts=none, rows=np.arange(120))
+    layout = replace(data.layout, sizes={**data.layout.sizes, data.layout.item_id: 2 + len(items)})
+    block = data.items.select(torch.from_numpy(items))
+    columns = block.categorical.clone()
+    columns[:, layout.item.categorical.index(layout.item_id)] = torch.from_numpy(items + 2)
+    grouped = replace(data, history=history, layout=layout, items=replace(block, categorical=columns))
+    found, again = svd_factors(grouped, 9), svd_factors(grouped, 9)
+    assert found is not None
+    assert again is not None
+    assert found.reads.shape[1] == 5
+    np.testing.assert_allclose(found.reads @ found.writes.T, again.reads @ again.writes.T, atol=1e-6)
+    said = (found.reads @ found.writes.T)[2:, 2:]
+    np.testing.assert_allclose(said, np.kron(np.eye(5), np.full((2, 2), 0.5)), atol=1e-6)
+
+
 def test_who_is_new_adds_nothing(data: TowerData) -> None:
     model = build_two_tower(data, CONFIG.tower, 1).eval()
     adjust(model, data, Adjustment(linear=3.0), RANK)
