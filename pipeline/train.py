@@ -195,7 +195,8 @@ def train_retriever(
         log.info("a state of the towers learned one of the next %d events", records[-1]["horizon"])
     if records and "auto" in (config.retrieval.logit_adjustment, config.retrieval.linear):
         records[-1] |= adjusted.to_record()
-        log.info("%g times a linear model of histories is added to the scores of items", adjusted.linear)
+        if adjusted.linear:
+            log.info("%g times a linear model of histories is added to the scores of items", adjusted.linear)
         log.info("%g times the logarithm of their popularity is added to the scores of items", adjusted.tau)
         if adjusted.empty_weight != 1:
             log.info("to users without a history the biases of items weigh %g times as much", adjusted.empty_weight)
