@@ -95,7 +95,7 @@ def chosen_adjustment(model: TwoTower, data: TowerData, config: RetrievalConfig)
     `fit.metric` in validation.
 
     No change where there is no item id, and for `auto` where no metric chooses, nobody asks anything in validation, or
-    the best is not surely better over the users. Users with a history choose the linear part and tau, or all where
+    none is surely better over the users. Users with a history choose the linear part and tau, or all where
     these are too few, and those without one the weight that their answers then need.
 
     Args:
@@ -150,7 +150,7 @@ class _Trial:
         self.shift = log_popularity(data)[_id_rows(data)].numpy().astype(np.float32) if self.biases else None
 
     def best(self, changes: Sequence[Adjustment], asking: Bool) -> Adjustment:
-        """The change whose users have the best mean, or the first, where that gain is within chance."""
+        """The change whose users have the best mean of those that are surely better than the first, or the first."""
         return changes[_surely_best([self._measured(change)[asking] for change in changes])]
 
     def _measured(self, change: Adjustment) -> F64:
@@ -165,12 +165,17 @@ class _Trial:
 
 
 def _surely_best(found: Sequence[F64]) -> int:
-    """Which change has the best mean over its users, or 0, which is none, where that gain is within chance."""
+    """Which change has the best mean over its users of those whose gain is not within chance; 0, which is none, if none
+    has such a gain.
+    """
     if len(found[0]) < FEWEST:
         return 0
-    best = int(np.argmax([values.mean() for values in found]))
-    gains = found[best] - found[0]
-    return best if gains.mean() > SURE * gains.std(ddof=1) / len(gains) ** 0.5 else 0
+    best, mean = 0, float(found[0].mean())
+    for place, values in enumerate(found[1:], start=1):
+        gains = values - found[0]
+        if gains.mean() > SURE * gains.std(ddof=1) / len(gains) ** 0.5 and values.mean() > mean:
+            best, mean = place, float(values.mean())
+    return best
 
 
 @cited("Menon et al. ICLR 2021 (logit adjustment after training, with the other sign)")

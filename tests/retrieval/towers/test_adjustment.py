@@ -93,6 +93,15 @@ def test_few_users_decide_nothing(data: TowerData, monkeypatch: pytest.MonkeyPat
     assert _surely_best([np.array([0.1 * weight]) for weight in WEIGHTS]) == 0
 
 
+def test_of_what_is_surely_better_the_best_is_taken() -> None:
+    """A larger mean within chance does not stand in the way of a gain that is sure."""
+    none = np.zeros(100)
+    sure, chance = np.full(100, 0.01) + 0.01 * np.tile([1, -1], 50), np.full(100, 0.02) + 0.5 * np.tile([1, -1], 50)
+    assert _surely_best([none, sure, chance]) == 1
+    assert _surely_best([none, sure, 2 * sure]) == 2
+    assert _surely_best([none, -sure, chance]) == 0
+
+
 def test_users_without_a_history_choose_their_weight_and_no_others(
     data: TowerData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
