@@ -208,8 +208,10 @@ def _ranking(schema: InferredSchema, reasons: dict[Place, str]) -> Table:
     else:
         section["model"] = {"kind": "mmoe", "num_experts": 4, "expert_hidden": [64], "dropout": 0.2}
     if schema.config.user and schema.config.item and schema.config.split.kind == "time" and not tiny:
-        section["select"] = {"targets": "all"}
-        reasons["ranking", "select", "targets"] = "lists are judged user by user, by all that is taken"
+        section["select"] = {"targets": "auto", "per_user": 10}
+        reasons["ranking", "select", "targets"] = (
+            "lists are judged user by user: all that one takes at once, or ten drawn ones"
+        )
     section["fit"] = {"epochs": 5 if tiny else 3 if schema.rows < _SMALL else 2}
     if tiny:
         section["fit"]["metric"] = ""

@@ -11,11 +11,14 @@ from ..base.ragged import Ragged
 from ..configs.run import RunConfig
 from ..data.dataset import Dataset
 from ..data.split import Part
-from ..ranking.requests import SELECT, RequestSet
+from ..ranking.requests import SELECT, RequestSet, SelectConfig
 from ..retrieval.retriever import Retriever
 from ..retrieval.towers.train import asks, requests
 
 log = logging.getLogger(__name__)
+
+MANY = 10.0
+"""Items that a user takes, on average, above which `auto` asks for all of them at once."""
 
 
 def with_possible_select(config: RunConfig, retriever: Retriever) -> RunConfig:
@@ -41,7 +44,8 @@ def select_requests(dataset: Dataset, retriever: Retriever, config: RunConfig) -
     """
     users, _, truth = requests(retriever.data, Part.VALID)
     section = config.ranking.select
-    if section.targets == "all":
+    whole = asks_for_all(section, truth)
+    if whole:
         owner = np.arange(len(users))
         wanted = truth.lengths
     else:
@@ -57,7 +61,7 @@ def select_requests(dataset: Dataset, retriever: Retriever, config: RunConfig) -
     candidates = retriever.candidates(users[needed], Part.VALID, config.retrieval.num_candidates)
     rows = candidates.rows[place].copy()
     own = _of_owner(rows, owner, truth, retriever.data.num_items)
-    if section.targets == "all":
+    if whole:
         taken = own
     else:
         taken = rows == np.asarray(truth.items)[asked][chosen][:, None]
@@ -77,6 +81,16 @@ def select_requests(dataset: Dataset, retriever: Retriever, config: RunConfig) -
         taken=taken[selection],
         wanted=wanted[selection],
     )
+
+
+def asks_for_all(section: SelectConfig, truth: Ragged) -> bool:
+    """Whether a request asks for all that its user took, see `SelectConfig.targets`.
+
+    Args:
+        section: of the configuration.
+        truth: what each user took; of one user at least.
+    """
+    return section.targets == "all" or (section.targets == "auto" and float(truth.lengths.mean()) > MANY)
 
 
 def drawn_of_each(owner: Ints, count: int, seed: int) -> I64:

@@ -48,13 +48,14 @@ class SelectConfig(Settings):
     layers away from the other tasks (docs/experiments.md)."""
     requests_per_step: int = Field(default=16, ge=1)
     """Requests beside each batch of logged rows."""
-    targets: Literal["each", "all"] = "each"
+    targets: Literal["each", "all", "auto"] = "each"
     """What a request asks for. `each`: one of the items its user took, and the others are no candidates; a user makes
     as many requests. `all`: everything its user took, so that users weigh alike whatever they take, as in the figures
-    of lists; for splits in time, which `recsys init` writes."""
+    of lists. `auto`: `all` where users take more than ten items on average, which is what splits in time ask for;
+    `recsys init` writes it for them."""
     per_user: int = Field(default=0, ge=0)
-    """Of `each`: requests drawn at most of one user, so that those who take hundreds of items do not decide what all
-    get; 0: one of every item taken."""
+    """Of `each`, and of `auto` where it means that: requests drawn at most of one user, so that those who take hundreds
+    of items do not decide what all get; 0: one of every item taken."""
     max_requests: int = Field(default=50_000, ge=1)
     """Requests drawn at most from the validation part."""
     holdout: float = Field(default=0.15, gt=0, lt=1)

@@ -68,7 +68,7 @@ def test_lists_that_are_judged_over_a_period_are_learned_user_by_user() -> None:
     )
     config = infer_config(table, None, None).config()
     assert config.data.split.kind == "time"
-    assert config.ranking.select.targets == "all"
+    assert (config.ranking.select.targets, config.ranking.select.per_user) == ("auto", 10)
     assert config.retrieval.logit_adjustment == config.retrieval.linear == "auto"
     assert config.retrieval.horizon == "auto"
     assert infer_config(table.drop(["time"]), None, None).config().retrieval.horizon == 1  # the next event alone
