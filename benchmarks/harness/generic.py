@@ -25,7 +25,7 @@ Nothing was changed for a set; what `init` decides, it decides by what it measur
 Every figure is a full ranking of the catalogue on the test part; intervals are 95 % over users.
 KuaiRand, latest-small and MovieLens-1M were measured again after their first figures had shown faults of `init`
 ([which](../experiments.md#faults-of-what-init-wrote-found-by-its-own-table)), so they are not blind.
-The time split was measured again with a horizon and two kinds of users, chosen on its validation part
+The time split was measured again with a horizon, two kinds of users and a linear part, chosen on its validation part
 ([why](../experiments.md#what-a-later-period-asks-of-towers-a-horizon-that-is-measured-and-two-kinds-of-users)).
 What `init` decides by size was tried on the validation parts of these same logs; yours is the first it does not know.
 The best baseline is the best of popularity, recent popularity, item-kNN, EASE and transitions on the test part.
