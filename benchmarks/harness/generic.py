@@ -27,6 +27,7 @@ KuaiRand, latest-small and MovieLens-1M were measured again after their first fi
 ([which](../experiments.md#faults-of-what-init-wrote-found-by-its-own-table)), so they are not blind.
 The time split was measured again with a horizon, two kinds of users and a linear part, chosen on its validation part
 ([why](../experiments.md#what-a-later-period-asks-of-towers-a-horizon-that-is-measured-and-two-kinds-of-users)).
+Beauty and latest-small were measured before `init` wrote a linear part, of which their validation took none (seed 1).
 What `init` decides by size was tried on the validation parts of these same logs; yours is the first it does not know.
 The best baseline is the best of popularity, recent popularity, item-kNN, EASE and transitions on the test part.
 CPU seconds are the whole training's: reading, encoding, both stages, all baselines, every epoch's validation."""

@@ -137,6 +137,16 @@ def window(toy: Toy, length: int, events: int, width: int) -> tuple[Windows, tor
     return windows, torch.randn(1, length, width, generator=generator)
 
 
+def assert_same_user(
+    of_user: UserNetwork, model: TwoTower, folder: Path, windows: Windows, content: torch.Tensor
+) -> None:
+    with torch.inference_mode():
+        wanted = model.user_vectors(windows, content).numpy()
+    feed = as_arrays(of_user.network, of_user.tensors(windows, content))
+    for found in (in_onnxruntime(of_user.network, folder, feed), in_torch(of_user.network, folder, feed)):
+        np.testing.assert_allclose(found["user.vector"], wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_towers_with_a_linear_part(toy: Toy, tmp_path: Path) -> None:
     model = towers(toy, encoder="mean")
     random = np.random.default_rng(1)
@@ -145,12 +155,7 @@ def test_towers_with_a_linear_part(toy: Toy, tmp_path: Path) -> None:
     model.linear = LinearPart.of(Factors(*made), 2.0)
     of_user = UserNetwork(model, *window(toy, 70, 9, 8 + 3), model.layout.events)
     for events in (0, 5, 70):
-        windows, content = window(toy, 70, events, 8 + 3)
-        with torch.inference_mode():
-            wanted = model.user_vectors(windows, content).numpy()
-        feed = as_arrays(of_user.network, of_user.tensors(windows, content))
-        for found in (in_onnxruntime(of_user.network, tmp_path, feed), in_torch(of_user.network, tmp_path, feed)):
-            np.testing.assert_allclose(found["user.vector"], wanted, rtol=1e-5, atol=1e-5)
+        assert_same_user(of_user, model, tmp_path, *window(toy, 70, events, 8 + 3))
     of_items = ItemNetwork(model, toy.items(5))
     block = toy.items(30, seed=3)
     with torch.inference_mode():
@@ -185,12 +190,7 @@ def test_towers_with_every_encoder(toy: Toy, tmp_path: Path, encoder: str, keys:
     model = towers(toy, encoder=encoder, **keys)
     of_user = UserNetwork(model, *window(toy, 70, 9, 8), model.layout.events)
     for events in (0, 1, 69, 70):
-        windows, content = window(toy, 70, events, 8)
-        with torch.inference_mode():
-            wanted = model.user_vectors(windows, content).numpy()
-        feed = as_arrays(of_user.network, of_user.tensors(windows, content))
-        for found in (in_onnxruntime(of_user.network, tmp_path, feed), in_torch(of_user.network, tmp_path, feed)):
-            np.testing.assert_allclose(found["user.vector"], wanted, rtol=1e-5, atol=1e-5)
+        assert_same_user(of_user, model, tmp_path, *window(toy, 70, events, 8))
     of_items = ItemNetwork(model, toy.items(5))
     for count in (1, 30):
         block: Block = toy.items(count, seed=count)
