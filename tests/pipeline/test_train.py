@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydantic import ValidationError
 from safetensors.numpy import load_file
 
 import recsys
@@ -22,7 +21,6 @@ from recsys.artifacts.locate import find_run
 from recsys.artifacts.names import INDEX, INDEX_REPORT, RETRIEVAL_HISTORY
 from recsys.base.errors import ConfigError, RecsysError, RunError
 from recsys.base.files import locked
-from recsys.base.ragged import Ragged
 from recsys.cli.main import main
 from recsys.configs.run import load_config
 from recsys.data.build import load_dataset
@@ -32,8 +30,7 @@ from recsys.pipeline.companions import fit_companions
 from recsys.pipeline.evaluate import evaluate_run
 from recsys.pipeline.index import build_run_index
 from recsys.pipeline.publish import train_run
-from recsys.pipeline.requests import asks_for_all, drawn_of_each, select_requests
-from recsys.ranking.requests import SelectConfig
+from recsys.pipeline.requests import select_requests
 from recsys.retrieval.towers.train import build_two_tower, requests
 from recsys.retrieval.towers.windows import TowerData
 from recsys.tests.support.days import Days
@@ -345,16 +342,6 @@ def test_a_request_may_ask_for_all_that_its_user_took(tiny_run: TinyRun) -> None
     assert several > 3
 
 
-@pytest.mark.parametrize(("taken", "whole"), [(10, False), (11, True)])
-def test_where_users_take_much_auto_asks_for_all_of_it(taken: int, whole: bool) -> None:
-    truth = Ragged.from_pairs(np.repeat(np.arange(3), taken), np.arange(3 * taken), 3)
-    assert asks_for_all(SelectConfig(targets="auto", per_user=10), truth) == whole
-    assert asks_for_all(SelectConfig(targets="all"), truth)
-    assert not asks_for_all(SelectConfig(targets="each"), truth)
-    with pytest.raises(ValidationError, match="leave one of them out"):
-        SelectConfig(targets="all", per_user=10)
-
-
 def test_an_index_needs_a_retriever_and_is_checked(tiny_run: TinyRun, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train_run(tiny_run.config(), run, base=tiny_run.world, stage="retrieval")
@@ -390,13 +377,3 @@ def test_no_stage_of_a_run_that_cannot_have_it(tiny_run: TinyRun, tmp_path: Path
     with pytest.raises(RunError, match="has no retriever, so it cannot recommend"):
         _ = recsys.load(run).funnel
     assert recsys.load(run).evaluate()["ranking"]["rich"]["rows"] > 0  # slices by user and by item have nothing to say
-
-
-def test_of_a_user_with_many_items_only_some_are_requests() -> None:
-    owner = np.repeat([3, 1, 2], [50, 2, 7])
-    chosen = drawn_of_each(owner, 5, seed=1)
-    users, counts = np.unique(owner[chosen], return_counts=True)
-    assert dict(zip(users.tolist(), counts.tolist(), strict=True)) == {1: 2, 2: 5, 3: 5}
-    assert len(np.unique(chosen)) == len(chosen)
-    assert (np.diff(chosen) > 0).all()
-    assert not np.array_equal(chosen, drawn_of_each(owner, 5, seed=2))
