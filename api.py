@@ -23,7 +23,7 @@ from .pipeline.embed import embed_items
 from .pipeline.encoded import encode
 from .pipeline.export import ExportFormat, export_run
 from .pipeline.external import evaluate_predictions
-from .pipeline.final import check_final, last_fit
+from .pipeline.final import last_fit, settled_final
 from .pipeline.folds import evaluate_folds as folds_in
 from .pipeline.publish import train_run
 from .pipeline.train import Stages
@@ -128,7 +128,7 @@ def train(
     if stage == "ranking" and settled.data.user and settled.data.item:
         raise ConfigError('stage="ranking" stands on the retriever of a run; name it with run=')
     origin = _source(source)
-    check_final(settled, stage=stage, goes_on=origin is not None)
+    settled = settled_final(settled, stage=stage, goes_on=origin is not None)
     grown = None if origin is None or settled.ranking.model.keeps_encoder else origin.trained.dataset
     bad = BadRows(settled.data.on_bad_rows)
     dataset = encode(settled, base, bad, tables, grown)

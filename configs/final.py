@@ -12,9 +12,15 @@ from ..base.settings import Settings
 class FinalConfig(Settings):
     """A last fit before publishing: as many epochs as validation chose, on more rows, without looking at a metric."""
 
-    rows: Literal["none", "valid", "all"] = Field(default="none")
+    rows: Literal["none", "valid", "all", "auto"] = Field(default="none")
     """`valid`: also the validation rows, and the test rows still judge the run; `all`: every row, as after `--final`,
-    and the figures of the run that was chosen are kept instead; `none`: no last fit."""
+    and the figures of the run that was chosen are kept instead; `none`: no last fit. `auto`: `valid` where everybody's
+    last events are held out (`data.split.kind = "leave_last"`) and both stages begin anew, else `none`."""
+
+    @property
+    def is_made(self) -> bool:
+        """Whether there is a last fit; of `auto` a training says so when it begins (`pipeline.final.settled_final`)."""
+        return self.rows in ("valid", "all")
 
 
 class EnsembleConfig(Settings):

@@ -102,6 +102,9 @@ def infer_config(
         raise ConfigError(f"the recipe {recipe} is of retrieval, which needs a column of users and one of items")
     table["ranking"] = _ranking(schema, reasons)
     retrieves = bool(schema.config.user and schema.config.item)  # then `select` alone orders, in which no task speaks
+    if retrieves and not recipe:
+        table["final"] = {"rows": "auto"}
+        reasons["final", "rows"] = "where everybody's last events validate, what is published has learned them too"
     if schema.unwanted and len(schema.unwanted) < len(schema.config.tasks) and not retrieves:
         table["blend"] = {"weights": {t.name: float(t.name not in schema.unwanted) for t in schema.config.tasks}}
         reasons["blend",] = "tasks that speak against an item stay out of its score"

@@ -24,6 +24,7 @@ from ..funnel.run import TrainedRun
 from ..training.callbacks import Callback
 from .at_rest import settled_run
 from .encoded import encode
+from .final import last_fit, settled_final
 from .train import Stages, train
 from .validation import judged
 
@@ -101,11 +102,12 @@ def auto(
     """Train one configuration after the other, and publish the best by the validation part.
 
     The first one, the configuration as it is, is always trained to its end; what has not ended when the time is over is
-    left out.
+    left out. What is tried is compared before a last fit; the best has the one that `[final]` asks for, which takes its
+    own time.
 
     Args:
         config: the whole configuration.
-        minutes: for all of it.
+        minutes: for all that is tried.
         run: folder of the run.
         stage: `retrieval` or `all`.
         metric: figure of the validation part that decides; what picks the epochs when empty.
@@ -116,10 +118,8 @@ def auto(
         `best`, `trials`, `metric` and `run`, as of a search.
 
     Raises:
-        ConfigError: there is a last fit, or nothing is measured in validation.
+        ConfigError: the ranker alone is asked for, or nothing is measured in validation.
     """
-    if config.final.rows != "none":
-        raise ConfigError("what is tried is compared before a last fit; set final.rows to none, then train the best")
     if stage == "ranking":
         raise ConfigError("a ranker stands on a retriever; try --stage all or retrieval")
     started = time.perf_counter()
@@ -134,6 +134,7 @@ def auto(
             break
         told: Json = {"trial": number, "state": "complete", "settings": {"recipe": name}, by.metric: None}
         try:
+            settled = settled_final(settled, stage=stage, goes_on=False)
             trained = train(dataset, settled, stage=stage, callbacks=looking)
             told[by.metric] = by.of(trained)
             told["epochs"] = len(trained.training.get(by.stage, ()))
@@ -148,7 +149,11 @@ def auto(
             told |= {"state": "fail", "fault": str(error)}
         trials.append({**told, "seconds": time.perf_counter() - begun})
     assert best is not None
-    save_run(settled_run(best.trained), run, base)
+    fitted = last_fit(
+        best.trained,
+        lambda grown, learned: encode(config, base, BadRows(config.data.on_bad_rows), tables, grown, learned),
+    )
+    save_run(settled_run(fitted), run, base)
     chosen = next(one for one in trials if one["settings"]["recipe"] == best.name)
     account = {"metric": by.metric, "upwards": by.upwards, "stage": stage, "best": chosen, "trials": trials}
     with open_run(run).add_files() as staging:

@@ -160,7 +160,7 @@ def refuse_built(data: Path | None, config: RunConfig, *, goes_on: bool, given: 
     if goes_on or given:
         asked = "going on from a run encodes" if goes_on else "tables that are given are encoded for"
         raise ConfigError(f"a data set that was built is taken as it is, and {asked} its own; leave one of them out")
-    if config.final.rows != "none":
+    if config.final.is_made:
         raise ConfigError(
             f'final.rows = "{config.final.rows}" encodes the tables anew for the last fit; '
             'set it to "none", or train without --data'

@@ -17,12 +17,14 @@ from torch import Tensor
 
 from ..base.device import CPU
 from ..base.errors import ConfigError
+from ..configs.final import FinalConfig
 from ..configs.run import RunConfig
 from ..data.dataset import Dataset
 from ..data.split import Part
 from ..funnel.run import Stage, TrainedRun
 from ..ranking.ensemble import build_members
 from ..ranking.requests import RequestRanker
+from ..ranking.trees.fit import grows_trees
 from ..retrieval.towers.adjustment import Adjustment
 from ..training.runtime import Runtime, runtime_session
 from .continuation import Learned, take_weights
@@ -35,22 +37,31 @@ log = logging.getLogger(__name__)
 Json = dict[str, Any]
 
 
-def check_final(config: RunConfig, *, stage: str, goes_on: bool) -> None:
-    """Refuse a last fit or an ensemble that would not be one, before anything is trained.
+def settled_final(config: RunConfig, *, stage: str, goes_on: bool, built: bool = False) -> RunConfig:
+    """The configuration with what `final.rows = "auto"` means for this training, before anything is trained.
+
+    Everybody's last events say most of what comes next, so `auto` learns them where they are what validation held out;
+    of a later period they say little (docs/experiments.md). It never asks for what would be refused.
 
     Args:
         config: the whole configuration.
         stage: that is trained.
         goes_on: whether the training goes on from an earlier run.
+        built: whether the data set was built before, so that no table is there to be encoded again.
 
     Raises:
-        ConfigError: only one of two stages is trained, or an earlier run is gone on from.
+        ConfigError: a last fit or an ensemble would not be one: only one of two stages is trained, or an earlier run is
+            gone on from.
     """
     if config.ensemble.seeds > 1 and goes_on:
         raise ConfigError("an ensemble begins anew, and --from goes on from one model; set ensemble.seeds to 1")
-    if config.final.rows == "none":
-        return
     two_stages = bool(config.data.user and config.data.item)
+    if config.final.rows == "auto":
+        last = config.data.split.kind == "leave_last" and not grows_trees(config.ranking)
+        possible = last and two_stages and stage == "all" and not goes_on and not built
+        return config.model_copy(update={"final": FinalConfig(rows="valid" if possible else "none")})
+    if not config.final.is_made:
+        return config
     if stage != "all" and two_stages:
         raise ConfigError(f"a last fit is of both stages; leave --stage {stage} out, or set final.rows to none")
     if goes_on:
@@ -58,6 +69,7 @@ def check_final(config: RunConfig, *, stage: str, goes_on: bool) -> None:
             "a last fit begins anew and --from goes on: the next --from learns from what is held out here; "
             "leave --from out, or set final.rows to none"
         )
+    return config
 
 
 def last_fit(chosen: TrainedRun, encode: Callable[[Dataset, Part], Dataset]) -> TrainedRun:
@@ -71,7 +83,7 @@ def last_fit(chosen: TrainedRun, encode: Callable[[Dataset, Part], Dataset]) -> 
         DataError: the data of the chosen run leaks, so it cannot be judged before its test rows are learned from.
     """
     config = chosen.config
-    if config.final.rows == "none":
+    if not config.final.is_made:
         return chosen
     everything = config.final.rows == "all"
     account: Json = {

@@ -30,7 +30,7 @@ from ..training.engines.joining import joined
 from .at_rest import as_trained, settled_run
 from .continuation import SourceRun
 from .encoded import built_dataset, encode, list_bad, meant, refuse_built
-from .final import check_final, last_fit
+from .final import last_fit, settled_final
 from .processes import refuse_undistributed, shared_dataset, tables_on_disk
 from .start import Start
 from .train import Stages, train
@@ -101,10 +101,10 @@ def _train_run(
     callbacks: Sequence[Callback],
 ) -> Path:
     refuse_undistributed(config, stage)
+    config = settled_final(config, stage=stage, goes_on=source_run is not None, built=data is not None)
     refuse_built(data, config, goes_on=source_run is not None, given=bool(tables))
     source = SourceRun.open(source_run) if source_run else None
     start = Start.of(source, config, stage)
-    check_final(config, stage=stage, goes_on=source is not None)
     if config.extensions:
         log.info("with the extensions %s, which the run needs wherever it is opened", ", ".join(config.extensions))
     bad = BadRows(config.data.on_bad_rows)

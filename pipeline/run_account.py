@@ -41,6 +41,8 @@ def protocol(trained: TrainedRun, stage: str = "all") -> Json:
         "intervals": f"{settings.level:.0%}, {settings.draws} bootstrap draws of users",
         "notes": list(data.notes),
     }
+    if trained.final is not None:  # published figures seldom learn the validation rows
+        out["last_fit"] = trained.final["rows"]
     return out
 
 

@@ -89,7 +89,7 @@ def train(
     start = Start.of(source, config, stage)
     start.check(config, dataset, stage)
     if stage != "retrieval":
-        check_trees(config.ranking, goes_on=source is not None, last_fit=config.final.rows != "none")
+        check_trees(config.ranking, goes_on=source is not None, last_fit=config.final.is_made)
     two_stages = bool(config.data.user and config.data.item)
     if stage == "retrieval" and not two_stages:
         raise ConfigError(

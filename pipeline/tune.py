@@ -38,6 +38,7 @@ from ..data.reading.tables import BadRows
 from ..report.page import tuning_page
 from ..training.callbacks import Callback, Started
 from .encoded import encode
+from .final import settled_final
 from .processes import shared_dataset
 from .publish import train_run
 from .train import Stages, train
@@ -339,7 +340,8 @@ def tune(
             except RunError as error:
                 log.info("another process publishes the best trial (%s)", error)
                 return account
-            settled = with_settings(config, as_settings(account["best"]["settings"]))
+            best = with_settings(config, as_settings(account["best"]["settings"]))
+            settled = settled_final(best, stage=stage, goes_on=False)
             _publish(settled, run, stage, base, tables, account)
     return {**account, "run": str(run)}
 

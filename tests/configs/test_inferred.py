@@ -53,6 +53,8 @@ def test_a_handful_of_rows_has_no_neighbours() -> None:
 def test_a_recipe_is_as_published_whatever_the_size() -> None:
     section = inferred(160_000, 9_000, "sasrec").config().retrieval
     assert (section.loss, section.tower.neighbours, section.optim.table_lr) == ("bce", 0, None)
+    assert inferred(160_000, 9_000, "sasrec").config().final.rows == "none"  # nor has any published figure a last fit
+    assert inferred(160_000, 9_000).config().final.rows == "auto"
     assert ("retrieval", "loss") not in inferred(160_000, 9_000, "sasrec").reasons
 
 
@@ -81,5 +83,6 @@ def test_labels_that_speak_against_an_item_are_weighed_only_where_no_list_is_lea
     keys = {name: rng.integers(0, 150, 4_000).astype(str) for name in ("user", "item")}
     time = {"time": np.sort(rng.integers(1_600_000_000, 1_700_000_000, 4_000))}
     shown = infer_config(pa.table({**keys, **time, **columns}), user=None if retrieves else "")
+    assert ("final" in shown.table) is retrieves
     assert shown.schema.unwanted == ("is_hate",)
     assert ("blend" in shown.table) is not retrieves

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from recsys.base.errors import ConfigError, RunError
 from recsys.cli.main import main
 from recsys.data.dataset import NOW
 from recsys.data.split import Part
+from recsys.pipeline.auto import auto
 from recsys.pipeline.evaluate import evaluate
+from recsys.pipeline.final import settled_final
 from recsys.pipeline.start import Start
 from recsys.pipeline.train import train_retriever
 from recsys.recommender import Recommender
@@ -98,6 +101,7 @@ def test_a_last_fit_without_the_test_rows_is_judged_on_them(without_test: Recomm
     result = evaluate(without_test.trained).result
     assert 0 < result["funnel"]["ndcg@5"] < 1
     assert result["protocol"]["users"] > 10
+    assert result["protocol"]["last_fit"] == "valid"
 
 
 def test_a_ranker_alone_is_trained_again_on_everything(tiny_run: TinyRun) -> None:
@@ -121,6 +125,51 @@ def test_a_last_fit_that_would_not_be_one_is_refused(tiny_run: TinyRun, tmp_path
     with pytest.raises(ConfigError, match="a last fit begins anew and --from goes on"):
         recsys.train(config=tiny_run.config_file, settings=settings, source=tiny_run.folder)
     assert not (tmp_path / "run").exists()
+
+
+LAST = 'data.split.kind="leave_last"'
+AUTO = 'final.rows="auto"'
+
+
+@pytest.mark.parametrize(
+    ("settings", "training", "rows"),
+    [
+        ([LAST], {}, "valid"),
+        ([], {}, "none"),  # a split in time
+        ([LAST], {"stage": "retrieval"}, "none"),
+        ([LAST], {"goes_on": True}, "none"),
+        ([LAST], {"built": True}, "none"),
+        ([LAST, "ranking.trees.enabled=true"], {}, "none"),
+        ([LAST, "ranking.distil.share=0.5", 'ranking.distil.by="trees"'], {}, "valid"),
+    ],
+)
+def test_auto_learns_everybodys_last_events_and_asks_for_nothing_that_is_refused(
+    tiny_run: TinyRun, settings: list[str], training: dict[str, Any], rows: str
+) -> None:
+    settled = settled_final(tiny_run.config(AUTO, *settings), **{"stage": "all", "goes_on": False, **training})
+    assert settled.final.rows == rows
+    assert settled == tiny_run.config(f'final.rows="{rows}"', *settings)
+
+
+def test_auto_is_the_last_fit_that_it_stands_for(tiny_run: TinyRun) -> None:
+    short = [*TINY, LAST, "retrieval.fit.epochs=1", "ranking.fit.epochs=1"]
+    found, named = (
+        recsys.train(config=tiny_run.config_file, settings=[*short, f'final.rows="{rows}"']).trained
+        for rows in ("auto", "valid")
+    )
+    assert found.final is not None
+    assert found.final == named.final
+    assert set(np.unique(found.dataset.events.parts)) == {Part.TRAIN, Part.TEST}
+    assert found.config == named.config
+
+
+def test_the_best_of_a_short_list_has_its_last_fit(tiny_run: TinyRun, tmp_path: Path) -> None:
+    config = tiny_run.config("retrieval.fit.epochs=1", "ranking.fit.epochs=1", 'final.rows="valid"')
+    auto(config, 0, tmp_path / "run", base=tiny_run.world)
+    found = recsys.load(tmp_path / "run").trained
+    assert found.final is not None
+    assert found.final["rows"] == "valid"
+    assert set(np.unique(found.dataset.events.parts)) == {Part.TRAIN, Part.TEST}
 
 
 def test_a_last_fit_takes_what_validation_chose(tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
