@@ -80,7 +80,7 @@ def recipes(config: RunConfig, stage: Stages) -> Iterator[tuple[str, RunConfig]]
         if any("trees" in setting for setting in settings) and importlib.util.find_spec("lightgbm") is None:
             continue
         try:
-            found = with_settings(config, settings)
+            found = settled_final(with_settings(config, settings), stage=stage, goes_on=False)
         except ConfigError as error:
             log.info("%s: left out, %s", name, error)
             continue
@@ -122,6 +122,7 @@ def auto(
     """
     if stage == "ranking":
         raise ConfigError("a ranker stands on a retriever; try --stage all or retrieval")
+    settled_final(config, stage=stage, goes_on=False)  # a last fit that would not be one is refused here
     started = time.perf_counter()
     dataset = encode(config, base, BadRows(config.data.on_bad_rows), tables)
     by = judged(config, dataset, stage, metric)
@@ -134,7 +135,6 @@ def auto(
             break
         told: Json = {"trial": number, "state": "complete", "settings": {"recipe": name}, by.metric: None}
         try:
-            settled = settled_final(settled, stage=stage, goes_on=False)
             trained = train(dataset, settled, stage=stage, callbacks=looking)
             told[by.metric] = by.of(trained)
             told["epochs"] = len(trained.training.get(by.stage, ()))

@@ -165,6 +165,8 @@ def test_auto_is_the_last_fit_that_it_stands_for(tiny_run: TinyRun) -> None:
 
 def test_the_best_of_a_short_list_has_its_last_fit(tiny_run: TinyRun, tmp_path: Path) -> None:
     config = tiny_run.config("retrieval.fit.epochs=1", "ranking.fit.epochs=1", 'final.rows="valid"')
+    with pytest.raises(ConfigError, match="a last fit is of both stages"):
+        auto(config, 0, tmp_path / "run", base=tiny_run.world, stage="retrieval")
     auto(config, 0, tmp_path / "run", base=tiny_run.world)
     found = recsys.load(tmp_path / "run").trained
     assert found.final is not None
