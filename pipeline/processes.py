@@ -87,6 +87,8 @@ def _refuse_unspread(config: RunConfig, stage: str) -> None:
             wanted.append(f"{key}.table_weight_decay = 0 (it is {optim.table_weight_decay:g})")
     if stage != "ranking" and config.retrieval.logit_adjustment != 0:  # no process holds the biases of all items
         wanted.append(f"retrieval.logit_adjustment = 0 (it is {config.retrieval.logit_adjustment})")
+    if stage != "ranking" and config.retrieval.new_item_bias is not None:
+        wanted.append("no retrieval.new_item_bias")
     if stage != "ranking" and config.retrieval.linear != 0:
         wanted.append(f"retrieval.linear = 0 (it is {config.retrieval.linear})")
     if wanted:

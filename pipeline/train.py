@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from torch import Tensor
@@ -188,6 +188,7 @@ def train_retriever(
     companions = fit_companions(config, dataset, first.data)
     model = towers_as_one([training.model for training in members])
     adjusted = chosen_adjustment(model, first.data, config.retrieval) if adjustment is None else adjustment
+    adjusted = replace(adjusted, new_items=config.retrieval.new_item_bias)
     adjust(model, first.data, adjusted, config.retrieval.linear_rank)
     records = histories[0].epochs()
     if records and config.retrieval.horizon == "auto":

@@ -8,6 +8,7 @@ New users. A hidden user makes four requests: knowing nothing, and after the fir
 is the next ten events (fewer at the end of a history), the known ones are left out of the order. `popular`: training
 events per film. `segment`: the same within gender, age and occupation, shrunk. `features`: the user tower with these
 three, trained beside the histories; knowing nothing it reads them alone. `history`: a tower that reads histories only.
+`ahead`: the same with `retrieval.horizon = 10` and `logit_adjustment = 0.5`, which suit a truth of ten events.
 `..., ranked`: the configured second stage, trained as in a run on this split, orders 200 candidates of the rung.
 
 New items. A user who trained and met hidden films is to find the last of them from the events before it: among all
@@ -17,6 +18,7 @@ have a hidden layer of 128 on the item side besides, `text` towers read the film
 numbers of it, fitted on the titles of films with a training event. `..., mean row`:
 the embedding and the bias of the unknown id are set to the mean over the training events' ids afterwards. `genre`: mean
 popularity of the film's genres; `taste`: the same times the user's share of each genre; `lot`: what chance would give.
+`bias`: `retrieval.new_item_bias`, set when the training is over.
 
 Intervals are 95 % over users drawn with replacement, of the mean over the seeds.
 
@@ -67,6 +69,7 @@ from recsys.retrieval.baselines.base import Baseline, Histories
 from recsys.retrieval.baselines.segment import SEGMENT_POPULARITY
 from recsys.retrieval.merge import places
 from recsys.retrieval.retriever import Retriever
+from recsys.retrieval.towers.adjustment import Adjustment, adjust, chosen_adjustment
 from recsys.retrieval.towers.train import (
     RetrievalConfig,
     build_two_tower,
@@ -100,6 +103,7 @@ class Variant:
         tower: changes of `[retrieval.tower]`; None for what needs no tower.
         mean_row: whether the unknown id's row is set to the mean of the trained ones.
         titles: whether items have a vector of their title.
+        keys: further changes of `[retrieval]`.
     """
 
     group: str
@@ -107,6 +111,7 @@ class Variant:
     tower: Json | None = None
     mean_row: bool = False
     titles: bool = False
+    keys: Json = field(default_factory=dict)
 
 
 def variants() -> dict[str, Variant]:
@@ -117,6 +122,12 @@ def variants() -> dict[str, Variant]:
         "segment": Variant(USERS, "popularity within gender, age and occupation, shrunk"),
         "features": Variant(USERS, "tower with the user's own features", features),
         "history": Variant(USERS, "tower with histories only", {}),
+        "ahead": Variant(
+            USERS,
+            "the same, looking ten events ahead, half the logarithm of popularity added",
+            {},
+            keys={"horizon": 10, "logit_adjustment": 0.5},
+        ),
         "segment_ranked": Variant(RANKED, "the ranker orders the candidates of `segment`", {}),
         "features_ranked": Variant(RANKED, "the ranker orders the candidates of `features`", features),
         "lot": Variant(ITEMS, "expectation of an order by lot"),
@@ -134,6 +145,9 @@ def variants() -> dict[str, Variant]:
         found[f"text_{round(100 * share)}"] = Variant(ITEMS, about, tower, titles=True)
         about = f"the same with a network on the item side, {share:.0%} of the ids hidden"
         found[f"network_{round(100 * share)}"] = Variant(ITEMS, about, {**tower, "item_hidden": [128]})
+    for bias in (0.3, 0.6):
+        about = f"tower, 10% of the ids hidden in training, an item bias of {bias} for new items"
+        found[f"content_10_bias_{bias}"] = Variant(ITEMS, about, {"id_dropout": 0.1}, keys={"new_item_bias": bias})
     return found
 
 
@@ -147,7 +161,7 @@ class ColdStart(Lab):
 
     def section(self, variant: Variant) -> RetrievalConfig:
         """`[retrieval]` of a row."""
-        table: Json = {"tower": variant.tower or {}, "segments": list(TRAITS)}
+        table: Json = {"tower": variant.tower or {}, "segments": list(TRAITS), **variant.keys}
         if self.session.smoke:
             table = merged(table, {"tower": {"dim": 16}, "fit": {"epochs": 1}})
         return RetrievalConfig.model_validate(merged(self.config.retrieval.model_dump(), table))
@@ -171,6 +185,7 @@ class ColdStart(Lab):
         section = self.section(variant)
         settings = section.tower.model_dump(mode="json") | {"bf16": self.session.args.bf16}
         settings |= {"titles": TITLES} if variant.titles else {}
+        settings |= {"horizon": section.horizon} if section.horizon != 1 else {}
         dataset = self.titled if variant.titles else self.dataset
 
         def now() -> tuple[dict[str, float], Arrays]:
@@ -184,9 +199,13 @@ class ColdStart(Lab):
         data = TowerData.of(dataset, section.tower, section.positive)
         model = build_two_tower(data, section.tower, seed)
         model.load_state_dict({key: torch.from_numpy(values) for key, values in arrays.items()})
+        kept = {key: value for key, value in about["metrics"].items() if key in ("seconds", "valid/ndcg@10")}
         if variant.mean_row:
             set_mean_row(model, data)
-        kept = {key: value for key, value in about["metrics"].items() if key in ("seconds", "valid/ndcg@10")}
+        adjusted = replace(chosen_adjustment(model, data, section), new_items=section.new_item_bias)
+        if adjusted != Adjustment():
+            adjust(model, data, adjusted)
+            kept["valid/ndcg@10"] = validation_metrics(model, data)["ndcg@10"]
         return model, data, kept
 
     @cached_property

@@ -3,7 +3,8 @@
 Towers that learn the next event say what follows what. Where more is asked for than what comes next, more may be right:
 a linear model of whole histories (`puresvd`), and `tau log p(i)`, p the share of the training events, on the item
 biases. Of users without a history nothing else is known, and to them the biases may weigh more again: `q(u) . v(i) + w
-b(i)`. The three numbers are chosen on the validation part, each by the users it is for.
+b(i)`. The three numbers are chosen on the validation part, each by the users it is for. What the item bias of new items
+is, nobody chooses but the configuration: a validation part holds few of them or none.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ...base.device import device_of
 from ...base.errors import ConfigError
 from ...base.topk import exact_ranks
 from ...data.split import Part
+from ...data.vocabulary import UNKNOWN
 from ...evaluation.metrics.lists import rank_metrics
 from .linear import Factors, LinearPart
 from .objective import AUTO
@@ -52,17 +54,19 @@ class Adjustment:
         tau: factor on the logarithm of an item's share of the training events.
         empty_weight: of the item bias, for users without a history.
         linear: weight of the linear part; 0 for none.
+        new_items: item bias of items without a training event, beside tau; None: what training made of it.
         factors: of the linear part, where they are at hand.
     """
 
     tau: float = 0.0
     empty_weight: float = 1.0
     linear: float = 0.0
+    new_items: float | None = None
     factors: Factors | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of_record(cls, record: Mapping[str, float]) -> Adjustment | None:
-        """What a training's last epoch says was chosen; None where nothing was."""
+        """What a training's last epoch says was chosen; None where nothing was. What is configured is not in it."""
         tau = record.get("logit_adjustment")
         return None if tau is None else cls(tau, record.get(EMPTY_WEIGHT, 1.0), record.get("linear", 0.0))
 
@@ -78,11 +82,14 @@ def check_adjustment(config: RetrievalConfig) -> None:
         ConfigError: the towers have no item bias, or compare directions.
     """
     dot = config.tower.similarity == "dot"
-    if config.logit_adjustment != 0 and not (dot and config.tower.item_bias):
-        raise ConfigError(
-            "retrieval.logit_adjustment is added to the item bias, which these towers lack; set it to 0, or "
-            'tower.similarity = "dot" and tower.item_bias = true'
-        )
+    biased = {"logit_adjustment": (config.logit_adjustment != 0, "set it to 0")}
+    biased["new_item_bias"] = config.new_item_bias is not None, "leave it out"
+    for key, (asked, instead) in biased.items():
+        if asked and not (dot and config.tower.item_bias):
+            raise ConfigError(
+                f"retrieval.{key} is part of the item bias, which these towers lack; {instead}, or set "
+                'tower.similarity = "dot" and tower.item_bias = true'
+            )
     if config.linear != 0 and not dot:
         raise ConfigError(
             'retrieval.linear is added to products, and tower.similarity = "cosine" has directions alone; set it to 0, '
@@ -180,8 +187,8 @@ def _surely_best(found: Sequence[F64]) -> int:
 
 @cited("Menon et al. ICLR 2021 (logit adjustment after training, with the other sign)")
 def adjust(model: TwoTower, data: TowerData, by: Adjustment, rank: int = 0) -> None:
-    """Add tau log p to the item biases in place, weigh them, and give the towers their linear part; of an ensemble each
-    member, whose mean moves alike.
+    """Add tau log p to the item biases in place, set that of new items, weigh them, and give the towers their linear
+    part; of an ensemble each member, whose mean moves alike.
 
     Args:
         model: trained towers, or several as one.
@@ -197,8 +204,10 @@ def adjust(model: TwoTower, data: TowerData, by: Adjustment, rank: int = 0) -> N
             if member.bias is None:
                 continue
             member.empty_weight.fill_(by.empty_weight)
+            rows = member.bias.rows_of(member.layout.item_id)
+            if by.new_items is not None:  # set and not added: a training that goes on sets it again
+                rows[UNKNOWN] = by.new_items
             if shift is not None:
-                rows = member.bias.rows_of(member.layout.item_id)
                 rows += (by.tau * shift).to(rows)[:, None]
 
 

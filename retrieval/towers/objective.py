@@ -57,6 +57,11 @@ class TowerLossConfig(Settings):
     bias is multiplied by up to 10. Where a whole later period is asked for, towers say too little of what is
     popular. A training that goes on from a run begins with what was added there."""
 
+    new_item_bias: float | None = None
+    """Item bias of items without a training event, which share the unknown id, set when training is over; absent: what
+    training made of it, about 0. More of it and new items come before known ones sooner, in the candidates of the
+    towers; beside it `tower.id_dropout = 0.1` teaches what content says of them."""
+
     linear: float | Literal["auto"] = 0.0
     """Weight of a linear model of histories as sets (PureSVD, fitted when training is over), which is added to a user's
     scores and makes vectors longer by `linear_rank`. `auto`: from 0 to 32 by `fit.metric` on the validation part, as

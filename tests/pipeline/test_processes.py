@@ -38,6 +38,7 @@ def test_tables_in_pieces_ask_for_what_they_can_do() -> None:
         'retrieval.optim.table_optimizer="adam"': 'retrieval.optim.table_optimizer = "rowwise_adagrad" (it is "adam")',
         "ranking.optim.clip_norm=1": "ranking.optim.clip_norm = 0 (it is 1)",
         "ranking.optim.table_weight_decay=0.1": "ranking.optim.table_weight_decay = 0 (it is 0.1)",
+        "retrieval.new_item_bias=0.5": "no retrieval.new_item_bias",
     }
     for settings in (*((one,) for one in asked), tuple(asked)):  # one at a time, and all at once
         with pytest.raises(ConfigError) as refused:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import recsys
 from recsys.artifacts.folder import open_run
 from recsys.base.errors import ConfigError
 from recsys.data.split import Part
+from recsys.data.vocabulary import UNKNOWN
 from recsys.funnel.folder import load_run, load_weights, save_tensors
 from recsys.retrieval.towers.adjustment import (
     GRID,
@@ -26,7 +29,7 @@ from recsys.retrieval.towers.ensemble import as_one
 from recsys.retrieval.towers.train import RetrievalConfig, build_two_tower, item_vectors, query_vectors, requests
 from recsys.retrieval.towers.two_tower import TwoTower
 from recsys.retrieval.towers.windows import TowerData
-from recsys.tests.support.tiny import TinyRun
+from recsys.tests.support.tiny import TINY, TinyRun
 
 CONFIG = RetrievalConfig.model_validate({"logit_adjustment": "auto", "tower": {"dim": 8}})
 
@@ -168,8 +171,41 @@ def test_a_number_is_taken_as_it_is_and_nothing_chooses_without_a_metric(data: T
     assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
 
 
+@pytest.mark.parametrize("members", [1, 2])
+def test_the_bias_of_new_items_is_set_and_moves_no_other(data: TowerData, members: int) -> None:
+    """Set twice it is the same: a training that goes on finds what an earlier one left."""
+    column = data.layout.item.categorical.index(data.layout.item_id)
+    items = replace(data.items, categorical=data.items.categorical.clone())
+    items.categorical[::3, column] = UNKNOWN
+    met = replace(data, items=items)
+    new = items.categorical[:, column].numpy() == UNKNOWN
+    model = as_one([build_two_tower(met, CONFIG.tower, seed) for seed in range(members)])
+    before = scores(model, met)
+    for _ in range(2):
+        adjust(model, met, Adjustment(new_items=0.6))
+        moved = scores(model, met) - before
+        np.testing.assert_allclose(moved[:, new], 0.6, atol=1e-4)  # the bias began at 0
+        assert not moved[:, ~new].any()
+    adjust(model, met, Adjustment(0.5, new_items=0.6))
+    shift = 0.5 * log_popularity(met)[items.categorical[:, column]].numpy()
+    np.testing.assert_allclose(scores(model, met) - before, shift + np.where(new, 0.6, 0.0) + 0 * before, atol=1e-4)
+
+
+def test_a_training_sets_the_bias_of_new_items(tiny_run: TinyRun) -> None:
+    short = [*TINY, "retrieval.fit.epochs=1", "retrieval.scorers=[]", "retrieval.new_item_bias=0.75"]
+    run = recsys.train(config=tiny_run.config_file, settings=short, stage="retrieval").trained
+    assert run.retriever is not None
+    model = run.retriever.model
+    assert isinstance(model, TwoTower)
+    assert model.bias is not None
+    biases = model.bias.rows_of(model.layout.item_id).detach()[:, 0]
+    assert float(biases[UNKNOWN]) == 0.75
+    assert float(biases[UNKNOWN + 1 :].abs().max()) < 0.5
+
+
 @pytest.mark.parametrize("tower", [{"similarity": "cosine"}, {"item_bias": False}])
-def test_scores_without_a_bias_cannot_be_adjusted(tower: dict[str, object]) -> None:
-    config = RetrievalConfig.model_validate({"logit_adjustment": 1.0, "tower": tower})
-    with pytest.raises(ConfigError, match="item bias"):
+@pytest.mark.parametrize("key", ["logit_adjustment", "new_item_bias"])
+def test_scores_without_a_bias_cannot_be_adjusted(key: str, tower: dict[str, object]) -> None:
+    config = RetrievalConfig.model_validate({key: 1.0, "tower": tower})
+    with pytest.raises(ConfigError, match=f"{key} is part of the item bias"):
         check_adjustment(config)
