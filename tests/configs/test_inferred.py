@@ -54,7 +54,6 @@ def test_a_recipe_is_as_published_whatever_the_size() -> None:
     section = inferred(160_000, 9_000, "sasrec").config().retrieval
     assert (section.loss, section.tower.neighbours, section.optim.table_lr) == ("bce", 0, None)
     assert inferred(160_000, 9_000, "sasrec").config().final.rows == "none"  # nor has any published figure a last fit
-    assert inferred(160_000, 9_000).config().final.rows == "auto"
     assert ("retrieval", "loss") not in inferred(160_000, 9_000, "sasrec").reasons
 
 
@@ -76,11 +75,18 @@ def test_lists_that_are_judged_over_a_period_are_learned_user_by_user() -> None:
     assert infer_config(table.drop(["time"]), None, None).config().retrieval.horizon == 1  # the next event alone
 
 
+@pytest.mark.parametrize(("users", "rows"), [(120, "auto"), (40, "none")])
+def test_short_histories_are_learned_to_their_end(users: int, rows: str) -> None:
+    rng = np.random.default_rng(2)
+    keys = {"user": rng.integers(0, users, 3_000).astype(str), "item": rng.integers(0, 150, 3_000).astype(str)}
+    assert infer_config(pa.table(keys)).config().final.rows == rows
+
+
 @pytest.mark.parametrize("retrieves", [True, False])
 def test_labels_that_speak_against_an_item_are_weighed_only_where_no_list_is_learned(retrieves: bool) -> None:
     rng = np.random.default_rng(1)
     columns = {"is_click": rng.integers(0, 2, 4_000), "is_hate": rng.integers(0, 2, 4_000)}
-    keys = {name: rng.integers(0, 150, 4_000).astype(str) for name in ("user", "item")}
+    keys = {name: rng.integers(0, 150, 4_000).astype(str) for name in ("user", "item")}  # 27 events a user
     time = {"time": np.sort(rng.integers(1_600_000_000, 1_700_000_000, 4_000))}
     shown = infer_config(pa.table({**keys, **time, **columns}), user=None if retrieves else "")
     assert ("final" in shown.table) is retrieves
