@@ -22,6 +22,7 @@ from ..retrieval.towers.step import RetrievalStep
 from ..retrieval.towers.train import build_towers
 from ..training.optim import Optimizer
 from ..training.runtime import Runtime, runtime_session
+from .final import settled_final
 
 WARM, TIMED = 2, 6
 """Steps before the clock runs, and steps it runs for."""
@@ -33,7 +34,7 @@ class Pace:
 
     Attributes:
         stage: `retrieval` or `ranking`.
-        steps: of all epochs and seeds.
+        steps: of all epochs and seeds, those of a last fit included.
         seconds: of one.
     """
 
@@ -58,6 +59,7 @@ def paces(dataset: Dataset, config: RunConfig) -> list[Pace]:
         config: the whole configuration.
     """
     found = []
+    fits = 1 + settled_final(config, stage="all", goes_on=False).final.is_made
     with runtime_session(config.runtime, config.seed) as runtime:
         if config.data.user and config.data.item:
             section = config.retrieval
@@ -67,7 +69,7 @@ def paces(dataset: Dataset, config: RunConfig) -> list[Pace]:
             step = RetrievalStep(*learned, runtime.device)
             seconds = _seconds(step, step.prepare, towers.loader, towers.optimizer, _plainly, runtime)
             steps = section.fit.epochs * len(towers.loader)
-            found.append(Pace("retrieval", steps * config.ensemble.seeds, seconds))
+            found.append(Pace("retrieval", fits * steps * config.ensemble.seeds, seconds))
         if config.data.tasks and not isinstance(config.ranking.model, TreesConfig):
             alone = config.ranking.model_copy(update={"distil": DistilConfig()})
             ranker = build_training(dataset, alone, runtime, config.seed)
@@ -76,7 +78,10 @@ def paces(dataset: Dataset, config: RunConfig) -> list[Pace]:
             judge = RankingStep(*parts, config.seed)
             seconds = _seconds(judge, judge.prepare, ranker.loader, ranker.optimizer, judge.backward, runtime)
             steps = alone.fit.epochs * len(ranker.loader)
-            found.append(Pace("ranking", steps * config.ensemble.seeds, seconds))
+            again = (
+                fits if not (config.data.user and config.data.item and alone.select.enabled) else 1
+            )  # else it is kept
+            found.append(Pace("ranking", again * steps * config.ensemble.seeds, seconds))
     return found
 
 

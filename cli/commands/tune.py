@@ -72,7 +72,9 @@ def tune(
 
 def auto(
     config: ConfigArgument,
-    minutes: Annotated[float, typer.Option("--minutes", min=0, help="Time for all of it.")] = 30.0,
+    minutes: Annotated[
+        float, typer.Option("--minutes", min=0, help="Time for all that is tried; a last fit comes after it.")
+    ] = 30.0,
     run: Run = None,
     stage: Stage = "all",
     metric: Metric = "",

@@ -16,6 +16,7 @@ from recsys.configs.run import RunConfig
 from recsys.funnel.folder import load_run
 from recsys.nn.embedding import EmbeddingTable
 from recsys.pipeline.forecast import Forecast, Lying, Remedy, Table, forecast
+from recsys.pipeline.pace import paces
 from recsys.pipeline.train import train
 from recsys.ranking.train import build_training
 from recsys.report.values import gigabytes
@@ -144,3 +145,16 @@ def test_pieces_take_their_share_of_each_machine() -> None:
     assert whole == 2 * alone
     assert table(Lying(processes=2, pieces=2, smallest=100)).bytes() == (1000 + 2 * 10) * 5 * 4
     assert table(Lying(processes=2, pieces=8, smallest=100)).bytes() == (250 + 2 * 10) * 5 * 4
+
+
+def test_a_last_fit_is_foretold(tiny_run: TinyRun) -> None:
+    """The towers are trained twice, and the ranker where it learns no `select`, whose weights are kept."""
+    dataset = load_run(open_run(tiny_run.folder)).dataset
+
+    def steps(*settings: str) -> list[int]:
+        return [pace.steps for pace in paces(dataset, tiny_run.config(*settings))]
+
+    towers, ranker = steps()
+    assert steps('final.rows="valid"') == [2 * towers, ranker]
+    assert steps('final.rows="valid"', "ranking.select.enabled=false") == [2 * towers, 2 * ranker]
+    assert steps('final.rows="auto"') == [towers, ranker]  # a split in time
