@@ -145,7 +145,7 @@ def variants() -> dict[str, Variant]:
         found[f"text_{round(100 * share)}"] = Variant(ITEMS, about, tower, titles=True)
         about = f"the same with a network on the item side, {share:.0%} of the ids hidden"
         found[f"network_{round(100 * share)}"] = Variant(ITEMS, about, {**tower, "item_hidden": [128]})
-    for bias in (0.3, 0.6):
+    for bias in (0.4, 0.8):
         about = f"tower, 10% of the ids hidden in training, an item bias of {bias} for new items"
         found[f"content_10_bias_{bias}"] = Variant(ITEMS, about, {"id_dropout": 0.1}, keys={"new_item_bias": bias})
     return found
