@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from .nn.at_rest import TableDtype
 from .pipeline.at_rest import settled_run
 from .pipeline.continuation import SourceRun
 from .pipeline.embed import embed_items
-from .pipeline.encoded import encode
+from .pipeline.encoded import encode, encode_again
 from .pipeline.export import ExportFormat, export_run
 from .pipeline.external import evaluate_predictions
 from .pipeline.final import last_fit, settled_final
@@ -136,7 +137,7 @@ def train(
         log.warning("%d bad rows were left out; with run= they are listed in a file beside the run", bad.count())
     trained = last_fit(
         train_in_memory(dataset, settled, stage=stage, source=origin, callbacks=callbacks),
-        lambda grown, learned: encode(settled, base, BadRows(settled.data.on_bad_rows), tables, grown, learned),
+        partial(encode_again, settled, base, tables),
     )
     return Recommender(replace(settled_run(trained), schema_notes=notes), base=base)
 

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ..funnel.folder import save_run
 from ..funnel.run import TrainedRun
 from ..training.callbacks import Callback
 from .at_rest import settled_run
-from .encoded import encode
+from .encoded import encode, encode_again
 from .final import last_fit, settled_final
 from .train import Stages, train
 from .validation import judged
@@ -149,10 +150,7 @@ def auto(
             told |= {"state": "fail", "fault": str(error)}
         trials.append({**told, "seconds": time.perf_counter() - begun})
     assert best is not None
-    fitted = last_fit(
-        best.trained,
-        lambda grown, learned: encode(config, base, BadRows(config.data.on_bad_rows), tables, grown, learned),
-    )
+    fitted = last_fit(best.trained, partial(encode_again, config, base, tables))
     save_run(settled_run(fitted), run, base)
     chosen = next(one for one in trials if one["settings"]["recipe"] == best.name)
     account = {"metric": by.metric, "upwards": by.upwards, "stage": stage, "best": chosen, "trials": trials}

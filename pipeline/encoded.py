@@ -50,6 +50,15 @@ def encode(
     return _told(build_dataset(raw, config.data, config.seed, bad, source, learned))
 
 
+def encode_again(
+    config: RunConfig, base: Path, tables: Mapping[str, Source] | None, grown: Dataset, learned: Part
+) -> Dataset:
+    """The data set of a last fit: the same tables on the vocabularies of `grown`, rows of the parts up to `learned` as
+    training rows. Bad rows were told of when the tables were read first.
+    """
+    return encode(config, base, BadRows(config.data.on_bad_rows), tables, grown, learned)
+
+
 def _told(dataset: Dataset) -> Dataset:
     for note in dataset.notes:
         log.warning("%s", note)

@@ -59,9 +59,10 @@ def paces(dataset: Dataset, config: RunConfig) -> list[Pace]:
         config: the whole configuration.
     """
     found = []
+    two_stages = bool(config.data.user and config.data.item)
     fits = 1 + settled_final(config, stage="all", goes_on=False).final.is_made
     with runtime_session(config.runtime, config.seed) as runtime:
-        if config.data.user and config.data.item:
+        if two_stages:
             section = config.retrieval
             towers = build_towers(dataset, section, config.seed)
             towers.optimizer.to(runtime.device)
@@ -78,10 +79,9 @@ def paces(dataset: Dataset, config: RunConfig) -> list[Pace]:
             judge = RankingStep(*parts, config.seed)
             seconds = _seconds(judge, judge.prepare, ranker.loader, ranker.optimizer, judge.backward, runtime)
             steps = alone.fit.epochs * len(ranker.loader)
-            again = (
-                fits if not (config.data.user and config.data.item and alone.select.enabled) else 1
-            )  # else it is kept
-            found.append(Pace("ranking", again * steps * config.ensemble.seeds, seconds))
+            kept = two_stages and alone.select.enabled  # in a last fit: what learned `select`
+            steps *= config.ensemble.seeds * (1 if kept else fits)
+            found.append(Pace("ranking", steps, seconds))
     return found
 
 

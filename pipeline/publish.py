@@ -29,7 +29,7 @@ from ..training.checkpoint import Checkpointer
 from ..training.engines.joining import joined
 from .at_rest import as_trained, settled_run
 from .continuation import SourceRun
-from .encoded import built_dataset, encode, list_bad, meant, refuse_built
+from .encoded import built_dataset, encode, encode_again, list_bad, meant, refuse_built
 from .final import last_fit, settled_final
 from .processes import refuse_undistributed, shared_dataset, tables_on_disk
 from .start import Start
@@ -117,8 +117,7 @@ def _train_run(
     list_bad(bad, path)
 
     def again(grown: Dataset, learned: Part) -> Dataset:
-        rows = BadRows(config.data.on_bad_rows)
-        return shared_dataset(lambda: encode(config, base, rows, tables, grown, learned), shared)
+        return shared_dataset(lambda: encode_again(config, base, tables, grown, learned), shared)
 
     train_dataset(
         dataset,
