@@ -14,8 +14,8 @@ class FinalConfig(Settings):
 
     rows: Literal["none", "valid", "all", "auto"] = Field(default="none")
     """`valid`: also the validation rows, and the test rows still judge the run; `all`: every row, as after `--final`,
-    and the figures of the run that was chosen are kept instead; `none`: no last fit. `auto`: `valid` where everybody's
-    last events are held out (`data.split.kind = "leave_last"`) and both stages begin anew, else `none`."""
+    and the figures of the run that was chosen are kept instead; `none`: no last fit. `auto`: `valid` where both stages
+    begin anew from their tables and without boosted trees, else `none`."""
 
     @property
     def is_made(self) -> bool:

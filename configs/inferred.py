@@ -23,8 +23,8 @@ Table = dict[str, Any]
 
 _TINY, _SMALL, _MANY, _LARGE = 2_000, 50_000, 150_000, 1_000_000
 """Rows of the log that part one choice of sizes from the next."""
-_SHORT = 30
-"""Events a user, on average, below which one more says much of what comes next (docs/experiments.md)."""
+_SHORT = 50
+"""Events a user, on average, below which those that validate are too many to leave unlearned (docs/experiments.md)."""
 _WHOLE = 30_000
 """Items above which `loss = "auto"` draws negatives anyway."""
 
@@ -106,7 +106,8 @@ def infer_config(
     retrieves = bool(schema.config.user and schema.config.item)  # then `select` alone orders, in which no task speaks
     if retrieves and not recipe and schema.rows < _SHORT * schema.num_users:
         table["final"] = {"rows": "auto"}
-        reasons["final", "rows"] = f"of {schema.rows / schema.num_users:.0f} events a user the last one says much"
+        per_user = schema.rows / schema.num_users
+        reasons["final", "rows"] = f"users have {per_user:.0f} events each: what validated is learned too, at the end"
     if schema.unwanted and len(schema.unwanted) < len(schema.config.tasks) and not retrieves:
         table["blend"] = {"weights": {t.name: float(t.name not in schema.unwanted) for t in schema.config.tasks}}
         reasons["blend",] = "tasks that speak against an item stay out of its score"

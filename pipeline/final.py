@@ -40,8 +40,8 @@ Json = dict[str, Any]
 def settled_final(config: RunConfig, *, stage: str, goes_on: bool, built: bool = False) -> RunConfig:
     """The configuration with what `final.rows = "auto"` means for this training, before anything is trained.
 
-    Everybody's last events say most of what comes next, so `auto` learns them where they are what validation held out;
-    of a later period they say little (docs/experiments.md). It never asks for what would be refused.
+    `auto` never asks for what would be refused, so that one file goes through every verb; whether a last fit is worth
+    its time is for whoever writes the file to say (docs/experiments.md).
 
     Args:
         config: the whole configuration.
@@ -57,8 +57,7 @@ def settled_final(config: RunConfig, *, stage: str, goes_on: bool, built: bool =
         raise ConfigError("an ensemble begins anew, and --from goes on from one model; set ensemble.seeds to 1")
     two_stages = bool(config.data.user and config.data.item)
     if config.final.rows == "auto":
-        last = config.data.split.kind == "leave_last" and not grows_trees(config.ranking)
-        possible = last and two_stages and stage == "all" and not goes_on and not built
+        possible = two_stages and stage == "all" and not (goes_on or built or grows_trees(config.ranking))
         return config.model_copy(update={"final": FinalConfig(rows="valid" if possible else "none")})
     if not config.final.is_made:
         return config

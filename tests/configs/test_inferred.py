@@ -75,11 +75,13 @@ def test_lists_that_are_judged_over_a_period_are_learned_user_by_user() -> None:
     assert infer_config(table.drop(["time"]), None, None).config().retrieval.horizon == 1  # the next event alone
 
 
-@pytest.mark.parametrize(("users", "rows"), [(120, "auto"), (40, "none")])
-def test_short_histories_are_learned_to_their_end(users: int, rows: str) -> None:
+@pytest.mark.parametrize(("users", "rows"), [(120, "auto"), (30, "none")])
+@pytest.mark.parametrize("timed", [True, False])
+def test_short_histories_are_learned_to_their_end(users: int, rows: str, timed: bool) -> None:
     rng = np.random.default_rng(2)
     keys = {"user": rng.integers(0, users, 3_000).astype(str), "item": rng.integers(0, 150, 3_000).astype(str)}
-    assert infer_config(pa.table(keys)).config().final.rows == rows
+    time = {"time": np.sort(rng.integers(1_600_000_000, 1_700_000_000, 3_000))} if timed else {}
+    assert infer_config(pa.table({**keys, **time})).config().final.rows == rows
 
 
 @pytest.mark.parametrize("retrieves", [True, False])

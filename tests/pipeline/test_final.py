@@ -127,23 +127,22 @@ def test_a_last_fit_that_would_not_be_one_is_refused(tiny_run: TinyRun, tmp_path
     assert not (tmp_path / "run").exists()
 
 
-LAST = 'data.split.kind="leave_last"'
 AUTO = 'final.rows="auto"'
 
 
 @pytest.mark.parametrize(
     ("settings", "training", "rows"),
     [
-        ([LAST], {}, "valid"),
-        ([], {}, "none"),  # a split in time
-        ([LAST], {"stage": "retrieval"}, "none"),
-        ([LAST], {"goes_on": True}, "none"),
-        ([LAST], {"built": True}, "none"),
-        ([LAST, "ranking.trees.enabled=true"], {}, "none"),
-        ([LAST, "ranking.distil.share=0.5", 'ranking.distil.by="trees"'], {}, "valid"),
+        ([], {}, "valid"),
+        (['data.split.kind="leave_last"'], {}, "valid"),
+        ([], {"stage": "retrieval"}, "none"),
+        ([], {"goes_on": True}, "none"),
+        ([], {"built": True}, "none"),
+        (["ranking.trees.enabled=true"], {}, "none"),
+        (["ranking.distil.share=0.5", 'ranking.distil.by="trees"'], {}, "valid"),
     ],
 )
-def test_auto_learns_everybodys_last_events_and_asks_for_nothing_that_is_refused(
+def test_auto_asks_for_nothing_that_is_refused(
     tiny_run: TinyRun, settings: list[str], training: dict[str, Any], rows: str
 ) -> None:
     settled = settled_final(tiny_run.config(AUTO, *settings), **{"stage": "all", "goes_on": False, **training})
@@ -152,7 +151,7 @@ def test_auto_learns_everybodys_last_events_and_asks_for_nothing_that_is_refused
 
 
 def test_auto_is_the_last_fit_that_it_stands_for(tiny_run: TinyRun) -> None:
-    short = [*TINY, LAST, "retrieval.fit.epochs=1", "ranking.fit.epochs=1"]
+    short = [*TINY, "retrieval.fit.epochs=1", "ranking.fit.epochs=1"]
     found, named = (
         recsys.train(config=tiny_run.config_file, settings=[*short, f'final.rows="{rows}"']).trained
         for rows in ("auto", "valid")

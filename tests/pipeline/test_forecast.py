@@ -157,4 +157,4 @@ def test_a_last_fit_is_foretold(tiny_run: TinyRun) -> None:
     towers, ranker = steps()
     assert steps('final.rows="valid"') == [2 * towers, ranker]
     assert steps('final.rows="valid"', "ranking.select.enabled=false") == [2 * towers, 2 * ranker]
-    assert steps('final.rows="auto"') == [towers, ranker]  # a split in time
+    assert steps('final.rows="auto"') == [2 * towers, ranker]
