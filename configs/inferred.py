@@ -23,7 +23,7 @@ Table = dict[str, Any]
 
 _TINY, _SMALL, _MANY, _LARGE = 2_000, 50_000, 150_000, 1_000_000
 """Rows of the log that part one choice of sizes from the next."""
-_SHORT = 50
+_SHORT = 30
 """Events a user, on average, below which those that validate are too many to leave unlearned (docs/experiments.md)."""
 _WHOLE = 30_000
 """Items above which `loss = "auto"` draws negatives anyway."""
