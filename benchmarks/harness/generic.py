@@ -30,7 +30,8 @@ The time split was measured again with a horizon, two kinds of users and a linea
 Beauty and latest-small were measured before `init` wrote a linear part, of which their validation took none (seed 1).
 Where histories are short `init` writes `final.rows = "auto"` since, which is Beauty's first row: its seed 1, trained
 again so, has the same figures; the second row is what `final.rows = "none"` gives
-([why](../experiments.md#who-needs-a-last-fit)).
+([why](../experiments.md#who-needs-a-last-fit)). KuaiRand's row has a last fit, its rows with trees and with target
+attention are from before and have none.
 What `init` decides by size was tried on the validation parts of these same logs; yours is the first it does not know.
 The best baseline is the best of popularity, recent popularity, item-kNN, EASE and transitions on the test part.
 CPU seconds are the whole training's: reading, encoding, both stages, all baselines, every epoch's validation."""
